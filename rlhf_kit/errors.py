@@ -1,0 +1,19 @@
+"""The one exception a user is meant to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in the input: the message says what was given, what is needed and what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """ " Did you mean 'x'?" for the option nearest to `word`, or an empty string when none is near."""
+    near = difflib.get_close_matches(word, list(options), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
