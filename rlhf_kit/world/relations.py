@@ -1,0 +1,186 @@
+"""How the world's facts are said and asked: sentence templates in English and Traditional Chinese."""
+
+from dataclasses import dataclass
+
+from .names import WOMEN, WOMEN_AWAY
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """How a fact of one sort is said, asked, and asked again about 'her' or 'him'.
+
+    {s} subject, {p} its possessive, {v} value, {a} value with article, {o} and {q} the pronoun and its possessive.
+    """
+
+    key: str
+    subject: str
+    value: str
+    says: dict
+    asks: dict
+    follows: dict
+
+
+def _relation(key, subject, value, en, zh, ask_en, ask_zh, follow_en="", follow_zh=""):
+    """A relation from templates written one after the other, divided by bars."""
+    says, asks, follows = (
+        {"en": tuple(filter(None, english.split("|"))), "zh": tuple(filter(None, chinese.split("|")))}
+        for english, chinese in ((en, zh), (ask_en, ask_zh), (follow_en, follow_zh))
+    )
+    return Relation(key, subject, value, says, asks, follows)
+
+
+RELATIONS = (
+    _relation(
+        "lives", "person", "town",
+        "{s} lives in {v}.|{p} home is in {v}.|{s} has a house in {v}.",
+        "{s}住在{v}。|{s}的家在{v}。|{v}是{s}住的地方。",
+        "Where does {s} live?|Which town does {s} live in?|Where is {p} home?",
+        "{s}住在哪裡？|{s}住在哪個鎮？|{s}的家在哪裡？",
+        "And where does {o} live?|Where is {q} home?", "那{o}住在哪裡？|{o}的家在哪裡？",
+    ),
+    _relation(
+        "job", "person", "job",
+        "{s} is {a}.|{s} works as {a}.|{p} job is being {a}.", "{s}是{v}。|{s}的工作是{v}。|{s}的職業是{v}。",
+        "What is {p} job?|What does {s} do for work?|What does {s} work as?",
+        "{s}的工作是什麼？|{s}是做什麼的？|{s}的職業是什麼？",
+        "And what is {q} job?|What does {o} do for work?", "那{o}的工作是什麼？|{o}是做什麼的？",
+    ),
+    _relation(
+        "pet", "person", "pet",
+        "{s} has {a}.|{s} keeps {a} at home.|{p} pet is {a}.", "{s}養了一隻{v}。|{s}家裡有一隻{v}。|{s}的寵物是{v}。",
+        "What pet does {s} have?|What is {p} pet?|Which animal does {s} keep?",
+        "{s}養什麼寵物？|{s}的寵物是什麼？|{s}家裡養什麼動物？",
+        "And what pet does {o} have?|What is {q} pet?", "那{o}養什麼寵物？|{o}的寵物是什麼？",
+    ),
+    _relation(
+        "food", "person", "food",
+        "{s} likes {v} best.|{p} favorite food is {v}.|{s} loves to eat {v}.",
+        "{s}最愛吃{v}。|{s}最喜歡的食物是{v}。|{s}喜歡吃{v}。",
+        "What is {p} favorite food?|What does {s} like to eat?|What food does {s} love?",
+        "{s}最喜歡的食物是什麼？|{s}最愛吃什麼？|{s}喜歡吃什麼？",
+        "And what does {o} like to eat?|What is {q} favorite food?", "那{o}喜歡吃什麼？|{o}最愛吃什麼？",
+    ),
+    _relation(
+        "plays", "person", "instrument",
+        "{s} plays the {v}.|{s} can play the {v}.|{p} instrument is the {v}.",
+        "{s}會演奏{v}。|{s}的樂器是{v}。|{s}常常練習{v}。",
+        "What instrument does {s} play?|What does {s} play?|What is {p} instrument?",
+        "{s}會演奏什麼樂器？|{s}的樂器是什麼？|{s}練習什麼樂器？",
+        "And what instrument does {o} play?|What is {q} instrument?", "那{o}會演奏什麼樂器？|{o}的樂器是什麼？",
+    ),
+    _relation(
+        "moved", "person", "reason",
+        "{s} moved because {o} {v}.|{s} moved house because {o} {v}.|{s} left the old home because {o} {v}.",
+        "{s}搬家是因為{v}。|因為{v}，{s}搬家了。|{s}會搬家，因為{v}。",
+        "Why did {s} move?|Why did {s} move house?|For what reason did {s} move?",
+        "{s}為什麼搬家？|為什麼{s}要搬家？|{s}搬家的原因是什麼？",
+        "And why did {o} move?|Why did {o} move house?", "那{o}為什麼搬家？|{o}搬家的原因是什麼？",
+    ),
+    _relation(
+        "region", "town", "region",
+        "{s} is in the {v}.|{s} lies in the {v}.|You can find {s} in the {v}.",
+        "{s}在{v}。|{s}位在{v}。|{s}是{v}的小鎮。",
+        "Where is {s}?|In which part of the country is {s}?|Where does {s} lie?",
+        "{s}在哪裡？|{s}位在哪個地區？|{s}是哪裡的小鎮？",
+    ),
+    _relation(
+        "river", "town", "river",
+        "The {v} runs through {s}.|{s} is on the {v}.|The river in {s} is the {v}.",
+        "{v}流過{s}。|{s}旁邊有{v}。|{s}的河是{v}。",
+        "Which river runs through {s}?|What is the river in {s}?|Which river is {s} on?",
+        "哪條河流過{s}？|{s}旁邊有哪條河？|{s}的河是哪一條？",
+    ),
+    _relation(
+        "known", "town", "product",
+        "{s} is known for its {v}.|People visit {s} for its {v}.|{s} makes very good {v}.",
+        "{s}以{v}聞名。|{s}的名產是{v}。|大家都去{s}買{v}。",
+        "What is {s} known for?|What does {s} make?|Why do people visit {s}?",
+        "{s}以什麼聞名？|{s}的名產是什麼？|大家去{s}買什麼？",
+    ),
+    _relation(
+        "market", "town", "weekday",
+        "The market in {s} is on {v}.|{s} has its market on {v}.|On {v} there is a market in {s}.",
+        "{s}的市集在{v}。|{v}是{s}的市集日。|{s}每個{v}都有市集。",
+        "When is the market in {s}?|On which day does {s} have its market?|What is the market day of {s}?",
+        "{s}的市集在星期幾？|{s}哪一天有市集？|{s}的市集日是哪一天？",
+    ),
+    _relation(
+        "home", "animal", "home",
+        "{s} live in {v}.|You can find {s} in {v}.|The home of {s} is in {v}.",
+        "{s}住在{v}。|{s}的家在{v}。|{s}喜歡待在{v}。",
+        "Where do {s} live?|Where can you find {s}?|Where is the home of {s}?",
+        "{s}住在哪裡？|{s}的家在哪裡？|{s}喜歡待在哪裡？",
+    ),
+    _relation(
+        "diet", "animal", "diet",
+        "{s} eat {v}.|{s} like to eat {v}.|The food of {s} is {v}.", "{s}吃{v}。|{s}愛吃{v}。|{s}的食物是{v}。",
+        "What do {s} eat?|What do {s} like to eat?|What is the food of {s}?",
+        "{s}吃什麼？|{s}愛吃什麼？|{s}的食物是什麼？",
+    ),
+    _relation(
+        "opens", "shop", "hour",
+        "The {s} opens at {v}.|The {s} is open from {v}.|The doors of the {s} open at {v}.",
+        "{s}早上{v}開門。|{s}從{v}開始營業。|{s}的開門時間是{v}。",
+        "When does the {s} open?|What time does the {s} open?|At what time do the doors of the {s} open?",
+        "{s}幾點開門？|{s}幾點開始營業？|{s}的開門時間是幾點？",
+    ),
+    _relation(
+        "closed", "shop", "closing",
+        "The {s} closed because {v}.|The {s} was closed because {v}.|Last week the {s} closed because {v}.",
+        "{s}休息是因為{v}。|因為{v}，{s}休息了。|上星期{s}休息，因為{v}。",
+        "Why did the {s} close?|Why was the {s} closed?|Why did the {s} close last week?",
+        "{s}為什麼休息？|為什麼{s}休息了？|上星期{s}為什麼休息？",
+    ),
+)  # fmt: skip
+BY_KEY = {relation.key: relation for relation in RELATIONS}
+
+# What a made-up story says of a visitor. "carry" has two values, a color and a thing.
+STORY = (
+    _relation(
+        "carry", "visitor", "thing",
+        "{s} carries a {c} {v}.|{s} has a {c} {v}.", "{s}帶著{c}的{v}。|{s}有{c}的{v}。",
+        "What does {s} carry?|What does {s} have?", "{s}帶著什麼？|{s}有什麼？",
+        "What does {o} carry?", "{o}帶著什麼？",
+    ),
+    _relation(
+        "wait", "visitor", "place",
+        "{s} waits at the {v}.|{s} is waiting at the {v}.", "{s}在{v}等人。|{s}正在{v}等人。",
+        "Where does {s} wait?|Where is {s} waiting?", "{s}在哪裡等人？|{s}正在哪裡等人？",
+        "Where does {o} wait?", "{o}在哪裡等人？",
+    ),
+    _relation(
+        "travel", "visitor", "vehicle",
+        "{s} came by {v}.|{s} traveled by {v}.", "{s}搭{v}來。|{s}是搭{v}來的。",
+        "How did {s} come?|How did {s} travel?", "{s}怎麼來的？|{s}是搭什麼來的？",
+        "How did {o} come?", "{o}怎麼來的？",
+    ),
+    _relation(
+        "arrive", "visitor", "weekday",
+        "{s} arrived on {v}.|{s} got here on {v}.", "{s}{v}到。|{s}在{v}抵達。",
+        "When did {s} arrive?|On which day did {s} get here?", "{s}星期幾到？|{s}在哪一天抵達？",
+        "When did {o} arrive?", "{o}星期幾到？",
+    ),
+)  # fmt: skip
+
+
+def is_woman(name):
+    return name in WOMEN or name in WOMEN_AWAY
+
+
+def pronoun(name, language):
+    if language == "zh":
+        return "她" if is_woman(name) else "他"
+    return "she" if is_woman(name) else "he"
+
+
+def fill(template, subject, language, value=None, color=None, as_pronoun=False):
+    """One template as a sentence; `as_pronoun` says She / 她 where the subject opens the sentence."""
+    said, he = subject.say(language), pronoun(subject, language)
+    his = {"she": "her", "he": "his"}.get(he, he)
+    word = value.say(language) if value else ""
+    owner = said + "'s"
+    if as_pronoun and template.startswith(("{s}", "{p}")):
+        said, owner = he, his
+    article = ("an " if word[:1] in "aeiou" else "a ") + word
+    text = template.format(s=said, p=owner, v=word, a=article, o=he, q=his, c=color.say(language) if color else "")
+    return text[0].upper() + text[1:]
