@@ -1,0 +1,290 @@
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlhf_kit import world
+from rlhf_kit.data.loading import load, split_by_prompt
+from rlhf_kit.data.sources import documents
+from rlhf_kit.errors import UserError
+
+REWARD = ("ranked", "pairs", "thumbs")
+USER = {"role": "user", "content": "Hi"}
+SAYS = {"role": "assistant", "content": "Hello."}
+NO = {"role": "assistant", "content": "No."}
+ROWS = {
+    "ranked": [
+        {"prompt": 'Why, "x"?\n', "completions": ["a, b", "巴黎"], "ranks": [2, 1]},
+        {"prompt": "Hi", "completions": ["a", "b", "c"], "ranks": [1, 1, 2]},
+    ],
+    "thumbs": [
+        {"prompt": "Hi", "completion": "a", "label": True},
+        {"prompt": "Hi", "completion": "b", "label": False},
+    ],
+    "demonstrations": [{"messages": [USER, SAYS]}, {"messages": [USER, SAYS, USER, NO]}],
+    "text": [{"text": "One.\n\nTwo."}, {"text": "二"}],
+}
+
+
+def write(path: Path, rows) -> str:
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".jsonl"):
+        content = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    elif name.endswith(".json"):
+        content = json.dumps({"data": rows} if "wrapped" in name else rows).encode()
+    elif name.endswith(".parquet"):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        content = sink.getvalue().to_pybytes()
+    else:
+        plain = path.parent / "plain.csv"
+        with plain.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(
+                {name: cell if isinstance(cell, str) else json.dumps(cell) for name, cell in row.items()}
+                for row in rows
+            )
+        content = plain.read_bytes()
+        plain.unlink()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return str(path)
+
+
+def message(source, kinds=REWARD, **kwargs) -> str:
+    with pytest.raises(UserError) as error:
+        load(str(source), kinds, **kwargs)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "wrapped.json", "x.parquet", "x.csv"])
+@pytest.mark.parametrize("kind", ROWS)
+def test_every_suffix_gives_the_same_rows(tmp_path, kind, name, packed):
+    dataset, found = load(write(tmp_path / (name + packed), ROWS[kind]), (kind,))
+    assert (dataset.to_list(), found) == (ROWS[kind], kind)
+
+
+def test_ranks_are_best_to_worst_where_there_are_none(tmp_path):
+    rows = [
+        {"prompt": "Hi", "completions": ["a", "b", "c"]},
+        {"prompt": "Hi", "completions": ["a", "b"], "ranks": [2, 1]},
+    ]
+    dataset, _ = load(write(tmp_path / "x.jsonl", rows), REWARD)
+    assert dataset["ranks"] == [[1, 2, 3], [2, 1]]
+
+
+def test_a_pair_is_a_ranking_of_two(tmp_path):
+    rows = [
+        {"prompt": "Hi", "chosen": "a", "rejected": "b"},
+        {"prompt": "Hi", "chosen": "c", "rejected": "d", "margin": 2},
+    ]
+    dataset, kind = load(write(tmp_path / "x.jsonl", rows), REWARD)
+    assert kind == "pairs"
+    assert dataset.to_list() == [
+        {"prompt": "Hi", "completions": ["a", "b"], "ranks": [1, 2], "margin": None},
+        {"prompt": "Hi", "completions": ["c", "d"], "ranks": [1, 2], "margin": 2.0},
+    ]
+
+
+def test_pairs_given_as_dialogues(tmp_path):
+    explicit = {"prompt": "Hi", "chosen": [USER, SAYS], "rejected": [USER, NO]}
+    implicit = {"chosen": [USER, SAYS], "rejected": [USER, NO]}
+    for rows in ([explicit], [implicit]):
+        row = load(write(tmp_path / "x.jsonl", rows), REWARD)[0][0]
+        assert row["completions"] == ["Hello.", "No."]
+        assert row["prompt"] in ("Hi", [USER])
+
+
+def test_prompts_of_two_types_become_messages(tmp_path):
+    rows = [{"prompt": "Hi", "completions": ["a", "b"]}, {"prompt": [USER], "completions": [[SAYS], [NO]]}]
+    dataset, _ = load(write(tmp_path / "x.jsonl", rows), REWARD)
+    assert dataset["prompt"] == [[USER], [USER]]
+    assert dataset["completions"][1] == ["Hello.", "No."]
+
+
+def test_demonstrations_of_two_forms_become_messages(tmp_path):
+    path = write(tmp_path / "x.jsonl", [{"prompt": "Hi", "completion": "Hello."}])
+    assert load(path, ("demonstrations",))[0].to_list() == [{"prompt": "Hi", "completion": "Hello."}]
+    write(tmp_path / "x.jsonl", [{"prompt": "Hi", "completion": "Hello."}, {"messages": [USER, NO]}])
+    assert load(path, ("demonstrations",))[0]["messages"] == [[USER, SAYS], [USER, NO]]
+
+
+def test_prompts_keep_their_further_columns(tmp_path):
+    rows = [{"prompt": "Hi", "answer": 4}, {"prompt": "Ho", "answer": None, "note": "x"}]
+    dataset, kind = load(write(tmp_path / "x.jsonl", rows), ("prompts",))
+    assert (kind, dataset["answer"], dataset["note"]) == ("prompts", [4, None], [None, "x"])
+
+
+def test_a_column_of_two_types_is_an_error(tmp_path):
+    path = write(tmp_path / "x.jsonl", [{"prompt": "Hi", "answer": 4}, {"prompt": "Ho", "answer": [1]}])
+    assert "a column holds values of different types" in message(path, ("prompts",))
+
+
+def test_bad_lines_and_bad_rows_are_told_together_with_their_lines(tmp_path):
+    path = tmp_path / "x.jsonl"
+    good = json.dumps({"prompt": "Hi", "completions": ["a", "b"]})
+    path.write_text(f'{good}\n\n{{"prompt": \n[1]\n{{"prompt": "Hi", "completions": ["a"]}}\n')
+    assert message(path).splitlines() == [
+        f"{path}: 3 faults in 4 rows; nothing was loaded.",
+        "  line 3: is not valid JSON: Expecting value (column 12); give one object a line",
+        "  line 4: is a list; a row is an object with `prompt` + `completions`",
+        "  line 5: `completions` has one answer only; give at least 2, there is nothing to compare",
+    ]
+
+
+def test_wrong_columns_name_the_nearest(tmp_path):
+    path = write(tmp_path / "x.jsonl", [{"instruction": "Hi", "completion": ["a", "b"], "rank": [1, 2]}])
+    assert message(path) == (
+        f"{path}: 1 fault in 1 row; nothing was loaded.\n"
+        "  the columns are `instruction`, `completion`, `rank`; needed: "
+        "`prompt` + `completions` (ranked); `prompt` + `chosen` + `rejected`, or `chosen` + `rejected` (pairs); "
+        "`prompt` + `completion` + `label` (thumbs). "
+        "Rename `instruction` to `prompt` and `completion` to `completions`."
+    )
+
+
+def test_bad_cells_of_a_csv(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('prompt,completions,ranks\nHi,"[""a"", ""b""]","[1, 2]"\nHi,a,1\nHi,"[""a"", ""b""]",[1],x\n')
+    text = message(path)
+    assert "row 2: `completions` is not valid JSON: Expecting value ('a')" in text
+    assert "row 3: has more cells than the 3 columns; quote the commas" in text
+
+
+def test_broken_files_are_told_without_a_traceback(tmp_path):
+    cases = {
+        "a.json": (b'{"a": 1}\n{"a": 2}', "is not valid JSON: Extra data (line 2, column 1)"),
+        "b.json": (b'{"a": 1}', "holds no list of rows"),
+        "c.parquet": (b"not parquet at all", "is not a Parquet file"),
+        "d.jsonl": (b"\xff\xfe", "is not UTF-8 text"),
+        "e.jsonl.gz": (b"plain", "cannot be read"),
+        "f.jsonl": (b"\n", "holds no rows"),
+        "g.xlsx": (b"", "files of the type .xlsx cannot be read. Supported: .json, .jsonl"),
+        "h.txt": (b"a", "is plain text, but this stage takes 'ranked', 'pairs', 'thumbs'"),
+    }
+    for name, (content, expected) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        assert expected in message(tmp_path / name), name
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    (tmp_path / "train.jsonl").touch()
+    assert message(tmp_path / "trian.jsonl") == f"{tmp_path}/trian.jsonl does not exist. Did you mean 'train.jsonl'?"
+    assert "nor does the folder" in message(tmp_path / "none" / "x.jsonl")
+    assert message("no-such-file.jsonl").startswith("no-such-file.jsonl does not exist.")
+
+
+def test_a_folder_gives_its_split(tmp_path):
+    train, test = ROWS["ranked"]
+    write(tmp_path / "train.jsonl", [train])
+    write(tmp_path / "test.csv.gz", [test])
+    assert load(str(tmp_path), REWARD)[0].to_list() == [train]
+    assert load(str(tmp_path), REWARD, split="test")[0].to_list() == [test]
+    assert (
+        message(tmp_path, split="tets")
+        == f"{tmp_path} has no split 'tets'; it has 'test', 'train'. Did you mean 'test'?"
+    )
+    write(tmp_path / "train.json", [train])
+    assert "more than one file for the split 'train': train.json, train.jsonl" in message(tmp_path)
+
+
+def test_a_folder_of_shards_is_read_in_order(tmp_path):
+    (tmp_path / "data").mkdir()
+    for at, row in enumerate(ROWS["ranked"]):
+        write(tmp_path / "data" / f"train-0000{at}-of-00002.parquet", [row])
+    assert load(str(tmp_path), REWARD)[0].to_list() == ROWS["ranked"]
+
+
+def test_a_folder_without_data_says_what_is_in_it(tmp_path):
+    assert "it holds: nothing." in message(tmp_path)
+    (tmp_path / "notes.md").touch()
+    assert "has no file for the split 'train', such as train.jsonl; it holds: notes.md." in message(tmp_path)
+
+
+def test_folders_saved_by_datasets(tmp_path):
+    dataset = datasets.Dataset.from_list(ROWS["ranked"])
+    dataset.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": dataset}).save_to_disk(tmp_path / "dict")
+    for name in ("one", "dict"):
+        assert load(str(tmp_path / name), REWARD)[0].to_list() == ROWS["ranked"]
+    assert "has no split 'test'; it has 'train'." in message(tmp_path / "dict", split="test")
+
+
+def test_plain_text_splits_at_wikitext_titles_only(tmp_path):
+    text = " = One = \n\n body \n\n = = Part = = \n\n more \n\n = Two = \n end\n"
+    assert documents(text) == [" = One = \n\n body \n\n = = Part = = \n\n more \n\n", " = Two = \n end\n"]
+    assert documents("a\n\nb = c\n\nd") == ["a\n\nb = c\n\nd"]
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt").write_text("plain\n\ntext")
+    assert len(load(str(tmp_path / "a.txt"), ("text",))[0]) == 2
+    assert load(str(tmp_path), ("text",))[0]["text"] == [*documents(text), "plain\n\ntext"]
+
+
+def test_a_hub_id_out_of_reach_is_one_sentence_of_advice():
+    text = message("nobody/nothing-here")
+    assert "'nobody/nothing-here' is no local file or folder" in text
+    assert "Check the id and the connection, or give a local file." in text
+    assert message("wrld").endswith("Did you mean 'world'?")
+
+
+def test_split_by_prompt_never_parts_a_prompt():
+    rows = [{"prompt": f"p{at % 10}", "completions": ["a", "b"], "ranks": [1, 2]} for at in range(40)]
+    dataset = datasets.Dataset.from_list(rows)
+    train, test = split_by_prompt(dataset, 0.3, seed=1)
+    assert (len(train), len(test)) == (28, 12)
+    assert not set(train["prompt"]) & set(test["prompt"])
+    assert split_by_prompt(dataset, 3, seed=1)[1].to_list() == test.to_list()
+    assert split_by_prompt(dataset, 3, seed=2)[1].to_list() != test.to_list()
+
+
+def test_split_by_prompt_sees_the_prompt_of_a_dialogue():
+    rows = [
+        {"messages": [{"role": "user", "content": f"p{at % 4}"}, {**SAYS, "content": f"a{at}"}]} for at in range(8)
+    ]
+    train, test = split_by_prompt(datasets.Dataset.from_list(rows), 0.5, seed=0)
+    sides = [{row["messages"][0]["content"] for row in side} for side in (train, test)]
+    assert [len(side) for side in sides] == [2, 2] and not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize("size", [0, 1.0, 5])
+def test_split_by_prompt_leaves_something_on_either_side(size):
+    dataset = datasets.Dataset.from_list([{"prompt": "same"}])
+    with pytest.raises(UserError, match="cannot be taken from 1 different prompt"):
+        split_by_prompt(dataset, size, seed=0)
+
+
+KINDS_OF_THE_WORLD = ("text", "demonstrations", "ranked", "pairs", "thumbs", "prompts")
+
+
+@pytest.mark.skipif(not hasattr(world, "rows"), reason="the embedded world is not built yet")
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("kind", KINDS_OF_THE_WORLD)
+def test_the_world_is_a_source_of_every_kind(kind, split):
+    dataset, found = load("world", (kind,), split=split, seed=3)
+    assert found == kind and len(dataset) > 0
+    assert load(f"world:{kind}", ("text", kind), split=split, seed=3)[0].to_list() == dataset.to_list()
+
+
+def test_the_world_has_no_other_kinds_and_splits():
+    assert message("world:pair").endswith("which takes 'ranked', 'pairs', 'thumbs'. Did you mean 'pairs'?")
+    assert message("world", split="tst").endswith("it has 'train' and 'test'. Did you mean 'test'?")
+
+
+@pytest.mark.parametrize(
+    ("source", "kinds", "kind", "count"),
+    [
+        ("demonstrations/instructions.jsonl", ("demonstrations",), "demonstrations", 586),
+        ("ranked-instructions", REWARD, "ranked", 476),
+        ("ranked-instructions/test.jsonl", ("prompts",), "prompts", 110),
+        ("text/wikitext2_valid.txt", ("text",), "text", 60),
+    ],
+)
+def test_real_data_loads(real_data, source, kinds, kind, count):
+    dataset, found = load(str(real_data / source), kinds)
+    assert (found, len(dataset)) == (kind, count)
