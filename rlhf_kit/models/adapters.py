@@ -1,0 +1,54 @@
+"""LoRA on every stage (Hu et al. 2021, arXiv:2106.09685): the right targets, the head trained and saved with them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+HEAD_NAMES = ("score", "classifier")
+
+
+def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Put adapters on `model`: task type, targets and head are inferred where `config` leaves them open.
+
+    GPT-2 keeps its weights transposed (`Conv1D`), which LoRA must know (`fan_in_fan_out`); its targets are the
+    attention and MLP projections `c_attn`, `c_proj`, `c_fc`. A scalar head is trained in full and
+    saved with the adapter.
+    """
+    config = copy.copy(config)
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    if config.task_type is None:
+        config.task_type = TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM
+    if config.target_modules is None:
+        config.target_modules = default_targets(model)
+    config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
+    if is_classifier and not config.modules_to_save:
+        config.modules_to_save = [name for name in HEAD_NAMES if hasattr(model, name)]
+    return get_peft_model(model, config)
+
+
+def default_targets(model: nn.Module) -> list[str] | str:
+    """Names of the modules that get adapters when the user names none."""
+    model_type = model.config.model_type
+    if model_type == "gpt2":
+        return ["c_attn", "c_proj", "c_fc"]
+    return PEFT_TARGETS.get(model_type, "all-linear")
+
+
+def save(model: PreTrainedModel | PeftModel, folder: str | Path, merge: bool = False) -> None:
+    """Save a model, or its adapter with the configuration beside it; `merge=True` saves a plain model instead.
+
+    Merging works on a copy, so that training can go on.
+    """
+    if isinstance(model, PeftModel) and merge:
+        copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
+        return
+    model.save_pretrained(folder)
+    if isinstance(model, PeftModel):
+        model.get_base_model().config.save_pretrained(folder)

@@ -1,0 +1,152 @@
+"""The policy and its value function as one module, so that one wrapped forward serves DDP, FSDP and autocast."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, TaskType
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_kit import ops
+from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.heads import calibration
+
+VALUE_MODELS = ("shared", "separate", "reward")
+
+
+class ValueHead(nn.Module):
+    """A scalar a token, float32 whatever the autocast, zero at first (Ziegler et al. 2019, code). (.., H) -> (..)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.weight.float(), self.bias.float()).squeeze(-1)
+
+
+class PolicyAndValue(nn.Module):
+    """A causal LM with a value a token, on the same trunk or on a trunk of its own.
+
+    Only completion positions reach the LM head: with `R` completion tokens the last `R + 1` positions are kept, the
+    first `R` of which predict the tokens; the last is the state after the completion, needed to bootstrap.
+
+        position      ... p   c   c  EOS
+        predicts          c   c  EOS  -         logits[:, :R]
+        value of state    V0  V1  V2  V3        values (B, R + 1)
+
+    Args:
+        value_trunk: a model whose output has `last_hidden_state`, or None to share the policy's.
+    """
+
+    def __init__(self, policy: PreTrainedModel | PeftModel, value_trunk: nn.Module | None, value_head: ValueHead):
+        super().__init__()
+        self.policy = policy
+        self.value_trunk = value_trunk
+        self.value_head = value_head
+
+    @property
+    def config(self):
+        return self.policy.config
+
+    def gradient_checkpointing_enable(self, **kwargs) -> None:
+        self.policy.gradient_checkpointing_enable(**kwargs)
+        if self.value_trunk is not None:
+            self.value_trunk.gradient_checkpointing_enable(**kwargs)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        completion_ids: Tensor,
+        temperature: float = 1.0,
+        with_entropy: bool = False,
+    ) -> dict[str, Tensor]:
+        """(B, P + R) x 3, (B, R) -> logprobs (B, R), values (B, R + 1), entropy (B, R) when asked for; all float32."""
+        keep = completion_ids.shape[1] + 1
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        with captured_input(output_embeddings(self.policy)) as captured:
+            logits = completion_logits(self.policy, inputs, keep)
+        hidden = captured[0]
+        if self.value_trunk is not None:
+            hidden = self.value_trunk(**inputs, use_cache=False).last_hidden_state
+        output = {
+            "logprobs": ops.token_logprobs(logits, completion_ids, temperature),
+            "values": self.value_head(hidden[:, -keep:]),
+        }
+        if with_entropy:
+            output["entropy"] = ops.entropy(logits, temperature)
+        return output
+
+
+@contextmanager
+def captured_input(module: nn.Module):
+    """A list that receives what `module` is called with.
+
+    The LM head's input is the last hidden state of any causal LM; `output_hidden_states` would keep every layer's.
+    """
+    captured: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+def output_embeddings(policy: PreTrainedModel | PeftModel) -> nn.Module:
+    return (policy.get_base_model() if isinstance(policy, PeftModel) else policy).get_output_embeddings()
+
+
+def completion_logits(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:
+    """Logits that predict the last `keep - 1` tokens. (B, T) -> (B, keep - 1, V)."""
+    return policy(**inputs, use_cache=False, logits_to_keep=keep).logits[:, -keep:-1]
+
+
+def adapters_off(model: nn.Module):
+    """Context in which a LoRA model is the model it was before: the reference policy for free."""
+    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+
+
+def build_policy_and_value(
+    policy: PreTrainedModel | PeftModel,
+    value_model: str | PreTrainedModel,
+    reward_model: PreTrainedModel | None,
+    lora: LoraConfig | None = None,
+) -> PolicyAndValue:
+    """Put a value function beside `policy`.
+
+    Args:
+        value_model: "shared" (a head on the policy's trunk), "separate" (its own trunk, from the policy), "reward"
+            (its own trunk and head, from `reward_model`), or a model (its trunk, and its scalar head if it has one).
+        lora: adapters for a value trunk of its own; None trains it in full.
+    """
+    if value_model == "shared":
+        return PolicyAndValue(policy, None, ValueHead(_hidden_size(policy)))
+    if value_model == "separate":
+        source = copy.deepcopy(policy)
+        source = source.unload() if isinstance(source, PeftModel) else source
+    else:
+        source = copy.deepcopy(reward_model if value_model == "reward" else value_model)
+    head = ValueHead(_hidden_size(source))
+    if isinstance(getattr(source, "score", None), nn.Linear):  # a reward model: its calibrated score is a first value
+        gain, bias = calibration(source.config)
+        head.weight.data = gain * source.score.weight.data.float()
+        raw_bias = 0.0 if source.score.bias is None else source.score.bias.data.float()
+        head.bias.data = (gain * raw_bias + bias) * torch.ones(1)
+    trunk = getattr(source, source.base_model_prefix)
+    if lora is not None:
+        trunk_lora = copy.copy(lora)
+        trunk_lora.task_type, trunk_lora.modules_to_save = TaskType.FEATURE_EXTRACTION, None
+        trunk = wrap(trunk, trunk_lora)
+    return PolicyAndValue(policy, trunk.requires_grad_(True) if lora is None else trunk, head)
+
+
+def _hidden_size(model: PreTrainedModel | PeftModel) -> int:
+    return model.config.get_text_config().hidden_size

@@ -1,0 +1,412 @@
+"""The reward trainer: InstructGPT's loss, exact over batches and processes, TRL's for pairs; saved calibrated.
+
+Run as a script under torch.distributed it trains one step and writes what came of it: see `main`.
+"""
+
+import copy
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import trl
+from datasets import Dataset
+from peft import AutoPeftModelForSequenceClassification, LoraConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from transformers import PreTrainedTokenizerFast as FastTokenizer
+
+from rlhf_kit.data.chat import GPT2_CHAT_TEMPLATE
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.checkpoints import load_reward_model
+from rlhf_kit.models.heads import calibration, score_texts, sequence_scores
+from rlhf_kit.reward import RewardConfig, RewardTrainer, encode_comparisons
+
+EOS = 256
+RANKED = [
+    {"prompt": "one", "completions": ["good", "bad"], "ranks": [1, 2]},
+    {"prompt": "two, longer", "completions": ["a", "bb", "ccc", "dddd"], "ranks": [2, 1, 2, 3]},
+    {"prompt": "three", "completions": ["best", "worst", "middle"], "ranks": [1, 3, 2]},
+    {"prompt": "four", "completions": ["no", "yes it is"], "ranks": [2, 1]},
+]
+PAIRS = [
+    {"prompt": "one", "completions": ["good", "bad one"], "ranks": [1, 2], "margin": 0.5},
+    {"prompt": "two", "completions": ["longer than", "that"], "ranks": [1, 2], "margin": 0.0},
+    {"prompt": "three", "completions": ["x", "y"], "ranks": [1, 2], "margin": 1.0},
+]
+
+
+def byte_tokenizer():
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    core = Tokenizer(models.BPE(vocab={**letters, "<eos>": EOS}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = FastTokenizer(tokenizer_object=core, eos_token="<eos>", bos_token="<eos>", pad_token="<eos>")
+    tokenizer.chat_template = GPT2_CHAT_TEMPLATE
+    return tokenizer
+
+
+def tiny(**overrides):
+    torch.manual_seed(0)
+    options = dict(vocab_size=257, n_positions=64, n_embd=32, n_layer=2, n_head=2, num_labels=1, pad_token_id=None)
+    ends = dict(bos_token_id=EOS, eos_token_id=EOS)
+    return GPT2ForSequenceClassification(GPT2Config(**{**options, **ends, "initializer_range": 0.2, **overrides}))
+
+
+def make(folder, rows=RANKED, model=None, eval_rows=None, peft_config=None, **options):
+    defaults = dict(report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", logging_steps=1)
+    defaults |= dict(per_device_train_batch_size=len(rows), gradient_accumulation_steps=1, seed=1)
+    return RewardTrainer(
+        tiny() if model is None else model,
+        RewardConfig(str(folder), **{**defaults, **options}),
+        Dataset.from_list(rows),
+        None if eval_rows is None else Dataset.from_list(eval_rows),
+        processing_class=byte_tokenizer(),
+        peft_config=peft_config,
+    )
+
+
+def batch_of(trainer, rows=slice(None)):
+    data = [trainer.train_dataset[i] for i in range(len(trainer.train_dataset))][rows]
+    return trainer.data_collator(data)
+
+
+def gradients(trainer):
+    """Gradients of one accumulated step, by the trainer's own loop."""
+    trainer.create_optimizer()
+    kept = {}
+
+    def keep(optimizer, *_):
+        kept.update({name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None})
+
+    trainer.optimizer.register_step_pre_hook(keep)
+    trainer.train()
+    return kept
+
+
+# ------------------------------------------------------------------------------------------
+# The loss
+
+
+def test_the_loss_is_the_mean_over_lists_of_the_mean_over_ordered_pairs(tmp_path):
+    trainer = make(tmp_path)
+    batch = batch_of(trainer)
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, batch)
+        means, at = [], 0
+        for row in RANKED:
+            ids = batch["input_ids"][at : at + len(row["ranks"])]
+            alone = sequence_scores(trainer.model, ids, batch["lengths"][at : at + len(row["ranks"])])
+            at += len(row["ranks"])
+            pairs = [
+                -F.logsigmoid(alone[i] - alone[j])
+                for i, j in itertools.permutations(range(len(alone)), 2)
+                if row["ranks"][i] < row["ranks"][j]
+            ]
+            means.append(sum(pairs) / len(pairs))
+    torch.testing.assert_close(loss, sum(means) / len(means), atol=1e-6, rtol=1e-6)
+
+
+def test_the_order_of_a_list_and_ties_between_others_change_nothing(tmp_path):
+    turned = [
+        {**row, "completions": row["completions"][::-1], "ranks": [10 * rank for rank in row["ranks"][::-1]]}
+        for row in RANKED[::-1]
+    ]
+    trainer, other = make(tmp_path), make(tmp_path, turned)
+    loss = trainer.compute_loss(trainer.model, batch_of(trainer))
+    torch.testing.assert_close(other.compute_loss(other.model, batch_of(other)), loss, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("coefficient", [None, 0.01])
+def test_pairs_give_trl_loss_and_gradients(tmp_path, coefficient):
+    trainer = make(tmp_path, PAIRS, center_rewards_coefficient=coefficient)
+    rows = [trainer.train_dataset[i] for i in range(len(PAIRS))]
+    peer_rows = [
+        {"chosen_ids": row["input_ids"][0], "rejected_ids": row["input_ids"][1], "margin": row["margin"]}
+        for row in rows
+    ]
+    options = dict(bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none", max_length=None)
+    peer = trl.RewardTrainer(
+        tiny(),
+        trl.RewardConfig(str(tmp_path / "trl"), center_rewards_coefficient=coefficient, **options),
+        train_dataset=Dataset.from_list(peer_rows),
+        processing_class=byte_tokenizer(),
+    )
+    ours = trainer.compute_loss(trainer.model, batch_of(trainer))
+    theirs = peer.compute_loss(peer.model, peer.data_collator(peer_rows))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    ours.backward()
+    theirs.backward()
+    for (name, p), q in zip(trainer.model.named_parameters(), peer.model.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("size, steps", [(1, 4), (2, 2), (3, 2)])
+def test_gradients_do_not_depend_on_the_micro_batches(tmp_path, size, steps):
+    options = dict(max_grad_norm=0.0, center_rewards_coefficient=0.1)
+    whole = gradients(make(tmp_path, **options))
+    split = gradients(make(tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps, **options))
+    assert whole.keys() == split.keys() and len(whole) > 20
+    for name, grad in whole.items():
+        torch.testing.assert_close(split[name], grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_thumbs_are_binary_cross_entropy(tmp_path):
+    rows = [
+        {"prompt": "one", "completion": "fine", "label": True},
+        {"prompt": "two", "completion": "bad", "label": False},
+        {"prompt": "three", "completion": "so so", "label": False},
+    ]
+    trainer = make(tmp_path, rows, eval_rows=rows)
+    batch = batch_of(trainer)
+    scores = sequence_scores(trainer.model, batch["input_ids"], batch["lengths"])
+    expected = F.binary_cross_entropy_with_logits(scores, torch.tensor([1.0, 0.0, 0.0]))
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
+    told = trainer.evaluate()
+    assert told["eval_accuracy"] == pytest.approx(((scores > 0) == batch["thumbs"]).float().mean().item())
+    assert told["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    trainer.train()
+
+
+def test_every_answer_is_forwarded_once_an_epoch(tmp_path):
+    trainer = make(tmp_path, per_device_train_batch_size=2, calibrate=False)
+    seen = []
+    trainer.model.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.extend(map(tuple, args[0].tolist())), with_kwargs=True
+    )
+    trainer.train()
+    assert len(seen) == sum(len(row["completions"]) for row in RANKED)
+
+
+def test_dropout_is_off_unless_asked_for(tmp_path):
+    for off in (True, False):
+        trainer = make(tmp_path, disable_dropout=off)
+        trainer.model.train()
+        batch = batch_of(trainer)
+        losses = {trainer.compute_loss(trainer.model, batch).item() for _ in range(4)}
+        assert (len(losses) == 1) == off
+
+
+# ------------------------------------------------------------------------------------------
+# Data
+
+
+def test_rows_are_prompt_and_answer_without_eos():
+    tokenizer = byte_tokenizer()
+    data, counts = encode_comparisons(Dataset.from_list(RANKED), tokenizer, 64)
+    assert tokenizer.decode(data[0]["input_ids"][0]) == "User: one<eos>Assistant: good"
+    assert data[1]["ranks"] == [2, 1, 2, 3] and data[1]["length"] == len("User: two, longer.Assistant: dddd")
+    assert counts["lists"] == 4 and sum(counts.values()) == 4
+
+
+def test_what_is_cut_or_dropped_is_counted(tmp_path):
+    rows = [
+        {"prompt": "p" * 90, "completions": ["one", "two"], "ranks": [1, 2]},
+        {"prompt": "q", "completions": ["z" * 80, "short", "shorter"], "ranks": [1, 2, 3]},
+        {"prompt": "q", "completions": ["z" * 80, "short"], "ranks": [1, 2]},
+        {"prompt": "q", "completions": ["same", " same "], "ranks": [1, 2]},
+        {"prompt": "q", "completions": ["this", "that"], "ranks": [1, 1]},
+    ]
+    trainer = make(tmp_path, rows)
+    assert trainer.data_counts["train"] == {
+        "lists": 5,
+        "prompts cut at the beginning": 2,
+        "answers longer than the context": 2,
+        "lists dropped: fewer than two answers": 1,
+        "lists dropped: identical answers": 1,
+        "lists dropped: all answers tied": 1,
+    }
+    assert len(trainer.train_dataset) == 2
+    assert [len(ids) for ids in trainer.train_dataset[0]["input_ids"]] == [64, 64]
+    assert byte_tokenizer().decode(trainer.train_dataset[0]["input_ids"][1]).endswith("p<eos>Assistant: two")
+    assert trainer.train_dataset[1]["ranks"] == [2, 3]
+    assert make(tmp_path, RANKED, max_length=20).train_dataset[0]["length"] == 20
+    with pytest.raises(UserError, match="No comparison is left"):
+        make(tmp_path, rows[2:])
+
+
+def test_mistakes_are_told_before_training(tmp_path):
+    with pytest.raises(UserError, match="2 labels"):
+        make(tmp_path, model=tiny(num_labels=2))
+    with pytest.raises(UserError, match="columns chosen, rejected"):
+        make(tmp_path, [{"chosen": "a", "rejected": "b"}])
+    with pytest.raises(UserError, match="max_length=0"):
+        RewardConfig(str(tmp_path), max_length=0)
+
+
+# ------------------------------------------------------------------------------------------
+# Measures and calibration
+
+
+def test_evaluation_is_exact_over_uneven_batches(tmp_path):
+    told = []
+    for size in (1, 3, 4):
+        trainer = make(tmp_path, eval_rows=RANKED, per_device_eval_batch_size=size)
+        told.append(trainer.evaluate())
+    batch = batch_of(trainer)
+    with torch.no_grad():
+        scores = sequence_scores(trainer.model.eval(), batch["input_ids"], batch["lengths"])
+        loss = trainer.compute_loss(trainer.model, batch).item()
+    accuracy, margin = [], []
+    for group in range(4):
+        s, r = scores[batch["groups"] == group], batch["ranks"][batch["groups"] == group]
+        gaps = [s[i] - s[j] for i in range(len(s)) for j in range(len(s)) if r[i] < r[j]]
+        accuracy.append(sum(float(gap > 0) for gap in gaps) / len(gaps))
+        margin.append(float(sum(gaps)) / len(gaps))
+    for each in told:
+        assert each["eval_accuracy"] == pytest.approx(sum(accuracy) / 4)
+        assert each["eval_margin"] == pytest.approx(sum(margin) / 4, rel=1e-4)
+        assert each["eval_loss"] == pytest.approx(loss, rel=1e-5)
+        assert each["eval_mean_reward"] == pytest.approx(scores.mean().item(), rel=1e-4)
+        assert each["eval_std_reward"] == pytest.approx(scores.std(correction=0).item(), rel=1e-4)
+    assert trainer.evaluate(Dataset.from_list(RANKED[:1]))["eval_accuracy"] == accuracy[0]
+
+
+def test_equal_scores_count_one_half(tmp_path):
+    model = tiny()
+    model.score.weight.data.zero_()
+    assert make(tmp_path, model=model, eval_rows=RANKED).evaluate()["eval_accuracy"] == 0.5
+
+
+def test_training_leaves_calibrated_scores_in_a_plain_saved_model(tmp_path):
+    trainer = make(tmp_path, learning_rate=1e-3, num_train_epochs=2, per_device_train_batch_size=3)
+    assert trainer.model.config.pad_token_id == EOS  # from the start: a model may be saved without training
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 4 and all({"accuracy", "margin", "mean_reward"} <= log.keys() for log in logs)
+    trainer.save_model(str(tmp_path / "saved"))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    assert calibration(model.config) == calibration(trainer.model.config) != (1.0, 0.0)
+    assert model.config.pad_token_id == EOS
+    texts = [(row["prompt"], completion) for row in RANKED for completion in row["completions"]]
+    scores = score_texts(model, byte_tokenizer(), *zip(*texts, strict=True))
+    assert scores.mean().item() == pytest.approx(0, abs=1e-4)
+    assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    first = calibration(trainer.model.config)
+    trainer.train()
+    assert calibration(trainer.model.config) != first
+
+
+def test_a_model_without_opinions_cannot_be_calibrated(tmp_path):
+    model = tiny()
+    model.score.weight.data.zero_()
+    trainer = make(tmp_path, model=model)
+    with pytest.raises(UserError, match="same score"):
+        trainer.calibrate()
+    assert calibration(model.config) == (1.0, 0.0)
+    kept = make(tmp_path, calibrate=False)
+    kept.train()
+    assert calibration(kept.model.config) == (1.0, 0.0)
+
+
+def test_resume_goes_on_where_it_stopped_and_recalibrates(tmp_path):
+    rows, options = RANKED * 2, dict(per_device_train_batch_size=2, save_strategy="steps", save_steps=2)
+    whole = make(tmp_path / "run", rows, learning_rate=1e-3, **options)
+    whole.train()
+    again = make(tmp_path / "run", rows, learning_rate=1e-3, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-2"))
+    assert again.state.global_step == whole.state.global_step == 4
+    for p, q in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert calibration(again.model.config) == pytest.approx(calibration(whole.model.config), rel=1e-5)
+
+
+def test_a_toy_preference_is_learnt(tmp_path):
+    words = ["red", "blue", "green", "stone", "river", "cloud", "seven", "lamp"]
+    rows = [
+        {"prompt": first, "completions": [f"{second} yes", f"{second} hm", f"{second} no"], "ranks": [1, 2, 3]}
+        for first, second in itertools.permutations(words, 2)
+    ]
+    options = dict(learning_rate=3e-3, num_train_epochs=2, per_device_train_batch_size=8)
+    trainer = make(tmp_path, rows[:48], eval_rows=rows[48:], **options)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_accuracy"] > 0.9 > before["eval_accuracy"]
+    assert after["eval_loss"] < before["eval_loss"]
+
+
+# ------------------------------------------------------------------------------------------
+# Adapters
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_adapter_keeps_its_head_and_calibration(tmp_path, checkpointing):
+    tiny().save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    model = load_reward_model(tmp_path / "base")
+    lora = LoraConfig(r=4, lora_dropout=0.0)
+    options = dict(learning_rate=1e-2, num_train_epochs=3, gradient_checkpointing=checkpointing)
+    options |= dict(gradient_checkpointing_kwargs={"use_reentrant": True} if checkpointing else None)
+    trainer = make(tmp_path, model=model, peft_config=lora, **options)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert all("lora_" in name or "score.modules_to_save" in name for name in moved)
+    assert sum("lora_A" in name for name in moved) == 2 * 4 and any("score" in name for name in moved)
+    trainer.save_model(str(tmp_path / "adapter"))
+    texts = (["one", "two"], ["good", "bad"])
+    expected = score_texts(trainer.model, byte_tokenizer(), *texts)
+    gain, bias = calibration(AutoConfig.from_pretrained(tmp_path / "adapter"))
+    assert (gain, bias) == calibration(model.config) != (1.0, 0.0)
+    plain = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=1)
+    raw = score_texts(plain, byte_tokenizer(), *texts)
+    torch.testing.assert_close(raw * gain + bias, expected, atol=1e-5, rtol=1e-5)
+    merged = load_reward_model(tmp_path / "adapter")
+    torch.testing.assert_close(score_texts(merged, byte_tokenizer(), *texts), expected, atol=1e-5, rtol=1e-5)
+    trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    alone = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(score_texts(alone, byte_tokenizer(), *texts), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_gradient(tmp_path):
+    plain = gradients(make(tmp_path, max_grad_norm=0.0))
+    saved = gradients(make(tmp_path, max_grad_norm=0.0, gradient_checkpointing=True))
+    for name, grad in plain.items():
+        torch.testing.assert_close(saved[name], grad, atol=1e-6, rtol=1e-5, msg=name)
+
+
+# ------------------------------------------------------------------------------------------
+# Two processes
+
+
+def main(folder, processes):
+    """One optimizer step on four lists, an evaluation on three and a calibration on four; written by the first."""
+    options = dict(learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", warmup_steps=0, max_grad_norm=0.0)
+    sizes = dict(per_device_train_batch_size=4, per_device_eval_batch_size=2)
+    if processes == 2:  # the same four lists by another road
+        sizes |= dict(per_device_train_batch_size=1, gradient_accumulation_steps=2, gradient_checkpointing=True)
+    trainer = make(folder, eval_rows=RANKED[:3], center_rewards_coefficient=0.1, **options, **sizes)
+    trainer.train()
+    told = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        log = next(log for log in trainer.state.log_history if "loss" in log)
+        numbers = {name: log[name] for name in ("loss", "accuracy", "margin", "mean_reward")}
+        numbers |= {name: told[name] for name in told if name in ("eval_loss", "eval_accuracy", "eval_margin")}
+        numbers["gain"], numbers["bias"] = calibration(trainer.model.config)
+        Path(folder, f"{processes}.json").write_text(json.dumps(numbers))
+        torch.save(trainer.model.state_dict(), Path(folder, f"{processes}.pt"))
+
+
+def test_two_processes_train_and_measure_as_one(tmp_path):
+    main(tmp_path, 1)
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv-backend=c10d"]
+    launch += ["--rdzv-endpoint=localhost:0", __file__, str(tmp_path), "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2))
+    assert two == pytest.approx(one, rel=1e-4, abs=1e-5)
+    before, one, two = copy.deepcopy(tiny().state_dict()), torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-6, rtol=1e-5, msg=name)
+    assert not torch.equal(before["score.weight"], one["score.weight"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
