@@ -1,0 +1,152 @@
+"""The options of PPO. Names are TRL's where the meaning is TRL's; defaults name their source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from rlhf_kit.errors import UserError
+
+# TRL 1.12 and earlier: names whose meaning is not kept, and what to write instead.
+RENAMED = {
+    "response_length": "max_completion_length",
+    "num_mini_batches": "mini_batch_size (completions an optimizer step, over all processes)",
+    "num_sample_generations": "eval_strategy and eval_steps",
+    "local_rollout_forward_batch_size": "per_device_eval_batch_size (completions a forward without gradients)",
+    "whiten_rewards": "nothing: a reward model is calibrated to mean 0 and std 1 when it is trained",
+    "stop_token": "nothing: a completion always stops at the end-of-text token",
+    "stop_token_id": "nothing: a completion always stops at the end-of-text token",
+    "sft_model_path": "model_name_or_path",
+    "reward_model_path": "reward_funcs",
+}
+
+
+@dataclass
+class PPOConfig(TrainingArguments):
+    """How to run PPO. Batch sizes count over all processes unless the name says per device.
+
+    A rollout of `rollout_batch_size` prompts is used `num_ppo_epochs` times, cut into mini-batches of
+    `mini_batch_size` completions, each one optimizer step, forwarded `per_device_train_batch_size` at a time.
+    Logging, saving and evaluating wait for the end of the rollout they fall in.
+    """
+
+    # Optimisation
+    learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of policy and shared value head (Ziegler et al. 2019, code)."}
+    )
+    value_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the value model; None: `learning_rate`."}
+    )
+    adam_epsilon: float = field(
+        default=1e-5, metadata={"help": "Adam's epsilon (Ziegler et al. 2019, code; transformers' default is 1e-8)."}
+    )
+    adam_beta2: float = field(default=0.95, metadata={"help": "Adam's beta2 (InstructGPT, appendix C)."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient clipping by global norm."})
+    logging_steps: float = field(default=1, metadata={"help": "Optimizer steps between logs, rounded up to rollouts."})
+
+    # Sampling
+    total_episodes: int | None = field(
+        default=None,
+        metadata={"help": "Completions to sample in all; None: `num_train_epochs` passes over the data."},
+    )
+    rollout_batch_size: int = field(default=256, metadata={"help": "Prompts a rollout, over all processes."})
+    max_completion_length: int = field(default=53, metadata={"help": "Longest completion, in tokens."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Softmax temperature, when sampling and when scoring alike."}
+    )
+    generation_batch_size: int | None = field(
+        default=None, metadata={"help": "Completions sampled at once on a device; None: the whole rollout."}
+    )
+
+    # Rewards
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "One weight a reward function, in order; None: 1.0 each."}
+    )
+    reward_clip: float | None = field(
+        default=10.0, metadata={"help": "Scores are held to +- this (OpenRLHF's default); None: never."}
+    )
+    missing_eos_penalty: float | None = field(
+        default=1.0,
+        metadata={
+            "help": "A completion that never ended scores minus this, whatever its reward (the 'EOS trick' of "
+            "Huang et al. 2024, arXiv:2403.17031); None: it keeps its reward."
+        },
+    )
+    bootstrap_truncated: bool = field(
+        default=False,
+        metadata={"help": "Continue a truncated completion with the value of its last state instead of 0."},
+    )
+    kl_coef: float = field(default=0.05, metadata={"help": "Weight of the KL penalty (Stiennon et al. 2020)."})
+    kl_estimator: str = field(
+        default="k1", metadata={"help": "KL in the reward: k1 (unbiased) or k3 (never negative, biased gradient)."}
+    )
+    kl_target: float | None = field(
+        default=None,
+        metadata={"help": "Adapt `kl_coef` to hold this KL, in nats a completion (Ziegler et al.: 6); None: fixed."},
+    )
+    kl_horizon: int = field(
+        default=10000, metadata={"help": "Completions over which the adaptive `kl_coef` reacts (Ziegler et al. 2019)."}
+    )
+
+    # The update
+    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over a rollout (Ziegler et al. 2019)."})
+    mini_batch_size: int = field(default=64, metadata={"help": "Completions an optimizer step, over all processes."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount (Ziegler et al. 2019: none)."})
+    lam: float = field(default=0.95, metadata={"help": "GAE's lambda (Ziegler et al. 2019)."})
+    cliprange: float = field(default=0.2, metadata={"help": "Clip range of the policy's probability ratio."})
+    cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the value around the old value."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss (Ziegler et al. 2019)."})
+    whiten_advantages: bool = field(
+        default=True, metadata={"help": "Shift and scale advantages to mean 0, variance 1 over the whole rollout."}
+    )
+
+    # Data
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Keep further columns: they are handed to the reward functions."}
+    )
+    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts anew each pass."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        faults = [
+            f"{name}={getattr(self, name)} must be at least 1"
+            for name in ("rollout_batch_size", "mini_batch_size", "max_completion_length", "num_ppo_epochs")
+            if getattr(self, name) < 1
+        ]
+        if not faults and self.rollout_batch_size % self.mini_batch_size:
+            faults.append(
+                f"rollout_batch_size={self.rollout_batch_size} must be a multiple of "
+                f"mini_batch_size={self.mini_batch_size}"
+            )
+        if self.temperature <= 0:
+            faults.append(f"temperature={self.temperature} must be above 0: PPO needs a distribution to sample from")
+        if self.kl_estimator not in ("k1", "k3"):
+            faults.append(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'")
+        if self.bootstrap_truncated and self.missing_eos_penalty is not None:
+            faults.append(
+                "bootstrap_truncated and missing_eos_penalty are two answers to the same question; "
+                "set missing_eos_penalty to null to bootstrap"
+            )
+        if self.gradient_accumulation_steps != 1:
+            faults.append(
+                "gradient_accumulation_steps follows from the batch sizes in PPO: "
+                "leave it out and set mini_batch_size and per_device_train_batch_size"
+            )
+        if faults:
+            raise UserError("PPOConfig: " + "; ".join(faults) + ".")
+
+    def micro_batches(self, processes: int) -> int:
+        """Forwards an optimizer step on each process."""
+        share, rest = divmod(self.mini_batch_size, processes)
+        if rest or share % self.per_device_train_batch_size and share > self.per_device_train_batch_size:
+            raise UserError(
+                f"PPOConfig: mini_batch_size={self.mini_batch_size} must be a multiple of the number of processes "
+                f"({processes}) times per_device_train_batch_size={self.per_device_train_batch_size}."
+            )
+        return max(1, share // self.per_device_train_batch_size)
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps a rollout."""
+        return self.num_ppo_epochs * (self.rollout_batch_size // self.mini_batch_size)

@@ -1,0 +1,69 @@
+"""How rollouts become the batches that transformers' Trainer asks for, and where a run may pause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from transformers import TrainerCallback
+
+
+def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> list[int]:
+    """Rows of the prompts at `places` of an endless sequence: pass after pass over `size` rows, each shuffled anew.
+
+    A data set smaller than a rollout simply comes round again.
+    """
+    passes: dict[int, list[int]] = {}
+    rows = []
+    for place in places:
+        number, offset = divmod(place, size)
+        if number not in passes:
+            generator = torch.Generator().manual_seed(seed + 7_919 * number)
+            passes[number] = torch.randperm(size, generator=generator).tolist() if shuffle else list(range(size))
+        rows.append(passes[number][offset])
+    return rows
+
+
+class RolloutLoader:
+    """The micro-batches of the whole run, lazily: a rollout is collected when its first micro-batch is asked for.
+
+    It starts at the rollout that the trainer's state has reached, so that a resumed run goes on where it stopped.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        args = trainer.args
+        self.rollouts = -(-args.max_steps // args.steps_per_rollout)
+        self.batch_size = args.per_device_train_batch_size
+        self.dataset = trainer.train_dataset
+
+    def __len__(self) -> int:
+        return self.trainer.args.max_steps * self.trainer.args.gradient_accumulation_steps
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        done = self.trainer.state.global_step // self.trainer.args.steps_per_rollout
+        for index in range(done, self.rollouts):
+            yield from self.trainer.rollout_batches(index)
+
+
+class RolloutBoundary(TrainerCallback):
+    """Logging, saving and evaluating wait for the end of the rollout they fall in.
+
+    Between rollouts a run is its policy, value, optimizer and counters; inside one it is a whole rollout more.
+    """
+
+    WAITING = ("should_log", "should_save", "should_evaluate")
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.asked: set[str] = set()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = state.global_step / args.steps_per_rollout * args.rollout_batch_size / len(self.trainer.prompts)
+        self.asked |= {name for name in self.WAITING if getattr(control, name)}
+        at_end = state.global_step % args.steps_per_rollout == 0 or state.global_step >= args.max_steps
+        for name in self.WAITING:
+            setattr(control, name, at_end and name in self.asked)
+        if at_end:
+            self.asked.clear()
+        return control
