@@ -131,7 +131,7 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     # Data is text: "<|endoftext|>" typed by somebody must not end a turn.
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
 
 
 def _turn_ids(tokenizer: PreTrainedTokenizerBase, message: Message) -> list[int]:

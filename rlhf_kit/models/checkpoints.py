@@ -203,9 +203,12 @@ def _load_with_adapter(auto_class, what: str, name_or_path: str | os.PathLike, *
     path = Path(name_or_path)
     if not (path / "adapter_config.json").is_file():
         return _load(auto_class.from_pretrained, what, name_or_path, **options)
-    base_name = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
-    base = _load(auto_class.from_pretrained, f"{what} (the base of the adapter {str(path)!r})", base_name, **options)
-    merged = PeftModel.from_pretrained(base, str(path)).merge_and_unload()
+    adapter = PeftConfig.from_pretrained(str(path))
+    what = f"{what} (the base of the adapter {str(path)!r})"
+    base = _load(auto_class.from_pretrained, what, adapter.base_model_name_or_path, **options)
+    if auto_class is AutoModelForSequenceClassification and adapter.task_type == "CAUSAL_LM":
+        adapter.task_type = None  # the trunk's adapters serve; generating does not
+    merged = PeftModel.from_pretrained(base, str(path), config=adapter).merge_and_unload()
     if (path / "config.json").is_file():  # what the adapter's run wrote beside it: calibration, special tokens
         merged.config = AutoConfig.from_pretrained(str(path))
     return merged

@@ -6,6 +6,7 @@ prompt (B, P), padded on the left             completion (B, R), padded on the r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,22 +35,30 @@ class Rollout:
         rows = zip(self.completion_ids.tolist(), self.completion_lengths.tolist(), strict=True)
         return [ids[:length] for ids, length in rows]
 
+    def select(self, rows: Tensor) -> Rollout:
+        """Some rows, without the padding that only the others needed."""
+        prompt_lengths, completion_lengths = self.prompt_lengths[rows], self.completion_lengths[rows]
+        return Rollout(
+            self.prompt_ids[rows, self.prompt_ids.shape[1] - int(prompt_lengths.max()) :],
+            prompt_lengths,
+            self.completion_ids[rows, : int(completion_lengths.max())],
+            completion_lengths,
+            self.terminated[rows],
+        )
+
+    def by_length(self, size: int) -> Iterator[Tensor]:
+        """Row numbers, `size` at a time, rows of a like length together."""
+        yield from (self.prompt_lengths + self.completion_lengths).argsort().split(size)
+
     def model_inputs(self) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask`, `position_ids`, each (B, P + R)."""
-        return model_inputs(self.prompt_ids, self.prompt_lengths, self.completion_ids, self.completion_lengths)
-
-
-def model_inputs(
-    prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor, completion_lengths: Tensor
-) -> dict[str, Tensor]:
-    """Prompt and completion side by side, with mask and positions from their lengths. -> three of (B, P + R)."""
-    prompt_mask = ops.length_mask(prompt_lengths, prompt_ids.shape[1]).flip(1)
-    mask = torch.cat([prompt_mask, ops.length_mask(completion_lengths, completion_ids.shape[1])], 1).long()
-    return {
-        "input_ids": torch.cat([prompt_ids, completion_ids], 1),
-        "attention_mask": mask,
-        "position_ids": ops.position_ids(mask),
-    }
+        """Prompt and completion side by side, mask and positions from their lengths. -> three of (B, P + R)."""
+        prompt_mask = ops.length_mask(self.prompt_lengths, self.prompt_ids.shape[1]).flip(1)
+        mask = torch.cat([prompt_mask, self.completion_mask], 1).long()
+        return {
+            "input_ids": torch.cat([self.prompt_ids, self.completion_ids], 1),
+            "attention_mask": mask,
+            "position_ids": ops.position_ids(mask),
+        }
 
 
 def left_pad(sequences: list[list[int]], pad_id: int, device=None) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.kl import AdaptiveKL, FixedKL
 from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, prompt_order
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards
-from rlhf_kit.ppo.rollout import Rollout, model_inputs, sample
+from rlhf_kit.ppo.rollout import Rollout, sample
 
 VALUE_FILE, STATE_FILE = "value.safetensors", "ppo_state.json"
 KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.kl_k1, "k3": ops.kl_k3}
@@ -53,6 +54,14 @@ class Experience:
     values: Tensor  # V_old(state before the token)
     advantages: Tensor
     returns: Tensor
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """A micro-batch as `compute_loss` reads it."""
+        rollout = self.rollout.select(rows)
+        width = rollout.completion_ids.shape[1]
+        learnt = {name: getattr(self, name)[rows, :width] for name in ("logprobs", "values", "advantages", "returns")}
+        tokens = {"completion_ids": rollout.completion_ids, "completion_mask": rollout.completion_mask}
+        return rollout.model_inputs() | tokens | learnt
 
 
 class PPOTrainer(Trainer):
@@ -237,24 +246,43 @@ class PPOTrainer(Trainer):
     def score_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs (B, R), values (B, R + 1) and entropy (B, R) of the policy and its value function."""
         module = self.accelerator.unwrap_model(self.model)
-        inputs = {**rollout.model_inputs(), "completion_ids": rollout.completion_ids}
-        outputs = []
-        for batch in self._chunks(inputs):
-            with self.accelerator.autocast():
-                outputs.append(module(**batch, temperature=self.args.temperature, with_entropy=True))
-        return tuple(torch.cat([out[key] for out in outputs]) for key in ("logprobs", "values", "entropy"))
+
+        def forward(part: Rollout) -> tuple[Tensor, ...]:
+            output = module(
+                **part.model_inputs(),
+                completion_ids=part.completion_ids,
+                temperature=self.args.temperature,
+                with_entropy=True,
+            )
+            return output["logprobs"], output["values"], output["entropy"]
+
+        return self._by_length(rollout, forward)
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """Log-probs (B, R) of the reference policy."""
         policy = self.accelerator.unwrap_model(self.model).policy
-        reference, keep = self.ref_model or policy, rollout.completion_ids.shape[1] + 1
-        logprobs = []
-        with adapters_off(policy) if self.ref_model is None else torch.no_grad(), self.accelerator.autocast():
-            for batch in self._chunks({**rollout.model_inputs(), "completion_ids": rollout.completion_ids}):
-                tokens = batch.pop("completion_ids")
-                logits = completion_logits(reference, batch, keep)
-                logprobs.append(ops.token_logprobs(logits, tokens, self.args.temperature))
-        return torch.cat(logprobs)
+        reference = self.ref_model or policy
+
+        def forward(part: Rollout) -> tuple[Tensor]:
+            logits = completion_logits(reference, part.model_inputs(), part.completion_ids.shape[1] + 1)
+            return (ops.token_logprobs(logits, part.completion_ids, self.args.temperature),)
+
+        with adapters_off(policy) if self.ref_model is None else nullcontext():
+            return self._by_length(rollout, forward)[0]
+
+    def _by_length(self, rollout: Rollout, forward: Callable[[Rollout], tuple[Tensor, ...]]) -> list[Tensor]:
+        """`forward` on rows of a like length at a time, its outputs (b, r) put in place in (B, R) or (B, R + 1)."""
+        rows, width = rollout.completion_ids.shape
+        results: list[Tensor] = []
+        for part in rollout.by_length(self.args.per_device_eval_batch_size):
+            piece = rollout.select(part)
+            with torch.no_grad(), self.accelerator.autocast():
+                outputs = forward(piece)
+            extra = [output.shape[1] - piece.completion_ids.shape[1] for output in outputs]
+            results = results or [outputs[0].new_zeros(rows, width + more) for more in extra]
+            for result, output in zip(results, outputs, strict=True):
+                result[part, : output.shape[1]] = output
+        return results
 
     # --- the update ---------------------------------------------------------------------------------------------
 
@@ -269,10 +297,8 @@ class PPOTrainer(Trainer):
             for rows in torch.randperm(len(rollout.completion_lengths), generator=generator).split(size):
                 rows = rows.to(args.device)
                 num_tokens = self._total(rollout.completion_lengths[rows].sum().float())
-                lengths = rollout.prompt_lengths[rows] + rollout.completion_lengths[rows]
-                rows = rows[lengths.argsort()]
-                for part in rows.chunk(args.gradient_accumulation_steps):
-                    yield {**_slice(experience, part), "num_tokens": num_tokens}
+                for part in rollout.select(rows).by_length(args.per_device_train_batch_size):
+                    yield {**experience.batch(rows[part]), "num_tokens": num_tokens}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Clipped policy loss plus `vf_coef` times clipped value loss, per token of the whole mini-batch."""
@@ -404,11 +430,6 @@ class PPOTrainer(Trainer):
         total, count = self._total(torch.stack([ops.masked_sum(x, mask), mask.sum().float()]))
         return float(total / count)
 
-    def _chunks(self, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        size = self.args.per_device_eval_batch_size
-        for start in range(0, len(tensors["input_ids"]), size):
-            yield {key: value[start : start + size] for key, value in tensors.items()}
-
     def _track(self, name: str, value: Tensor | float) -> None:
         self._metrics[name].append(value.detach() if isinstance(value, Tensor) else value)
 
@@ -428,20 +449,3 @@ def _encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfi
             "Shorten or drop these prompts, or lower max_completion_length."
         )
     return rows
-
-
-def _slice(experience: Experience, rows: Tensor) -> dict[str, Tensor]:
-    """The micro-batch of `rows`, without the padding that the whole rollout needed."""
-    rollout = experience.rollout
-    prompt_lengths, completion_lengths = rollout.prompt_lengths[rows], rollout.completion_lengths[rows]
-    longest_prompt, longest = int(prompt_lengths.max()), int(completion_lengths.max())
-    prompt_ids = rollout.prompt_ids[rows, rollout.prompt_ids.shape[1] - longest_prompt :]
-    completion_ids = rollout.completion_ids[rows, :longest]
-    return {
-        **model_inputs(prompt_ids, prompt_lengths, completion_ids, completion_lengths),
-        "completion_ids": completion_ids,
-        "completion_mask": ops.length_mask(completion_lengths, longest),
-        **{
-            name: getattr(experience, name)[rows, :longest] for name in ("logprobs", "values", "advantages", "returns")
-        },
-    }

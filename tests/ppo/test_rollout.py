@@ -3,9 +3,19 @@
 import torch
 
 from rlhf_kit import ops
-from rlhf_kit.ppo.rollout import draw, model_inputs, sample
+from rlhf_kit.ppo.rollout import Rollout, draw, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [40, 41, 42], [5, 5]]
+
+
+def by_hand() -> Rollout:
+    return Rollout(
+        prompt_ids=torch.tensor([[0, 7], [8, 9]]),
+        prompt_lengths=torch.tensor([1, 2]),
+        completion_ids=torch.tensor([[3, 4], [5, 0]]),
+        completion_lengths=torch.tensor([2, 1]),
+        terminated=torch.tensor([False, True]),
+    )
 
 
 def greedy(policy, prompts, eos_ids=(), **options):
@@ -65,12 +75,17 @@ def test_draw_follows_the_distribution():
 
 
 def test_model_inputs_by_hand():
-    inputs = model_inputs(
-        torch.tensor([[0, 7], [8, 9]]), torch.tensor([1, 2]), torch.tensor([[3, 4], [5, 0]]), torch.tensor([2, 1])
-    )
+    inputs = by_hand().model_inputs()
     assert inputs["input_ids"].tolist() == [[0, 7, 3, 4], [8, 9, 5, 0]]
     assert inputs["attention_mask"].tolist() == [[0, 1, 1, 1], [1, 1, 1, 0]]
     assert inputs["position_ids"].tolist() == [[0, 0, 1, 2], [0, 1, 2, 0]]
+
+
+def test_selected_rows_lose_the_padding_of_the_others():
+    rollout = by_hand()
+    assert rollout.select(torch.tensor([0])).model_inputs()["input_ids"].tolist() == [[7, 3, 4]]
+    assert rollout.select(torch.tensor([1])).model_inputs()["input_ids"].tolist() == [[8, 9, 5]]
+    assert torch.cat(list(rollout.by_length(1))).sort().values.tolist() == [0, 1]
 
 
 def test_sampling_and_scoring_use_the_same_distribution(policy):

@@ -13,11 +13,16 @@ from rlhf_kit import ops
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.value import PolicyAndValue, ValueHead, completion_logits
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
-from rlhf_kit.ppo.rollout import model_inputs
+from rlhf_kit.ppo.rollout import Rollout
 
 
 def rows_of(trainer, count=8):
     return trainer.prompts[:count]
+
+
+def inputs_of(prompt_ids, prompt_lengths, completion_ids, completion_lengths):
+    ended = torch.ones(len(prompt_ids), dtype=torch.bool)
+    return Rollout(prompt_ids, prompt_lengths, completion_ids, completion_lengths, ended).model_inputs()
 
 
 def collected(trainer, count=8, seed=0):
@@ -33,10 +38,10 @@ def test_padding_moves_neither_logprobs_nor_values(policy, left, right):
     torch.nn.init.normal_(module.value_head.weight)
     prompt, completion = torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9]])
     lengths = torch.tensor([3]), torch.tensor([2])
-    plain = module(**model_inputs(prompt, lengths[0], completion, lengths[1]), completion_ids=completion)
+    plain = module(**inputs_of(prompt, lengths[0], completion, lengths[1]), completion_ids=completion)
     wide_prompt = torch.nn.functional.pad(prompt, (left, 0), value=99)
     wide_completion = torch.nn.functional.pad(completion, (0, right), value=99)
-    inputs = model_inputs(wide_prompt, lengths[0], wide_completion, lengths[1])
+    inputs = inputs_of(wide_prompt, lengths[0], wide_completion, lengths[1])
     wide = module(**inputs, completion_ids=wide_completion)
     torch.testing.assert_close(wide["logprobs"][:, :2], plain["logprobs"], atol=1e-5, rtol=0)
     torch.testing.assert_close(wide["values"][:, :3], plain["values"], atol=1e-5, rtol=0)
@@ -45,7 +50,7 @@ def test_padding_moves_neither_logprobs_nor_values(policy, left, right):
 def test_logprobs_are_those_of_the_plain_model(policy):
     module = PolicyAndValue(policy, None, ValueHead(32))
     ids, completion = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[8, 9]])
-    inputs = model_inputs(ids[:, :3], torch.tensor([3]), completion, torch.tensor([2]))
+    inputs = inputs_of(ids[:, :3], torch.tensor([3]), completion, torch.tensor([2]))
     expected = policy(ids).logits[:, 2:4].log_softmax(-1).gather(-1, completion[..., None]).squeeze(-1)
     torch.testing.assert_close(module(**inputs, completion_ids=completion)["logprobs"], expected)
 
@@ -54,7 +59,7 @@ def test_values_read_the_state_before_each_token(policy):
     module = PolicyAndValue(policy, None, ValueHead(32))
     torch.nn.init.normal_(module.value_head.weight)
     ids, completion = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[8, 9]])
-    inputs = model_inputs(ids[:, :3], torch.tensor([3]), completion, torch.tensor([2]))
+    inputs = inputs_of(ids[:, :3], torch.tensor([3]), completion, torch.tensor([2]))
     hidden = policy.transformer(ids).last_hidden_state[:, 2:5]  # the states before 8, before 9, after 9
     expected = (hidden @ module.value_head.weight.T).squeeze(-1)
     torch.testing.assert_close(module(**inputs, completion_ids=completion)["values"], expected)

@@ -1,0 +1,128 @@
+"""What every recipe loads: its data, its tokenizer, its model, its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer
+from rlhf_kit.recipes import plan
+from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.run import seed_everything
+
+
+def check_settings(settings: Settings) -> None:
+    """Options that only make sense together, all of them, before anything is read."""
+    model, args = settings.model, settings.training
+    faults = []
+    if model.config_overrides is not None:
+        plan.parse_overrides(model.config_overrides)
+        if not model.tokenizer_name_or_path and not getattr(args, "train_tokenizer", None):
+            faults.append("--config_overrides makes a new model, which needs a vocabulary: --tokenizer_name_or_path.")
+        if model.use_peft:
+            faults.append("--use_peft adapts a trained model; a new one (--config_overrides) has nothing to adapt.")
+    if model.merge_adapter and not model.use_peft:
+        faults.append("--merge_adapter goes with --use_peft.")
+    if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not settings.data.eval_dataset_name:
+        faults.append("--eval_strategy needs something to evaluate on: give --eval_dataset_name.")
+    if faults:
+        raise UserError(
+            faults[0] if len(faults) == 1 else "\n".join(["several problems:", *(f"  - {f}" for f in faults)])
+        )
+
+
+def refuse_new_model(settings: Settings) -> None:
+    """Reward and PPO start from a trained model."""
+    if settings.model.config_overrides is not None:
+        raise UserError(
+            f"--config_overrides makes a new, untrained model; {settings.stage} starts from a trained one. "
+            "Leave it out, and name the model that pretrain or sft has made."
+        )
+
+
+def load_data(
+    settings: Settings, kinds: tuple[str, ...], load: Callable
+) -> tuple[Dataset | None, Dataset | None, list[str]]:
+    """Training and evaluation rows, validated; None where there is none.
+
+    In a dry run a hub source that cannot be reached is None too, and the notes say why.
+    """
+    data, notes = settings.data, []
+    found = []
+    for source, split, limit in (
+        (data.dataset_name, data.dataset_train_split, data.max_train_samples),
+        (data.eval_dataset_name, data.dataset_test_split, data.max_eval_samples),
+    ):
+        rows = None
+        if source:
+            try:
+                rows, _ = load(source, kinds, split=split)
+            except UserError as error:
+                if not plan.may_be_missing(settings, source):
+                    raise
+                notes.append(plan.missing_note("data", source, error))
+        if rows is not None and limit is not None:
+            rows = rows.select(range(min(limit, len(rows))))
+        found.append(rows)
+    return found[0], found[1], notes
+
+
+def tokenizer_of(settings: Settings, notes: list[str]) -> PreTrainedTokenizerBase | None:
+    """The tokenizer named, else the model's; None with a note when a dry run cannot reach the hub."""
+    model = settings.model
+    name = model.tokenizer_name_or_path or model.model_name_or_path
+    try:
+        return load_tokenizer(name, model.trust_remote_code)
+    except UserError as error:
+        if not plan.may_be_missing(settings, name):
+            raise
+        notes.append(plan.missing_note("tokenizer", name, error))
+        return None
+
+
+def load_model(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The causal language model to train; it agrees with the tokenizer about where text ends."""
+    seed_everything(settings)  # a new model draws its weights
+    model_args = settings.model
+    overrides = model_args.config_overrides
+    model = load_policy(
+        model_args.model_name_or_path,
+        config_overrides=None if overrides is None else plan.parse_overrides(overrides),
+        tokenizer=tokenizer,
+        dtype=model_args.dtype,
+        trust_remote_code=model_args.trust_remote_code,
+        attn_implementation=model_args.attn_implementation,
+    )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"The tokenizer has {len(tokenizer)} tokens and the model {rows}: they do not belong together. "
+            "Give the model's own tokenizer (leave out --tokenizer_name_or_path)."
+        )
+    for config in (model.config, model.generation_config):
+        config.bos_token_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    if context_length(model.config):
+        tokenizer.model_max_length = context_length(model.config)
+    return model
+
+
+def peft_config(settings: Settings) -> LoraConfig | None:
+    """The `--lora_*` options as peft's record; None without `--use_peft`. `adapters.wrap` infers targets and task."""
+    model = settings.model
+    if not model.use_peft:
+        return None
+    return LoraConfig(
+        r=model.lora_r,
+        lora_alpha=model.lora_alpha,
+        lora_dropout=model.lora_dropout,
+        target_modules=model.lora_target_modules,
+        modules_to_save=model.lora_modules_to_save,
+        use_rslora=model.use_rslora,
+        use_dora=model.use_dora,
+    )

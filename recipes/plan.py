@@ -1,0 +1,182 @@
+"""What `--dry-run` shows: the run as it would be, computed from the configuration and the data alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.checkpoints import context_length, load_config, new_config
+from rlhf_kit.recipes.arguments import Settings, distributed_rank
+
+
+def count_parameters(config: PretrainedConfig) -> int:
+    """Parameters of the model a configuration describes; nothing is allocated."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def optimizer_steps(rows: int, args: TrainingArguments) -> int:
+    """Optimizer steps of a run over `rows` rows (transformers' arithmetic: the last short batch counts)."""
+    if args.max_steps > 0:
+        return args.max_steps
+    processes = max(1, args.world_size)
+    batches = math.ceil(rows / (args.per_device_train_batch_size * max(1, args.n_gpu) * processes))
+    return math.ceil(max(1, math.ceil(batches / args.gradient_accumulation_steps)) * args.num_train_epochs)
+
+
+def training_memory(parameters: int, trainable: int, weight_bytes: int = 4) -> float:
+    """GiB of weights, gradients and Adam's two moments, without activations."""
+    return (parameters * weight_bytes + trainable * (weight_bytes + 2 * weight_bytes)) / 2**30
+
+
+def lora_parameters(config: PretrainedConfig, settings: Settings) -> int:
+    """About: r * (in + out) for the three kinds of weight GPT-2 adapts (c_attn, two c_proj, c_fc)."""
+    width = config.hidden_size
+    inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", None) or 4 * width
+    layer = (width + 3 * width) + (width + width) + 2 * (width + inner)
+    return settings.model.lora_r * layer * config.num_hidden_layers
+
+
+def show_plan(
+    settings: Settings,
+    rows: int | None,
+    tokens: int | None,
+    notes: list[str],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    steps: int | None = None,
+    copies: tuple[bool, bool] = (False, False),
+    frozen: int = 0,
+) -> None:
+    """Print the plan of a run. `rows`/`tokens` None: the data could not be reached; `notes` say why.
+
+    `copies`: whether the model stands by once more frozen (a reference), once more trained (a value trunk);
+    `frozen`: parameters of further models that only score.
+    """
+    args = settings.training
+    notes = list(notes)
+    config = known_config(settings, tokenizer, notes)
+    table = Table(title=f"Plan of {settings.stage}: nothing is trained or written", show_header=False)
+    table.add_row("model", _model_line(settings, config))
+    table.add_row("data", str(settings.data.dataset_name) + ("" if rows is None else f": {rows:,} rows"))
+    if tokens is not None:
+        table.add_row("tokens an epoch", f"about {tokens:,}")
+    if steps is None and (rows is not None or args.max_steps > 0):
+        steps = optimizer_steps(rows or 0, args)
+    if steps is not None:
+        table.add_row("optimizer steps", f"{steps:,}")
+    if config is not None:
+        table.add_row("memory", _memory_line(settings, config, copies, frozen))
+    precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "float32"
+    table.add_row("device, precision", f"{args.device}, {precision}")
+    table.add_row("output", str(args.output_dir))
+    for note in dict.fromkeys(notes):
+        table.add_row("not checked", note)
+    if distributed_rank() == 0:
+        Console().print(table)
+
+
+def _memory_line(settings: Settings, config: PretrainedConfig, copies: tuple[bool, bool], frozen: int) -> str:
+    weight_bytes = 2 if settings.model.dtype in ("bfloat16", "float16") else 4
+    parameters = count_parameters(config)
+    trainable = lora_parameters(config, settings) if settings.model.use_peft else parameters
+    reference, value_trunk = copies
+    total = parameters * (1 + reference + value_trunk) + frozen
+    gibibytes = training_memory(total, trainable * (1 + value_trunk), weight_bytes)
+    return (
+        f"{gibibytes:.2f} GiB + activations: weights of all models ({total:,} x {weight_bytes} bytes), and of what is "
+        f"trained ({trainable * (1 + value_trunk):,}) gradients and Adam's two moments"
+    )
+
+
+def _model_line(settings: Settings, config: PretrainedConfig | None) -> str:
+    name = str(settings.model.model_name_or_path)
+    if config is None:
+        return name
+    line = f"{name}: {config.model_type}, {count_parameters(config):,} parameters"
+    if settings.model.config_overrides is not None:
+        line += ", from scratch"
+    if settings.model.use_peft:
+        line += f", LoRA r={settings.model.lora_r} (about {lora_parameters(config, settings):,} trained)"
+    return line
+
+
+def known_config(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: list[str]
+) -> PretrainedConfig | None:
+    """The configuration of the model a run would use; None with a note when a dry run cannot reach the hub."""
+    model = settings.model
+    if model.config_overrides is not None:
+        overrides = parse_overrides(model.config_overrides)
+        return new_config(model.model_name_or_path, overrides, tokenizer, model.trust_remote_code)
+    try:
+        return load_config(model.model_name_or_path, model.trust_remote_code)
+    except UserError as error:
+        if not may_be_missing(settings, model.model_name_or_path):
+            raise
+        notes.append(missing_note("model", model.model_name_or_path, error))
+        return None
+
+
+def length_limit(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: list[str]) -> int | None:
+    """Tokens a row may have: `max_length`, the model's context at most."""
+    config = known_config(settings, tokenizer, notes)
+    limits = (settings.training.max_length, context_length(config) if config is not None else None)
+    return min((limit for limit in limits if limit), default=None)
+
+
+def parse_overrides(text: str) -> dict[str, int | float | bool | str]:
+    """`n_layer=4,n_embd=256` as a dict with typed values. Raises UserError for a piece that is no key=value."""
+    values, wrong = {}, []
+    for piece in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (part.strip() for part in piece.partition("="))
+        if not (key and equals and value):
+            wrong.append(piece)
+            continue
+        values[key] = _number_or_word(value)
+    if wrong:
+        raise UserError(
+            f"--config_overrides: {', '.join(map(repr, wrong))} should read key=value, as in n_layer=4,n_embd=256."
+        )
+    return values
+
+
+def _number_or_word(text: str) -> int | float | bool | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def may_be_missing(settings: Settings, source: str | None) -> bool:
+    """Whether a dry run goes on without this model or data: it is on the hub, or an earlier stage will make it.
+
+    The latter stand under `runs/`, where the recipes write.
+    """
+    if not settings.run.dry_run or not source or source.startswith("world"):
+        return False
+    path = Path(source)
+    if path.parts[0] == "runs":
+        return not path.exists()
+    return (
+        not source.startswith((".", "/", "~"))
+        and len(path.parts) <= 2
+        and not path.suffix.startswith((".json", ".csv"))
+    )
+
+
+def missing_note(what: str, source: str, error: UserError) -> str:
+    """What a dry run says of a source it went on without."""
+    if Path(source).parts[0] == "runs":
+        return f"{what} {source!r}: not there yet; an earlier stage makes it"
+    return f"{what} {source!r}: {error}"

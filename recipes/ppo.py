@@ -1,0 +1,237 @@
+"""Stage 3, PPO (強化學習): the policy learns to earn the reward while it stays near the model it was."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script: go on as the installed module
+    from rlhf_kit.recipes.script import launch
+
+    launch("ppo")
+
+import importlib
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_kit.data.chat import encode_prompt, set_chat_template
+from rlhf_kit.data.loading import load
+from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_reward_model
+from rlhf_kit.ppo.config import RENAMED, PPOConfig
+from rlhf_kit.ppo.trainer import PPOTrainer
+from rlhf_kit.recipes import plan
+from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.models import (
+    check_settings,
+    load_data,
+    load_model,
+    peft_config,
+    refuse_new_model,
+    tokenizer_of,
+)
+from rlhf_kit.recipes.output import check_output, numbers
+from rlhf_kit.recipes.run import finish, run_stage, train
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # of the latter four the prompts are taken
+FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+@dataclass
+class PPOArguments:
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards: model ids or folders, Python functions as package.module:function.",
+            "required": True,
+        },
+    )
+    ref_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Policy to stay near. Default: the model as it starts."}
+    )
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={"help": "Leave out prompts of more tokens. Default: a prompt that does not fit stops the run."},
+    )
+    value_model: str = field(
+        default="shared",
+        metadata={
+            "help": "shared (a head on the policy), separate (its own trunk), reward (from the reward model), "
+            "or a model."
+        },
+    )
+
+
+def run(settings: Settings) -> dict:
+    """Run PPO; returns what `run.json` holds."""
+    output = check_output(settings)
+    check_settings(settings)
+    refuse_new_model(settings)
+    rewards = [resolve_reward(name) for name in settings.extra.reward_funcs]
+    train_data, eval_data, notes = load_data(settings, KINDS, load)
+    tokenizer = tokenizer_of(settings, notes)
+    config = plan.known_config(settings, tokenizer, notes)
+    if train_data is not None:
+        train_data = fitting_prompts(settings, settings.data.dataset_name, train_data, tokenizer, config)
+    if eval_data is not None:
+        eval_data = fitting_prompts(settings, settings.data.eval_dataset_name, eval_data, tokenizer, config)
+    if settings.run.dry_run:
+        _dry_run(settings, rewards, train_data, tokenizer, notes)
+        return {}
+
+    trainer = PPOTrainer(
+        load_model(settings, tokenizer),
+        rewards,
+        args=settings.training,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        processing_class=tokenizer,
+        peft_config=peft_config(settings),
+        ref_model=settings.extra.ref_model_name_or_path,
+        value_model=value_model(settings.extra.value_model),
+    )
+    metrics = train(trainer, settings, output)
+    if eval_data is not None:
+        metrics |= numbers(trainer.evaluate())
+    return finish(trainer, settings, output, metrics)
+
+
+def resolve_reward(name: str) -> str | Callable:
+    """A reward model's id or folder as it is; `package.module:function` as the function.
+
+    The folder the command runs in is searched too. Raises UserError: no such module or function, or no function.
+    """
+    if not FUNCTION.fullmatch(name):
+        return name
+    module_name, function_name = name.split(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file of the user's stands for a library
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module raises
+        raise UserError(
+            f"--reward_funcs {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
+            "The module must be installed or stand in the current folder."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        found = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        what = "is no function" if hasattr(module, function_name) else "does not exist"
+        raise UserError(
+            f"--reward_funcs {name!r}: {function_name!r} {what} in {module_name!r}."
+            f"{did_you_mean(function_name, found)}"
+        )
+    return function
+
+
+def only_prompts(data: Dataset) -> Dataset:
+    """Rows with a `prompt`: of rankings, thumbs and demonstrations what comes before the (first) answer."""
+    if "messages" in data.column_names:
+        return Dataset.from_list([{"prompt": _before_answer(row["messages"])} for row in data])
+    answers = {"completion", "completions", "ranks", "margin", "label"}
+    if {"completion", "completions"} & set(data.column_names):
+        return data.remove_columns([name for name in data.column_names if name in answers])
+    return data
+
+
+def _before_answer(messages: list[dict]) -> list[dict]:
+    first = next((at for at, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
+    return messages[:first]
+
+
+def fitting_prompts(
+    settings: Settings, source: str, data: Dataset, tokenizer: PreTrainedTokenizerBase | None, config
+) -> Dataset:
+    """The prompts of `data` that leave room for a completion; `--max_prompt_length` leaves longer ones out.
+
+    Raises UserError, naming the row (from 1), when a prompt and its completion would not fit the context.
+    """
+    prompts = only_prompts(data)
+    if tokenizer is None:
+        return prompts
+    if not isinstance(prompts[0]["prompt"], str):
+        set_chat_template(tokenizer)
+    longest, limit = settings.training.max_completion_length, context_length(config) if config is not None else None
+    if limit is not None and longest >= limit:
+        raise UserError(f"--max_completion_length {longest} fills the context of {limit} tokens by itself.")
+    lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in prompts["prompt"]]
+    most = settings.extra.max_prompt_length
+    if most is not None:
+        kept = [row for row, tokens in enumerate(lengths) if tokens <= most]
+        if not kept:
+            raise UserError(f"{source}: no prompt has at most --max_prompt_length {most} tokens.")
+        if len(kept) < len(lengths):
+            logger.warning("%s: %d prompts of more than %d tokens left out", source, len(lengths) - len(kept), most)
+        prompts, lengths = prompts.select(kept), [lengths[row] for row in kept]
+    room = None if limit is None else limit - longest
+    long = [(row, tokens) for row, tokens in enumerate(lengths, start=1) if room is not None and tokens > room]
+    if long:
+        row, tokens = max(long, key=lambda item: item[1])
+        raise UserError(
+            f"{source}: {len(long)} of {len(lengths)} prompts are too long. The longest, row {row}, has {tokens} "
+            f"tokens; the context of {limit} less --max_completion_length {longest} leaves {room}. Drop these prompts "
+            f"(--max_prompt_length {room} does), or lower --max_completion_length."
+        )
+    return prompts
+
+
+def value_model(name: str) -> str | PreTrainedModel:
+    """The words `PPOTrainer` knows as they are; anything else is a model to load."""
+    if name in ("shared", "separate", "reward"):
+        return name
+    is_scorer = any(item.endswith("ForSequenceClassification") for item in load_config(name).architectures or [])
+    return load_reward_model(name) if is_scorer else load_policy(name)
+
+
+def _dry_run(settings: Settings, rewards: list, train_data: Dataset | None, tokenizer, notes: list[str]) -> None:
+    args, extra = settings.training, settings.extra
+    frozen = 0
+    for name in [r for r in rewards if isinstance(r, str)] + [extra.ref_model_name_or_path]:
+        if name is not None:
+            frozen += _parameters(settings, name, name in rewards, notes)
+    steps = args.max_steps
+    if steps <= 0 and (args.total_episodes or train_data is not None):
+        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(train_data))
+        steps = math.ceil(episodes / args.rollout_batch_size) * args.steps_per_rollout
+    tokens = None
+    if train_data is not None and tokenizer is not None:
+        prompts = train_data["prompt"]
+        tokens = sum(len(encode_prompt(tokenizer, p)) + args.max_completion_length for p in prompts)
+    plan.show_plan(
+        settings,
+        None if train_data is None else len(train_data),
+        tokens,
+        notes,
+        tokenizer,
+        steps=steps if steps > 0 else None,
+        copies=(extra.ref_model_name_or_path is None and not settings.model.use_peft, extra.value_model != "shared"),
+        frozen=frozen,
+    )
+
+
+def _parameters(settings: Settings, name: str, is_reward: bool, notes: list[str]) -> int:
+    """Parameters of a frozen model; a note where the hub cannot be reached."""
+    try:
+        config = load_config(name)
+    except UserError as error:
+        if not plan.may_be_missing(settings, name):
+            raise
+        notes.append(plan.missing_note("model", name, error))
+        return 0
+    scorer = any(item.endswith("ForSequenceClassification") for item in config.architectures or [])
+    if is_reward and scorer and config.num_labels != 1:
+        raise UserError(
+            f"--reward_funcs {name!r} has {config.num_labels} labels; a reward model has one number a completion."
+        )
+    return plan.count_parameters(config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("ppo", PPOConfig, run, argv, extra_class=PPOArguments, renamed=RENAMED)

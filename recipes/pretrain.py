@@ -1,0 +1,158 @@
+"""Stage 0, next-token prediction (文字接龍): a causal language model on plain text, from scratch or continued.
+
+Documents are packed into rows of `block_size` tokens; a document attends to itself only.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script: go on as the installed module
+    from rlhf_kit.recipes.script import launch
+
+    launch("pretrain")
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Trainer, TrainingArguments
+
+from rlhf_kit.data.loading import load
+from rlhf_kit.data.packing import PackedCollator, pack
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.recipes import plan
+from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_of
+from rlhf_kit.recipes.output import check_output, numbers
+from rlhf_kit.recipes.run import finish, run_stage, train
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass
+class PretrainConfig(TrainingArguments):
+    """Defaults are GPT-3 Small's (Brown et al. 2020, arXiv:2005.14165, table 2.1 and appendix B)."""
+
+    learning_rate: float = field(
+        default=6e-4, metadata={"help": "Peak learning rate: 6e-4 from scratch; about 5e-5 to continue a model."}
+    )
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the learning rate falls."})
+    warmup_steps: float = field(default=0.01, metadata={"help": "Warm-up: steps, or a share of all when below 1."})
+    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's weight decay (not on biases and norms)."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Adam's beta2."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the text."})
+    block_size: int | None = field(
+        default=None, metadata={"help": "Tokens a row. Default: the model's context, 1,024 at most."}
+    )
+    train_tokenizer: int | None = field(
+        default=None,
+        metadata={"help": "From scratch: first train a byte-level BPE of this many tokens on the training text."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        faults = []
+        if self.block_size is not None and self.block_size < 2:
+            faults.append(f"block_size={self.block_size} must be at least 2")
+        if self.train_tokenizer is not None and self.train_tokenizer < 257:
+            faults.append(
+                f"train_tokenizer={self.train_tokenizer} must be at least 257: 256 bytes and the end of text"
+            )
+        if faults:
+            raise UserError("; ".join(faults) + ".")
+
+
+def run(settings: Settings) -> dict:
+    """Pre-train; returns what `run.json` holds."""
+    output = check_output(settings)
+    check_settings(settings)
+    train_data, eval_data, notes = load_data(settings, ("text",), load)
+    tokenizer = _tokenizer(settings, train_data, notes)
+    if (
+        settings.model.config_overrides is not None
+        and settings.training.block_size
+        and "n_positions" not in (plan.parse_overrides(settings.model.config_overrides))
+    ):
+        settings.model.config_overrides += f",n_positions={settings.training.block_size}"
+    length = _block_size(settings, tokenizer, notes)
+    rows = _rows(train_data, tokenizer, length)
+    if settings.run.dry_run:
+        tokens = sum(len(row["input_ids"]) for row in rows) if rows else None
+        plan.show_plan(settings, len(rows) if rows else None, tokens, notes, tokenizer)
+        return {}
+    if not rows:
+        raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
+
+    model = load_model(settings, tokenizer)
+    if settings.model.use_peft:
+        model = wrap(model, peft_config(settings))
+    trainer = Trainer(
+        model=model,
+        args=settings.training,
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(_rows(eval_data, tokenizer, length)) if eval_data is not None else None,
+        data_collator=PackedCollator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+    )
+    metrics = train(trainer, settings, output)
+    if eval_data is not None:
+        metrics |= numbers(trainer.evaluate())
+        metrics["eval_perplexity"] = math.exp(metrics["eval_loss"])
+    return finish(trainer, settings, output, metrics)
+
+
+def _tokenizer(settings: Settings, train_data: Dataset | None, notes: list[str]) -> PreTrainedTokenizerBase | None:
+    size = settings.training.train_tokenizer
+    if size is None:
+        return tokenizer_of(settings, notes)
+    if settings.model.tokenizer_name_or_path or settings.model.config_overrides is None:
+        raise UserError(
+            "--train_tokenizer makes a new vocabulary: it goes with --config_overrides (a model from scratch) and "
+            "without --tokenizer_name_or_path."
+        )
+    return train_tokenizer(train_data["text"], size) if train_data is not None else None
+
+
+def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `size` tokens (GPT-2, section 2.2); `<|endoftext|>`, id 0, begins, ends and pads."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(texts, vocab_size=size, special_tokens=[END_OF_TEXT], show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer,  # the wrapper has no public way to hand over what it wraps
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        padding_side="right",
+    )
+
+
+def _block_size(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: list[str]) -> int:
+    wanted = settings.training.block_size
+    config = plan.known_config(settings, tokenizer, notes)
+    limit = (context_length(config) if config is not None else None) or 1024
+    if config is not None and wanted and context_length(config) and wanted > limit:
+        name = settings.model.model_name_or_path
+        raise UserError(f"--block_size {wanted} is more than the {limit} positions of {name!r}.")
+    return wanted or min(limit, 1024)
+
+
+def _rows(data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, length: int) -> list[dict]:
+    if data is None or tokenizer is None:
+        return []
+    return pack(_encoded(data["text"], tokenizer), length, tokenizer.eos_token_id)
+
+
+def _encoded(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, batch: int = 1000) -> Iterator[list[int]]:
+    for start in range(0, len(texts), batch):
+        # Text is data: an end-of-text mark typed inside a document does not end it.
+        encoded = tokenizer(
+            list(texts[start : start + batch]), add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
+        yield from (ids for ids in encoded["input_ids"] if ids)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("pretrain", PretrainConfig, run, argv)

@@ -1,0 +1,61 @@
+"""Stage 2, the reward model (獎勵模型): it learns from ranked answers which one people would like better."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script: go on as the installed module
+    from rlhf_kit.recipes.script import launch
+
+    launch("reward")
+
+from collections.abc import Sequence
+
+from rlhf_kit.data.loading import load
+from rlhf_kit.models.checkpoints import load_reward_model
+from rlhf_kit.recipes import plan
+from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.models import check_settings, load_data, peft_config, refuse_new_model, tokenizer_of
+from rlhf_kit.recipes.output import check_output, numbers
+from rlhf_kit.recipes.run import finish, run_stage, seed_everything, train
+from rlhf_kit.reward import RewardConfig, RewardTrainer, encode_comparisons
+
+
+def run(settings: Settings) -> dict:
+    """Train a reward model; returns what `run.json` holds."""
+    output = check_output(settings)
+    check_settings(settings)
+    refuse_new_model(settings)
+    train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), load)
+    tokenizer = tokenizer_of(settings, notes)
+    if settings.run.dry_run:
+        rows = tokens = None
+        if train_data is not None and tokenizer is not None:
+            limit = plan.length_limit(settings, tokenizer, notes)
+            encoded, _ = encode_comparisons(train_data, tokenizer, limit)
+            rows, tokens = len(encoded), sum(len(ids) for answers in encoded["input_ids"] for ids in answers)
+        plan.show_plan(settings, rows, tokens, notes, tokenizer)
+        return {}
+
+    seed_everything(settings)  # the scalar head is new
+    model = settings.model
+    trainer = RewardTrainer(
+        load_reward_model(
+            model.model_name_or_path,
+            tokenizer=tokenizer,
+            dtype=model.dtype,
+            trust_remote_code=model.trust_remote_code,
+            attn_implementation=model.attn_implementation,
+        ),
+        args=settings.training,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        processing_class=tokenizer,
+        peft_config=peft_config(settings),
+    )
+    metrics = train(trainer, settings, output)
+    if eval_data is not None:
+        metrics |= numbers(trainer.evaluate())
+    return finish(trainer, settings, output, metrics)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("reward", RewardConfig, run, argv)

@@ -1,0 +1,191 @@
+"""The life of a run: its output folder, its metrics, its end. Every recipe goes through `run_stage`.
+
+A run's folder holds the final model and tokenizer, `metrics.jsonl` (one object a log), `checkpoint-N/` and `run.json`
+(written last: a folder without it is a run that has not ended).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import accelerate
+import datasets
+import peft
+import torch
+import transformers
+import trl
+from transformers import Trainer, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+import rlhf_kit
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapters import save
+from rlhf_kit.models.checkpoints import training_precision
+from rlhf_kit.recipes.arguments import Settings, distributed_rank, parse
+from rlhf_kit.recipes.output import RECORD, SAVING, MetricsFile, Output, numbers, write_atomically
+
+
+def run_stage(
+    stage: str,
+    training_class: type,
+    run: Callable[[Settings], dict],
+    argv: Sequence[str] | None = None,
+    extra_class: type | None = None,
+    renamed: dict[str, str] | None = None,
+) -> int:
+    """Parse, run, and answer with an exit status: 0 done, 2 a mistake of the user (one message), 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    prepare_environment()
+    try:
+        complete = functools.partial(complete_for_machine, training_class=training_class)
+        settings = parse(stage, training_class, argv, extra_class, complete=complete, renamed=renamed)
+        run(settings)
+    except UserError as error:
+        if distributed_rank() == 0:
+            print(f"rlhf-kit {stage}: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        if distributed_rank() == 0:
+            again = [*argv] if "--resume_from_checkpoint" in argv else [*argv, "--resume_from_checkpoint"]
+            print(f"\nInterrupted. To go on: {shlex.join(['rlhf-kit', stage, *again])}", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0
+
+
+def prepare_environment() -> None:
+    """No telemetry, no warnings that name nothing a user can do."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would warn about it
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated.*")  # peft and TRL ask it
+    transformers.utils.logging.set_verbosity_warning()
+    transformers.utils.logging.disable_progress_bar()  # one bar a shard; the trainer's own bar is another
+    for name in ("modeling_utils", "trainer", "trainer_utils"):
+        transformers.utils.logging.get_logger(f"transformers.{name}").addFilter(_is_news)
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+# True of every GPT-2 and of every run here, and nothing to act on: packed rows have no mask by design.
+STALE_NEWS = (
+    "We strongly recommend passing in an `attention_mask`",
+    "`loss_type=None` was set",
+    "mtime may not be",
+    "There were missing keys in the checkpoint model loaded: ['lm_head.weight']",
+)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    new_head = "LOAD REPORT" in message and "score.weight" in message  # a reward model's head is new by design
+    return not (message.startswith(STALE_NEWS) or new_head)
+
+
+# The kit's defaults where transformers' own stand; a stage that chose for itself keeps its choice.
+KIT_DEFAULTS = {"logging_steps": 10.0, "save_total_limit": 2}
+
+
+def complete_for_machine(values: dict[str, Any], training_class: type) -> dict[str, Any]:
+    """The kit's defaults for what a user left open: device, precision, logging, checkpoints kept."""
+    values = dict(values)
+    theirs = {item.name: item.default for item in dataclasses.fields(transformers.TrainingArguments)}
+    for item in dataclasses.fields(training_class):
+        if item.name in KIT_DEFAULTS and item.default == theirs[item.name]:
+            values.setdefault(item.name, KIT_DEFAULTS[item.name])
+    launched_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"  # recipes/accelerate/cpu.yaml
+    if launched_for_cpu or not torch.accelerator.is_available():
+        values["use_cpu"] = True
+        values.setdefault("dataloader_pin_memory", False)
+    if values.get("bf16") or values.get("fp16"):
+        values.update(training_precision("bf16" if values.get("bf16") else "fp16"))
+    elif values.get("use_cpu") or values.get("bf16") is False or values.get("dtype") == "float32":
+        values.update(bf16=False, fp16=False)
+    else:
+        values.update(training_precision("auto"))
+    if "gradient_checkpointing" not in values:
+        values.setdefault("activation_checkpointing", False)
+    return values
+
+
+# -- training and the end -------------------------------------------------------------------------------------------
+
+
+def add_metrics_file(trainer: Trainer, output: Output) -> None:
+    """Log to `metrics.jsonl`. Where there is no progress bar (not a terminal), the plain printing of logs stays."""
+    trainer.add_callback(MetricsFile(output.folder))
+    if distributed_rank() != 0:
+        trainer.remove_callback(PrinterCallback)
+
+
+def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, float]:
+    """Train from the beginning or the checkpoint; returns the training's own numbers. The first call that writes."""
+    output.open(settings)
+    trainer.accelerator.wait_for_everyone()
+    add_metrics_file(trainer, output)
+    result = trainer.train(resume_from_checkpoint=str(output.checkpoint) if output.checkpoint else None)
+    return numbers(result.metrics)
+
+
+def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[str, Any]) -> dict:
+    """Save the final model into a temporary folder, move it into place, and write `run.json` last.
+
+    Returns what `run.json` holds.
+    """
+    saving = output.folder / SAVING
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.config.use_cache = True  # the trainer turns it off; who loads the model generates with it
+    trainer.save_model(str(saving))  # every process takes part
+    if settings.model.merge_adapter and trainer.args.should_save:
+        for item in saving.glob("adapter_*"):
+            item.unlink()
+        save(getattr(model, "policy", model), saving, merge=True)
+    record = {
+        "stage": settings.stage,
+        "config": config_record(settings),
+        "metrics": numbers(metrics),
+        "steps": trainer.state.global_step,
+        "seed": settings.training.seed,
+        "seconds": round(time.time() - output.started, 3),
+        "resumed_from": output.checkpoint.name if output.checkpoint else None,
+        "versions": versions(),
+    }
+    if trainer.args.should_save:
+        # config.json goes last: without it no library takes the folder for a model
+        for item in sorted(saving.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json")):
+            os.replace(item, output.folder / item.name)
+        saving.rmdir()
+        write_atomically(output.folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    trainer.accelerator.wait_for_everyone()
+    return record
+
+
+def config_record(settings: Settings) -> dict[str, Any]:
+    """What the user gave, by name; everything else is a default of the versions in `run.json`."""
+    records = [settings.model, settings.data, settings.run, settings.training, settings.extra]
+    found = {}
+    for name in sorted(settings.given):
+        holder = next(record for record in records if hasattr(record, name))
+        value = getattr(holder, name)
+        found[name] = value if isinstance(value, (int, float, str, list, dict, type(None))) else str(value)
+    return json.loads(json.dumps(found, default=str))
+
+
+def versions() -> dict[str, str]:
+    libraries = (rlhf_kit, torch, transformers, trl, peft, accelerate, datasets)
+    return {"python": platform.python_version(), **{lib.__name__: lib.__version__ for lib in libraries}}
+
+
+def seed_everything(settings: Settings) -> None:
+    """Before a model is built: a new model's weights and a new head's are drawn from the run's seed."""
+    set_seed(settings.training.seed)

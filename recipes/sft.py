@@ -1,0 +1,56 @@
+"""Stage 1, supervised fine-tuning (監督式微調): the model learns to answer as the demonstrations do."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script: go on as the installed module
+    from rlhf_kit.recipes.script import launch
+
+    launch("sft")
+
+from collections.abc import Sequence
+
+from trl import SFTConfig
+
+from rlhf_kit.data.loading import load
+from rlhf_kit.recipes import plan
+from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_of
+from rlhf_kit.recipes.output import check_output, numbers
+from rlhf_kit.recipes.run import finish, run_stage, train
+from rlhf_kit.sft import SFTTrainer, encode_demonstrations, refuse_options
+
+
+def run(settings: Settings) -> dict:
+    """Fine-tune; returns what `run.json` holds."""
+    output = check_output(settings)
+    check_settings(settings)
+    refuse_options(settings.training)
+    train_data, eval_data, notes = load_data(settings, ("demonstrations",), load)
+    tokenizer = tokenizer_of(settings, notes)
+    if settings.run.dry_run:
+        rows = tokens = None
+        if train_data is not None and tokenizer is not None:
+            encoded, counts = encode_demonstrations(
+                train_data, tokenizer, plan.length_limit(settings, tokenizer, notes)
+            )
+            rows, tokens = counts["kept"], sum(map(len, encoded["input_ids"]))
+        plan.show_plan(settings, rows, tokens, notes, tokenizer)
+        return {}
+
+    trainer = SFTTrainer(
+        load_model(settings, tokenizer),
+        args=settings.training,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        processing_class=tokenizer,
+        peft_config=peft_config(settings),
+    )
+    metrics = train(trainer, settings, output)
+    if eval_data is not None:
+        metrics |= numbers(trainer.evaluate())
+    metrics |= {f"{split}_{name}": n for split, counts in trainer.data_counts.items() for name, n in counts.items()}
+    return finish(trainer, settings, output, metrics)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("sft", SFTConfig, run, argv)

@@ -1,0 +1,39 @@
+"""`rlhf-kit`: thin, and quick to start. Torch is imported only by the stage that runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from rlhf_kit import __version__
+from rlhf_kit.errors import did_you_mean
+from rlhf_kit.recipes.help import STAGES, print_root, print_stage
+
+COMMANDS = (*STAGES, "demo")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `rlhf-kit STAGE ...`; returns the exit status (0 done, 2 a mistake of the user, 130 interrupted)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print_root(__version__)
+        return 0
+    command, rest = argv[0], argv[1:]
+    if command in ("-V", "--version"):
+        print(f"rlhf-kit {__version__}")
+        return 0
+    if command not in COMMANDS:
+        hint = did_you_mean(command, COMMANDS)
+        print(f"rlhf-kit: there is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    if command == "demo":
+        return importlib.import_module("rlhf_kit.demo").main(rest)
+    if "-h" in rest or "--help" in rest or "--help-all" in rest:
+        print_stage(command, everything="--help-all" in rest)
+        return 0
+    return importlib.import_module(f"rlhf_kit.recipes.{command}").main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Supervised fine-tuning on demonstrations: TRL's trainer, with GPT-2's sense of chat, padding and endings.
+
+The dialogue becomes token ids here (`data.chat`), so that the loss lies on the assistant's turns, each with its end of
+text, whatever the tokenizer pads with: TRL keeps a dataset that already has `input_ids` and `labels` as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import trl
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from trl import SFTConfig
+
+from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+# TRL's options that would undo what this trainer promises: (refused value, why and what to do).
+REFUSED = {
+    "completion_only_loss": (lambda v: v is False, "the loss lies on the assistant's words only; leave it out"),
+    "truncation_mode": (lambda v: v != "keep_start", "a dialogue is cut after its last turn that fits; leave it out"),
+    "dataset_text_field": (lambda v: v != "text", "demonstrations are messages, or prompt + completion; use pretrain"),
+    "packing_strategy": (lambda v: v == "wrapped", "it lets one dialogue read another; use bfd"),
+    "padding_free": (bool, "give packing instead, which also holds max_length"),
+    "eos_token": (lambda v: v is not None, "the tokenizer says what ends a text; set it there"),
+    "pad_token": (lambda v: v is not None, "masks come from lengths, so padding needs no token of its own"),
+    "dataset_kwargs": (bool, "the dataset is always prepared here; leave it out"),
+    "model_init_kwargs": (bool, "give the model, or its dtype and attn_implementation"),
+}
+
+
+class SFTTrainer(trl.SFTTrainer):
+    """Train a causal LM on demonstrations, with loss on every assistant turn and its EOS, and on nothing else.
+
+    Args:
+        model: hub id, folder, model or peft model.
+        args: TRL's config; options that contradict the above are refused.
+        train_dataset, eval_dataset: rows with `messages`, or `prompt` and `completion` (text). `max_length` (the
+            context at most) holds by whole turns: a dialogue is cut after its last answer that fits; one whose first
+            answer does not fit is dropped and counted in `data_counts`.
+        processing_class: the tokenizer; gets the plain-text chat template if it has none and the data are messages.
+        peft_config: LoRA; targets and task are inferred (`models.adapters.wrap`).
+
+    Raises:
+        UserError: for a refused option, or when no row is left.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: SFTConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: LoraConfig | None = None,
+        **options: Any,
+    ):
+        name = model if isinstance(model, str) else model.config._name_or_path
+        args = args or SFTConfig(f"{name.rstrip('/').split('/')[-1]}-SFT")
+        refuse_options(args)
+        if options.get("formatting_func") is not None:
+            raise UserError(
+                "formatting_func makes plain text of a dialogue; give `messages` or `prompt` + `completion`."
+            )
+        tokenizer = processing_class or load_tokenizer(name, args.trust_remote_code)
+        if args.chat_template_path is not None:
+            tokenizer.chat_template = read_template(args.chat_template_path)
+            args.chat_template_path = None  # TRL would put it on again, and may add tokens to the vocabulary
+        set_seed(args.seed)  # before adapters draw their weights
+        policy = load_policy(model, trust_remote_code=args.trust_remote_code) if isinstance(model, str) else model
+        self.limit = min((n for n in (args.max_length, context_length(policy.config)) if n), default=None)
+        self.data_counts: dict[str, dict[str, int]] = {}
+        with args.main_process_first(desc="tokenizing the demonstrations"):
+            train_rows = self._encoded(train_dataset, tokenizer, "train")
+            if isinstance(eval_dataset, dict):
+                eval_rows = {key: self._encoded(rows, tokenizer, key) for key, rows in eval_dataset.items()}
+            else:
+                eval_rows = None if eval_dataset is None else self._encoded(eval_dataset, tokenizer, "eval")
+        args.max_length = self.limit
+        args.assistant_only_loss = False  # done: TRL would look for the messages that are no longer there
+        super().__init__(
+            model=policy if peft_config is None else wrap(policy, peft_config),
+            args=args,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            processing_class=tokenizer,
+            **options,
+        )
+
+    def evaluate(self, eval_dataset=None, **options: Any) -> dict[str, float]:
+        """Evaluate on `eval_dataset` (demonstrations, as at construction) or on the trainer's own."""
+        if isinstance(eval_dataset, Dataset) and "input_ids" not in eval_dataset.column_names:
+            eval_dataset = self._encoded(eval_dataset, self.processing_class, "eval")
+        return super().evaluate(eval_dataset, **options)
+
+    def create_model_card(self, *args: Any, **options: Any) -> None:
+        """Only for the hub: TRL's card calls a model from a folder "a fine-tuned version of None"."""
+        if self.args.push_to_hub:
+            super().create_model_card(*args, **options)
+
+    def _encoded(self, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase, split: str) -> Dataset:
+        if dataset is None:
+            raise UserError("train_dataset is missing; SFT needs demonstrations.")
+        if "input_ids" in dataset.column_names:
+            return dataset
+        rows, self.data_counts[split] = encode_demonstrations(dataset, tokenizer, self.limit)
+        counts = self.data_counts[split]
+        if counts["cut"] or counts["dropped"]:
+            logger.warning(
+                "%s: of %d demonstrations %d were cut after the last answer that fits %s tokens and %d dropped, "
+                "whose first answer does not fit.",
+                split, counts["rows"], counts["cut"], self.limit, counts["dropped"],
+            )  # fmt: skip
+        return rows
+
+
+def refuse_options(args: SFTConfig) -> None:
+    """Raise UserError for options of TRL's that contradict this trainer, all of them at once."""
+    faults = [
+        f"{name}={getattr(args, name)!r}: {reason}"
+        for name, (refused, reason) in REFUSED.items()
+        if refused(getattr(args, name))
+    ]
+    if faults:
+        raise UserError("SFT does not take " + "; ".join(faults) + ".")
+
+
+def read_template(path: str) -> str:
+    """A chat template from a .jinja file or from a tokenizer's folder or hub id."""
+    if path.endswith((".jinja", ".j2")):
+        if not Path(path).is_file():
+            raise UserError(f"chat_template_path {path!r}: no such file.")
+        return Path(path).read_text(encoding="utf-8")
+    template = load_tokenizer(path).chat_template
+    if not template:
+        raise UserError(f"chat_template_path {path!r}: this tokenizer has no chat template.")
+    return template
+
+
+def encode_demonstrations(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int | None
+) -> tuple[Dataset, dict[str, int]]:
+    """Rows as `input_ids` and `labels` of at most `limit` tokens, and how many rows were there, cut and dropped.
+
+    Raises:
+        UserError: for other columns, or when nothing is left.
+    """
+    columns = set(dataset.column_names)
+    if not ({"messages"} <= columns or {"prompt", "completion"} <= columns):
+        raise UserError(
+            f"The dataset has the columns {', '.join(sorted(columns))}; needed are `messages`, or `prompt` and "
+            "`completion`."
+        )
+    first = dataset[0]["messages" if "messages" in columns else "prompt"] if len(dataset) else ""
+    if not isinstance(first, str):
+        set_chat_template(tokenizer)
+    rows, cut = [], 0
+    for row in dataset:
+        ids, labels, was_cut = _encode_row(row, tokenizer, limit)
+        if ids and any(label != IGNORED for label in labels):
+            rows.append({"input_ids": ids, "labels": labels})
+            cut += was_cut
+    counts = {"rows": len(dataset), "kept": len(rows), "cut": cut, "dropped": len(dataset) - len(rows)}
+    if not rows:
+        raise UserError(
+            f"None of the {len(dataset)} demonstrations fits max_length={limit} with its first answer. "
+            "Raise --max_length (the model's context at most) or give shorter demonstrations."
+        )
+    return Dataset.from_list(rows), counts
+
+
+def _encode_row(row: dict, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> tuple[list[int], list[int], bool]:
+    """(input_ids, labels, whether turns were cut off); ([], [], False) when no whole answer fits."""
+    if row.get("messages") is None:
+        prompt = encode_prompt(tokenizer, row["prompt"])
+        answer = encode_completion(tokenizer, row["completion"], eos=True)
+        if limit is not None and len(prompt) + len(answer) > limit:
+            return [], [], False
+        return prompt + answer, [IGNORED] * len(prompt) + answer, False
+    messages = row["messages"]
+    ids, labels = encode_dialogue(tokenizer, messages)
+    if limit is None or len(ids) <= limit:
+        return ids, labels, False
+    answers = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+    for last in reversed(answers[:-1] if answers and answers[-1] == len(messages) - 1 else answers):
+        ids, labels = encode_dialogue(tokenizer, messages[: last + 1])
+        if len(ids) <= limit:
+            return ids, labels, True
+    return [], [], False

@@ -1,0 +1,74 @@
+import subprocess
+import sys
+
+import pytest
+
+import rlhf_kit
+from rlhf_kit import cli
+from rlhf_kit.recipes import help as help_texts
+from rlhf_kit.recipes.arguments import declared_fields
+from rlhf_kit.recipes.ppo import PPOArguments
+from rlhf_kit.recipes.ppo import PPOConfig as PPO
+from rlhf_kit.recipes.pretrain import PretrainConfig
+from rlhf_kit.recipes.sft import SFTConfig
+from rlhf_kit.reward import RewardConfig
+
+CLASSES = {"pretrain": [PretrainConfig], "sft": [SFTConfig], "reward": [RewardConfig], "ppo": [PPOArguments, PPO]}
+HEAVY = """
+import sys
+from rlhf_kit.cli import main
+for argv in (["--help"], ["--version"], *([stage, "--help-all"] for stage in ("pretrain", "sft", "reward", "ppo"))):
+    assert main(argv) == 0
+print("HEAVY", sorted({"torch", "transformers", "trl", "datasets", "peft"} & set(sys.modules)))
+"""
+
+
+def test_help_imports_nothing_heavy():
+    ended = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_the_root_help_names_the_stages_in_order(capsys):
+    assert cli.main([]) == 0
+    said = capsys.readouterr().out
+    places = [said.index(f"  {stage} ") for stage in ("pretrain", "sft", "reward", "ppo", "demo")]
+    assert places == sorted(places)
+    assert "文字接龍" in said and said.index("Examples:") > places[-1]
+
+
+def test_a_misspelt_command(capsys):
+    assert cli.main(["pppo"]) == 2
+    assert "Did you mean 'ppo'?" in capsys.readouterr().err
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"rlhf-kit {rlhf_kit.__version__}"
+
+
+@pytest.mark.parametrize("stage", CLASSES)
+def test_the_full_help_lists_exactly_what_parsing_accepts(stage):
+    """Help reads source text, parsing reads classes: they must tell the same."""
+    shown = {option.name for _, options in help_texts.stage_help(stage, everything=True) for option in options}
+    arguments = help_texts.RECIPES / "arguments.py"
+    ours = {
+        option.name
+        for name in ("ModelArguments", "DataArguments", "RunArguments")
+        for option in help_texts.read_options(arguments, name)
+    }
+    assert shown == ours | set(declared_fields(CLASSES[stage]))
+
+
+@pytest.mark.parametrize("stage", CLASSES)
+def test_the_short_help_is_short_and_every_option_of_ours_is_explained(stage):
+    panels = dict(help_texts.stage_help(stage))
+    names = [option.name for options in panels.values() for option in options]
+    assert len(names) == len(set(names)) and {"model_name_or_path", "dataset_name", "output_dir", "seed"} <= set(names)
+    assert 15 <= len(panels["Training: the common options"]) <= 30
+    unexplained = [option.name for options in panels.values() for option in options if not option.help]
+    assert not unexplained
+
+
+def test_a_stage_is_reached_with_its_arguments(capsys):
+    assert cli.main(["sft", "--dataset_nam", "x"]) == 2
+    assert "rlhf-kit sft: " in capsys.readouterr().err
