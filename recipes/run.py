@@ -26,7 +26,7 @@ import torch
 import transformers
 import trl
 from transformers import Trainer, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import rlhf_kit
 from rlhf_kit.errors import UserError
@@ -34,6 +34,7 @@ from rlhf_kit.models.adapters import save
 from rlhf_kit.models.checkpoints import training_precision
 from rlhf_kit.recipes.arguments import Settings, distributed_rank, parse
 from rlhf_kit.recipes.output import RECORD, SAVING, MetricsFile, Output, numbers, write_atomically
+from rlhf_kit.recipes.progress import ProgressBar
 
 
 def run_stage(
@@ -121,18 +122,20 @@ def complete_for_machine(values: dict[str, Any], training_class: type) -> dict[s
 # -- training and the end -------------------------------------------------------------------------------------------
 
 
-def add_metrics_file(trainer: Trainer, output: Output) -> None:
-    """Log to `metrics.jsonl`. Where there is no progress bar (not a terminal), the plain printing of logs stays."""
+def add_callbacks(trainer: Trainer, output: Output) -> None:
+    """Log to `metrics.jsonl`, and show the kit's own progress in place of transformers'."""
     trainer.add_callback(MetricsFile(output.folder))
-    if distributed_rank() != 0:
-        trainer.remove_callback(PrinterCallback)
+    for shown in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(shown)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ProgressBar())
 
 
 def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, float]:
     """Train from the beginning or the checkpoint; returns the training's own numbers. The first call that writes."""
     output.open(settings)
     trainer.accelerator.wait_for_everyone()
-    add_metrics_file(trainer, output)
+    add_callbacks(trainer, output)
     result = trainer.train(resume_from_checkpoint=str(output.checkpoint) if output.checkpoint else None)
     return numbers(result.metrics)
 

@@ -1,0 +1,67 @@
+"""One line that says how far a run is, how fast it goes and when it ends; the numbers that matter beside it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+# What a reader wants to see while it runs, first to last, and what to call it there.
+SHOWN = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "reward": "reward",
+    "rewards/truth_reward": "truth",
+    "kl": "KL",
+    "eval_loss": "eval loss",
+    "eval_accuracy": "eval accuracy",
+    "eval_reward": "eval reward",
+}
+
+
+def numbers_shown(logs: dict) -> str:
+    return "  ".join(f"{name} {float(logs[key]):.3g}" for key, name in SHOWN.items() if key in logs)
+
+
+class ProgressBar(TrainerCallback):
+    """A bar on a terminal; elsewhere (a file, a notebook's log) one plain line a log."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(stderr=True)
+        self.bar: Progress | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero or not self.console.is_terminal:
+            return
+        self.bar = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[cyan]{task.fields[numbers]}"),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, rate="", numbers="")
+        self.bar.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            speed = self.bar.tasks[0].speed
+            rate = f"{speed:.1f} step/s" if speed else ""
+            self.bar.update(self.task, completed=state.global_step, rate=rate)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        shown = numbers_shown(logs or {})
+        if not shown or not state.is_world_process_zero:
+            return
+        if self.bar is not None:
+            self.bar.update(self.task, numbers=shown)
+        else:
+            self.console.print(f"step {state.global_step}/{state.max_steps}  {shown}", highlight=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
