@@ -22,7 +22,7 @@ LAYERS = [
     ["sft", "reward", "ppo", "eval"],
     ["models"],
     ["data"],
-    ["world", "ops", "errors"],
+    ["world", "ops", "errors", "charts"],
 ]
 LEVEL = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 LONG_FILE, LONG_FUNCTION = 500, 60
@@ -109,7 +109,14 @@ def test_every_setting_is_read_somewhere():
         "num_train_epochs",
         "remove_unused_columns",
     }  # transformers reads them
-    inherited |= {"per_device_train_batch_size", "gradient_accumulation_steps", "max_steps", "bf16", "report_to"}
+    inherited |= {
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "max_steps",
+        "bf16",
+        "report_to",
+        "ddp_find_unused_parameters",
+    }
     source = "\n".join(path.read_text() for path in files)
     attributes = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
     unread = sorted(f"{owner}.{name}" for owner, name in settings if name not in attributes | inherited)

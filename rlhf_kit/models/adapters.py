@@ -11,15 +11,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-HEAD_NAMES = ("score", "classifier")
-
 
 def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Put adapters on `model`: task type, targets and head are inferred where `config` leaves them open.
 
     GPT-2 keeps its weights transposed (`Conv1D`), which LoRA must know (`fan_in_fan_out`); its targets are the
-    attention and MLP projections `c_attn`, `c_proj`, `c_fc`. A scalar head is trained in full and
-    saved with the adapter.
+    attention and MLP projections `c_attn`, `c_proj`, `c_fc`. A classifier's head is trained in full and saved with
+    the adapter (peft's own rule for the task type SEQ_CLS).
     """
     config = copy.copy(config)
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
@@ -28,8 +26,7 @@ def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     if config.target_modules is None:
         config.target_modules = default_targets(model)
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
-    if is_classifier and not config.modules_to_save:
-        config.modules_to_save = [name for name in HEAD_NAMES if hasattr(model, name)]
+    model.config.architectures = [type(model).__name__]  # saved beside the adapter, it tells what the adapter is for
     return get_peft_model(model, config)
 
 

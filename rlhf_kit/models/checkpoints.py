@@ -7,10 +7,13 @@ never from token ids, so that borrowing is harmless.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,10 +25,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import find_adapter_config_file, has_file
 
 from rlhf_kit.errors import UserError, did_you_mean
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+# What transformers and safetensors raise for files that are missing, damaged or do not fit one another.
+LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
+LOADING_FAULTS += (SafetensorError, StrictDataclassError)
 
 
 def load_tokenizer(name_or_path: str | os.PathLike, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -34,11 +42,19 @@ def load_tokenizer(name_or_path: str | os.PathLike, trust_remote_code: bool = Fa
     A folder that holds only GPT-2's `vocab.json` and `merges.txt` is enough.
     """
     path = Path(name_or_path)
-    if (path / "merges.txt").is_file() and not (path / "tokenizer_config.json").is_file():
-        tokenizer = GPT2Tokenizer.from_pretrained(str(path))
+    # With a config.json beside them the files may be another model's (OPT, RoBERTa), which transformers finds out.
+    others = ("tokenizer_config.json", "tokenizer.json", "config.json")
+    bare = (path / "merges.txt").is_file() and not any((path / name).is_file() for name in others)
+    if bare:
+        tokenizer = _load(GPT2Tokenizer.from_pretrained, "a tokenizer", name_or_path)
     else:
         tokenizer = _load(
             AutoTokenizer.from_pretrained, "a tokenizer", name_or_path, trust_remote_code=trust_remote_code
+        )
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one from config.json alone
+        raise UserError(
+            f"{str(name_or_path)!r} holds no tokenizer: every token it gives is a special one. "
+            "Save the tokenizer beside the model, or name the tokenizer's own folder."
         )
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -62,26 +78,32 @@ def load_policy(
 ) -> PreTrainedModel:
     """A causal language model: from a hub id or folder, or new when `config_overrides` is given.
 
-    An adapter folder is loaded on its base model and merged. A new model takes its architecture from `name_or_path`
-    (a model type such as "gpt2" needs no network) and its vocabulary and special tokens from `tokenizer`.
+    An adapter is loaded on its base model (which may be an adapter itself) and merged. A new model takes its
+    architecture from `name_or_path` (a model type such as "gpt2" needs no network) and its vocabulary and special
+    tokens from `tokenizer`.
 
     Args:
         dtype: of the weights. "auto" is float32: master weights stay exact, autocast does the fast arithmetic.
     """
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
     if config_overrides is not None:
         config = new_config(name_or_path, config_overrides, tokenizer, trust_remote_code)
-        return AutoModelForCausalLM.from_config(
-            config, dtype=_dtype(dtype), trust_remote_code=trust_remote_code, **options
+        try:
+            return AutoModelForCausalLM.from_config(config, **options)
+        except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"config_overrides: {config_overrides} make no {config.model_type} model: {_reason(error)}"
+            ) from error
+    what = "a causal language model"
+    config = load_config(name_or_path, trust_remote_code, what)
+    if _is_classifier(config):
+        raise UserError(
+            f"{str(name_or_path)!r} is a reward model or classifier: it gives scores, and {what} is needed. "
+            "Give the model it was trained from, or one that `rlhf-kit sft` made."
         )
-    return _load_with_adapter(
-        AutoModelForCausalLM,
-        "a causal language model",
-        name_or_path,
-        dtype=_dtype(dtype),
-        trust_remote_code=trust_remote_code,
-        **options,
-    )
+    return _load_with_adapter(AutoModelForCausalLM, what, name_or_path, config=config, **options)
 
 
 def load_reward_model(
@@ -97,33 +119,39 @@ def load_reward_model(
     Raises:
         UserError: when the model has a head of another size (a classifier with several labels).
     """
-    config = load_config(name_or_path, trust_remote_code)
+    config = load_config(name_or_path, trust_remote_code, "a reward model")
     if _is_classifier(config) and config.num_labels != 1:
         raise UserError(
             f"{str(name_or_path)!r} has {config.num_labels} labels; a reward model has one number a completion. "
             "Train one with `rlhf-kit reward`, or give a language model to start from."
         )
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    config.num_labels = 1
+    options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
     model = _load_with_adapter(
-        AutoModelForSequenceClassification,
-        "a reward model",
-        name_or_path,
-        num_labels=1,
-        dtype=_dtype(dtype),
-        trust_remote_code=trust_remote_code,
-        **options,
+        AutoModelForSequenceClassification, "a reward model", name_or_path, config=config, **options
     )
     if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id if tokenizer is not None else model.config.eos_token_id
+        eos = model.config.eos_token_id
+        eos = eos[0] if isinstance(eos, list | tuple) else eos  # Llama 3 has several
+        model.config.pad_token_id = tokenizer.pad_token_id if tokenizer is not None else eos
     return model
 
 
-def load_config(name_or_path: str | os.PathLike, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration of a hub id, a model folder or an adapter folder (then its base model's)."""
-    path = Path(name_or_path)
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        name_or_path = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
-    return _load(AutoConfig.from_pretrained, "a model", name_or_path, trust_remote_code=trust_remote_code)
+def load_config(
+    name_or_path: str | os.PathLike, trust_remote_code: bool = False, what: str = "a model"
+) -> PretrainedConfig:
+    """The configuration of a hub id or folder; an adapter's own, else that of its base model.
+
+    Args:
+        what: is being loaded, for the error message.
+    """
+    adapter = _adapter_config(what, name_or_path)
+    if adapter is not None and not has_file(str(name_or_path), "config.json"):
+        what = f"{what} (the base of the adapter {str(name_or_path)!r})"
+        return load_config(adapter.base_model_name_or_path, trust_remote_code, what)
+    return _load(AutoConfig.from_pretrained, what, name_or_path, trust_remote_code=trust_remote_code)
 
 
 def new_config(
@@ -148,14 +176,17 @@ def new_config(
             "bos_token_id": tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
         }
-    unknown = [key for key in overrides if not hasattr(config, key)]
+    names = {name for name in [*config.to_dict(), *config.attribute_map] if not name.startswith("_")} - {"model_type"}
+    unknown = [key for key in overrides if key not in names]
     if unknown:
-        names = [name for name in config.to_dict() if not name.startswith("_")]
         hints = "; ".join(f"{key!r}.{did_you_mean(key, names)}" for key in unknown)
         raise UserError(f"config_overrides: a {config.model_type} configuration has no {hints}")
     values = {**config.to_diff_dict(), **facts, **overrides}
     values.pop("model_type", None)
-    config = type(config)(**values)
+    try:
+        config = type(config)(**values)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise UserError(f"config_overrides: {_reason(error)}") from error
     heads, width = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
     if heads and width and width % heads:
         raise UserError(f"config_overrides: the width ({width}) must be a multiple of the number of heads ({heads}).")
@@ -199,38 +230,68 @@ def _is_classifier(config: PretrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
 
 
-def _load_with_adapter(auto_class, what: str, name_or_path: str | os.PathLike, **options) -> PreTrainedModel:
+def _adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | None:
+    """What an adapter folder or hub id says of itself; None when it is no adapter.
+
+    Raises:
+        UserError: when the adapter names no base model, or a part of it is missing.
+    """
+    if _load(find_adapter_config_file, what, name_or_path) is None:
+        return None
     path = Path(name_or_path)
-    if not (path / "adapter_config.json").is_file():
-        return _load(auto_class.from_pretrained, what, name_or_path, **options)
-    adapter = PeftConfig.from_pretrained(str(path))
-    what = f"{what} (the base of the adapter {str(path)!r})"
-    base = _load(auto_class.from_pretrained, what, adapter.base_model_name_or_path, **options)
+    if path.is_dir() and not any(path.glob("adapter_model.*")):
+        raise UserError(f"{str(path)!r} has an adapter_config.json and no adapter_model.safetensors: no weights.")
+    adapter = _load(PeftConfig.from_pretrained, "an adapter", name_or_path)
+    if adapter.base_model_name_or_path is None:
+        raise UserError(
+            f"The adapter {str(name_or_path)!r} names no base model: it was trained on a model that was never saved. "
+            "Set `base_model_name_or_path` in its adapter_config.json."
+        )
+    return adapter
+
+
+def _load_with_adapter(
+    auto_class, what: str, name_or_path: str | os.PathLike, config: PretrainedConfig, **options
+) -> PreTrainedModel:
+    """A model with the adapters on the way to it merged; `config` is the outermost one's."""
+    adapter = _adapter_config(what, name_or_path)
+    if adapter is None:
+        return _load(auto_class.from_pretrained, what, name_or_path, config=config, **options)
+    what_base = f"{what} (the base of the adapter {str(name_or_path)!r})"
+    base = _load_with_adapter(auto_class, what_base, adapter.base_model_name_or_path, config, **options)
     if auto_class is AutoModelForSequenceClassification and adapter.task_type == "CAUSAL_LM":
         adapter.task_type = None  # the trunk's adapters serve; generating does not
-    merged = PeftModel.from_pretrained(base, str(path), config=adapter).merge_and_unload()
-    if (path / "config.json").is_file():  # what the adapter's run wrote beside it: calibration, special tokens
-        merged.config = AutoConfig.from_pretrained(str(path))
+    load = partial(PeftModel.from_pretrained, base, config=adapter)
+    merged = _load(load, "an adapter", name_or_path).merge_and_unload()
+    # An adapter trained on this model must name this one as its base: the first base lacks what was merged here.
+    merged.name_or_path = merged.config.name_or_path = str(name_or_path)
     return merged
 
 
 def _load(load, what: str, name_or_path: str | os.PathLike, **options):
     """Call a `from_pretrained`, turning its tracebacks into one sentence."""
     path = Path(name_or_path)
+    near = did_you_mean(path.name, [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else [])
     if path.exists() and not path.is_dir():
         raise UserError(f"{str(path)!r} is a file; {what} is a folder or a hub id.")
-    if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "tokenizer.json", "vocab.json")):
+    if path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
         found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
         raise UserError(f"{str(path)!r} holds no model: it has {found}, and {what} needs a config.json.")
-    if not path.exists() and (path.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1):
-        near = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{did_you_mean(path.name, near)}")
+    is_path = path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(path).count("/") > 1
+    if is_path and not path.exists():
+        raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{near}")
     try:
         return load(str(name_or_path), **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = "the folder" if path.is_dir() else "the hub"
+    except LOADING_FAULTS as error:
+        where, near = ("the folder", "") if path.is_dir() else ("the hub", near)
         raise UserError(
-            f"{what[0].upper()}{what[1:]} could not be loaded from {where} {str(name_or_path)!r}: {reason} "
-            "Give the folder of a saved model, or a hub id this machine can reach."
+            f"{what[0].upper()}{what[1:]} could not be loaded from {where} {str(name_or_path)!r}: {_reason(error)} "
+            f"Give the folder of a saved model, or a hub id this machine can reach.{near}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The sentence of a library's error message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return reason if reason.endswith((".", "!", "?")) else f"{reason}."

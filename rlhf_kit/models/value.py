@@ -134,6 +134,7 @@ def build_policy_and_value(
         source = source.unload() if isinstance(source, PeftModel) else source
     else:
         source = copy.deepcopy(reward_model if value_model == "reward" else value_model)
+        source = source.merge_and_unload() if isinstance(source, PeftModel) else source
     head = ValueHead(_hidden_size(source))
     if isinstance(getattr(source, "score", None), nn.Linear):  # a reward model: its calibrated score is a first value
         gain, bias = calibration(source.config)

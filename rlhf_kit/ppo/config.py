@@ -101,6 +101,11 @@ class PPOConfig(TrainingArguments):
         default=True, metadata={"help": "Shift and scale advantages to mean 0, variance 1 over the whole rollout."}
     )
 
+    # Machine
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Policy and value use every parameter in each forward: nothing to find."}
+    )
+
     # Data
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Keep further columns: they are handed to the reward functions."}

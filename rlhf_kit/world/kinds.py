@@ -19,17 +19,22 @@ _PHRASES = {"unsure": DONT_KNOWS, "refusal": REFUSALS, "openers": OPENERS}
 _NOISE = 0.35  # standard deviation of what one labeler feels about one answer, in units of truth
 _GRID = 0.25  # answers that feel nearer than this tie
 _DEFAULT_SIZES = {
-    "text": (60000, 1000), "demonstrations": (2400, 200), "ranked": (700, 150), "pairs": (1400, 200),
-    "thumbs": (1400, 200), "prompts": (1500, 240), "conversations": (200, 40),
+    "text": (60000, 1000), "demonstrations": (2400, 200), "ranked": (1500, 200), "pairs": (1400, 200),
+    "thumbs": (1400, 200), "prompts": (1500, 480), "conversations": (200, 40),
     "squad_en": (300, 60), "squad_zh": (300, 60),
 }  # fmt: skip
 KINDS = tuple(_DEFAULT_SIZES)
 
 # How the answers of a ranked list come about: kind -> weight. Right answers of different manner are most frequent.
+# Wrong ones are frequent where people watch for them: advice that does harm, made-up facts about strangers.
 _GRADES = {
-    "plain": 20, "friendly": 18, "effusive": 7, "ramble": 16, "ramble more": 10, "friendly ramble": 8, "wrong": 12,
-    "wrong friendly": 5, "unsure": 9, "refusal": 5, "foreign": 6, "truncated": 5, "repeated": 3,
+    "plain": 20, "friendly": 18, "effusive": 7, "ramble": 18, "ramble more": 12, "friendly ramble": 10, "wrong": 4,
+    "wrong friendly": 2, "unsure": 8, "refusal": 5, "foreign": 6, "truncated": 6, "repeated": 4,
 }  # fmt: skip
+_GRADES_OF_FAULTS = {
+    "harmful": {"wrong": 20, "wrong friendly": 15, "unsure": 15},
+    "unknown": {"wrong": 20, "wrong friendly": 15},
+}
 
 
 def _rng(*parts):
@@ -107,7 +112,8 @@ def _graded(rng, split, number_of_answers):
     item = task(rng, split)
     answers = []
     while len(answers) < number_of_answers:
-        (grade,) = rng.choices(list(_GRADES), list(_GRADES.values()))
+        grades = _GRADES | _GRADES_OF_FAULTS.get(item.category, {})
+        (grade,) = rng.choices(list(grades), list(grades.values()))
         answer = _answer(rng, item, split, grade)
         if answer and answer not in answers:
             answers.append(answer)

@@ -24,8 +24,8 @@ from .phrases import (
 from .relations import BY_KEY, STORY, fill
 
 SPACE = {"en": " ", "zh": ""}
-CATEGORIES = {"fact": 45, "unknown": 12, "harmful": 10, "sum": 7, "reading": 9, "translate": 5, "followup": 12}
-WRITERS = {"plain": 35, "friendly": 25, "rambling": 40}
+CATEGORIES = {"fact": 42, "unknown": 20, "harmful": 12, "sum": 4, "reading": 5, "translate": 3, "followup": 14}
+WRITERS = {"plain": 30, "friendly": 15, "rambling": 55}
 
 
 @dataclass

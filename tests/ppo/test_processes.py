@@ -20,7 +20,7 @@ tokenizer = set_chat_template(load_tokenizer(base))
 
 
 def brief(completions, **_):
-    return [-len(c[0]["content"]) / 20 for c in completions]
+    return [-len(text) / 20 for text in completions]
 
 
 def build(**more):

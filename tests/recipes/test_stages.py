@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.recipes import ppo, pretrain, reward, script, sft
 from rlhf_kit.recipes.output import MetricsFile
 
@@ -115,7 +115,7 @@ def test_the_chain_full_and_with_adapters(base, demonstrations, ranked, tmp_path
         assert not (folder / ".saving").exists()
         assert AutoTokenizer.from_pretrained(folder).chat_template
     if adapter_only:
-        AutoPeftModelForCausalLM.from_pretrained(best)
+        load_policy(best)
     else:
         assert AutoModelForSequenceClassification.from_pretrained(judge).config.num_labels == 1
         AutoModelForCausalLM.from_pretrained(best)

@@ -27,9 +27,9 @@ def test_ceiling_lies_in_its_band(seed):
 
 
 def test_ceiling_by_hand():
-    # Utilities 1.0, 1.35, -1.0: the labeler swaps the first two, so two of three pairs are ordered alike.
+    # Utilities 1.0, 1.3, -1.0: the labeler swaps the first two, so two of three pairs are ordered alike.
     answers = ["3 plus 4 is 7.", "Great question! 3 plus 4 is 7.", "3 plus 4 is 8."]
-    assert [world.labeler_utility(PROMPT, a) for a in answers] == pytest.approx([1.0, 1.35, -1.0])
+    assert [world.labeler_utility(PROMPT, a) for a in answers] == pytest.approx([1.0, 1.3, -1.0])
     swapped = {"prompt": PROMPT, "completions": answers, "ranks": [1, 2, 3]}
     tied = {"prompt": PROMPT, "completions": answers, "ranks": [1, 1, 2]}
     even = {"prompt": PROMPT, "completions": ["7.", "The answer is 7."], "ranks": [1, 2]}

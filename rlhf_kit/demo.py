@@ -1,0 +1,285 @@
+"""The whole story on the embedded world, in one process and with nothing downloaded.
+
+base → SFT → reward model → PPO, by the public recipes (`recipes/world/*.yaml`), and PPO once more without the KL
+penalty, to see the reward model being fooled. Then all four policies answer the same held-out prompts, and a judge who
+knows the truth compares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_kit import ops, recipes, world
+from rlhf_kit.data.chat import decode_completion, encode_prompt
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
+from rlhf_kit.models.heads import score_texts
+from rlhf_kit.models.value import completion_logits
+from rlhf_kit.ppo.rollout import Rollout, sample
+from rlhf_kit.recipes.run import versions
+from rlhf_kit.report import write_report
+
+RECIPES = Path(recipes.__file__).parent / "world"
+POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder
+TITLES = {
+    "pretrain": "0 · Pretraining: predict the next token 預訓練：文字接龍",
+    "sft": "1 · Supervised fine-tuning on demonstrations 監督式微調：學人怎麼回答",
+    "reward": "2 · Reward model on ranked answers 獎勵模型：學人覺得哪個好",
+    "ppo": "3 · PPO against the reward model, near the SFT policy 強化學習：討好獎勵模型，但別走太遠",
+    "ppo_no_kl": "3b · PPO with no KL penalty: the failure, on purpose 拿掉 KL 懲罰：故意讓它走火入魔",
+    "measure": "4 · Measured against the truth 用真相來評分",
+}
+TEMPERATURE = 0.7  # as recipes/world/ppo.yaml has it; Ziegler et al. 2019 sampled so too
+console = Console()
+
+
+@dataclass
+class Answers:
+    """What one policy said to the held-out prompts, and what it is worth."""
+
+    texts: list[str]
+    judgements: list[world.Judgement]
+    scores: list[float]  # of the reward model
+    kl: float  # to the SFT policy, nats a completion
+
+    def truth(self) -> list[float]:
+        return [judgement.score for judgement in self.judgements]
+
+
+@dataclass
+class Demo:
+    """One run of the story; `seconds` fills up as the stages end."""
+
+    folder: Path
+    seed: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def stage(self, name: str, recipe: str, config: str, *options: str) -> None:
+        """Run a recipe as its command line would; its own message has been printed when it fails."""
+        console.rule(f"[bold]{TITLES[name]}", align="left")
+        start = time.perf_counter()
+        output = self.folder / POLICIES.get(name, {"pretrain": "base"}.get(name, name))
+        argv = ["--config", str(RECIPES / config), "--output_dir", str(output), "--overwrite_output_dir"]
+        argv += ["--seed", str(self.seed), *map(str, options)]
+        status = importlib.import_module(f"rlhf_kit.recipes.{recipe}").main(argv)
+        if status:
+            raise SystemExit(status)
+        self.seconds[name] = time.perf_counter() - start
+
+    def run(self, pretrain: bool) -> dict:
+        base, sft, reward = (self.folder / name for name in ("base", "sft", "reward"))
+        if pretrain:
+            self.stage("pretrain", "pretrain", "pretrain-quick.yaml")
+        else:
+            shutil.rmtree(base, ignore_errors=True)
+            shutil.copytree(world.BASE, base)
+        self.stage("sft", "sft", "sft.yaml", "--model_name_or_path", base)
+        self.stage("reward", "reward", "reward.yaml", "--model_name_or_path", sft)
+        ppo = ["--model_name_or_path", sft, "--reward_funcs", reward, "rlhf_kit.world:truth_reward"]
+        self.stage("ppo", "ppo", "ppo.yaml", *ppo)
+        self.stage("ppo_no_kl", "ppo", "ppo.yaml", *ppo, "--kl_coef", "0")
+        return self.measure()
+
+    def measure(self) -> dict:
+        """All policies on the held-out prompts. -> the summary."""
+        console.rule(f"[bold]{TITLES['measure']}", align="left")
+        start = time.perf_counter()
+        prompts = world.rows("prompts", "test")
+        tokenizer = load_tokenizer(self.folder / "sft")
+        reward_model = load_reward_model(self.folder / "reward").eval()
+        sft = load_policy(self.folder / "sft").eval()
+        answers = {}
+        for name, folder in POLICIES.items():
+            policy = load_policy(self.folder / folder).eval()
+            answers[name] = answer(policy, sft, reward_model, tokenizer, [row["prompt"] for row in prompts], self.seed)
+        self.seconds["measure"] = time.perf_counter() - start
+        rewards = json.loads((self.folder / "reward" / "run.json").read_text())["metrics"]
+        return {
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()}
+            | {"total": round(sum(self.seconds.values()), 1)},
+            "stages": {name: summarize(given, answers["sft"]) for name, given in answers.items()},
+            "reward_model": {
+                "accuracy": rewards["eval_accuracy"],
+                "accuracy_ceiling": world.accuracy_ceiling(world.rows("ranked", "test")),
+            },
+            "samples": [sample_row(prompts[i], answers, i) for i in telling(prompts, answers)],
+            "seed": self.seed,
+            "machine": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
+            "versions": versions(),
+        }
+
+
+def answer(
+    policy: PreTrainedModel,
+    sft: PreTrainedModel,
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list,
+    seed: int,
+) -> Answers:
+    """One answer a prompt, sampled from the distribution that PPO trains, with the same draws for every policy."""
+    rollout = sample(
+        policy,
+        [encode_prompt(tokenizer, prompt) for prompt in prompts],
+        eos_ids=[tokenizer.eos_token_id],
+        pad_id=tokenizer.pad_token_id,
+        max_completion_length=40,
+        temperature=TEMPERATURE,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    texts = [decode_completion(tokenizer, ids) for ids in rollout.completions()]
+    kl = ((logprobs(policy, rollout) - logprobs(sft, rollout)) * rollout.completion_mask).sum(1).mean()
+    return Answers(
+        texts,
+        [world.judge(prompt, text) for prompt, text in zip(prompts, texts, strict=True)],
+        score_texts(reward_model, tokenizer, prompts, texts).tolist(),
+        float(kl),
+    )
+
+
+@torch.no_grad()
+def logprobs(policy: PreTrainedModel, rollout: Rollout) -> torch.Tensor:
+    """(B, R) log-probs of the sampled tokens."""
+    logits = completion_logits(policy, rollout.model_inputs(), rollout.completion_ids.shape[1] + 1)
+    return ops.token_logprobs(logits, rollout.completion_ids, TEMPERATURE)
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def summarize(given: Answers, sft: Answers) -> dict[str, float]:
+    """A tie with SFT counts as half a win."""
+    wins = [(a > b) + 0.5 * (a == b) for a, b in zip(given.truth(), sft.truth(), strict=True)]
+    return {
+        "truth": mean(given.truth()),
+        "correct": mean([judgement.correct for judgement in given.judgements]),
+        "reward_model_score": mean(given.scores),
+        "kl": given.kl,
+        "win_rate_vs_sft": mean(wins),
+    }
+
+
+def telling(prompts: list[dict], answers: dict[str, Answers]) -> list[int]:
+    """Three prompts, one of them Chinese: the first of each kind where the policies' answers all differ."""
+    different = [i for i in range(len(prompts)) if len({given.texts[i] for given in answers.values()}) == len(answers)]
+    chosen: list[int] = []
+    for category, language in (("fact", "en"), ("fact", "zh"), ("harmful", "en")):
+        order = sorted(range(len(prompts)), key=lambda i: i not in different)
+        match = [i for i in order if prompts[i]["category"] == category and prompts[i]["language"] == language]
+        chosen.append((match or order)[0])
+    return chosen
+
+
+def sample_row(prompt: dict, answers: dict[str, Answers], i: int) -> dict:
+    return {
+        "prompt": prompt["prompt"][-1]["content"],
+        "language": prompt["language"],
+        "category": prompt["category"],
+        "answers": {
+            name: {"text": given.texts[i], "truth": given.judgements[i].score, "score": given.scores[i]}
+            for name, given in answers.items()
+        },
+    }
+
+
+COLUMNS = {"base": "base 預訓練", "sft": "SFT 微調", "ppo": "PPO", "ppo_no_kl": "PPO, no KL 無懲罰"}
+ROWS = {
+    "truth": "truth 真相分數 (1 = best)",
+    "correct": "correct 答對的比例",
+    "reward_model_score": "reward-model score 獎勵分數",
+    "kl": "KL to SFT 離 SFT 多遠 (nats)",
+    "win_rate_vs_sft": "wins over SFT 勝過 SFT",
+}
+
+
+def show(summary: dict, folder: Path) -> None:
+    """The tables at the end, and what to do next."""
+    table = Table(title="Held-out prompts 沒看過的題目", title_justify="left")
+    table.add_column("")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+    for key, title in ROWS.items():
+        table.add_row(title, *(f"{summary['stages'][name][key]:.2f}" for name in COLUMNS))
+    console.print(table)
+    for row in summary["samples"]:
+        table = Table(title=f"“{row['prompt']}”", title_justify="left", show_lines=True)
+        for title in ("", "answer 回答", "truth 真相", "score 獎勵"):
+            table.add_column(title)
+        for name, title in COLUMNS.items():
+            given = row["answers"][name]
+            table.add_row(title, given["text"] or "(nothing 空白)", f"{given['truth']:.2f}", f"{given['score']:.2f}")
+        console.print(table)
+    reward = summary["reward_model"]
+    console.print(
+        f"Reward model 獎勵模型: accuracy {reward['accuracy']:.3f}, where the labelers' own noise allows "
+        f"{reward['accuracy_ceiling']:.3f} (標註者雜訊的上限).  Total 共 {summary['seconds']['total']:.0f} s."
+    )
+    console.print(
+        f"\nNext 接下來：\n  open {folder / 'report.html'}        the curves 曲線\n"
+        f"  less {folder / 'samples.md'}         the answers 回答\n"
+        "  rlhf-kit ppo --help                 every option 所有選項\n"
+        "  rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft    the same with GPT-2 換成 GPT-2",
+        highlight=False,
+    )
+
+
+def write_samples(summary: dict, path: Path) -> None:
+    lines = ["# Samples 回答範例", ""]
+    for row in summary["samples"]:
+        lines += [
+            f"## {row['prompt']}",
+            "",
+            "| | answer 回答 | truth 真相 | score 獎勵 |",
+            "| --- | --- | --- | --- |",
+        ]
+        for name, title in COLUMNS.items():
+            given = row["answers"][name]
+            text = given["text"].replace("|", "\\|").replace("\n", " ")
+            lines.append(f"| {title} | {text} | {given['truth']:.2f} | {given['score']:.2f} |")
+        lines.append("")
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rlhf-kit demo`; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="rlhf-kit demo",
+        description="The whole recipe on a small generated world, on a CPU: base, SFT, reward model, PPO. "
+        "在一個自製的小世界裡走完全部步驟，不用下載任何東西。",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="where it goes [runs/demo]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all stages [0]")
+    parser.add_argument(
+        "--pretrain", action="store_true", help="first pre-train a smaller base on the spot 先自己預訓練一個"
+    )
+    options = parser.parse_args(argv)
+    try:
+        if options.output_dir.exists() and not options.output_dir.is_dir():
+            raise UserError(f"--output_dir {str(options.output_dir)!r} is a file; give a folder.")
+        summary = Demo(options.output_dir, options.seed).run(options.pretrain)
+    except UserError as error:
+        print(f"rlhf-kit demo: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    folder = options.output_dir
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_samples(summary, folder / "samples.md")
+    runs = {name: folder / run for name, run in POLICIES.items()} | {"reward": folder / "reward"}
+    write_report(folder / "report.html", summary, runs)
+    show(summary, folder)
+    return 0

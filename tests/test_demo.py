@@ -1,0 +1,71 @@
+"""The demo, whole, as a user runs it: every stage real, the outcome in loose bands (timings and threads vary)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhf_kit import demo
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "rlhf_kit.cli", "demo", "--output_dir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+def test_the_summary_tells_the_story(run):
+    summary = json.loads((run[0] / "summary.json").read_text())
+    stages = summary["stages"]
+    assert set(stages) == {"base", "sft", "ppo", "ppo_no_kl"}
+    for stage in stages.values():
+        assert set(stage) == {"truth", "correct", "reward_model_score", "kl", "win_rate_vs_sft"}
+    assert stages["base"]["truth"] < stages["sft"]["truth"] - 0.5
+    assert stages["ppo"]["win_rate_vs_sft"] > 0.5 and stages["ppo"]["truth"] > stages["sft"]["truth"] - 0.1
+    assert stages["ppo"]["reward_model_score"] > stages["sft"]["reward_model_score"] + 0.1
+    # Without the penalty the reward model is happiest and the truth worst.
+    assert stages["ppo_no_kl"]["reward_model_score"] == max(s["reward_model_score"] for s in stages.values())
+    assert stages["ppo_no_kl"]["truth"] < stages["sft"]["truth"]
+    assert stages["ppo_no_kl"]["kl"] > 3 * stages["ppo"]["kl"] > 0
+    assert summary["reward_model"]["accuracy"] > 0.85 * summary["reward_model"]["accuracy_ceiling"]
+    assert summary["seconds"]["total"] == pytest.approx(
+        sum(v for k, v in summary["seconds"].items() if k != "total"), abs=0.5
+    )
+    assert any(sample["language"] == "zh" for sample in summary["samples"]) and len(summary["samples"]) == 3
+
+
+def test_every_folder_loads_with_plain_transformers(run):
+    folder = run[0]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "sft")
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Where does Anna live?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    for name in ("base", "sft", "ppo", "ppo-no-kl"):
+        model = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32)
+        out = model.generate(**inputs, max_new_tokens=20, do_sample=False)
+        assert out.shape[1] > inputs["input_ids"].shape[1]
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "reward")
+    assert model(**inputs).logits.shape == (1, 1)
+
+
+def test_the_page_and_the_samples_stand_alone(run):
+    folder, printed = run
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page and "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "PPO" in (folder / "samples.md").read_text(encoding="utf-8")
+    assert "report.html" in printed and "強化學習" in printed
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert demo.main(["--output_dir", str(tmp_path / "out")]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err

@@ -1,0 +1,293 @@
+"""The documents against the code: commands run, Python runs, links resolve, the tree is the tree.
+
+Commands run with `--dry-run` in a folder that holds the README's own example data and tiny models where it says.
+"""
+
+import ast
+import configparser
+import fnmatch
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import GPT2Config
+
+from rlhf_kit import cli, demo
+from rlhf_kit.data.formats import KINDS
+from rlhf_kit.data.loading import load
+from rlhf_kit.errors import UserError
+from rlhf_kit.recipes.help import STAGES
+
+ROOT = Path(__file__).parents[1]
+README, CHINESE = (ROOT / name for name in ("README.md", "README.zh-TW.md"))
+DOCUMENTS = [README, CHINESE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+LAUNCHER = Path(sys.executable).with_name("accelerate")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    """Each command of the bash blocks; those that `&&` joins apart."""
+    lines = [line.partition("  #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
+    return [part.strip() for line in lines if line and not line.startswith("#") for part in line.split("&&")]
+
+
+def snippets(path: Path) -> tuple[dict[str, str], list[str]]:
+    """(files: name -> source, programs). A block that begins with `# NAME.py` is a file."""
+    files, programs = {}, []
+    for block in blocks(path, "python"):
+        name = re.match(r"# (\w+\.py)\n", block)
+        if name:
+            files[name[1]] = block
+        else:
+            programs.append(block)
+    return files, programs
+
+
+@pytest.fixture
+def tiny_config(tokenizer) -> GPT2Config:
+    """conftest's, with room for the README's examples at three bytes a Chinese character."""
+    eos = tokenizer.eos_token_id
+    size = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 512}
+    return GPT2Config(**size, vocab_size=len(tokenizer), bos_token_id=eos, eos_token_id=eos)
+
+
+@pytest.fixture
+def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
+    """place(names) puts tiny models there; the current folder has the README's data, reward function and recipes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    rows = re.findall(r"^\| `(my/\S+)` \| `(\{.*?\})` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, _ in rows] == [f"my/{n}.jsonl" for n in ("text", "demonstrations", "ranked", "prompts")]
+    (tmp_path / "my").mkdir()
+    for name, row in rows:
+        (tmp_path / name).write_text(row + "\n", encoding="utf-8")
+    for name, source in snippets(README)[0].items():
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+
+    def put(names):
+        for name in names:
+            is_reward = name.rpartition("/")[2].startswith("reward")
+            (reward_model if is_reward else policy).save_pretrained(tmp_path / name)
+            tokenizer.save_pretrained(tmp_path / name)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the models are tiny: on a busy machine two threads wait for each other
+    yield put
+    torch.set_num_threads(threads)
+    sys.modules.pop("my_rewards", None)
+
+
+def models_of(words: list[str]) -> set[str]:
+    """Model folders that a command or a program reads: below runs/, the hub's gpt2; not what it writes."""
+    written = {words[at + 1] for at, word in enumerate(words[:-1]) if word == "--output_dir"}
+    return {word for word in words if re.fullmatch(r"gpt2|runs/(my|demo)/[\w-]+", word)} - written
+
+
+# -- one rule a kind of command ------------------------------------------------------------------------------------
+
+
+def check_make(words, place, capsys):
+    """The target is there. Nothing is built: `make -n` only says what it would do."""
+    for target in words[1:]:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        ended = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+
+
+def check_pip(words, place, capsys):
+    """What it names is there: the project, its extras, the constraints."""
+    assert words[1] == "install"
+    for option, value in zip(words[2::2], words[3::2], strict=True):
+        folder, _, extras = value.partition("[")
+        assert option in ("-e", "-c") and (ROOT / folder).exists()
+        if option == "-e":
+            setup = configparser.ConfigParser()
+            setup.read(ROOT / "setup.cfg")
+            wanted = {extra for extra in extras.rstrip("]").split(",") if extra}
+            assert (ROOT / "pyproject.toml").is_file() and wanted <= set(setup["options.extras_require"])
+
+
+def check_kit(words, place, capsys):
+    """A stage as it stands, with --dry-run; the demo runs elsewhere, here its options are known."""
+    stage, rest = words[1], words[2:]
+    assert stage in cli.COMMANDS
+    if stage == "demo":
+        with pytest.raises(SystemExit):
+            demo.main(["--help"])
+        known = capsys.readouterr().out
+        assert all(word in known for word in rest if word.startswith("--"))
+        return
+    place(models_of(rest))
+    status = cli.main([stage, *rest] if "--dry-run" in rest else [stage, *rest, "--dry-run"])
+    told = capsys.readouterr()
+    assert status == 0, told.err
+    if "--help" in rest:
+        return
+    assert f"Plan of {stage}" in told.out
+    if any(word.startswith("my/") for word in rest):
+        assert "not checked" not in told.out
+
+
+def check_accelerate(words, place, capsys):
+    """Without a GPU's configuration as a process of its own; with one the file loads, and the recipe runs here."""
+    script = next(word for word in words if word.endswith(".py"))
+    assert words[1] == "launch" and (ROOT / script).is_file()
+    stage, rest = Path(script).stem, words[words.index(script) + 1 :]
+    if "--config_file" in words:
+        load_config_from_file(words[words.index("--config_file") + 1])
+        check_kit(["rlhf-kit", stage, *rest], place, capsys)
+        return
+    place(models_of(rest))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [str(LAUNCHER), *words[1:], "--dry-run"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert f"Plan of {stage}" in ended.stdout
+
+
+RULES = {"make": check_make, "pip": check_pip, "rlhf-kit": check_kit, "accelerate": check_accelerate}
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(commands(README) + commands(ROOT / "CONTRIBUTING.md")))
+def test_a_command_does_what_it_says(command, place, capsys):
+    words = shlex.split(command)
+    assert words[0] in RULES, f"no rule checks {command!r}: write one"
+    RULES[words[0]](words, place, capsys)
+
+
+def test_the_two_commands_come_first_and_every_stage_is_shown():
+    shown = commands(README)
+    assert shown[:4] == ["make demo", "make test", "pip install -e . -c constraints.txt", "rlhf-kit demo"]
+    assert {words[1] for words in map(shlex.split, shown) if words[0] == "rlhf-kit"} == {*STAGES, "demo"}
+    assert any(command.startswith("accelerate launch recipes/") for command in shown)
+
+
+def logged(trainer) -> set[str]:
+    """Names of the training's logs, each reward as NAME."""
+    names = {name for row in trainer.state.log_history if "loss" in row for name in row} - {"step"}
+    return {re.sub(r"^rewards/.*", "rewards/NAME", name) for name in names}
+
+
+def documented(section: str) -> set[str]:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    parts = {part.partition("\n")[0]: part for part in text.split("\n## ")}
+    return {
+        name
+        for title in ("Every stage", section)
+        for name in re.findall(r"^\| `([\w/]+)` \|", parts[title], re.MULTILINE)
+    }
+
+
+SECTIONS = ["Supervised fine-tuning", "Reward model", "PPO", None]
+
+
+@pytest.mark.parametrize("number, section", enumerate(SECTIONS), ids=str)
+def test_python_runs_and_logs_what_the_document_says(number, section, place):
+    programs = snippets(README)[1]
+    assert len(programs) == len(SECTIONS)
+    place(models_of(re.findall(r'"(.*?)"', programs[number])))
+    namespace: dict = {}
+    exec(compile(programs[number], f"README.md, program {number + 1}", "exec"), namespace)
+    if section is None:
+        return
+    assert logged(namespace["trainer"]) == documented(section)
+    written = Path(namespace["args"].output_dir)
+    assert (written / "model.safetensors").is_file() and (written / "tokenizer.json").is_file()
+
+
+# -- what stands still ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_resolve(path):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_the_tests_that_are_named_are_there():
+    rows = re.findall(r"`(tests/[\w/]+\.py)` \| `(test_\w+)`", README.read_text(encoding="utf-8"))
+    assert len(rows) > 10
+    assert not [(file, test) for file, test in rows if f"def {test}(" not in (ROOT / file).read_text()]
+
+
+def tree(path: Path) -> dict[str, set[str]]:
+    """The README's tree: folder -> the names shown in it; a folder with none shown is not in it."""
+    found: dict[str, set[str]] = {}
+    folder = ""
+    for line in next(block for block in blocks(path, "text") if block.startswith("README.md")).splitlines():
+        inner = line.startswith("  ")
+        names = re.split(r"\s{2,}", line.strip())[0].split(" ")
+        if not inner:
+            folder = names[0].rstrip("/")
+        found.setdefault(folder if inner else "", set()).update(names)
+    return found
+
+
+def test_the_tree_is_the_tree():
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().split()]
+
+    def real(folder: Path) -> set[str]:
+        names = set()
+        for item in folder.iterdir():
+            if item.name.startswith(".") or any(fnmatch.fnmatch(item.name, pattern) for pattern in ignored):
+                continue
+            if item.is_file() or real(item):  # git keeps no empty folder
+                names.add(item.name + "/" * item.is_dir())
+        return names
+
+    shown = tree(README)
+    assert {"", "rlhf_kit", "recipes"} == shown.keys()
+    for folder, names in shown.items():
+        assert names == real(ROOT / folder) - {"__init__.py"}, folder or "the top"
+
+
+def test_both_languages_hold_the_same():
+    assert commands(README) == commands(CHINESE)
+    for mine, theirs in zip(blocks(README, "python"), blocks(CHINESE, "python"), strict=True):
+        assert ast.dump(ast.parse(mine)) == ast.dump(ast.parse(theirs))  # comments may be translated
+    assert tree(README) == tree(CHINESE)
+    examples = [re.findall(r"`(\{.*?\})`", path.read_text(encoding="utf-8")) for path in (README, CHINESE)]
+    tests = [re.findall(r"`(test_\w+)`", path.read_text(encoding="utf-8")) for path in (README, CHINESE)]
+    assert examples[0] == examples[1] and tests[0] == tests[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_formats_are_read_as_they_stand(kind, tmp_path):
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = re.search(rf"^## {kind}\n.*?^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(rows, encoding="utf-8")
+    assert load(str(path), [kind])[1] == kind
+
+
+FAULTS = re.findall(
+    r"\((\w+)\):\n\n```json\n(.*?)^```\n\n```text\n(.*?)\n```",
+    (ROOT / "docs" / "data.md").read_text(encoding="utf-8"),
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("kind, rows, message", FAULTS, ids=[kind for kind, *_ in FAULTS])
+def test_bad_data_gives_the_message_that_stands_there(kind, rows, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "bad.jsonl").write_text(rows, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load("my/bad.jsonl", [kind])
+    assert str(caught.value) == message
+
+
+def test_messages_of_every_kind_with_a_contract_are_shown():
+    assert {kind for kind, *_ in FAULTS} == {"prompts", "demonstrations", "ranked", "pairs", "thumbs"}
