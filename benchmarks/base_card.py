@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from rlhf_kit import world
-from rlhf_kit.charts import Line, svg_lines
+from rlhf_kit.charts import STYLE, Line, svg_lines
 from rlhf_kit.data.chat import decode_completion, encode_prompt, set_chat_template
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.ppo.rollout import sample
@@ -76,10 +76,11 @@ def main(source: Path, target: Path) -> None:
     load_tokenizer(source).save_pretrained(target)
     metrics = read_metrics(source)
     curve = [(row["step"], row["loss"]) for row in metrics if "loss" in row]
-    (target / "training-curve.svg").write_text(
-        svg_lines("Pre-training loss 預訓練損失", [Line("loss", "#2563eb", curve)], "step 訓練步數", "nats a token"),
-        encoding="utf-8",
-    )
+    drawn = svg_lines("Pre-training loss 預訓練損失", [Line("loss", "blue", curve)], "step 訓練步數", "nats a token")
+    # A file of its own needs the name space and the styles that a page would give it.
+    alone = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    alone = alone.replace(">", f"><style>{STYLE}</style>", 1)
+    (target / "training-curve.svg").write_text(alone, encoding="utf-8")
     run = json.loads((source / "run.json").read_text())
     digest = hashlib.sha256((target / "model.safetensors").read_bytes()).hexdigest()
     parameters = sum(p.numel() for p in model.parameters())
