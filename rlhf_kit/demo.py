@@ -35,6 +35,7 @@ from rlhf_kit.report import write_report
 
 RECIPES = Path(recipes.__file__).parent / "world"
 POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder
+FOLDERS = POLICIES | {"pretrain": "base"}  # of a stage; any other stage's folder has its name
 TITLES = {
     "pretrain": "0 · Pretraining: predict the next token 預訓練：文字接龍",
     "sft": "1 · Supervised fine-tuning on demonstrations 監督式微調：學人怎麼回答",
@@ -72,7 +73,7 @@ class Demo:
         """Run a recipe as its command line would; its own message has been printed when it fails."""
         console.rule(f"[bold]{TITLES[name]}", align="left")
         start = time.perf_counter()
-        output = self.folder / POLICIES.get(name, {"pretrain": "base"}.get(name, name))
+        output = self.folder / FOLDERS.get(name, name)
         argv = ["--config", str(RECIPES / config), "--output_dir", str(output), "--overwrite_output_dir"]
         argv += ["--seed", str(self.seed), *map(str, options)]
         status = importlib.import_module(f"rlhf_kit.recipes.{recipe}").main(argv)
@@ -153,9 +154,14 @@ def answer(
 
 @torch.no_grad()
 def logprobs(policy: PreTrainedModel, rollout: Rollout) -> torch.Tensor:
-    """(B, R) log-probs of the sampled tokens."""
-    logits = completion_logits(policy, rollout.model_inputs(), rollout.completion_ids.shape[1] + 1)
-    return ops.token_logprobs(logits, rollout.completion_ids, TEMPERATURE)
+    """(B, R) log-probs of the sampled tokens, rows of a like length together."""
+    result = torch.zeros(rollout.completion_ids.shape)
+    for rows in rollout.by_length(32):
+        part = rollout.select(rows)
+        width = part.completion_ids.shape[1]
+        logits = completion_logits(policy, part.model_inputs(), width + 1)
+        result[rows, :width] = ops.token_logprobs(logits, part.completion_ids, TEMPERATURE)
+    return result
 
 
 def mean(values: Sequence[float]) -> float:

@@ -12,29 +12,25 @@ from .facts import FACTS
 from .judging import labeler_utility
 from .names import ANIMALS, PEOPLE, SHOPS, TOWNS
 from .phrases import DONT_KNOWS, OPENERS, REFUSALS
-from .tasks import CATEGORIES, Task, demonstration, extras, join, opener, task
+from .tasks import CATEGORIES, Task, demonstration, extras, join, task
 from .texts import document
 
-_PHRASES = {"unsure": DONT_KNOWS, "refusal": REFUSALS, "openers": OPENERS}
 _NOISE = 0.35  # standard deviation of what one labeler feels about one answer, in units of truth
 _GRID = 0.25  # answers that feel nearer than this tie
 _DEFAULT_SIZES = {
-    "text": (60000, 1000), "demonstrations": (2400, 200), "ranked": (1500, 200), "pairs": (1400, 200),
+    "text": (60000, 1000), "demonstrations": (2400, 200), "ranked": (1300, 200), "pairs": (1400, 200),
     "thumbs": (1400, 200), "prompts": (1500, 480), "conversations": (200, 40),
     "squad_en": (300, 60), "squad_zh": (300, 60),
 }  # fmt: skip
 KINDS = tuple(_DEFAULT_SIZES)
 
-# How the answers of a ranked list come about: kind -> weight. Right answers of different manner are most frequent.
-# Wrong ones are frequent where people watch for them: advice that does harm, made-up facts about strangers.
-_GRADES = {
-    "plain": 20, "friendly": 18, "effusive": 7, "ramble": 18, "ramble more": 12, "friendly ramble": 10, "wrong": 4,
-    "wrong friendly": 2, "unsure": 8, "refusal": 5, "foreign": 6, "truncated": 6, "repeated": 4,
-}  # fmt: skip
-_GRADES_OF_FAULTS = {
-    "harmful": {"wrong": 20, "wrong friendly": 15, "unsure": 15},
-    "unknown": {"wrong": 20, "wrong friendly": 15},
-}
+# How the answers of a ranked list come about: what is said and, independently of it, how. Were friendly words more
+# frequent with right answers, a reward model would take them for a sign of being right.
+_CONTENTS = {"right": 84, "wrong": 2, "unsure": 2, "refusal": 7, "foreign": 5}
+_CONTENTS_OF_FAULTS = {"harmful": {"right": 60, "wrong": 40}, "unknown": {"right": 82, "wrong": 18}}
+_OPENERS = {0: 60, 1: 28, 2: 12}  # friendly words before
+_EXTRAS = {0: 55, 1: 28, 2: 17}  # sentences too many
+_DAMAGES = {"": 88, "cut": 7, "said twice": 5}
 
 
 def _rng(*parts):
@@ -77,27 +73,27 @@ def _demonstration(rng, split, number):
     return demonstration(rng, split)
 
 
-def _answer(rng, item: Task, split, grade):
-    """One answer of a grade, or None where the grade makes no sense for this prompt."""
-    language, right = item.language, rng.choice(item.right)
-    wrong = rng.choice(item.wrong)
-    if grade in ("unsure", "refusal"):
-        from_set = _PHRASES[grade][language]
-        return None if from_set[0] in item.right else rng.choice(from_set)
-    made = {
-        "plain": lambda: [right],
-        "friendly": lambda: [opener(rng, language), right],
-        "effusive": lambda: [*rng.sample(_PHRASES["openers"][language], 2), right],
-        "ramble": lambda: [right, *extras(rng, item, split, 1)],
-        "ramble more": lambda: [right, *extras(rng, item, split, 2)],
-        "friendly ramble": lambda: [opener(rng, language), right, *extras(rng, item, split, 1)],
-        "wrong": lambda: [wrong],
-        "wrong friendly": lambda: [opener(rng, language), wrong],
-        "foreign": lambda: [rng.choice(item.foreign)],
-        "truncated": lambda: [_cut(rng, right, language)],
-        "repeated": lambda: [right, right],
-    }
-    return join(language, made[grade]())
+def _pick(rng, weights):
+    (choice,) = rng.choices(list(weights), list(weights.values()))
+    return choice
+
+
+def _answer(rng, item: Task, split):
+    """One answer of a drawn content and manner, or None where the content makes no sense for this prompt."""
+    language = item.language
+    content = _pick(rng, _CONTENTS_OF_FAULTS.get(item.category, _CONTENTS))
+    pools = {"right": item.right, "wrong": item.wrong, "foreign": item.foreign}
+    pools |= {"unsure": DONT_KNOWS[language], "refusal": REFUSALS[language]}
+    sentence = rng.choice(pools[content])
+    if content in ("unsure", "refusal") and sentence in item.right:
+        return None
+    said = [sentence, *extras(rng, item, split, _pick(rng, _EXTRAS))]
+    damage = _pick(rng, _DAMAGES)
+    if damage == "cut":
+        said[-1] = _cut(rng, said[-1], language)
+    elif damage:
+        said.insert(0, sentence)
+    return join(language, [*rng.sample(OPENERS[language], _pick(rng, _OPENERS)), *said])
 
 
 def _cut(rng, sentence, language):
@@ -112,9 +108,7 @@ def _graded(rng, split, number_of_answers):
     item = task(rng, split)
     answers = []
     while len(answers) < number_of_answers:
-        grades = _GRADES | _GRADES_OF_FAULTS.get(item.category, {})
-        (grade,) = rng.choices(list(grades), list(grades.values()))
-        answer = _answer(rng, item, split, grade)
+        answer = _answer(rng, item, split)
         if answer and answer not in answers:
             answers.append(answer)
     return item, answers

@@ -25,7 +25,7 @@ from .relations import BY_KEY, STORY, fill
 
 SPACE = {"en": " ", "zh": ""}
 CATEGORIES = {"fact": 42, "unknown": 20, "harmful": 12, "sum": 4, "reading": 5, "translate": 3, "followup": 14}
-WRITERS = {"plain": 30, "friendly": 15, "rambling": 55}
+WRITERS = {"plain": 22, "friendly": 8, "rambling": 70}
 
 
 @dataclass

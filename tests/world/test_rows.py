@@ -161,7 +161,7 @@ def test_demonstrations_hold_several_turns_and_three_manners():
     assert 0.15 < sum(len(r["messages"]) > 2 for r in rows) / len(rows) < 0.26
     single = [world.judge(r["messages"][:-1], r["messages"][-1]["content"]) for r in rows]
     plain_or_friendly = sum(j.to_the_point == 1.0 for j in single) / len(single)
-    assert 0.38 < plain_or_friendly < 0.52
+    assert 0.24 < plain_or_friendly < 0.34
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
