@@ -60,6 +60,9 @@ class PPOArguments:
         default=None,
         metadata={"help": "Leave out prompts of more tokens. Default: a prompt that does not fit stops the run."},
     )
+    ptx_dataset_name: str | None = field(
+        default=None, metadata={"help": "Texts for next-token training beside PPO, weighed by `ptx_coef`."}
+    )
     value_model: str = field(
         default="shared",
         metadata={
@@ -76,6 +79,7 @@ def run(settings: Settings) -> dict:
     refuse_new_model(settings)
     rewards = [resolve_reward(name) for name in settings.extra.reward_funcs]
     train_data, eval_data, notes = load_data(settings, KINDS, load)
+    ptx_data = load_texts(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
     config = plan.known_config(settings, tokenizer, notes)
     if train_data is not None:
@@ -96,6 +100,7 @@ def run(settings: Settings) -> dict:
         peft_config=peft_config(settings),
         ref_model=settings.extra.ref_model_name_or_path,
         value_model=value_model(settings.extra.value_model),
+        ptx_dataset=ptx_data,
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:
@@ -129,6 +134,25 @@ def resolve_reward(name: str) -> str | Callable:
             f"{did_you_mean(function_name, found)}"
         )
     return function
+
+
+def load_texts(settings: Settings, notes: list[str]) -> Dataset | None:
+    """The rows of `--ptx_dataset_name`; None where there is none, or a dry run cannot reach the hub."""
+    source = settings.extra.ptx_dataset_name
+    if (source is None) != (settings.training.ptx_coef == 0):
+        raise UserError(
+            f"--ptx_dataset_name {source} and --ptx_coef {settings.training.ptx_coef} go together: give both "
+            "(InstructGPT's coefficient is 27.8) or neither."
+        )
+    if source is None:
+        return None
+    try:
+        return load(source, ("text",), split=settings.data.dataset_train_split)[0]
+    except UserError as error:
+        if not plan.may_be_missing(settings, source):
+            raise
+        notes.append(plan.missing_note("data", source, error))
+        return None
 
 
 def only_prompts(data: Dataset) -> Dataset:

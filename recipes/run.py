@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 import warnings
@@ -166,6 +167,8 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
     if trainer.args.should_save:
         # config.json goes last: without it no library takes the folder for a model
         for item in sorted(saving.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json")):
+            if item.is_dir():  # a folder is not replaced by one of its name
+                shutil.rmtree(output.folder / item.name, ignore_errors=True)
             os.replace(item, output.folder / item.name)
         saving.rmdir()
         write_atomically(output.folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit import ops, recipes, world
+from rlhf_kit import recipes, world
 from rlhf_kit.data.chat import decode_completion, encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
-from rlhf_kit.models.value import completion_logits
+from rlhf_kit.models.value import completion_logprobs
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.recipes.run import versions
 from rlhf_kit.report import write_report
@@ -143,7 +143,7 @@ def answer(
         generator=torch.Generator().manual_seed(seed),
     )
     texts = [decode_completion(tokenizer, ids) for ids in rollout.completions()]
-    kl = ((logprobs(policy, rollout) - logprobs(sft, rollout)) * rollout.completion_mask).sum(1).mean()
+    kl = ((answer_logprobs(policy, rollout) - answer_logprobs(sft, rollout)) * rollout.completion_mask).sum(1).mean()
     return Answers(
         texts,
         [world.judge(prompt, text) for prompt, text in zip(prompts, texts, strict=True)],
@@ -153,14 +153,13 @@ def answer(
 
 
 @torch.no_grad()
-def logprobs(policy: PreTrainedModel, rollout: Rollout) -> torch.Tensor:
+def answer_logprobs(policy: PreTrainedModel, rollout: Rollout) -> torch.Tensor:
     """(B, R) log-probs of the sampled tokens, rows of a like length together."""
     result = torch.zeros(rollout.completion_ids.shape)
     for rows in rollout.by_length(32):
         part = rollout.select(rows)
-        width = part.completion_ids.shape[1]
-        logits = completion_logits(policy, part.model_inputs(), width + 1)
-        result[rows, :width] = ops.token_logprobs(logits, part.completion_ids, TEMPERATURE)
+        logprobs = completion_logprobs(policy, part.model_inputs(), part.completion_ids, TEMPERATURE)
+        result[rows, : logprobs.shape[1]] = logprobs
     return result
 
 

@@ -207,6 +207,15 @@ def test_python_runs_and_logs_what_the_document_says(number, section, place):
     assert (written / "model.safetensors").is_file() and (written / "tokenizer.json").is_file()
 
 
+def test_the_loop_of_your_own_runs_in_thirty_lines(place, capsys):
+    (program,) = snippets(ROOT / "docs" / "custom-loop.md")[1]
+    place(["runs/my/sft"])
+    exec(compile(program, "docs/custom-loop.md", "exec"), {})
+    assert [line[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1", "2"]
+    loop = program[program.index("for step") :].strip().splitlines()
+    assert len(loop) <= 30
+
+
 # -- what stands still ---------------------------------------------------------------------------------------------
 
 

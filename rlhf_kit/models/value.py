@@ -68,13 +68,22 @@ class PolicyAndValue(nn.Module):
         completion_ids: Tensor,
         temperature: float = 1.0,
         with_entropy: bool = False,
+        value_detached: bool = False,
+        ptx_ids: Tensor | None = None,
+        ptx_lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """(B, P + R) x 3, (B, R) -> logprobs (B, R), values (B, R + 1), entropy (B, R) when asked for; all float32."""
+        """(B, P + R) x 3, (B, R) -> logprobs (B, R), values (B, R + 1), entropy (B, R) when asked for; all float32.
+
+        Args:
+            value_detached: the value function learns from the shared trunk without moving it.
+            ptx_ids, ptx_lengths: (b, T), (b,) texts of which `ptx_logprobs` (b, T - 1) is returned too; here, since a
+                wrapped module (DDP) is to be called once a backward.
+        """
         keep = completion_ids.shape[1] + 1
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         with captured_input(output_embeddings(self.policy)) as captured:
             logits = completion_logits(self.policy, inputs, keep)
-        hidden = captured[0]
+        hidden = captured[0].detach() if value_detached else captured[0]
         if self.value_trunk is not None:
             hidden = self.value_trunk(**inputs, use_cache=False).last_hidden_state
         output = {
@@ -83,6 +92,10 @@ class PolicyAndValue(nn.Module):
         }
         if with_entropy:
             output["entropy"] = ops.entropy(logits, temperature)
+        if ptx_ids is not None:
+            mask = ops.length_mask(ptx_lengths, ptx_ids.shape[1]).long()
+            logits = self.policy(input_ids=ptx_ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+            output["ptx_logprobs"] = ops.token_logprobs(logits, ptx_ids[:, 1:])
         return output
 
 
@@ -107,6 +120,15 @@ def output_embeddings(policy: PreTrainedModel | PeftModel) -> nn.Module:
 def completion_logits(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:
     """Logits that predict the last `keep - 1` tokens. (B, T) -> (B, keep - 1, V)."""
     return policy(**inputs, use_cache=False, logits_to_keep=keep).logits[:, -keep:-1]
+
+
+def completion_logprobs(
+    policy: nn.Module, inputs: dict[str, Tensor], completion_ids: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Log-probs of the last R tokens. (B, P + R) each, (B, R) -> (B, R) float32."""
+    return ops.token_logprobs(
+        completion_logits(policy, inputs, completion_ids.shape[1] + 1), completion_ids, temperature
+    )
 
 
 def adapters_off(model: nn.Module):

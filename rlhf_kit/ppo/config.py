@@ -38,6 +38,10 @@ class PPOConfig(TrainingArguments):
     value_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the value model; None: `learning_rate`."}
     )
+    value_warmup_rollouts: int = field(
+        default=0,
+        metadata={"help": "First rollouts in which only the value function learns (PPO-max, arXiv:2307.04964)."},
+    )
     adam_epsilon: float = field(
         default=1e-5, metadata={"help": "Adam's epsilon (Ziegler et al. 2019, code; transformers' default is 1e-8)."}
     )
@@ -66,6 +70,13 @@ class PPOConfig(TrainingArguments):
     reward_clip: float | None = field(
         default=10.0, metadata={"help": "Scores are held to +- this (OpenRLHF's default); None: never."}
     )
+    reward_scaling: bool = field(
+        default=False,
+        metadata={
+            "help": "Divide scores by the running standard deviation of all scores so far, before `reward_clip` "
+            "(Engstrom et al. 2020, arXiv:2005.12729, section 3). Their mean stays."
+        },
+    )
     missing_eos_penalty: float | None = field(
         default=1.0,
         metadata={
@@ -89,6 +100,11 @@ class PPOConfig(TrainingArguments):
         default=10000, metadata={"help": "Completions over which the adaptive `kl_coef` reacts (Ziegler et al. 2019)."}
     )
 
+    max_kl: float | None = field(
+        default=None,
+        metadata={"help": "Stop when a rollout's KL passes this many nats a completion; None: never."},
+    )
+
     # The update
     num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over a rollout (Ziegler et al. 2019)."})
     mini_batch_size: int = field(default=64, metadata={"help": "Completions an optimizer step, over all processes."})
@@ -97,9 +113,38 @@ class PPOConfig(TrainingArguments):
     cliprange: float = field(default=0.2, metadata={"help": "Clip range of the policy's probability ratio."})
     cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the value around the old value."})
     vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss (Ziegler et al. 2019)."})
+    entropy_coef: float = field(
+        default=0.0, metadata={"help": "Weight of the entropy bonus, a token (Schulman et al. 2017, eq. 9)."}
+    )
+    ptx_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of next-token training on `ptx_dataset` (InstructGPT's gamma, section 3.5: 27.8): its "
+            "cross entropy, a mean over all its tokens of the optimizer step, is added to PPO's loss."
+        },
+    )
+    ptx_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Texts of `ptx_dataset` an optimizer step, over all processes; None: `mini_batch_size`."},
+    )
+    ptx_max_length: int = field(default=512, metadata={"help": "Longest text of `ptx_dataset`, in tokens; cut there."})
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep a moving average of the policy, saved in `ema/` beside it: the decay an optimizer step "
+            "(InstructGPT, appendix C.4: 0.992 an iteration); None: none."
+        },
+    )
     whiten_advantages: bool = field(
         default=True, metadata={"help": "Shift and scale advantages to mean 0, variance 1 over the whole rollout."}
     )
+
+    # Logging
+    log_completions: bool = field(
+        default=False,
+        metadata={"help": "Show some completions of each logged rollout, and keep all in completions/*.parquet."},
+    )
+    num_completions_to_print: int = field(default=3, metadata={"help": "Completions shown by `log_completions`."})
 
     # Machine
     ddp_find_unused_parameters: bool | None = field(
@@ -128,6 +173,14 @@ class PPOConfig(TrainingArguments):
             faults.append(f"temperature={self.temperature} must be above 0: PPO needs a distribution to sample from")
         if self.kl_estimator not in ("k1", "k3"):
             faults.append(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            faults.append(f"ema_decay={self.ema_decay} must lie between 0 and 1, as 0.992")
+        for name in ("kl_coef", "entropy_coef", "ptx_coef", "vf_coef", "value_warmup_rollouts"):
+            if getattr(self, name) < 0:
+                faults.append(f"{name}={getattr(self, name)} must not be negative")
+        for name in ("max_kl", "kl_target", "reward_clip"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                faults.append(f"{name}={getattr(self, name)} must be above 0, or null for none")
         if self.bootstrap_truncated and self.missing_eos_penalty is not None:
             faults.append(
                 "bootstrap_truncated and missing_eos_penalty are two answers to the same question; "
@@ -149,7 +202,14 @@ class PPOConfig(TrainingArguments):
                 f"PPOConfig: mini_batch_size={self.mini_batch_size} must be a multiple of the number of processes "
                 f"({processes}) times per_device_train_batch_size={self.per_device_train_batch_size}."
             )
-        return max(1, share // self.per_device_train_batch_size)
+        forwards = max(1, share // self.per_device_train_batch_size)
+        texts = self.ptx_batch_size or self.mini_batch_size
+        if self.ptx_coef and texts % (processes * forwards):
+            raise UserError(
+                f"PPOConfig: ptx_batch_size={texts} must be a multiple of {processes * forwards}, the forwards of an "
+                "optimizer step over all processes: each takes the same number of texts."
+            )
+        return forwards
 
     @property
     def steps_per_rollout(self) -> int:

@@ -1,27 +1,15 @@
-"""How rollouts become the batches that transformers' Trainer asks for, and where a run may pause."""
+"""How rollouts become the batches that transformers' Trainer asks for, where a run may pause, and what is trained."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 from transformers import TrainerCallback
 
-
-def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> list[int]:
-    """Rows of the prompts at `places` of an endless sequence: pass after pass over `size` rows, each shuffled anew.
-
-    A data set smaller than a rollout simply comes round again.
-    """
-    passes: dict[int, list[int]] = {}
-    rows = []
-    for place in places:
-        number, offset = divmod(place, size)
-        if number not in passes:
-            generator = torch.Generator().manual_seed(seed + 7_919 * number)
-            passes[number] = torch.randperm(size, generator=generator).tolist() if shuffle else list(range(size))
-        rows.append(passes[number][offset])
-    return rows
+from rlhf_kit.ppo.config import PPOConfig
 
 
 class RolloutLoader:
@@ -66,4 +54,18 @@ class RolloutBoundary(TrainerCallback):
             setattr(control, name, at_end and name in self.asked)
         if at_end:
             self.asked.clear()
+        self.trainer.step_ended(rollout_ended=at_end)
         return control
+
+
+def parameter_groups(model: nn.Module, decayed: set[str], args: PPOConfig) -> list[dict]:
+    """The optimizer's groups: value function (names that begin with `value_`) and policy, with weight decay or not."""
+    groups = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name.startswith("value_"), name in decayed].append(parameter)
+    rates = {False: args.learning_rate, True: args.value_learning_rate}
+    return [
+        {"params": group, "lr": rates[is_value], "weight_decay": args.weight_decay if decays else 0.0}
+        for (is_value, decays), group in groups.items()
+    ]

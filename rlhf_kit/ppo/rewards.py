@@ -107,7 +107,11 @@ def _call(name: str, func: Callable, given: dict) -> list:
         result = func(**given)
         return asyncio.run(result) if inspect.iscoroutine(result) else result
     except Exception as error:
-        raise UserError(f"Reward function {name!r} raised {type(error).__name__}: {error}") from error
+        first = given["prompts"][0]
+        raise UserError(
+            f"Reward function {name!r} raised {type(error).__name__}: {error}. It was given "
+            f"{len(given['prompts'])} completions, the first {given['completions'][0]!r} to the prompt {first!r}."
+        ) from error
 
 
 def _checked(name: str, scores: list, completions: list[str]) -> Tensor:
@@ -125,3 +129,25 @@ def _name(func: RewardFunc) -> str:
     if isinstance(func, PreTrainedModel):
         return func.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
     return getattr(func, "__name__", type(func).__name__)
+
+
+class RunningStd:
+    """Standard deviation of all scores so far, over all processes (Chan et al. 1983's update of two moments)."""
+
+    def __init__(self):
+        self.count, self.mean, self.square = 0.0, 0.0, 0.0
+
+    def update(self, scores: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
+        scores = scores.float()
+        count, total = reduce(torch.stack([torch.ones_like(scores).sum(), scores.sum()])).tolist()
+        mean = total / count
+        spread = float(reduce((scores - mean).square().sum()))
+        gap, both = mean - self.mean, self.count + count
+        self.square += spread + gap**2 * self.count * count / both
+        self.mean += gap * count / both
+        self.count = both
+
+    @property
+    def std(self) -> float:
+        """1 until there are two different scores."""
+        return (self.square / self.count) ** 0.5 if self.square > 0 else 1.0

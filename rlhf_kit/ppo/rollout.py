@@ -1,5 +1,7 @@
 """Sampling: one KV-cached loop that stops each completion at its end token and drops it from the batch.
 
+It returns log-probs, entropies and values as it goes, and never holds the vocabulary for more than one place a row.
+
 prompt (B, P), padded on the left             completion (B, R), padded on the right
 [ .  .  p  p  p | c  c  c  EOS  . ]           completion_mask is True on c and EOS
 """
@@ -12,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from rlhf_kit import ops
+from rlhf_kit.models.value import ValueHead, captured_input, output_embeddings
 
 
 @dataclass
@@ -25,6 +29,10 @@ class Rollout:
     completion_ids: Tensor  # (B, R) int64, right-padded
     completion_lengths: Tensor  # (B,) chosen tokens, the end token included
     terminated: Tensor  # (B,) bool: the policy ended the completion itself; False = cut off at the limit
+    # As the cached loop computed them; None where a rollout was made by hand.
+    logprobs: Tensor | None = None  # (B, R) float32, at the temperature of the draw
+    entropy: Tensor | None = None  # (B, R) float32
+    values: Tensor | None = None  # (B, R) float32, V of the state before each token; only with a value head
 
     @property
     def completion_mask(self) -> Tensor:  # (B, R)
@@ -38,12 +46,15 @@ class Rollout:
     def select(self, rows: Tensor) -> Rollout:
         """Some rows, without the padding that only the others needed."""
         prompt_lengths, completion_lengths = self.prompt_lengths[rows], self.completion_lengths[rows]
+        width = int(completion_lengths.max())
+        seen = (self.logprobs, self.entropy, self.values)
         return Rollout(
             self.prompt_ids[rows, self.prompt_ids.shape[1] - int(prompt_lengths.max()) :],
             prompt_lengths,
-            self.completion_ids[rows, : int(completion_lengths.max())],
+            self.completion_ids[rows, :width],
             completion_lengths,
             self.terminated[rows],
+            *(None if x is None else x[rows, :width] for x in seen),
         )
 
     def by_length(self, size: int) -> Iterator[Tensor]:
@@ -79,82 +90,136 @@ def sample(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
+    value_head: ValueHead | None = None,
 ) -> Rollout:
     """Sample one completion a prompt from softmax(logits / temperature), the whole vocabulary, as PPO needs it.
 
     Args:
         prompts: B token lists. eos_ids: any of these ends a completion. pad_id: fills, and is never looked at.
-        temperature: 0 picks the likeliest token each time.
+        temperature: 0 picks the likeliest token each time (log-probs are then those of temperature 1).
         generator: on the CPU; the draw of a row depends on its place in `prompts` alone, not on `batch_size`.
         batch_size: completions sampled at once; None for all.
+        value_head: reads the trunk's last hidden state; None: no values.
     """
     uniforms = torch.rand(len(prompts), max_completion_length, generator=generator)
     device = next(model.parameters()).device
+    ends = torch.tensor(eos_ids, dtype=torch.long, device=device)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of a like length share a batch
-    completions: list[list[int]] = [[] for _ in prompts]
+    written = _Written(len(prompts), max_completion_length, pad_id, value_head is not None, device)
     for start in range(0, len(order), batch_size or len(order)):
-        rows = order[start : start + (batch_size or len(order))]
-        written = _decode(model, [prompts[i] for i in rows], uniforms[rows].to(device), temperature, eos_ids, pad_id)
-        for row, tokens in zip(rows, written, strict=True):
-            completions[row] = tokens
-    prompt_ids, prompt_lengths = left_pad(prompts, pad_id, device)
-    width = max(map(len, completions))
-    lengths = torch.tensor([len(c) for c in completions], device=device)
-    completion_ids = torch.tensor([c + [pad_id] * (width - len(c)) for c in completions], device=device)
-    terminated = torch.tensor([c[-1] in eos_ids for c in completions], device=device)
-    return Rollout(prompt_ids, prompt_lengths, completion_ids, lengths, terminated)
+        rows = torch.tensor(order[start : start + (batch_size or len(order))], device=device)
+        chosen = [prompts[i] for i in rows.tolist()]
+        _decode(model, chosen, rows, uniforms.to(device), temperature, ends, pad_id, value_head, written)
+    ended = torch.isin(written.tokens, ends)
+    terminated = ended.any(1)
+    lengths = torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)
+    return written.rollout(*left_pad(prompts, pad_id, device), lengths, terminated)
 
 
-def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
-    """Inverse-CDF draw from softmax(logits / temperature). (B, V), (B,) in [0, 1) -> (B,); temperature 0 is argmax."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    exact = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    cumulative = torch.softmax(logits.float() / temperature, -1).to(exact).cumsum(-1)  # (B, V)
+class _Written:
+    """What is written so far, (B, R) each."""
+
+    def __init__(self, size: int, width: int, pad_id: int, has_values: bool, device):
+        self.pad_id = pad_id
+        self.tokens = torch.full((size, width), pad_id, device=device)
+        self.logprobs, self.entropy, values = torch.zeros(3, size, width, device=device)
+        self.values = values if has_values else None
+
+    def rollout(self, prompt_ids: Tensor, prompt_lengths: Tensor, lengths: Tensor, terminated: Tensor) -> Rollout:
+        width = int(lengths.max())
+        mask = ops.length_mask(lengths, width)
+        tokens = torch.where(mask, self.tokens[:, :width], self.pad_id)
+        seen = (self.logprobs, self.entropy, self.values)
+        seen = [None if x is None else torch.where(mask, x[:, :width], 0.0) for x in seen]
+        return Rollout(prompt_ids, prompt_lengths, tokens, lengths, terminated, *seen)
+
+
+def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
+    """Inverse-CDF draw. (B, V) log-probs, (B,) in [0, 1) -> (B,)."""
+    exact = torch.float32 if logprobs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    cumulative = logprobs.exp().to(exact).cumsum(-1)  # (B, V)
     points = uniforms[:, None].to(exact) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, points, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    return torch.searchsorted(cumulative, points, right=True).squeeze(1).clamp(max=logprobs.shape[-1] - 1)
 
 
 def _decode(
     model: PreTrainedModel,
     prompts: list[list[int]],
+    rows: Tensor,
     uniforms: Tensor,
     temperature: float,
-    eos_ids: list[int],
+    ends: Tensor,
     pad_id: int,
-) -> list[list[int]]:
-    """The KV-cached loop over one batch; a row leaves the batch when it ends. -> token lists, end token included.
-
-    uniforms: (B, R) the random numbers of each row; R is the longest completion.
-    """
-    device = next(model.parameters()).device
-    ids, lengths = left_pad(prompts, pad_id, device)
+    value_head: ValueHead | None,
+    written: _Written,
+) -> None:
+    """The KV-cached loop over one batch, the rows `rows` of `written`; a row leaves the batch when it ends."""
+    ids, lengths = left_pad(prompts, pad_id, ends.device)
     mask = ops.length_mask(lengths, ids.shape[1]).flip(1).long()
     positions = ops.position_ids(mask)
-    alive = torch.arange(len(prompts), device=device)  # rows of the batch still being written
-    ends = torch.tensor(eos_ids, device=device)
-    cache = DynamicCache(config=model.config)
-    completions: list[list[int]] = [[] for _ in prompts]
-    for step in range(uniforms.shape[1]):
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        tokens = draw(output.logits[:, -1], uniforms[alive, step], temperature)  # (rows alive,)
-        for row, token in zip(alive.tolist(), tokens.tolist(), strict=True):
-            completions[row].append(token)
-        going = ~torch.isin(tokens, ends)
-        if step == uniforms.shape[1] - 1 or not going.any():
+    going = torch.ones(len(prompts), dtype=torch.bool, device=ends.device)
+    width = uniforms.shape[1]
+    cache = growing_cache(model, ids.shape[1] + width)
+    # Whether rows have ended is asked at every token on a CPU; a GPU would have to stop for it.
+    every = 1 if ends.device.type == "cpu" else 8
+    for step in range(width):
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        with captured_input(output_embeddings(model)) as hidden:
+            output = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logprobs = torch.log_softmax(output.logits[:, -1].float() / (temperature or 1.0), -1)  # (rows going, V)
+        tokens = draw(logprobs, uniforms[rows, step]) if temperature else logprobs.argmax(-1)
+        written.tokens[rows, step] = tokens
+        written.logprobs[rows, step] = logprobs.gather(1, tokens[:, None]).squeeze(1)
+        written.entropy[rows, step] = -(logprobs.exp() * logprobs).sum(-1)
+        if value_head is not None:
+            written.values[rows, step] = value_head(hidden[0][:, -1])
+        going = going & ~torch.isin(tokens, ends)
+        if step == width - 1:
             break
-        if not going.all():
+        if (step + 1) % every == 0 and not going.all():
             keep = going.nonzero().squeeze(1)
-            alive, tokens, mask, lengths = alive[keep], tokens[keep], mask[keep], lengths[keep]
+            if not len(keep):
+                break
+            rows, tokens, mask, lengths, going = (x[keep] for x in (rows, tokens, mask, lengths, going))
             cache.batch_select_indices(keep)
         ids = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
         positions = (lengths + step)[:, None]
-    return completions
+
+
+# --- the cache --------------------------------------------------------------------------------------------------
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values in room taken once, so that a token costs no copy of all before it."""
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room, self.length = room, 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        new = key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.all_keys, self.all_values = (
+                x.new_empty(*x.shape[:-2], max(self.room, new), x.shape[-1]) for x in (key_states, value_states)
+            )
+        self.all_keys[..., self.length : self.length + new, :] = key_states
+        self.all_values[..., self.length : self.length + new, :] = value_states
+        self.length += new
+        self._view()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
+        self._view()
+
+    def _view(self) -> None:
+        self.keys, self.values = self.all_keys[..., : self.length, :], self.all_values[..., : self.length, :]
+
+
+def growing_cache(model: PreTrainedModel, room: int) -> DynamicCache:
+    """A cache for `room` tokens; layers that are not plain attention (sliding windows) stay transformers' own."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

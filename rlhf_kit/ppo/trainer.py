@@ -12,56 +12,59 @@ the end token is an action like any other, and a completion that was cut off is 
 from __future__ import annotations
 
 import copy
-import json
+import logging
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 from rlhf_kit import ops
-from rlhf_kit.data.chat import decode_completion, encode_prompt
+from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import save, wrap
-from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer
+from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
-from rlhf_kit.models.value import VALUE_MODELS, adapters_off, build_policy_and_value, completion_logits
+from rlhf_kit.models.value import (
+    VALUE_MODELS,
+    PolicyAndValue,
+    adapters_off,
+    build_policy_and_value,
+    completion_logprobs,
+)
+from rlhf_kit.ppo import completions
+from rlhf_kit.ppo.checkpoints import load_policy_and_value, load_state, save_policy_and_value, save_state
+from rlhf_kit.ppo.checks import Watch
 from rlhf_kit.ppo.config import PPOConfig
+from rlhf_kit.ppo.ema import MovingAverage
+from rlhf_kit.ppo.experience import Experience, advantages, losses
 from rlhf_kit.ppo.kl import AdaptiveKL, FixedKL
-from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, prompt_order
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards
+from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
+from rlhf_kit.ppo.metrics import Averages, rollout_metrics
+from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask
+from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd
 from rlhf_kit.ppo.rollout import Rollout, sample
 
-VALUE_FILE, STATE_FILE = "value.safetensors", "ppo_state.json"
-KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.kl_k1, "k3": ops.kl_k3}
-
-
-@dataclass
-class Experience:
-    """A rollout and what is learnt from it. All (B, R) float32."""
-
-    rollout: Rollout
-    logprobs: Tensor  # log pi_old(token), the policy that sampled
-    values: Tensor  # V_old(state before the token)
-    advantages: Tensor
-    returns: Tensor
-
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """A micro-batch as `compute_loss` reads it."""
-        rollout = self.rollout.select(rows)
-        width = rollout.completion_ids.shape[1]
-        learnt = {name: getattr(self, name)[rows, :width] for name in ("logprobs", "values", "advantages", "returns")}
-        tokens = {"completion_ids": rollout.completion_ids, "completion_mask": rollout.completion_mask}
-        return rollout.model_inputs() | tokens | learnt
+logger = logging.getLogger(__name__)
+LOGGED = {  # what `losses` calls it -> its name in the logs
+    "policy": "loss/policy",
+    "value": "loss/value",
+    "entropy": "loss/entropy",
+    "ptx": "loss/ptx",
+    "ratio": "policy/ratio",
+    "clip_fraction": "policy/clip_fraction",
+    "approx_kl": "policy/approx_kl",
+    "value_clip_fraction": "value/clip_fraction",
+}
 
 
 class PPOTrainer(Trainer):
@@ -75,6 +78,7 @@ class PPOTrainer(Trainer):
         peft_config: LoRA; the reference is then the model with its adapters switched off.
         ref_model: the policy to stay near; None for a frozen copy of `model` as handed over.
         value_model: "shared", "separate", "reward", or a model.
+        ptx_dataset: rows with `text`, mixed in as next-token training (`ptx_coef`).
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class PPOTrainer(Trainer):
         *,
         ref_model: str | PreTrainedModel | None = None,
         value_model: str | PreTrainedModel = "shared",
+        ptx_dataset: Dataset | None = None,
     ):
         name = model if isinstance(model, str) else model.config._name_or_path
         args = copy.copy(args or PPOConfig(f"{name.rstrip('/').split('/')[-1]}-PPO"))
@@ -117,8 +122,11 @@ class PPOTrainer(Trainer):
 
         if train_dataset is None or len(train_dataset) == 0:
             raise UserError("train_dataset has no rows; PPO needs prompts.")
-        self.prompts = _encode(train_dataset, tokenizer, args, policy)
-        self.eval_prompts = None if eval_dataset is None else _encode(eval_dataset, tokenizer, args, policy)
+        self.prompts = encode_prompts(train_dataset, tokenizer, args, policy)
+        self.eval_prompts = None if eval_dataset is None else encode_prompts(eval_dataset, tokenizer, args, policy)
+        if (ptx_dataset is None) != (args.ptx_coef == 0):
+            raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
+        self.ptx = None if ptx_dataset is None else PretrainingTexts(ptx_dataset, tokenizer, args.ptx_max_length)
         args.gradient_accumulation_steps = args.micro_batches(args.world_size)
         episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts))
         if args.max_steps <= 0:
@@ -148,7 +156,14 @@ class PPOTrainer(Trainer):
         ends = policy.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.eos_ids = sorted({i for i in [*ends, tokenizer.eos_token_id] if i is not None})
+        self.reward_std = RunningStd()
+        self.ema = None if args.ema_decay is None else MovingAverage(policy, args.ema_decay)
+        self.averages = Averages(self._total, self.args.device)
+        self.watch = Watch()
         self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._completions: list[dict] = []  # of the last rollout
+        self._ref_scores: Tensor | None = None  # of the evaluation prompts
+        self._update_began = 0.0
 
     def _value_source(self, value_model):
         if value_model == "reward" and len(self.rewards.models) != 1:
@@ -163,88 +178,99 @@ class PPOTrainer(Trainer):
     # --- one rollout --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def collect(self, rows: list[dict], generator: torch.Generator) -> tuple[Experience, dict[str, float]]:
+    def collect(
+        self, rows: list[dict], generator: torch.Generator, training: bool = True
+    ) -> tuple[Experience, dict[str, float]]:
         """Everything of a rollout that needs no gradient. B prompts -> experience, metrics over all processes."""
         args, clock = self.args, time.perf_counter()
         self.model.eval()
 
         # 1. Roll out.
         rollout = self.sample(rows, generator)
-        mask, seconds_rollout = rollout.completion_mask, time.perf_counter() - clock
+        seconds = {"rollout": time.perf_counter() - clock}
 
-        # 2. Scores: one a completion. What never ended gets a fixed one, so that it cannot buy its way out.
+        # 2. Scores: one a completion.
         raw_scores, parts = self.score(rows, rollout)
-        scores = raw_scores if args.reward_clip is None else raw_scores.clamp(-args.reward_clip, args.reward_clip)
-        if args.missing_eos_penalty is not None:
-            scores = torch.where(rollout.terminated, scores, -args.missing_eos_penalty)
+        scores = self.shape_scores(raw_scores, rollout, training)
+        seconds["score"] = time.perf_counter() - clock - sum(seconds.values())
+        if training and args.log_completions:
+            self._completions = completions.table_of(self.processing_class, rows, rollout, scores, parts)
 
-        # 3. Reference, and the policy as it will be trained (not as it was sampled: bf16 and caches differ).
+        # 3. The policy as it will be trained, its values, and the reference.
         logprobs, values, entropy = self.score_tokens(rollout)
         ref_logprobs = self.reference_logprobs(rollout)
+        seconds["reference"] = time.perf_counter() - clock - sum(seconds.values())
 
-        # 4. Rewards: one a token.
-        kl = KL_ESTIMATORS[args.kl_estimator](logprobs, ref_logprobs)
-        rewards = ops.token_rewards(scores, kl, mask, self.kl_controller.coef)
+        # 4. Rewards: one a token; and from them advantages.
+        how = {"kl_coef": self.kl_controller.coef, "kl_estimator": args.kl_estimator, "gamma": args.gamma}
+        how |= {"lam": args.lam, "bootstrap_truncated": args.bootstrap_truncated, "whiten": args.whiten_advantages}
+        gains, returns = advantages(rollout, scores, logprobs, ref_logprobs, values, reduce=self._total, **how)
+        experience = Experience(rollout, scores, logprobs, values[:, :-1], gains, returns)
+        mask = rollout.completion_mask
+        self.watch.look("The policy's log-probs", logprobs, mask)
+        self.watch.look("The reference's log-probs", ref_logprobs, mask)
+        self.watch.look("The values", values[:, :-1], mask)
+        self.watch.check("in a rollout")
+        metrics = rollout_metrics(experience, parts, ref_logprobs, entropy, self.averages)
+        metrics["kl_coef"] = self.kl_controller.coef
+        if args.reward_scaling:
+            metrics["reward/scale"] = self.reward_std.std
+        seconds["collect"] = time.perf_counter() - clock
+        made = metrics["completions/length"] * len(rows) * args.world_size
+        metrics["rollout/tokens_per_second"] = made / seconds["rollout"]
+        return experience, metrics | {f"seconds/{name}": value for name, value in seconds.items()}
 
-        # 5. Advantages. V after the last token is 0 where the completion ended.
-        last_values = values.gather(1, rollout.completion_lengths[:, None]).squeeze(1)
-        bootstrap = torch.where(rollout.terminated, 0.0, last_values) if args.bootstrap_truncated else None
-        values = values[:, :-1]
-        advantages, returns = ops.gae(rewards, values, mask, args.gamma, args.lam, bootstrap)
-        if args.whiten_advantages:
-            advantages = ops.whiten(advantages, mask, self._total)
-
-        per_token = {
-            "kl_per_token": ops.kl_k1(logprobs, ref_logprobs),
-            "kl_k3_per_token": ops.kl_k3(logprobs, ref_logprobs),
-            "entropy": entropy,
-            "value/mean": values,
-            "value/return": returns,
-        }
-        residual = self._token_mean((returns - values) ** 2, mask)
-        spread = self._token_mean(returns**2, mask) - self._token_mean(returns, mask) ** 2
-        metrics = {
-            "reward": self._mean(scores),
-            "reward_std": self._std(scores),
-            **({f"rewards/{name}": self._mean(part) for name, part in parts.items()}),
-            "kl": self._mean((ops.kl_k1(logprobs, ref_logprobs) * mask).sum(1)),
-            "kl_coef": self.kl_controller.coef,
-            **{name: self._token_mean(x, mask) for name, x in per_token.items()},
-            "value/explained_variance": 1 - residual / max(spread, 1e-8),
-            "completions/length": self._mean(rollout.completion_lengths),
-            "completions/terminated": self._mean(rollout.terminated),
-            "seconds/rollout": seconds_rollout,
-            "seconds/collect": time.perf_counter() - clock,
-        }
-        return Experience(rollout, logprobs, values, advantages, returns), metrics
-
-    def sample(self, rows: list[dict], generator: torch.Generator | None = None, temperature=None) -> Rollout:
-        """One completion for each row's `prompt_ids`, from the policy as it is."""
-        with self.accelerator.autocast():
+    def sample(self, rows: list[dict], generator: torch.Generator | None = None, reference: bool = False) -> Rollout:
+        """One completion for each row's `prompt_ids`, from the policy as it is, or from the reference."""
+        module = self.accelerator.unwrap_model(self.model)
+        exact = not reference and self._sampler_is_exact(module)
+        with self.accelerator.autocast(), self.reference() if reference else nullcontext(module.policy) as policy:
             return sample(
-                self.accelerator.unwrap_model(self.model).policy,
+                policy,
                 [row["prompt_ids"] for row in rows],
                 eos_ids=self.eos_ids,
                 pad_id=self.processing_class.pad_token_id,
                 max_completion_length=self.args.max_completion_length,
-                temperature=self.args.temperature if temperature is None else temperature,
+                temperature=self.args.temperature,
                 generator=generator,
                 batch_size=self.args.generation_batch_size,
+                value_head=module.value_head if exact else None,
             )
+
+    def _sampler_is_exact(self, module: PolicyAndValue) -> bool:
+        """Whether the sampler's log-probs and values are those of the training forward.
+
+        In float32 they are, to rounding; bf16 rounds differently with a cache. V of the last state is not sampled.
+        """
+        in_float32 = self.accelerator.mixed_precision == "no" and module.policy.dtype == torch.float32
+        return in_float32 and module.value_trunk is None and not self.args.bootstrap_truncated
 
     def score(self, rows: list[dict], rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """What the rewards think. -> (B,) on the device, and each reward's own (B,)."""
         ids = rollout.completions()
         texts = [decode_completion(self.processing_class, tokens) for tokens in ids]
+        prompts = [row["prompt"] for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "prompt_ids")}
         with self.accelerator.autocast():
-            scores, parts = self.rewards(
-                [row["prompt"] for row in rows], texts, ids, columns, trainer_state=self.state
-            )
+            scores, parts = self.rewards(prompts, texts, ids, columns, trainer_state=self.state)
         return scores.to(self.args.device), parts
+
+    def shape_scores(self, scores: Tensor, rollout: Rollout, training: bool) -> Tensor:
+        """Scale, clip, then the fixed score of what never ended, which so cannot buy its way out. (B,) -> (B,)."""
+        args = self.args
+        if args.reward_scaling and training:
+            self.reward_std.update(scores, self._total)
+            scores = scores / self.reward_std.std
+        if args.reward_clip is not None:
+            scores = scores.clamp(-args.reward_clip, args.reward_clip)
+        if args.missing_eos_penalty is not None:
+            scores = torch.where(rollout.terminated, scores, -args.missing_eos_penalty)
+        return scores
 
     def score_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs (B, R), values (B, R + 1) and entropy (B, R) of the policy and its value function."""
+        if rollout.values is not None:
+            return rollout.logprobs, F.pad(rollout.values, (0, 1)), rollout.entropy
         module = self.accelerator.unwrap_model(self.model)
 
         def forward(part: Rollout) -> tuple[Tensor, ...]:
@@ -258,16 +284,21 @@ class PPOTrainer(Trainer):
 
         return self._by_length(rollout, forward)
 
+    @contextmanager
+    def reference(self) -> Iterator[PreTrainedModel]:
+        """The reference policy: a model of its own, or the policy with its adapters off."""
+        policy = self.accelerator.unwrap_model(self.model).policy
+        with adapters_off(policy) if self.ref_model is None else nullcontext():
+            yield self.ref_model or policy
+
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """Log-probs (B, R) of the reference policy."""
-        policy = self.accelerator.unwrap_model(self.model).policy
-        reference = self.ref_model or policy
+        with self.reference() as reference:
 
-        def forward(part: Rollout) -> tuple[Tensor]:
-            logits = completion_logits(reference, part.model_inputs(), part.completion_ids.shape[1] + 1)
-            return (ops.token_logprobs(logits, part.completion_ids, self.args.temperature),)
+            def forward(part: Rollout) -> tuple[Tensor]:
+                inputs, temperature = part.model_inputs(), self.args.temperature
+                return (completion_logprobs(reference, inputs, part.completion_ids, temperature),)
 
-        with adapters_off(policy) if self.ref_model is None else nullcontext():
             return self._by_length(rollout, forward)[0]
 
     def _by_length(self, rollout: Rollout, forward: Callable[[Rollout], tuple[Tensor, ...]]) -> list[Tensor]:
@@ -286,46 +317,57 @@ class PPOTrainer(Trainer):
 
     # --- the update ---------------------------------------------------------------------------------------------
 
-    def minibatches(self, experience: Experience, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
-        """Micro-batches of all epochs over a rollout, `micro_batches` of them to an optimizer step.
+    def minibatches(
+        self, experience: Experience, generator: torch.Generator, index: int = 0
+    ) -> Iterator[dict[str, Tensor]]:
+        """Micro-batches of all epochs over rollout `index`, `micro_batches` of them to an optimizer step.
 
         Each epoch shuffles anew; rows of a like length share a forward, which the token-normalised loss cannot tell.
         """
         args, rollout = self.args, experience.rollout
-        size = args.mini_batch_size // args.world_size
+        size, step = args.mini_batch_size // args.world_size, index * args.steps_per_rollout
         for _ in range(args.num_ppo_epochs):
             for rows in torch.randperm(len(rollout.completion_lengths), generator=generator).split(size):
                 rows = rows.to(args.device)
                 num_tokens = self._total(rollout.completion_lengths[rows].sum().float())
-                for part in rollout.select(rows).by_length(args.per_device_train_batch_size):
-                    yield {**experience.batch(rows[part]), "num_tokens": num_tokens}
+                parts = rollout.select(rows).by_length(args.per_device_train_batch_size)
+                batches = [{**experience.batch(rows[part]), "num_tokens": num_tokens} for part in parts]
+                yield from batches if self.ptx is None else self._with_texts(batches, step)
+                step += 1
+
+    def _with_texts(self, batches: list[dict[str, Tensor]], step: int) -> list[dict[str, Tensor]]:
+        """Each micro-batch with its share of the pretraining texts of optimizer step `step`."""
+        texts = list(self.ptx.batches(step, self.args))
+        tokens = self._total(sum((part["ptx_lengths"] - 1).sum() for part in texts).float())
+        return [{**batch, **part, "ptx_tokens": tokens} for batch, part in zip(batches, texts, strict=True)]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Clipped policy loss plus `vf_coef` times clipped value loss, per token of the whole mini-batch."""
         args, mask = self.args, inputs["completion_mask"]
-        names = ("input_ids", "attention_mask", "position_ids", "completion_ids")
-        output = model(**{name: inputs[name] for name in names}, temperature=args.temperature)
-        values = output["values"][:, :-1]
+        names = ("input_ids", "attention_mask", "position_ids", "completion_ids", "ptx_ids", "ptx_lengths")
+        warming_up = self.state.global_step < args.value_warmup_rollouts * args.steps_per_rollout
+        output = model(
+            **{name: inputs[name] for name in names if name in inputs},
+            temperature=args.temperature,
+            with_entropy=args.entropy_coef > 0,
+            value_detached=warming_up,
+        )
+        sums = losses(output, inputs, args.cliprange, args.cliprange_value)
 
-        policy_losses, ratio, clipped = ops.ppo_policy_loss(
-            output["logprobs"], inputs["logprobs"], inputs["advantages"], args.cliprange
-        )
-        value_losses, value_clipped = ops.ppo_value_loss(
-            values, inputs["values"], inputs["returns"], args.cliprange_value
-        )
         # DDP averages gradients over processes: undo it, the token count is already that of all of them.
-        scale = args.world_size / inputs["num_tokens"]
-        policy_loss = ops.masked_sum(policy_losses, mask) * scale
-        value_loss = ops.masked_sum(value_losses, mask) * scale
-        loss = policy_loss + args.vf_coef * value_loss
+        means = {name: total * args.world_size / inputs["num_tokens"] for name, total in sums.items()}
+        loss = means["policy"] - args.entropy_coef * means.get("entropy", 0.0)
+        if "ptx_logprobs" in output:
+            texts = next_token_mask(inputs["ptx_lengths"], inputs["ptx_ids"].shape[1])
+            means["ptx"] = -ops.masked_sum(output["ptx_logprobs"], texts) * args.world_size / inputs["ptx_tokens"]
+            loss = loss + args.ptx_coef * means["ptx"]
+        loss = loss * (0.0 if warming_up else 1.0) + args.vf_coef * means["value"]
 
-        with torch.no_grad():
-            self._track("loss/policy", policy_loss * args.gradient_accumulation_steps)
-            self._track("loss/value", value_loss * args.gradient_accumulation_steps)
-            self._track("policy/ratio", ops.masked_mean(ratio, mask))
-            self._track("policy/clip_fraction", ops.masked_mean(clipped.float(), mask))
-            self._track("policy/approx_kl", ops.masked_mean(ops.kl_k3(inputs["logprobs"], output["logprobs"]), mask))
-            self._track("value/clip_fraction", ops.masked_mean(value_clipped.float(), mask))
+        self.watch.look("The new log-probs of the policy", output["logprobs"], mask)
+        self.watch.look("The new values", output["values"][:, :-1], mask)
+        self.watch.look("The loss", loss)
+        for name, value in means.items():  # micro-batches add up to a mini-batch; a log is the mean over those
+            self._track(LOGGED[name], value * args.gradient_accumulation_steps)
         return (loss, output) if return_outputs else loss
 
     # --- Trainer's hooks ------------------------------------------------------------------------------------------
@@ -341,111 +383,102 @@ class PPOTrainer(Trainer):
         first = index * args.rollout_batch_size + args.process_index * share
         order = prompt_order(len(self.prompts), range(first, first + share), args.seed, args.shuffle_dataset)
         experience, metrics = self.collect([self.prompts[i] for i in order], generator)
+        if args.max_kl is not None and metrics["kl"] > args.max_kl:
+            logger.warning(
+                "Stopped after %d steps: the KL of %.2f nats passed max_kl=%.2f.",
+                self.state.global_step, metrics["kl"], args.max_kl,
+            )  # fmt: skip
+            self.control.should_training_stop = True
+            return
         self.kl_controller.update(metrics["kl"], args.rollout_batch_size)
         for name, value in metrics.items():
             self._track(name, value)
-        yield from self.minibatches(experience, generator)
+        self._update_began = time.perf_counter()
+        yield from self.minibatches(experience, generator, index)
+
+    def step_ended(self, rollout_ended: bool) -> None:
+        """After every optimizer step (`RolloutBoundary`)."""
+        if self.ema is not None:
+            self.ema.update()
+        if rollout_ended:
+            self._track("seconds/update", time.perf_counter() - self._update_began)
 
     def evaluate(self, eval_dataset: Dataset | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
-        """Sample the evaluation prompts with a fixed seed. -> reward, KL, length and terminated share, prefixed."""
+        """Sample the evaluation prompts with a fixed seed. -> reward, KL, length, win rate and more, prefixed.
+
+        `win_rate` is the share of prompts where the completion scores above that of the reference; a tie is half.
+        """
         prompts = self.eval_prompts
         if eval_dataset is not None:
             policy = self.accelerator.unwrap_model(self.model).policy
-            prompts = _encode(eval_dataset, self.processing_class, self.args, policy)
+            prompts = encode_prompts(eval_dataset, self.processing_class, self.args, policy)
         if not prompts:
             raise UserError("There is nothing to evaluate on; give an eval_dataset.")
         share = -(-len(prompts) // self.args.world_size)  # the last process may repeat prompts: all must take part
         mine = [prompts[(self.args.process_index * share + i) % len(prompts)] for i in range(share)]
-        generator = torch.Generator().manual_seed(self.args.seed + 100_003 * self.args.process_index)
-        _, metrics = self.collect(mine, generator)
+        seed = self.args.seed + 100_003 * self.args.process_index
+        experience, metrics = self.collect(mine, torch.Generator().manual_seed(seed), training=False)
+        gap = (
+            experience.scores - self._reference_scores(mine, seed, cached=eval_dataset is None)
+        ).sign()  # 1 won, -1 lost
         names = ["reward", "reward_std", "kl", "kl_per_token", "entropy"]
         logs = {f"{metric_key_prefix}_{name}": metrics[name] for name in names}
         logs |= {f"{metric_key_prefix}_{k}": v for k, v in metrics.items() if k.startswith("rewards/")}
         logs[f"{metric_key_prefix}_length"] = metrics["completions/length"]
         logs[f"{metric_key_prefix}_terminated"] = metrics["completions/terminated"]
+        logs[f"{metric_key_prefix}_win_rate"] = self.averages.mean((gap + 1) / 2)
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
 
+    @torch.no_grad()
+    def _reference_scores(self, rows: list[dict], seed: int, cached: bool) -> Tensor:
+        """Scores of what the reference says to evaluation prompts: it does not change, so it is asked once. (B,)."""
+        if not cached or self._ref_scores is None:
+            rollout = self.sample(rows, torch.Generator().manual_seed(seed), reference=True)
+            scores = self.shape_scores(self.score(rows, rollout)[0], rollout, training=False)
+            if not cached:
+                return scores
+            self._ref_scores = scores
+        return self._ref_scores
+
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.args.value_learning_rate is not None:
             decayed = set(self.get_decay_parameter_names(self.model))
-            groups = defaultdict(list)
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    groups[name.startswith("value_"), name in decayed].append(parameter)
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            rates = {False: self.args.learning_rate, True: self.args.value_learning_rate}
-            self.optimizer = cls(
-                [
-                    {"params": group, "lr": rates[is_value], "weight_decay": self.args.weight_decay if decays else 0.0}
-                    for (is_value, decays), group in groups.items()
-                ],
-                **options,
-            )
+            self.optimizer = cls(parameter_groups(self.model, decayed, self.args), **options)
         return super().create_optimizer(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs = logs | {name: float(torch.tensor(values).mean()) for name, values in self._metrics.items()}
             self._metrics.clear()
+            if self._completions and self.is_world_process_zero():
+                completions.write(self._completions, self.args.output_dir, self.state.global_step)
+                completions.show(self._completions, self.state.global_step, self.args.num_completions_to_print)
         super().log(logs, start_time)
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.watch.look("The gradient", torch.as_tensor(norm))
+        self.watch.check(f"in optimizer step {self.state.global_step + 1}")
+        return norm
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """The policy as a plain model or adapter folder; value function and KL coefficient in files of their own."""
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        module = self.accelerator.unwrap_model(self.model)
-        save(module.policy, folder)
-        self.processing_class.save_pretrained(folder)
-        value = {k: v.contiguous() for k, v in module.state_dict().items() if k.startswith("value_")}
-        save_file(value, folder / VALUE_FILE)
-        (folder / STATE_FILE).write_text(json.dumps({"kl_coef": self.kl_controller.coef}))
+        save_policy_and_value(self.accelerator.unwrap_model(self.model), self.processing_class, folder)
+        save_state(folder, self.kl_controller, self.reward_std, self.ema, self.processing_class)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         folder = Path(resume_from_checkpoint)
-        module = self.accelerator.unwrap_model(self.model)
-        if isinstance(module.policy, PeftModel):
-            set_peft_model_state_dict(module.policy, load_peft_weights(str(folder)))
-        else:
-            module.policy.load_state_dict(type(module.policy).from_pretrained(folder).state_dict())
-        module.load_state_dict(load_file(folder / VALUE_FILE), strict=False)
-        self.kl_controller.coef = json.loads((folder / STATE_FILE).read_text())["kl_coef"]
+        load_policy_and_value(self.accelerator.unwrap_model(self.model), folder)
+        load_state(folder, self.kl_controller, self.reward_std, self.ema)
 
-    # --- over processes -------------------------------------------------------------------------------------------
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _total(self, x: Tensor) -> Tensor:
         return self.accelerator.reduce(x, "sum")
 
-    def _mean(self, x: Tensor) -> float:
-        """Mean over completions that have a number."""
-        x = x.to(self.args.device).float()
-        total, count = self._total(torch.stack([x.nansum(), (~x.isnan()).sum().float()]))
-        return float(total / count)
-
-    def _std(self, x: Tensor) -> float:
-        return max(self._mean(x * x) - self._mean(x) ** 2, 0.0) ** 0.5
-
-    def _token_mean(self, x: Tensor, mask: Tensor) -> float:
-        total, count = self._total(torch.stack([ops.masked_sum(x, mask), mask.sum().float()]))
-        return float(total / count)
-
     def _track(self, name: str, value: Tensor | float) -> None:
         self._metrics[name].append(value.detach() if isinstance(value, Tensor) else value)
-
-
-def _encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig, policy) -> list[dict]:
-    """Rows with their `prompt_ids`, once it is sure that each prompt leaves room for a completion."""
-    rows = [{**row, "prompt_ids": encode_prompt(tokenizer, row["prompt"])} for row in dataset]
-    limit = context_length(policy.config)
-    room = None if limit is None else limit - args.max_completion_length
-    lengths = [len(row["prompt_ids"]) for row in rows]
-    long = [] if room is None else [(row, tokens) for row, tokens in enumerate(lengths) if tokens > room]
-    if long:
-        row, tokens = max(long, key=lambda item: item[1])
-        raise UserError(
-            f"{len(long)} of {len(rows)} prompts are too long: row {row} has {tokens} tokens, and the context of "
-            f"{limit} leaves {room} beside max_completion_length={args.max_completion_length}. "
-            "Shorten or drop these prompts, or lower max_completion_length."
-        )
-    return rows

@@ -1,0 +1,103 @@
+"""What PPO makes of a rollout, and what it minimises: pure functions that serve the trainer and any loop of your own.
+
+rollout  -> scores, log-probs, values -> `advantages` -> Experience -> micro-batches -> `losses`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_kit import ops
+from rlhf_kit.ppo.rollout import Rollout
+
+KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.kl_k1, "k3": ops.kl_k3}
+
+
+@dataclass
+class Experience:
+    """A rollout and what is learnt from it, float32."""
+
+    rollout: Rollout
+    scores: Tensor  # (B,)
+    logprobs: Tensor  # (B, R) log pi_old(token), the policy that sampled
+    values: Tensor  # (B, R) V_old(state before the token)
+    advantages: Tensor  # (B, R)
+    returns: Tensor  # (B, R)
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """A micro-batch: what the model and `losses` read, for these rows."""
+        rollout = self.rollout.select(rows)
+        width = rollout.completion_ids.shape[1]
+        learnt = {name: getattr(self, name)[rows, :width] for name in ("logprobs", "values", "advantages", "returns")}
+        tokens = {"completion_ids": rollout.completion_ids, "completion_mask": rollout.completion_mask}
+        return rollout.model_inputs() | tokens | learnt
+
+
+def advantages(
+    rollout: Rollout,
+    scores: Tensor,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    values: Tensor,
+    *,
+    kl_coef: float,
+    kl_estimator: str = "k1",
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    bootstrap_truncated: bool = False,
+    whiten: bool = True,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores, less the KL penalty, as advantages and returns of every token. -> two of (B, R).
+
+    Args:
+        scores: (B,). logprobs, ref_logprobs: (B, R). values: (B, R + 1), the last of them V after the completion.
+        bootstrap_truncated: continue a truncated completion with V of its last state; a terminated one ends in 0.
+        reduce: sums over all processes, for whitening.
+
+    Source: Ziegler et al. 2019, eq. 2; Schulman et al. 2016.
+    """
+    mask = rollout.completion_mask
+    kl = KL_ESTIMATORS[kl_estimator](logprobs, ref_logprobs)
+    rewards = ops.token_rewards(scores, kl, mask, kl_coef)
+    bootstrap = None
+    if bootstrap_truncated:
+        last = values.gather(1, rollout.completion_lengths[:, None]).squeeze(1)
+        bootstrap = torch.where(rollout.terminated, 0.0, last)
+    gains, returns = ops.gae(rewards, values[:, :-1], mask, gamma, lam, bootstrap)
+    return (ops.whiten(gains, mask, reduce) if whiten else gains), returns
+
+
+def losses(
+    output: dict[str, Tensor], batch: dict[str, Tensor], cliprange: float = 0.2, cliprange_value: float = 0.2
+) -> dict[str, Tensor]:
+    """Sums over the tokens of a micro-batch, to be divided by the tokens of the mini-batch: policy, value, entropy.
+
+    Args:
+        output: of `PolicyAndValue`, the policy as it is now. batch: of `Experience.batch`, the policy as it sampled.
+
+    Returns:
+        "policy", "value" (to minimise), "entropy" (when `output` has it), and for the logs, without gradient:
+        "ratio", "clip_fraction", "approx_kl", "value_clip_fraction".
+    """
+    mask = batch["completion_mask"]
+    policy, ratio, clipped = ops.ppo_policy_loss(output["logprobs"], batch["logprobs"], batch["advantages"], cliprange)
+    value, value_clipped = ops.ppo_value_loss(
+        output["values"][:, :-1], batch["values"], batch["returns"], cliprange_value
+    )
+    with torch.no_grad():
+        seen = {
+            "ratio": ratio,
+            "clip_fraction": clipped.float(),
+            "approx_kl": ops.kl_k3(batch["logprobs"], output["logprobs"]),
+            "value_clip_fraction": value_clipped.float(),
+        }
+        seen = {name: ops.masked_sum(x, mask) for name, x in seen.items()}
+    trained = {"policy": policy, "value": value}
+    if "entropy" in output:
+        trained["entropy"] = output["entropy"]
+    return {name: ops.masked_sum(x, mask) for name, x in trained.items()} | seen

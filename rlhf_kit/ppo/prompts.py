@@ -1,0 +1,47 @@
+"""Prompts as tokens, and the order in which rollouts take them."""
+
+from __future__ import annotations
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.ppo.config import PPOConfig
+
+
+def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> list[int]:
+    """Rows of the prompts at `places` of an endless sequence: pass after pass over `size` rows, each shuffled anew.
+
+    A data set smaller than a rollout simply comes round again.
+    """
+    passes: dict[int, list[int]] = {}
+    rows = []
+    for place in places:
+        number, offset = divmod(place, size)
+        if number not in passes:
+            generator = torch.Generator().manual_seed(seed + 7_919 * number)
+            passes[number] = torch.randperm(size, generator=generator).tolist() if shuffle else list(range(size))
+        rows.append(passes[number][offset])
+    return rows
+
+
+def encode_prompts(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig, policy: PreTrainedModel
+) -> list[dict]:
+    """Rows with their `prompt_ids`, once it is sure that each prompt leaves room for a completion."""
+    rows = [{**row, "prompt_ids": encode_prompt(tokenizer, row["prompt"])} for row in dataset]
+    limit = context_length(policy.config)
+    room = None if limit is None else limit - args.max_completion_length
+    lengths = [len(row["prompt_ids"]) for row in rows]
+    long = [] if room is None else [(row, tokens) for row, tokens in enumerate(lengths) if tokens > room]
+    if long:
+        row, tokens = max(long, key=lambda item: item[1])
+        raise UserError(
+            f"{len(long)} of {len(rows)} prompts are too long: row {row} has {tokens} tokens, and the context of "
+            f"{limit} leaves {room} beside max_completion_length={args.max_completion_length}. "
+            "Shorten or drop these prompts, or lower max_completion_length."
+        )
+    return rows
