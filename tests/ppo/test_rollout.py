@@ -1,9 +1,12 @@
 """Sampling: the same tokens as transformers' generate, whatever the padding, batch or neighbours."""
 
+import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_kit import ops
-from rlhf_kit.ppo.rollout import Rollout, draw, sample
+from rlhf_kit.models.value import PolicyAndValue, ValueHead
+from rlhf_kit.ppo.rollout import Rollout, draw, growing_cache, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [40, 41, 42], [5, 5]]
 
@@ -104,3 +107,71 @@ def test_sampling_and_scoring_use_the_same_distribution(policy):
     logits = policy(torch.tensor([[5, 6, 7]])).logits[0, -1]
     probabilities = ops.token_logprobs(logits.expand(len(tokens), -1), tokens, 0.6).exp()
     torch.testing.assert_close(counts / 4000, probabilities.detach(), atol=0.03, rtol=0)
+
+
+def test_logprobs_entropy_and_values_are_those_of_the_training_forward(policy):
+    """As the cached loop goes, with rows of different lengths that leave the batch at different times."""
+    module = PolicyAndValue(policy, None, ValueHead(32))
+    torch.nn.init.normal_(module.value_head.weight)
+    rollout = sample(
+        policy,
+        PROMPTS * 3,
+        eos_ids=list(range(40)),
+        pad_id=0,
+        max_completion_length=9,
+        temperature=0.7,
+        generator=torch.Generator().manual_seed(3),
+        batch_size=5,
+        value_head=module.value_head,
+    )
+    assert len(set(rollout.completion_lengths.tolist())) > 3
+    with torch.no_grad():
+        inputs = rollout.model_inputs()
+        full = module(**inputs, completion_ids=rollout.completion_ids, temperature=0.7, with_entropy=True)
+    mask = rollout.completion_mask
+    torch.testing.assert_close(rollout.logprobs[mask], full["logprobs"][mask], atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(rollout.entropy[mask], full["entropy"][mask], atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(rollout.values[mask], full["values"][:, :-1][mask], atol=2e-6, rtol=1e-5)
+    assert not rollout.logprobs[~mask].any() and not rollout.values[~mask].any()
+    part = rollout.select(torch.tensor([2, 5]))
+    assert part.logprobs.shape == part.values.shape == part.completion_ids.shape
+
+
+ARCHITECTURES = {
+    "llama": {"num_key_value_heads": 1},
+    "qwen2": {"num_key_value_heads": 1},
+    "mistral": {"num_key_value_heads": 1, "sliding_window": 4, "head_dim": 16},
+    "gemma3_text": {"num_key_value_heads": 1, "sliding_window": 4, "head_dim": 16},
+    "gpt_neox": {"rotary_pct": 0.5},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "bloom": {"n_head": 2, "n_layer": 2},
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_any_causal_lm_samples_as_generate_does(name):
+    """Grouped heads, sliding windows, rotary, learned and no positions: prompts of other lengths change nothing."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0, "eos_token_id": 1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **shape | ARCHITECTURES[name])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)
+    for prompt, completion in zip(PROMPTS, greedy(model, PROMPTS), strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert completion == expected[0, len(prompt) :].tolist()
+
+
+def test_the_cache_takes_its_room_once(policy):
+    cache = growing_cache(policy, room=12)
+    keys = torch.randn(3, 2, 5, 16)
+    first, _ = cache.update(keys, keys, 0)
+    again, values = cache.update(keys[:, :, :1], keys[:, :, :1] + 1, 0)
+    assert torch.equal(again, torch.cat([keys, keys[:, :, :1]], 2)) and again.data_ptr() == first.data_ptr()
+    assert torch.equal(values[:, :, -1], keys[:, :, 0] + 1)
+    cache.layers[0].batch_select_indices(torch.tensor([2, 0]))
+    assert torch.equal(cache.layers[0].keys, again[[2, 0]]) and cache.get_seq_length() == 6

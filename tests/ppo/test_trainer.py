@@ -82,6 +82,32 @@ def test_learning_rate_0_means_ratio_1_clip_0_kl_0(make_trainer, lora, value_mod
         assert abs(log["kl"]) < 1e-5 and log["policy/approx_kl"] < 1e-9
 
 
+@pytest.mark.parametrize("per_device", [4, 1])
+@pytest.mark.parametrize("padding", ["none", "left", "right", "both"])
+@pytest.mark.parametrize("pad_is_eos", [True, False], ids=["pad=eos", "pad!=eos"])
+def test_learning_rate_0_whatever_the_padding(make_trainer, policy, tokenizer, pad_is_eos, padding, per_device):
+    """Prompts of one or several lengths (left padding), completions likewise (right padding)."""
+    if not pad_is_eos:
+        tokenizer.pad_token = "!"
+        assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    if padding in ("right", "both"):
+        policy.generation_config.eos_token_id = list(range(60))
+    words = ["hello"] * 16 if padding in ("none", "right") else ["hello " * (1 + i % 5) for i in range(16)]
+    trainer = make_trainer(
+        train_dataset=Dataset.from_dict({"prompt": words}),
+        reward_funcs=lambda completions, **_: [float(len(text)) for text in completions],
+        learning_rate=0.0,
+        per_device_train_batch_size=per_device,
+    )
+    experience, _ = collected(trainer)
+    lengths = experience.rollout.completion_lengths.tolist()
+    assert (len(set(lengths)) > 1) == (padding in ("right", "both"))
+    trainer.train()
+    for log in (log for log in trainer.state.log_history if "policy/ratio" in log):
+        assert abs(log["policy/ratio"] - 1) < 1e-6
+        assert log["policy/clip_fraction"] == 0 and log["policy/approx_kl"] < 1e-9 and abs(log["kl"]) < 1e-5
+
+
 def test_dropout_is_off_everywhere(make_trainer, policy, reward_model):
     assert policy.config.resid_pdrop == 0.1
     trainer = make_trainer(reward_funcs=reward_model, peft_config=LoraConfig(lora_dropout=0.5))
