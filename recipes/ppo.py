@@ -9,7 +9,6 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
 import importlib
 import logging
-import math
 import os
 import re
 import sys
@@ -220,10 +219,7 @@ def _dry_run(settings: Settings, rewards: list, train_data: Dataset | None, toke
     for name in [r for r in rewards if isinstance(r, str)] + [extra.ref_model_name_or_path]:
         if name is not None:
             frozen += _parameters(settings, name, name in rewards, notes)
-    steps = args.max_steps
-    if steps <= 0 and (args.total_episodes or train_data is not None):
-        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(train_data))
-        steps = math.ceil(episodes / args.rollout_batch_size) * args.steps_per_rollout
+    steps = args.steps(0 if train_data is None else len(train_data))
     tokens = None
     if train_data is not None and tokenizer is not None:
         prompts = train_data["prompt"]

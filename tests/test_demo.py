@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from benchmarks.best_of_n import pool_of
 from rlhf_kit import demo
 
 
@@ -27,17 +28,24 @@ def test_the_summary_tells_the_story(run):
     for stage in stages.values():
         assert set(stage) == {"truth", "correct", "reward_model_score", "kl", "win_rate_vs_sft"}
     assert stages["base"]["truth"] < stages["sft"]["truth"] - 0.5
-    assert stages["ppo"]["win_rate_vs_sft"] > 0.5 and stages["ppo"]["truth"] > stages["sft"]["truth"] - 0.1
+    assert stages["ppo"]["win_rate_vs_sft"] > 0.6 and stages["ppo"]["truth"] > stages["sft"]["truth"] + 0.05
     assert stages["ppo"]["reward_model_score"] > stages["sft"]["reward_model_score"] + 0.1
     # Without the penalty the reward model is happiest and the truth worst.
     assert stages["ppo_no_kl"]["reward_model_score"] == max(s["reward_model_score"] for s in stages.values())
     assert stages["ppo_no_kl"]["truth"] < stages["sft"]["truth"]
     assert stages["ppo_no_kl"]["kl"] > 3 * stages["ppo"]["kl"] > 0
-    assert summary["reward_model"]["accuracy"] > 0.85 * summary["reward_model"]["accuracy_ceiling"]
+    assert summary["reward_model"]["accuracy"] > 0.88 * summary["reward_model"]["accuracy_ceiling"]
     assert summary["seconds"]["total"] == pytest.approx(
         sum(v for k, v in summary["seconds"].items() if k != "total"), abs=0.5
     )
     assert any(sample["language"] == "zh" for sample in summary["samples"]) and len(summary["samples"]) == 3
+
+
+def test_ppo_is_as_good_as_the_best_of_16_by_the_reward_model(run):
+    """Other seeds: benchmarks/RESULTS.md."""
+    folder = run[0]
+    stages = json.loads((folder / "summary.json").read_text())["stages"]
+    assert stages["ppo"]["truth"] > 0.95 * float(pool_of(folder).heldout_curve[-1])
 
 
 def test_every_folder_loads_with_plain_transformers(run):

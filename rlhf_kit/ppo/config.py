@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -196,6 +197,10 @@ class PPOConfig(TrainingArguments):
 
     def micro_batches(self, processes: int) -> int:
         """Forwards an optimizer step on each process."""
+        if self.rollout_batch_size % processes:
+            raise UserError(
+                f"rollout_batch_size={self.rollout_batch_size} must be a multiple of the {processes} processes."
+            )
         share, rest = divmod(self.mini_batch_size, processes)
         if rest or share % self.per_device_train_batch_size and share > self.per_device_train_batch_size:
             raise UserError(
@@ -210,6 +215,13 @@ class PPOConfig(TrainingArguments):
                 "optimizer step over all processes: each takes the same number of texts."
             )
         return forwards
+
+    def steps(self, prompts: int) -> int:
+        """Optimizer steps of the whole run over so many prompts; a rollout is never cut."""
+        if self.max_steps > 0:
+            return self.max_steps
+        episodes = self.total_episodes or math.ceil(self.num_train_epochs * prompts)
+        return math.ceil(episodes / self.rollout_batch_size) * self.steps_per_rollout
 
     @property
     def steps_per_rollout(self) -> int:

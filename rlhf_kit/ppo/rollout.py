@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from rlhf_kit import ops
@@ -77,6 +77,13 @@ def left_pad(sequences: list[list[int]], pad_id: int, device=None) -> tuple[Tens
     width = max(map(len, sequences))
     ids = torch.tensor([[pad_id] * (width - len(s)) + s for s in sequences], device=device)
     return ids, torch.tensor([len(s) for s in sequences], device=device)
+
+
+def end_ids(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a completion: the model's own (Llama 3 has several) and the tokenizer's."""
+    ends = policy.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({token for token in [*ends, tokenizer.eos_token_id] if token is not None})
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
+from rlhf_kit.models.precision import cast_frozen
 from rlhf_kit.models.value import (
     VALUE_MODELS,
     PolicyAndValue,
@@ -52,7 +52,7 @@ from rlhf_kit.ppo.metrics import Averages, rollout_metrics
 from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd
-from rlhf_kit.ppo.rollout import Rollout, sample
+from rlhf_kit.ppo.rollout import Rollout, end_ids, sample
 
 logger = logging.getLogger(__name__)
 LOGGED = {  # what `losses` calls it -> its name in the logs
@@ -128,13 +128,7 @@ class PPOTrainer(Trainer):
             raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
         self.ptx = None if ptx_dataset is None else PretrainingTexts(ptx_dataset, tokenizer, args.ptx_max_length)
         args.gradient_accumulation_steps = args.micro_batches(args.world_size)
-        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts))
-        if args.max_steps <= 0:
-            args.max_steps = math.ceil(episodes / args.rollout_batch_size) * args.steps_per_rollout
-        if args.rollout_batch_size % args.world_size:
-            raise UserError(
-                f"rollout_batch_size={args.rollout_batch_size} must be a multiple of the {args.world_size} processes."
-            )
+        args.max_steps = args.steps(len(self.prompts))
         super().__init__(
             model=module,
             args=args,
@@ -150,12 +144,14 @@ class PPOTrainer(Trainer):
         self.rewards.to(self.args.device)
         if self.ref_model is not None:
             self.ref_model.to(self.args.device)
+        if self.accelerator.mixed_precision == "bf16":
+            cast_frozen(module, torch.bfloat16, keep=True)
+            for frozen in [*self.rewards.models, *filter(None, [self.ref_model])]:
+                cast_frozen(frozen, torch.bfloat16, keep=False)
         self.kl_controller = FixedKL(args.kl_coef)
         if args.kl_target is not None:
             self.kl_controller = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)
-        ends = policy.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self.eos_ids = sorted({i for i in [*ends, tokenizer.eos_token_id] if i is not None})
+        self.eos_ids = end_ids(policy, tokenizer)
         self.reward_std = RunningStd()
         self.ema = None if args.ema_decay is None else MovingAverage(policy, args.ema_decay)
         self.averages = Averages(self._total, self.args.device)

@@ -1,0 +1,48 @@
+"""Frozen weights in the precision that they are multiplied in.
+
+Autocast casts a weight anew in every forward, and keeps the result only for weights that are trained. What is frozen
+(a reference, a reward model, the base under LoRA) is cast once here instead: the numbers are the same.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+def cast_frozen(model: nn.Module, dtype: torch.dtype, keep: bool) -> None:
+    """Multiply by the frozen float32 weights of all linear layers (`nn.Linear`, GPT-2's `Conv1D`) in `dtype`.
+
+    Embeddings, norms and whatever is trained stay as they are.
+
+    Args:
+        keep: leave the float32 weights in place, for saving and merging, and compute with a cast copy beside them.
+            Otherwise the cast weights take their place, and a head tied to the embedding gets its own.
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.Linear | Conv1D) or module.weight.requires_grad:
+            continue
+        if module.weight.dtype != torch.float32:
+            continue
+        weight = module.weight.detach().to(dtype)
+        bias = None if module.bias is None else module.bias.detach().to(dtype)
+        if keep:
+            multiply = _conv1d if isinstance(module, Conv1D) else F.linear
+            module.forward = partial(_forward, multiply, weight, bias)
+        else:
+            module.weight = nn.Parameter(weight, requires_grad=False)
+            if bias is not None:
+                module.bias = nn.Parameter(bias, requires_grad=False)
+
+
+def _forward(multiply, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    return multiply(x.to(weight.dtype), weight, bias)
+
+
+def _conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GPT-2 keeps its weights transposed. (..., in), (in, out) -> (..., out)."""
+    return torch.addmm(bias, x.view(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[1])
