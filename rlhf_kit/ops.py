@@ -12,6 +12,8 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,14 +73,52 @@ def whiten(x: Tensor, mask: Tensor, reduce=None, eps: float = 1e-8) -> Tensor:
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
     """log pi(token) under softmax(logits / temperature). (..., V), (...) -> (...) float32."""
-    logits = logits.float() / temperature
-    return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
+    return _TokenLogprobs.apply(logits, tokens, temperature)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """A few rows at a time: their float32 copies stay in the processor's cache, and no float32 (..., V) is made.
+
+    The gradient is (onehot - softmax) / temperature, from the logits as the model gave them.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+        rows, places = logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1, 1)  # (N, V), (N, 1)
+        logprobs, normalisers = torch.empty(2, len(rows), device=logits.device)
+        for part in _parts(rows):
+            x = rows[part].float() / temperature
+            normalisers[part] = x.logsumexp(-1)
+            logprobs[part] = x.gather(-1, places[part]).squeeze(-1) - normalisers[part]
+        ctx.save_for_backward(rows, places, normalisers)
+        ctx.temperature, ctx.shape = temperature, logits.shape
+        return logprobs.view(tokens.shape)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        rows, places, normalisers = ctx.saved_tensors
+        scale = gradient.reshape(-1, 1) / ctx.temperature
+        result = torch.empty_like(rows)
+        for part in _parts(rows):
+            x = (rows[part].float() / ctx.temperature).sub_(normalisers[part, None]).exp_().mul_(-scale[part])
+            result[part] = x.scatter_add_(-1, places[part], scale[part])
+        return result.view(ctx.shape), None, None
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy in nats of softmax(logits / temperature). (..., V) -> (...) float32."""
-    logprobs = F.log_softmax(logits.float() / temperature, dim=-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+    rows = logits.reshape(-1, logits.shape[-1])
+    found = []
+    for part in _parts(rows):
+        logprobs = F.log_softmax(rows[part].float() / temperature, dim=-1)
+        found.append(-(logprobs.exp() * logprobs).sum(-1))
+    return torch.cat(found).view(logits.shape[:-1])
+
+
+def _parts(rows: Tensor) -> Iterator[slice]:
+    """Slices over the rows of (N, V) of about 2 MB in float32 each, or of 256 MB off the CPU. At least one."""
+    size = max(1, (1 << 19 if rows.device.type == "cpu" else 1 << 26) // rows.shape[-1])
+    yield from (slice(start, start + size) for start in range(0, max(len(rows), 1), size))
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

@@ -51,6 +51,22 @@ def test_token_logprobs_and_entropy_against_torch():
     torch.testing.assert_close(ops.entropy(logits, 0.7), distribution.entropy())
 
 
+@pytest.mark.parametrize("size", [7, 300_000])  # in one part, and in several
+def test_gradients_of_token_logprobs_are_those_of_log_softmax(size):
+    ours = torch.randn(2, 3, size, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    tokens, weights = torch.randint(size, (2, 3)), torch.randn(2, 3)
+    (ops.token_logprobs(ours, tokens, 0.7) * weights).sum().backward()
+    expected = (theirs / 0.7).log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ops.token_logprobs(ours, tokens, 0.7), expected)
+    small = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    wanted = torch.distributions.Categorical(logits=small / 0.7).entropy()
+    (gradient,) = torch.autograd.grad(ops.entropy(small, 0.7).sum(), small)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted.sum(), small)[0], atol=1e-6, rtol=1e-4)
+
+
 def test_token_logprobs_of_half_precision_logits_are_float32():
     logits = torch.randn(2, 3, 7).bfloat16()
     assert ops.token_logprobs(logits, torch.zeros(2, 3, dtype=torch.long)).dtype == torch.float32

@@ -1,7 +1,7 @@
-"""Frozen weights in the precision that they are multiplied in.
+"""Weights in the precision that they are multiplied in, cast no more often than they change.
 
-Autocast casts a weight anew in every forward, and keeps the result only for weights that are trained. What is frozen
-(a reference, a reward model, the base under LoRA) is cast once here instead: the numbers are the same.
+Autocast casts a weight anew in every forward. What is frozen (a reference, a reward model, the base under LoRA) is
+cast once here instead, and what is trained once an optimizer step: the numbers are the same.
 """
 
 from __future__ import annotations
@@ -46,3 +46,25 @@ def _forward(multiply, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor
 def _conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GPT-2 keeps its weights transposed. (..., in), (in, out) -> (..., out)."""
     return torch.addmm(bias, x.view(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[1])
+
+
+class HeldCasts:
+    """Keeps what autocast has cast from one forward to the next, until `release`.
+
+    Autocast forgets its casts when the outermost of its contexts ends; `hold` counts as one more around them. The
+    weights must not change while it holds: release before every optimizer step.
+    """
+
+    def __init__(self):
+        self.held = False
+
+    def hold(self) -> None:
+        if not self.held:
+            torch.autocast_increment_nesting()
+            self.held = True
+
+    def release(self) -> None:
+        if self.held:
+            self.held = False
+            if torch.autocast_decrement_nesting() == 0:
+                torch.clear_autocast_cache()

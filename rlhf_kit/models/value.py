@@ -81,9 +81,8 @@ class PolicyAndValue(nn.Module):
         """
         keep = completion_ids.shape[1] + 1
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        with captured_input(output_embeddings(self.policy)) as captured:
-            logits = completion_logits(self.policy, inputs, keep)
-        hidden = captured[0].detach() if value_detached else captured[0]
+        logits, hidden = completion_logits_and_states(self.policy, inputs, keep)
+        hidden = hidden.detach() if value_detached else hidden
         if self.value_trunk is not None:
             hidden = self.value_trunk(**inputs, use_cache=False).last_hidden_state
         output = {
@@ -100,13 +99,18 @@ class PolicyAndValue(nn.Module):
 
 
 @contextmanager
-def captured_input(module: nn.Module):
-    """A list that receives what `module` is called with.
+def captured_input(module: nn.Module, drop_last: bool = False):
+    """A list that receives what `module` is called with, of which it may be spared the last position.
 
     The LM head's input is the last hidden state of any causal LM; `output_hidden_states` would keep every layer's.
     """
     captured: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...]):
+        captured.append(args[0])
+        return (args[0][:, :-1], *args[1:]) if drop_last else None
+
+    handle = module.register_forward_pre_hook(hook)
     try:
         yield captured
     finally:
@@ -117,9 +121,16 @@ def output_embeddings(policy: PreTrainedModel | PeftModel) -> nn.Module:
     return (policy.get_base_model() if isinstance(policy, PeftModel) else policy).get_output_embeddings()
 
 
+def completion_logits_and_states(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
+    """Logits that predict the last `keep - 1` tokens, and the last `keep` states. -> (B, keep-1, V), (B, keep, H)."""
+    with captured_input(output_embeddings(policy), drop_last=True) as captured:
+        logits = policy(**inputs, use_cache=False, logits_to_keep=keep).logits
+    return logits, captured[0]
+
+
 def completion_logits(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:
     """Logits that predict the last `keep - 1` tokens. (B, T) -> (B, keep - 1, V)."""
-    return policy(**inputs, use_cache=False, logits_to_keep=keep).logits[:, -keep:-1]
+    return completion_logits_and_states(policy, inputs, keep)[0]
 
 
 def completion_logprobs(

@@ -32,7 +32,8 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
-from rlhf_kit.models.precision import cast_frozen
+from rlhf_kit.models.fused import fuse_activations
+from rlhf_kit.models.precision import HeldCasts, cast_frozen
 from rlhf_kit.models.value import (
     VALUE_MODELS,
     PolicyAndValue,
@@ -116,9 +117,11 @@ class PPOTrainer(Trainer):
             reward_funcs, reward_processing_classes, args.reward_weights, tokenizer, args.per_device_eval_batch_size
         )
         module = build_policy_and_value(policy, *self._value_source(value_model), peft_config)
-        disable_dropout(module)
+        for part in filter(None, [module, self.ref_model]):
+            disable_dropout(part)
+            fuse_activations(part)
         if self.ref_model is not None:
-            disable_dropout(self.ref_model.eval().requires_grad_(False))
+            self.ref_model.eval().requires_grad_(False)
 
         if train_dataset is None or len(train_dataset) == 0:
             raise UserError("train_dataset has no rows; PPO needs prompts.")
@@ -156,6 +159,7 @@ class PPOTrainer(Trainer):
         self.ema = None if args.ema_decay is None else MovingAverage(policy, args.ema_decay)
         self.averages = Averages(self._total, self.args.device)
         self.watch = Watch()
+        self.casts = HeldCasts()
         self._metrics: dict[str, list[float]] = defaultdict(list)
         self._completions: list[dict] = []  # of the last rollout
         self._ref_scores: Tensor | None = None  # of the evaluation prompts
@@ -366,6 +370,16 @@ class PPOTrainer(Trainer):
             self._track(LOGGED[name], value * args.gradient_accumulation_steps)
         return (loss, output) if return_outputs else loss
 
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.casts.release()
+
+    def training_step(self, *args, **kwargs) -> Tensor:
+        self.casts.hold()  # over the micro-batches of an optimizer step
+        return super().training_step(*args, **kwargs)
+
     # --- Trainer's hooks ------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> RolloutLoader:
@@ -455,6 +469,7 @@ class PPOTrainer(Trainer):
         super().log(logs, start_time)
 
     def _get_grad_norm(self, model, grad_norm=None):
+        self.casts.release()
         norm = super()._get_grad_norm(model, grad_norm)
         self.watch.look("The gradient", torch.as_tensor(norm))
         self.watch.check(f"in optimizer step {self.state.global_step + 1}")

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.precision import cast_frozen
+from rlhf_kit.models.precision import HeldCasts, cast_frozen
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 
@@ -60,3 +60,23 @@ def test_what_is_trained_is_left_alone(policy):
     before = {name: p.data_ptr() for name, p in policy.named_parameters()}
     cast_frozen(policy, torch.bfloat16, keep=False)
     assert before == {name: p.data_ptr() for name, p in policy.named_parameters()}
+
+
+def test_casts_are_held_until_released():
+    layer, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    casts = HeldCasts()
+
+    def forward():
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x).detach()
+
+    casts.hold()
+    first = forward()
+    layer.weight.data.add_(1.0)
+    assert torch.equal(forward(), first)  # held: the old weights
+    casts.release()
+    assert not torch.equal(forward(), first)
+    layer.weight.data.sub_(1.0)
+    assert torch.allclose(forward(), first, atol=0.02)  # released: nothing is kept
+    casts.release()  # once more changes nothing
+    assert not torch.is_autocast_enabled("cpu")

@@ -303,3 +303,35 @@ def test_the_phases_are_timed_and_the_speed_is_told(make_trainer):
     assert all(x > 0 for x in parts) and sum(parts) <= log["seconds/collect"]
     assert log["rollout/tokens_per_second"] > 0
     assert json.dumps(log)
+
+
+# --- bf16 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_bf16_trains_to_the_same_weights_with_casts_held_or_not(make_trainer, policy, monkeypatch, lora):
+    """Held over the micro-batches of a step, they must be forgotten before the weights change."""
+    start = {k: v.clone() for k, v in policy.state_dict().items()}
+
+    def run():
+        model = type(policy)(policy.config)
+        model.load_state_dict(start)
+        torch.manual_seed(0)
+        options = {"peft_config": LoraConfig(r=4)} if lora else {}
+        trainer = make_trainer(model=model, bf16=True, learning_rate=1e-2, **options)
+        trainer.train()
+        return trainer.model.state_dict()
+
+    held = run()
+    monkeypatch.setattr("rlhf_kit.models.precision.HeldCasts.hold", lambda self: None)
+    for (name, weight), other in zip(held.items(), run().values(), strict=True):
+        assert torch.equal(weight, other), name
+
+
+def test_bf16_keeps_logprobs_in_float32_and_old_ones_from_the_training_forward(make_trainer):
+    trainer = make_trainer(bf16=True, learning_rate=0.0)
+    experience, _ = trainer.collect(trainer.prompts[:8], torch.Generator().manual_seed(0))
+    assert experience.logprobs.dtype == torch.float32 and experience.rollout.values is None
+    trainer.train()
+    for ratio in logs_of(trainer, "policy/ratio"):
+        assert abs(ratio - 1) < 1e-3
