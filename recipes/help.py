@@ -156,8 +156,11 @@ def print_root(version: str) -> None:
         "Usage: rlhf-kit STAGE [--config X.yaml] [--key value ...]\n"
     )
     table = Table.grid(padding=(0, 2))
-    demo = {"demo": ("The whole story on the embedded world, in minutes, on a CPU", "用內建的小世界走完全程")}
-    for name, (english, chinese) in {**STAGES, **demo}.items():
+    others = {
+        "demo": ("The whole story on the embedded world, in minutes, on a CPU", "用內建的小世界走完全程"),
+        "doctor": ("What is wrong with a PPO run, and what to change", "檢查 PPO 訓練哪裡出了問題"),
+    }
+    for name, (english, chinese) in {**STAGES, **others}.items():
         table.add_row(f"  [cyan]{name}[/cyan]", english, chinese)
     console.print(table)
     console.print(

@@ -10,11 +10,15 @@ from rlhf_kit import __version__
 from rlhf_kit.errors import did_you_mean
 from rlhf_kit.recipes.help import STAGES, print_root, print_stage
 
-COMMANDS = (*STAGES, "demo")
+WITHOUT_RECIPE = ("demo", "doctor")  # each a module of its name
+COMMANDS = (*STAGES, *WITHOUT_RECIPE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `rlhf-kit STAGE ...`; returns the exit status (0 done, 2 a mistake of the user, 130 interrupted)."""
+    """Run `rlhf-kit STAGE ...`; returns the exit status.
+
+    0 done, 1 the doctor found something, 2 a mistake of the user, 130 interrupted.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print_root(__version__)
@@ -27,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = did_you_mean(command, COMMANDS)
         print(f"rlhf-kit: there is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    if command == "demo":
-        return importlib.import_module("rlhf_kit.demo").main(rest)
+    if command in WITHOUT_RECIPE:
+        return importlib.import_module(f"rlhf_kit.{command}").main(rest)
     if "-h" in rest or "--help" in rest or "--help-all" in rest:
         print_stage(command, everything="--help-all" in rest)
         return 0

@@ -129,6 +129,12 @@ def check_kit(words, place, capsys):
         known = capsys.readouterr().out
         assert all(word in known for word in rest if word.startswith("--"))
         return
+    if stage == "doctor":
+        metrics = Path(rest[0])
+        metrics.mkdir(parents=True)
+        (metrics / "metrics.jsonl").write_text('{"step": 1, "kl": 0.1, "reward": 0.2, "loss": 0.3}\n')
+        assert cli.main([stage, *rest]) == 0
+        return
     place(models_of(rest))
     status = cli.main([stage, *rest] if "--dry-run" in rest else [stage, *rest, "--dry-run"])
     told = capsys.readouterr()
@@ -170,7 +176,11 @@ def test_a_command_does_what_it_says(command, place, capsys):
 def test_the_two_commands_come_first_and_every_stage_is_shown():
     shown = commands(README)
     assert shown[:4] == ["make demo", "make test", "pip install -e . -c constraints.txt", "rlhf-kit demo"]
-    assert {words[1] for words in map(shlex.split, shown) if words[0] == "rlhf-kit"} == {*STAGES, "demo"}
+    assert {words[1] for words in map(shlex.split, shown) if words[0] == "rlhf-kit"} == {
+        *STAGES,
+        "demo",
+        "doctor",
+    }
     assert any(command.startswith("accelerate launch recipes/") for command in shown)
 
 

@@ -16,7 +16,8 @@ FILES = {
 # From the top down; a module imports only what stands below it, and the ones on a line do not import one another.
 LAYERS = [
     ["cli"],
-    ["demo"],
+    ["demo", "doctor"],
+    ["symptoms"],
     ["report"],
     ["recipes"],
     ["sft", "reward", "ppo", "eval"],

@@ -60,6 +60,8 @@ class PolicyAndValue(nn.Module):
         if self.value_trunk is not None:
             self.value_trunk.gradient_checkpointing_enable(**kwargs)
 
+    activation_checkpointing_enable = gradient_checkpointing_enable  # its name from transformers 6 on
+
     def forward(
         self,
         input_ids: Tensor,

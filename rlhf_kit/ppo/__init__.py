@@ -1,8 +1,10 @@
 """Proximal policy optimisation against reward models and Python functions."""
 
+from rlhf_kit.ppo.best_of_n import BestOfN, best_of_n
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.experience import Experience, advantages, losses
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.ppo.trainer import PPOTrainer
 
-__all__ = ["Experience", "PPOConfig", "PPOTrainer", "Rollout", "advantages", "losses", "sample"]
+__all__ = ["BestOfN", "Experience", "PPOConfig", "PPOTrainer", "Rollout"]
+__all__ += ["advantages", "best_of_n", "losses", "sample"]

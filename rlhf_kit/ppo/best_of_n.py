@@ -11,7 +11,8 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +90,7 @@ def expected_best_of_m(scores: Tensor, values: Tensor | None = None) -> Tensor:
     # left out of the other m - 1 with chance (n - m - k + 1) / (n - k). No binomial is ever as large as it would be.
     k = torch.arange(1, n, dtype=torch.float64, device=scores.device)
     m = torch.arange(1, n + 1, dtype=torch.float64, device=scores.device)[:, None]
-    left_out = ((n - m - k + 1).clamp(min=0) / (n - k)).cumprod(1)  # (m, n - 1)
+    left_out = ((n - m - k + 1) / (n - k)).cumprod(1)  # (m, n - 1), 0 from k = n - m + 1 on
     weights = torch.cat([torch.ones_like(m), left_out], 1) * m / n  # (m, n)
     return shared @ weights.T
 
@@ -135,9 +136,7 @@ def best_of_n(
     device = next(policy.parameters()).device
     rewards, heldout = (_rewards(funcs, tokenizer, batch_size, device) for funcs in (reward_funcs, heldout_funcs))
 
-    was_training = policy.training
-    policy.eval()
-    try:
+    with _eval_mode(policy):
         rollout = sample(
             policy,
             [ids for ids in encoded for _ in range(n)],
@@ -148,8 +147,6 @@ def best_of_n(
             generator=generator,
             batch_size=batch_size,
         )
-    finally:
-        policy.train(was_training)
     ids = rollout.completions()
     texts = [decode_completion(tokenizer, tokens) for tokens in ids]
     given = ([prompt for prompt in prompts for _ in range(n)], texts, ids)
@@ -172,6 +169,16 @@ def best_of_n(
         result.heldout_scores = heldout(*given, repeated)[0].cpu().view(-1, n)
         result.heldout_curve = expected_best_of_m(scores, result.heldout_scores).mean(0)
     return result
+
+
+@contextmanager
+def _eval_mode(policy: PreTrainedModel) -> Iterator[None]:
+    was_training = policy.training
+    policy.eval()
+    try:
+        yield
+    finally:
+        policy.train(was_training)
 
 
 def _check(n: int, prompts: list, columns: dict[str, list], max_completion_length: int, temperature: float) -> None:

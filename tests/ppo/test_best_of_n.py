@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from rlhf_kit.data.chat import decode_completion, encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.ppo.best_of_n import best_of_n, best_of_n_kl, expected_best_of_m
@@ -130,6 +131,15 @@ def test_best_is_the_argmax_and_the_ends_of_the_curve_are_mean_and_maximum(run):
     assert result.rows()[1] == {"n": 2, "kl": float(result.kl[1]), "score": float(result.curve[1])}
 
 
+def test_each_pool_answers_its_own_prompt(run, policy, tokenizer):
+    result = run(temperature=1e-4, n=2)  # so cold that the likeliest token is drawn
+    for prompt, pool in zip(PROMPTS, result.completions, strict=True):
+        ids = torch.tensor([encode_prompt(tokenizer, prompt)])
+        likeliest = policy.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+        assert pool == [decode_completion(tokenizer, likeliest.tolist())] * 2
+    assert len({pool[0] for pool in result.completions}) == 3
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_a_generator_decides_the_draw_and_the_batch_size_does_not(run, reward_model, batch_size):
     plain, other = run(reward_model), run(reward_model, batch_size=batch_size)
@@ -202,6 +212,7 @@ def test_dropout_is_not_drawn_and_the_mode_comes_back(run, policy):
         ({"columns": {"tag": [1]}}, "the column 'tag' has 1 entries for 3 prompts"),
         ({"columns": {"prompts": [1, 2, 3]}}, "the column 'prompts' has the name of what a reward function gets"),
         ({"n": 0, "temperature": -1.0}, "n=0 must be at least 1; temperature=-1.0 must be above 0"),
+        ({"max_completion_length": 127}, r"prompt 1 has \d\d tokens, and the context of 128 leaves 1 beside"),
         ({"prompts": ["hi", "word " * 200]}, r"prompt 1 has \d+ tokens, and the context of 128 leaves 120 beside"),
     ],
 )
