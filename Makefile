@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check style clean
+.PHONY: demo test check style bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -24,6 +24,9 @@ $(INSTALLED): setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
 	touch $@
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/ppo_vs_trl.py --json runs/ppo_vs_trl.json
 
 clean:
 	rm -rf .venv runs

@@ -239,6 +239,20 @@ def test_long_prompts_can_be_left_out(base, write_jsonl, tmp_path, caplog):
     assert "1 prompts of more than 20 tokens left out" in caplog.text
 
 
+def test_ppo_with_pretraining_texts_and_a_moving_average(base, texts, ranked, tmp_path, capsys):
+    out = tmp_path / "ppo"
+    argv = words("--model_name_or_path", base, "--dataset_name", ranked, "--reward_funcs", "tests.rewards:brief")
+    argv += [*PPO, *QUIET, "--ptx_coef", "1.0"]
+    assert "give both" in refused(ppo.main, argv, out, capsys)
+    argv += words("--ptx_dataset_name", texts, "--ema_decay", 0.9, "--log_completions", "--output_dir", out)
+    for more in ([], ["--overwrite_output_dir"]):  # the second time every file and folder is replaced
+        assert ppo.main([*argv, *more]) == 0
+        average, last = load_file(out / "ema" / "model.safetensors"), load_file(out / "model.safetensors")
+        assert average.keys() == last.keys() and any(not torch.equal(average[key], last[key]) for key in last)
+        assert len(list((out / "completions").iterdir())) == 2
+        assert "loss/ptx" in (out / "metrics.jsonl").read_text()
+
+
 def test_a_recipe_runs_as_a_script_from_its_own_folder(base):
     folder = Path(pretrain.__file__).parent
     command = [sys.executable, "ppo.py", "--model_name_or_path", str(base)]
