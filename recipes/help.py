@@ -49,7 +49,7 @@ def _sources(stage: str) -> list[tuple[str, list[tuple[Path, str]]]]:
     own = {
         "pretrain": [(RECIPES / "pretrain.py", "PretrainConfig")],
         "sft": [(_library("trl", "trainer", "sft_config.py"), "SFTConfig")],
-        "reward": [(PACKAGE / "reward.py", "RewardConfig")],
+        "reward": [(PACKAGE / "reward" / "config.py", "RewardConfig")],
         "ppo": [(RECIPES / "ppo.py", "PPOArguments"), (PACKAGE / "ppo" / "config.py", "PPOConfig")],
     }[stage]
     return [

@@ -76,7 +76,7 @@ def tokenizer_of(settings: Settings, notes: list[str]) -> PreTrainedTokenizerBas
     model = settings.model
     name = model.tokenizer_name_or_path or model.model_name_or_path
     try:
-        return load_tokenizer(name, model.trust_remote_code)
+        return load_tokenizer(name, model.trust_remote_code, needs_eos=settings.stage != "reward")
     except UserError as error:
         if not plan.may_be_missing(settings, name):
             raise

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +23,7 @@ from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_reward_model
+from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.trainer import PPOTrainer
 from rlhf_kit.recipes import plan
@@ -52,6 +54,12 @@ class PPOArguments:
             "required": True,
         },
     )
+    reward_ensemble: Literal["mean", "min", "mean-std"] | None = field(
+        default=None, metadata={"help": "Make all reward models one reward: their mean, min, or mean less their std."}
+    )
+    reward_ensemble_std_coef: float = field(
+        default=1.0, metadata={"help": "How much of their standard deviation mean-std takes off."}
+    )
     ref_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Policy to stay near. Default: the model as it starts."}
     )
@@ -77,6 +85,7 @@ def run(settings: Settings) -> dict:
     check_settings(settings)
     refuse_new_model(settings)
     rewards = [resolve_reward(name) for name in settings.extra.reward_funcs]
+    check_ensemble(settings, rewards)
     train_data, eval_data, notes = load_data(settings, KINDS, load)
     ptx_data = load_texts(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
@@ -91,7 +100,7 @@ def run(settings: Settings) -> dict:
 
     trainer = PPOTrainer(
         load_model(settings, tokenizer),
-        rewards,
+        with_ensemble(settings, rewards),
         args=settings.training,
         train_dataset=train_data,
         eval_dataset=eval_data,
@@ -133,6 +142,46 @@ def resolve_reward(name: str) -> str | Callable:
             f"{did_you_mean(function_name, found)}"
         )
     return function
+
+
+def check_ensemble(settings: Settings, rewards: list[str | Callable]) -> None:
+    """Refuse `--reward_ensemble` where there is nothing to reduce, and options that only go with it."""
+    extra, models = settings.extra, [reward for reward in rewards if isinstance(reward, str)]
+    if "reward_ensemble_std_coef" in settings.given and extra.reward_ensemble != "mean-std":
+        raise UserError("--reward_ensemble_std_coef goes with --reward_ensemble mean-std.")
+    if extra.reward_ensemble is None:
+        return
+    if len(models) < 2:
+        raise UserError(
+            f"--reward_ensemble {extra.reward_ensemble} needs at least two reward models; --reward_funcs names "
+            f"{len(models)}."
+        )
+    if len(set(models)) < len(models):
+        raise UserError("--reward_ensemble: --reward_funcs names a reward model twice, which agrees with itself.")
+    if extra.reward_ensemble_std_coef < 0:
+        raise UserError(
+            f"--reward_ensemble_std_coef {extra.reward_ensemble_std_coef}: below 0, disagreement would be a merit."
+        )
+    if extra.value_model == "reward":
+        raise UserError(
+            "--value_model reward starts from one reward model, and --reward_ensemble has several. Give --value_model "
+            "shared, separate, or the folder of one of them."
+        )
+
+
+def with_ensemble(settings: Settings, rewards: list[str | Callable]) -> list:
+    """With `--reward_ensemble` the reward models as one reward, in the place of the first of them."""
+    extra = settings.extra
+    if extra.reward_ensemble is None:
+        return rewards
+    models = [reward for reward in rewards if isinstance(reward, str)]
+    ensemble = Ensemble.from_pretrained(
+        models,
+        reduce=extra.reward_ensemble,
+        std_coef=extra.reward_ensemble_std_coef,
+        batch_size=settings.training.per_device_eval_batch_size,
+    )
+    return [ensemble if reward == models[0] else reward for reward in rewards if reward not in models[1:]]
 
 
 def load_texts(settings: Settings, notes: list[str]) -> Dataset | None:

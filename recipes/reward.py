@@ -8,6 +8,7 @@ if __name__ == "__main__":  # as a script: go on as the installed module
     launch("reward")
 
 from collections.abc import Sequence
+from functools import partial
 
 from rlhf_kit.data.loading import load
 from rlhf_kit.models.checkpoints import load_reward_model
@@ -24,13 +25,15 @@ def run(settings: Settings) -> dict:
     output = check_output(settings)
     check_settings(settings)
     refuse_new_model(settings)
-    train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), load)
+    args = settings.training
+    read = partial(load, on_bad_row=args.on_bad_row)
+    train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), read)
     tokenizer = tokenizer_of(settings, notes)
     if settings.run.dry_run:
         rows = tokens = None
         if train_data is not None and tokenizer is not None:
             limit = plan.length_limit(settings, tokenizer, notes)
-            encoded, _ = encode_comparisons(train_data, tokenizer, limit)
+            encoded, _ = encode_comparisons(train_data, tokenizer, limit, args.ties_teach, args.on_bad_row)
             rows, tokens = len(encoded), sum(len(ids) for answers in encoded["input_ids"] for ids in answers)
         plan.show_plan(settings, rows, tokens, notes, tokenizer)
         return {}
@@ -45,7 +48,7 @@ def run(settings: Settings) -> dict:
             trust_remote_code=model.trust_remote_code,
             attn_implementation=model.attn_implementation,
         ),
-        args=settings.training,
+        args=args,
         train_dataset=train_data,
         eval_dataset=eval_data,
         processing_class=tokenizer,

@@ -90,7 +90,7 @@ STALE_NEWS = (
 
 def _is_news(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    new_head = "LOAD REPORT" in message and "score.weight" in message  # a reward model's head is new by design
+    new_head = "LOAD REPORT" in message and ("score.weight" in message or "classifier.weight" in message)  # by design
     return not (message.startswith(STALE_NEWS) or new_head)
 
 

@@ -211,37 +211,91 @@ def ordered_pairs(groups: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     return better.nonzero(as_tuple=True)
 
 
-def mean_per_group(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of x (M,) by group number (M,). -> means (G,), valid (G,): whether the group has any entry."""
-    size = int(group.max()) + 1 if group.numel() else 0
+def mean_per_group(x: Tensor, group: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Mean of x (M,) by group number (M,). -> means (G,), valid (G,): whether the group has any entry.
+
+    Args:
+        size: G; None: up to the last group that has an entry.
+    """
+    if size is None:
+        size = int(group.max()) + 1 if group.numel() else 0
     count = torch.zeros(size, dtype=x.dtype, device=x.device).index_add(0, group, torch.ones_like(x))
     total = torch.zeros(size, dtype=x.dtype, device=x.device).index_add(0, group, x)
     return total / count.clamp(min=1), count > 0
 
 
-def ranking_losses(scores: Tensor, groups: Tensor, ranks: Tensor, margins: Tensor | None = None) -> Tensor:
-    """Mean of -log sigmoid(s_better - s_worse - margin) over the ordered pairs of each prompt that has any. -> (G',).
+def tied_pairs(groups: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Index pairs of all answers to the same prompt that share a rank, each pair once. (N,), (N,) -> (M,), (M,)."""
+    tied = (groups[:, None] == groups[None, :]) & (ranks[:, None] == ranks[None, :])  # (N, N)
+    return tied.triu(1).nonzero(as_tuple=True)
 
-    All pairs of a prompt form one element, so that a long ranking weighs as much as a short one; ties are dropped.
+
+def pairwise_losses(
+    scores: Tensor,
+    groups: Tensor,
+    ranks: Tensor,
+    margins: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ties: bool = False,
+) -> Tensor:
+    """Mean of -log sigmoid(s_better - s_worse - margin) over the pairs of each prompt that has any. (N,) -> (G',).
+
+    All pairs of a prompt form one element, so that a long ranking weighs as much as a short one.
 
     Args:
         scores: (N,) reward of each answer. groups: (N,) which prompt it answers. ranks: (N,) 1 = best, equal = tie.
         margins: (N,) margin asked for against any worse answer; 0 when None.
+        label_smoothing: chance that a labeler swapped the two; that share of the loss asks for the reverse.
+        ties: count the tied pairs too, with either order as likely as the other (a target of 0.5).
 
-    Source: InstructGPT, section 3.5, eq. 1; the margin is Llama 2's (arXiv:2307.09288, eq. 2).
+    Source: InstructGPT, section 3.5, eq. 1; the margin is Llama 2's (arXiv:2307.09288, eq. 2); the smoothing is
+    "conservative" (Mitchell 2023, "A note on DPO with noisy preferences", eq. 3).
     """
     better, worse = ordered_pairs(groups, ranks)
     difference = scores.float()[better] - scores.float()[worse]
     if margins is not None:
         difference = difference - margins.float()[better]
-    means, valid = mean_per_group(-F.logsigmoid(difference), groups[better])
+    smooth = torch.full_like(difference, label_smoothing)
+    if ties:
+        first, second = tied_pairs(groups, ranks)
+        better = torch.cat([better, first])
+        difference = torch.cat([difference, scores.float()[first] - scores.float()[second]])
+        smooth = torch.cat([smooth, torch.full((len(first),), 0.5, device=smooth.device)])
+    losses = -(1 - smooth) * F.logsigmoid(difference) - smooth * F.logsigmoid(-difference)
+    means, valid = mean_per_group(losses, groups[better])
     return means[valid]
 
 
-def ranking_loss(scores: Tensor, groups: Tensor, ranks: Tensor, margins: Tensor | None = None) -> Tensor:
-    """Mean of `ranking_losses` over the prompts; 0 (with a gradient path) when no prompt has an ordered pair."""
-    losses = ranking_losses(scores, groups, ranks, margins)
-    return losses.mean() if losses.numel() else scores.float().sum() * 0.0
+def plackett_luce_losses(scores: Tensor, groups: Tensor, ranks: Tensor) -> Tensor:
+    """-log P(ranking) / (K - 1) of each prompt: the best is drawn by softmax, then the next of the rest. (N,) -> (G,).
+
+    For K = 2 it is the pairwise loss. Of d answers that tie, the r-th to be drawn (r = 0 .. d - 1) meets the others
+    with weight 1 - r / d each, and all that are worse (Efron's form).
+
+    Source: Plackett 1975, "The Analysis of Permutations"; ties: Efron 1977, "The Efficiency of Cox's Likelihood
+    Function for Censored Data", section 6.
+    """
+    same = groups[:, None] == groups[None, :]  # (N, N)
+    tied = same & (ranks[:, None] == ranks[None, :])
+    drawn = tied.tril(-1).sum(1) / tied.sum(1)  # (N,) r / d
+    weights = torch.where(tied, 1 - drawn[:, None], (same & (ranks[:, None] < ranks[None, :])).float())
+    scores = scores.float()
+    losses = (weights.log() + scores[None, :]).logsumexp(1) - scores
+    means, _ = mean_per_group(losses, groups)
+    size = torch.bincount(groups)
+    return means * size / (size - 1).clamp(min=1)
+
+
+def best_of_losses(scores: Tensor, groups: Tensor, ranks: Tensor) -> Tensor:
+    """-log softmax over a prompt's answers at its best one; several best ones share alike. (N,) -> (G,).
+
+    Source: Ziegler et al. 2019, section 2, eq. 1 (the best of four).
+    """
+    same = groups[:, None] == groups[None, :]  # (N, N)
+    best = ~(same & (ranks[None, :] < ranks[:, None])).any(1)  # (N,)
+    scores = scores.float()
+    normalisers = torch.where(same, scores[None, :], -torch.inf).logsumexp(1)
+    return mean_per_group((normalisers - scores)[best], groups[best])[0]
 
 
 def pair_accuracy(scores: Tensor, groups: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,6 +308,11 @@ def pair_accuracy(scores: Tensor, groups: Tensor, ranks: Tensor) -> tuple[Tensor
     return mean_per_group((torch.sign(difference) + 1) / 2, groups[better])
 
 
-def thumbs_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross entropy of sigmoid(score) against thumbs up (True) or down. (N,), (N,) -> ()."""
-    return F.binary_cross_entropy_with_logits(scores.float(), labels.float())
+def thumbs_losses(scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Binary cross entropy of sigmoid(score) against thumbs up (True) or down. (N,), (N,) -> (N,).
+
+    Args:
+        label_smoothing: chance that the thumb was meant the other way.
+    """
+    targets = labels.float() * (1 - 2 * label_smoothing) + label_smoothing
+    return F.binary_cross_entropy_with_logits(scores.float(), targets, reduction="none")

@@ -7,8 +7,8 @@ import math
 from html import escape
 from pathlib import Path
 
-from rlhf_kit import charts
 from rlhf_kit.charts import Line, Points, figure, is_number, svg_bars
+from rlhf_kit.page import document, number, section, table, write, zh
 
 STAGES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "ppo_no_kl": "PPO, no KL penalty"}
 # After Okabe and Ito's palette, which the colour-blind can tell apart; the style sheet lightens it in the dark.
@@ -39,31 +39,6 @@ MORE_CURVES = {
     "value/explained_variance": ("Value, explained variance 價值解釋變異", "1 is perfect"),
     "seconds/rollout": ("Time to sample a rollout 取樣時間", "seconds"),
 }
-STYLE = """
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,
-"PingFang TC","Noto Sans TC","Noto Sans CJK TC","Microsoft JhengHei",sans-serif}
-main{max-width:1080px;margin:0 auto;padding:2rem 1rem 3rem}
-h1{font-size:1.7rem;line-height:1.25;margin:0}h2{font-size:1.3rem;line-height:1.3;margin:2.8rem 0 .6rem}
-h3{font-size:.98rem;line-height:1.4;margin:0}h1 [lang],h2 [lang]{font-weight:400;color:var(--soft);margin-left:.35em}
-p{margin:.5rem 0;max-width:46rem}.soft,dd,footer{color:var(--soft);font-size:.9rem}
-.result{font-size:1.15rem;max-width:none;border-left:4px solid var(--blue);padding:.1rem 0 .1rem 1rem;margin:1.2rem 0}
-.grid{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr))}
-figure:last-child:nth-child(odd){grid-column:1/-1}
-.answers{gap:.7rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,220px),1fr))}
-figure,.scroll,.sample{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:1rem}
-.scroll{overflow-x:auto;padding:.3rem 1rem}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:right;padding:.5rem .7rem;border-bottom:1px solid var(--rule)}
-tr:last-child>*{border-bottom:0}th:first-child{text-align:left;padding-left:0}thead th{font-size:.88rem;
-line-height:1.3;vertical-align:top}thead [lang]{display:block;white-space:nowrap;font-weight:400;color:var(--soft)}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem .9rem;margin:.8rem 0;font-size:.9rem}dd{margin:0}
-.sample{margin-bottom:1rem}.sample h3{margin-bottom:.7rem;white-space:pre-wrap}
-.sample .soft{font-weight:400}.answer{border-top:3px solid var(--c);padding-top:.35rem;font-size:.93rem}
-.answer p{margin:.2rem 0;white-space:pre-wrap;overflow-wrap:anywhere}.answer b{color:var(--c);font-size:.85rem}
-footer{margin-top:2.5rem;border-top:1px solid var(--rule);padding-top:.8rem}
-@media(max-width:560px){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}figure,.sample{padding:.75rem}
-th,td{padding:.5rem .35rem}}
-"""
 
 
 def write_report(path: str | Path, summary: dict, runs: dict[str, str | Path]) -> Path:
@@ -71,34 +46,28 @@ def write_report(path: str | Path, summary: dict, runs: dict[str, str | Path]) -
 
     What is missing is left out. The file appears whole or not at all; its folder is made if need be.
     """
-    path = Path(path)
     metrics = {label: read_metrics(folder) for label, folder in runs.items()}
-    page = _page(summary, metrics)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    return write(path, _page(summary, metrics))
 
 
 def result(stages: dict) -> str:
     """One sentence, English and Chinese, that says what the stages' numbers say; empty without them."""
     sft, ppo, free = (stages.get(name, {}) for name in ("sft", "ppo", "ppo_no_kl"))
     truths, scores = ([stage.get(key) for stage in (sft, ppo, free)] for key in ("truth", "reward_model_score"))
-    s_truth, p_truth, f_truth = (_number(truth, "+.2f") for truth in truths)
+    s_truth, p_truth, f_truth = (number(truth, "+.2f") for truth in truths)
     english, chinese = [], []
     if is_number(ppo.get("win_rate_vs_sft")):
-        share = _number(ppo["win_rate_vs_sft"], ".0%")
+        share = number(ppo["win_rate_vs_sft"], ".0%")
         english.append(f"By truth PPO beats SFT on {share} of the held-out prompts (mean {s_truth} → {p_truth})")
         chinese.append(f"依真實品質，PPO 在 {share} 的測試提示上勝過 SFT（平均 {s_truth} → {p_truth}）")
     if all(is_number(value) for value in (truths[0], truths[2], *scores[1:])):
-        score = f"{_number(scores[2], '+.2f')} (PPO {_number(scores[1], '+.2f')})"
+        score = f"{number(scores[2], '+.2f')} (PPO {number(scores[1], '+.2f')})"
         hacked = scores[2] > scores[1] and truths[2] < truths[0]
         verdict = ("over-optimisation", "過度最佳化") if hacked else ("no over-optimisation", "沒有過度最佳化")
         english.append(f"without the KL penalty the reward model gives {score}, truth is {f_truth}: {verdict[0]}")
         chinese.append(f"沒有 KL 懲罰時，獎勵模型給 {score}，真實品質為 {f_truth}：{verdict[1]}")
     sentence = "; ".join(english)
-    return sentence and f"{sentence[0].upper()}{sentence[1:]}.<br>{_zh('；'.join(chinese) + '。')}"
+    return sentence and f"{sentence[0].upper()}{sentence[1:]}.<br>{zh('；'.join(chinese) + '。')}"
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
@@ -119,14 +88,6 @@ def series(rows: list[dict], key: str) -> Points:
     return sorted({row["step"]: row[key] for row in rows if is_number(row.get(key))}.items())
 
 
-def _number(value: object, form: str) -> str:
-    return format(value, form).replace("-", "−") if is_number(value) else "–"
-
-
-def _zh(words: str) -> str:
-    return f'<span lang="zh-Hant">{words}</span>'
-
-
 def _name(label: str) -> str:
     """How the page calls a stage or run; runs of any label keep theirs."""
     return STAGES.get(label.replace("-", "_"), label)
@@ -137,21 +98,6 @@ def _colour(label: str, labels) -> str:
     return COLOURS.get(label.replace("-", "_"), spare)
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """An HTML table of ready-made cells; the first of each row names it."""
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _section(title: tuple[str, str], words: str, *parts: str, grid: str = "grid") -> str:
-    """A heading with its parts; nothing when all parts are empty."""
-    head = f"<h2>{title[0]} {_zh(title[1])}</h2>" + (words and f'<p class="soft">{words}</p>')
-    return f'{head}<div class="{grid}">{"".join(parts)}</div>' if any(parts) else ""
-
-
 def _page(summary: dict, metrics: dict[str, list[dict]]) -> str:
     given, reward_model = summary.get("stages", {}), summary.get("reward_model", {})
     stages = {name: given[name] for name in dict.fromkeys([*STAGES, *given]) if given.get(name)}
@@ -159,7 +105,7 @@ def _page(summary: dict, metrics: dict[str, list[dict]]) -> str:
     others = {label: rows for label, rows in metrics.items() if label not in ppo}
     sentence = result(stages)
     body = [
-        f"<h1>rlhf_kit {_zh('從文字接龍到 PPO')}</h1>",
+        f"<h1>rlhf_kit {zh('從文字接龍到 PPO')}</h1>",
         sentence and f'<p class="result">{sentence}</p>',
         _results_section(stages, reward_model),
         _ppo_sections(ppo, stages.get("sft", {})),
@@ -167,9 +113,7 @@ def _page(summary: dict, metrics: dict[str, list[dict]]) -> str:
         _samples_section(summary.get("samples", [])),
         _costs_section(summary),
     ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    head += f"<title>rlhf_kit: report 報告</title><style>{charts.STYLE}{STYLE}</style>"
-    return f'<!doctype html><html lang="en"><head>{head}</head><body><main>{"".join(body)}</main></body></html>\n'
+    return document("rlhf_kit: report 報告", body)
 
 
 def _results_section(stages: dict, reward_model: dict) -> str:
@@ -180,7 +124,7 @@ def _results_section(stages: dict, reward_model: dict) -> str:
     for name, stage in stages.items():
         rows.append([escape(_name(name))])
         for key, (_, _, form, _) in columns.items():
-            cell = _number(stage.get(key), form)
+            cell = number(stage.get(key), form)
             rows[-1].append(f"<b>{cell}</b>" if stage.get(key) == best[key] and key != "kl" else cell)
     words = [(english, meaning) for english, _, _, meaning in columns.values()]
     accuracy, ceiling = (reward_model.get(key) for key in ("accuracy", "accuracy_ceiling"))
@@ -189,12 +133,10 @@ def _results_section(stages: dict, reward_model: dict) -> str:
         words.append(
             ("Reward model 獎勵模型", f"orders {accuracy:.1%} of held-out pairs as the labelers did (準確率){limit}")
         )
-    head = ["Stage " + _zh("階段"), *(f"{english} {_zh(chinese)}" for english, chinese, _, _ in columns.values())]
+    head = ["Stage " + zh("階段"), *(f"{english} {zh(chinese)}" for english, chinese, _, _ in columns.values())]
     meanings = "".join(f"<dt>{word}</dt><dd>{meaning}</dd>" for word, meaning in words)
     parts = [table(head, rows) if columns else "", meanings and f"<dl>{meanings}</dl>"]
-    return _section(
-        ("Results", "各階段比較"), "On the same held-out prompts. 同樣的測試提示。", *parts, grid="results"
-    )
+    return section(("Results", "各階段比較"), "On the same held-out prompts. 同樣的測試提示。", *parts, grid="results")
 
 
 def _truth_and_score(rows: list[dict]) -> tuple[Points, Points]:
@@ -220,7 +162,7 @@ def _ppo_sections(runs: dict[str, list[dict]], sft: dict) -> str:
         return figure(title, [Line(_name(x), _colour(x, runs), series(rows, key)) for x, rows in runs.items()], unit)
 
     return (
-        _section(
+        section(
             ("Over-optimisation", "過度最佳化 (reward hacking)"),
             "Where the score rises while the truth falls, the policy has found answers that please the reward model "
             "and nobody else. 分數上升而真實品質下降：策略找到了只討好獎勵模型的回答。",
@@ -234,13 +176,13 @@ def _ppo_sections(runs: dict[str, list[dict]], sft: dict) -> str:
                 scatter=True,
             ),
         )
-        + _section(
+        + section(
             ("KL and length", "KL 散度與長度"),
             "How far each policy moves from SFT, and how long its answers grow.",
             curves("kl", "KL to SFT 與 SFT 的 KL 散度", "nats a completion"),
             curves("completions/length", "Answer length 回答長度", "tokens"),
         )
-        + _section(("More of PPO", "更多 PPO 曲線"), "", *(curves(key, *words) for key, words in MORE_CURVES.items()))
+        + section(("More of PPO", "更多 PPO 曲線"), "", *(curves(key, *words) for key, words in MORE_CURVES.items()))
     )
 
 
@@ -255,7 +197,7 @@ def _learning_section(metrics: dict[str, list[dict]], ceiling: float | None) -> 
             ]
             levels = [("ceiling: labelers disagree 上限", ceiling)] if key == "accuracy" else []
             figures.append(figure(f"{_name(label)}: {title}", lines, unit, levels=levels))
-    return _section(("Learning curves", "學習曲線"), "", *figures)
+    return section(("Learning curves", "學習曲線"), "", *figures)
 
 
 def _samples_section(samples: list[dict]) -> str:
@@ -265,13 +207,13 @@ def _samples_section(samples: list[dict]) -> str:
         answers = "".join(
             f'<div class="answer" style="--c:var(--{_colour(stage, STAGES)})"><b>{escape(_name(stage))}</b>'
             f'<p{lang}>{escape(str(answer.get("text", "")))}</p><span class="soft">truth '
-            f"{_number(answer.get('truth'), '+.2f')} · score {_number(answer.get('score'), '+.2f')}</span></div>"
+            f"{number(answer.get('truth'), '+.2f')} · score {number(answer.get('score'), '+.2f')}</span></div>"
             for stage, answer in sample.get("answers", {}).items()
         )
         head = f"<h3{lang}>{escape(str(sample.get('prompt', '')))}</h3>"
         cards.append(f'<div class="sample">{head}<div class="grid answers">{answers}</div></div>')
     words = "Held-out prompts, each answered by every model. 同一個提示，各階段的回答。"
-    return _section(("Sample answers", "回答範例"), words, *cards, grid="samples")
+    return section(("Sample answers", "回答範例"), words, *cards, grid="samples")
 
 
 def _costs_section(summary: dict) -> str:
@@ -282,4 +224,4 @@ def _costs_section(summary: dict) -> str:
     facts = [f"{key} {summary[key]}" for key in ("machine", "seed", "commit") if summary.get(key) is not None]
     chart = f"<figure>{svg_bars('Seconds a stage 各階段秒數', bars, 's')}</figure>" if bars else ""
     footer = escape(" · ".join([*facts, *filter(None, [versions])]))
-    return _section(("Time", "時間"), total, chart) + (footer and f"<footer>{footer}</footer>")
+    return section(("Time", "時間"), total, chart) + (footer and f"<footer>{footer}</footer>")

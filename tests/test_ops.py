@@ -150,26 +150,65 @@ def ranking():
     return scores, torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1, 2, 2, 2, 1])
 
 
-def test_ranking_loss_by_hand(ranking):
+def test_pairwise_losses_by_hand(ranking):
     scores, groups, ranks = ranking
     # prompt 0: pairs (0,1), (0,2), the tie (1,2) dropped; prompt 1: the pair (4,3), ordered wrongly
     first = (-F.logsigmoid(torch.tensor(1.0)) - F.logsigmoid(torch.tensor(2.0))) / 2
     second = -F.logsigmoid(torch.tensor(-2.0))
-    torch.testing.assert_close(ops.ranking_loss(scores, groups, ranks), (first + second) / 2)
+    torch.testing.assert_close(ops.pairwise_losses(scores, groups, ranks), torch.stack([first, second]))
 
 
-def test_ranking_loss_margin_by_hand():
-    loss = ops.ranking_loss(
-        torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([0.25, 0.0])
-    )
-    torch.testing.assert_close(loss, -F.logsigmoid(torch.tensor(0.75)))
+def test_a_margin_and_a_smoothed_label_by_hand():
+    scores, groups, ranks = torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([1, 2])
+    losses = ops.pairwise_losses(scores, groups, ranks, torch.tensor([0.25, 0.0]))
+    torch.testing.assert_close(losses, -F.logsigmoid(torch.tensor([0.75])))
+    losses = ops.pairwise_losses(scores, groups, ranks, label_smoothing=0.1)
+    torch.testing.assert_close(losses, torch.tensor([0.9 * math.log1p(math.exp(-1)) + 0.1 * math.log1p(math.exp(1))]))
 
 
-def test_ranking_loss_of_ties_alone_is_0_and_has_a_gradient_path():
-    scores = torch.tensor([1.0, 2.0], requires_grad=True)
-    loss = ops.ranking_loss(scores, torch.tensor([0, 0]), torch.tensor([1, 1]))
-    loss.backward()
-    assert loss == 0 and scores.grad.tolist() == [0.0, 0.0]
+def test_a_tied_pair_is_dropped_or_pulled_together(ranking):
+    scores, groups, ranks = torch.tensor([1.0, 2.0]), torch.tensor([0, 0]), torch.tensor([1, 1])
+    assert ops.pairwise_losses(scores, groups, ranks).tolist() == []
+    half = ops.pairwise_losses(scores, groups, ranks, ties=True)
+    torch.testing.assert_close(half, torch.tensor([(math.log1p(math.exp(1)) + math.log1p(math.exp(-1))) / 2]))
+    # prompt 0 of the fixture: the tied pair (1, 2), one apart, is one of three
+    mixed = ops.pairwise_losses(*ranking, ties=True)
+    strict = ops.pairwise_losses(*ranking)
+    torch.testing.assert_close(mixed, torch.stack([(strict[0] * 2 + half[0]) / 3, strict[1]]))
+
+
+def test_plackett_luce_by_hand():
+    scores, groups = torch.tensor([0.5, -1.0, 2.0, 0.0]), torch.zeros(4, dtype=torch.long)
+    e = scores.exp()
+    losses = ops.plackett_luce_losses(scores, groups, torch.tensor([2, 4, 1, 3]))
+    chance = e[2] / e.sum() * e[0] / (e[0] + e[3] + e[1]) * e[3] / (e[3] + e[1])
+    torch.testing.assert_close(losses, -chance.log()[None] / 3)
+    # Efron: of the two best, the second is drawn where each of them counts half
+    losses = ops.plackett_luce_losses(scores[:3], groups[:3], torch.tensor([1, 2, 1]))
+    chance = e[0] / (e[0] + e[2] + e[1]) * e[2] / ((e[0] + e[2]) / 2 + e[1])
+    torch.testing.assert_close(losses, -chance.log()[None] / 2)
+
+
+def test_the_best_of_a_list_by_hand():
+    scores, groups = torch.tensor([0.5, -1.0, 2.0]), torch.zeros(3, dtype=torch.long)
+    logprobs = scores.log_softmax(0)
+    torch.testing.assert_close(ops.best_of_losses(scores, groups, torch.tensor([2, 3, 1])), -logprobs[2:])
+    two = ops.best_of_losses(scores, groups, torch.tensor([1, 2, 1]))
+    torch.testing.assert_close(two, -(logprobs[0] + logprobs[2])[None] / 2)
+
+
+@pytest.mark.parametrize("losses", [ops.plackett_luce_losses, ops.best_of_losses])
+def test_of_two_answers_every_loss_is_the_pairwise_one(losses, ranking):
+    scores, groups, ranks = torch.tensor([0.3, 1.5, 9.0, 7.5]), torch.tensor([1, 0, 0, 1]), torch.tensor([1, 2, 1, 2])
+    torch.testing.assert_close(losses(scores, groups, ranks), ops.pairwise_losses(scores, groups, ranks))
+
+
+def test_the_losses_of_a_list_have_finite_gradients_at_far_scores():
+    for losses in (ops.pairwise_losses, ops.plackett_luce_losses, ops.best_of_losses):
+        scores = torch.tensor([200.0, -200.0, 0.0, 200.0], requires_grad=True)
+        total = losses(scores, torch.tensor([0, 0, 0, 0]), torch.tensor([3, 1, 2, 3])).sum()
+        total.backward()
+        assert total.isfinite() and scores.grad.isfinite().all() and scores.grad.abs().sum() > 0
 
 
 def test_pair_accuracy_counts_an_equal_score_half(ranking):
@@ -180,6 +219,11 @@ def test_pair_accuracy_counts_an_equal_score_half(ranking):
     assert accuracy.tolist() == [0.5]
 
 
-def test_thumbs_loss_is_binary_cross_entropy():
-    loss = ops.thumbs_loss(torch.tensor([2.0, -1.0]), torch.tensor([True, True]))
-    torch.testing.assert_close(loss, (-F.logsigmoid(torch.tensor(2.0)) - F.logsigmoid(torch.tensor(-1.0))) / 2)
+def test_thumbs_losses_are_binary_cross_entropies():
+    scores = torch.tensor([2.0, -1.0])
+    losses = ops.thumbs_losses(scores, torch.tensor([True, False]))
+    torch.testing.assert_close(losses, -F.logsigmoid(torch.tensor([2.0, 1.0])))
+    smoothed = ops.thumbs_losses(scores, torch.tensor([True, False]), label_smoothing=0.2)
+    torch.testing.assert_close(
+        smoothed, -0.8 * F.logsigmoid(torch.tensor([2.0, 1.0])) - 0.2 * F.logsigmoid(torch.tensor([-2.0, -1.0]))
+    )

@@ -23,6 +23,7 @@ LAYERS = [
     ["sft", "reward", "ppo", "eval"],
     ["models"],
     ["data"],
+    ["page"],
     ["world", "ops", "errors", "charts"],
 ]
 LEVEL = {name: number for number, layer in enumerate(LAYERS) for name in layer}

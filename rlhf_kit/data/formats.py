@@ -1,20 +1,21 @@
-"""The contracts of the kinds of data: which columns, what stands in them, and what a row becomes.
+"""The contracts of the kinds of data: which columns there are, and the faults of a whole source.
 
-`validate` tells every fault of a source at once, each with its row, what was found and what is needed.
+`validate` tells every fault of a source at once, each with its row, what was found and what is needed; `sift` leaves
+the faulty rows out and says which they were. What a column must hold is in `checks`.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_kit.data.checks import CHECKS, WRONG_TYPE, Fault, describe
+from rlhf_kit.data.groups import EXTRAS, group_faults, group_key
 from rlhf_kit.errors import UserError, did_you_mean
 
 SHOWN = 20  # faults told in full
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "text": Kind((("text",),)),
     "demonstrations": Kind((("messages",), ("prompt", "completion"))),
-    "ranked": Kind((("prompt", "completions"),), ("ranks",)),
+    "ranked": Kind((("prompt", "completions"),), ("ranks", *EXTRAS)),
     # Without `prompt`, `chosen` and `rejected` are whole dialogues and what they share is the prompt (as in TRL).
-    "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected")), ("margin",)),
+    "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected")), ("group", *EXTRAS)),
     "thumbs": Kind((("prompt", "completion", "label"),)),
     "prompts": Kind((("prompt",),)),
 }
@@ -64,6 +65,14 @@ class Context:
     unit: str = "row"  # what the numbers count, both from 1: "line" of a .jsonl file, "row" of anything else
     numbers: Sequence[int] | None = None  # of each row; None = 1, 2, 3...
     faults: list[tuple[int, str]] = field(default_factory=list)  # (number, what is wrong)
+
+    def numbers_of(self, rows: Sequence[Any]) -> Sequence[int]:
+        """One number a row; ValueError if there are more or fewer."""
+        if self.numbers is None:
+            return range(1, len(rows) + 1)
+        if len(self.numbers) != len(rows):
+            raise ValueError(f"{len(self.numbers)} numbers for {len(rows)} rows")
+        return self.numbers
 
 
 def detect_kind(columns: Iterable[str], kinds: Sequence[str]) -> str | None:
@@ -119,255 +128,57 @@ def report(source: str, faults: Sequence[tuple[int, str]], total: int, unit: str
 def validate(rows: Sequence[Any], kind: str, source: str, context: Context | None = None) -> None:
     """Raise one UserError with all faults of `rows` (and of `context`) against the contract of `kind`."""
     context = context or Context()
-    faults = list(context.faults)
-    numbers_ = context.numbers if context.numbers is not None else range(1, len(rows) + 1)
-    for number, row in zip(numbers_, rows, strict=True):
-        faults += [(number, fault) for fault in _row_faults(row, kind)]
+    of_rows, of_groups = _find(rows, kind)
+    numbers = context.numbers_of(rows)
+    faults = [*context.faults, *((numbers[at], fault) for at, found in of_rows.items() for fault in found)]
+    faults += [(numbers[positions[0]], fault) for positions, fault in of_groups]
     if faults:
-        raise report(
-            source, faults, len(set(numbers_) | {number for number, _ in context.faults if number}), context.unit
-        )
+        total = len(set(numbers) | {number for number, _ in context.faults if number})
+        raise report(source, faults, total, context.unit)
     if not rows:
         raise UserError(f"{source} holds no rows; {kind} needs at least one with {KINDS[kind].needed()}.")
 
 
-def _row_faults(row: Any, kind: str) -> Iterator[str]:
+def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], Context, dict[str, list[int]]]:
+    """(rows without fault, their context, numbers of the others by the kind of their first fault).
+
+    Pairs of a group with a faulty pair go with it: what is left of the group would be another ranking.
+    """
+    of_rows, of_groups = _find(rows, kind)
+    kinds = {at: found[0].kind for at, found in of_rows.items()}
+    pass
+    if kind == "pairs":
+        # By `repr`: what stands in a faulty row may be of any type.
+        broken = {repr(group_key(rows[at], at)) for at in kinds if isinstance(rows[at], Mapping)}
+        for at, row in enumerate(rows):
+            if at not in kinds and repr(group_key(row, at)) in broken:
+                kinds[at] = "in a group with a faulty pair"
+    numbers = context.numbers_of(rows)
+    bad: dict[str, list[int]] = {}
+    for at in sorted(kinds):
+        bad.setdefault(kinds[at], []).append(numbers[at])
+    good = [at for at in range(len(rows)) if at not in kinds]
+    left = Context(context.unit, [numbers[at] for at in good], context.faults)
+    return [rows[at] for at in good], left, bad
+
+
+def _find(rows: Sequence[Any], kind: str) -> tuple[dict[int, list[Fault]], list[tuple[list[int], Fault]]]:
+    """Faults by the position of their row, and faults of groups of pairs that have none by their rows' positions."""
+    of_rows = {at: found for at, row in enumerate(rows) if (found := list(_row_faults(row, kind)))}
+    if kind != "pairs":
+        return of_rows, []
+    sound = [at for at in range(len(rows)) if at not in of_rows]
+    of_groups = group_faults([rows[at] for at in sound])
+    return of_rows, [([sound[at] for at in positions], fault) for positions, fault in of_groups]
+
+
+def _row_faults(row: Any, kind: str) -> Iterator[Fault]:
     if not isinstance(row, Mapping):
-        yield f"is {_describe(row)}; a row is an object with {KINDS[kind].needed()}"
+        yield Fault(WRONG_TYPE, f"is {describe(row)}; a row is an object with {KINDS[kind].needed()}")
         return
     present = [column for column, value in row.items() if value is not None]
     form = KINDS[kind].form(present)
     if form is None:
-        yield columns_fault(present, [kind])
+        yield Fault("wrong columns", columns_fault(present, [kind]))
         return
-    yield from _CHECKS[kind](row)
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, numbers.Number):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return f"the text {value[:40]!r}" + ("..." if len(value) > 40 else "")
-    if isinstance(value, Mapping):
-        return "an object"
-    return "a list" if isinstance(value, Sequence) else f"a {type(value).__name__}"
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _text_faults(name: str, value: Any) -> Iterator[str]:
-    if not isinstance(value, str):
-        yield f"{name} is {_describe(value)}; give a string"
-    elif not value.strip():
-        yield f"{name} is empty; give some text or remove the row"
-
-
-def _messages_faults(name: str, value: Any) -> Iterator[str]:
-    """Faults of a list of messages, whichever turn it ends with."""
-    if not _is_list(value):
-        yield f'{name} is {_describe(value)}; give a list of {{"role", "content"}}'
-        return
-    if not value:
-        yield f'{name} is an empty list; give at least one {{"role", "content"}}'
-        return
-    for at, message in enumerate(value, start=1):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            found = ", ".join(f"`{key}`" for key in message) if isinstance(message, Mapping) else _describe(message)
-            yield f"{name}, turn {at}: found {found or 'an empty object'}; a turn has `role` and `content`"
-            continue
-        if message["role"] not in ROLES:
-            advice = did_you_mean(str(message["role"]), ROLES) or {"human": " Did you mean 'user'?"}.get(
-                message["role"] if isinstance(message["role"], str) else "", ""
-            )
-            yield f"{name}, turn {at}: unknown role {message['role']!r}; give one of {', '.join(ROLES)}.{advice}"
-        yield from _text_faults(f"{name}, turn {at}: `content`", message["content"])
-
-
-def _roles(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [message["role"] for message in messages if message["role"] != "system"]
-
-
-def _prompt_faults(value: Any, name: str = "`prompt`") -> Iterator[str]:
-    if isinstance(value, str):
-        yield from _text_faults(name, value)
-        return
-    if not _is_list(value):
-        yield f"{name} is {_describe(value)}; give a string or a list of messages"
-        return
-    faults = list(_messages_faults(name, value))
-    yield from faults
-    if faults:
-        return
-    yield from _order_faults(name, value)
-    if value[-1]["role"] != "user":
-        yield f"{name} ends with a turn of the {value[-1]['role']}; a prompt ends with a user turn"
-
-
-def _order_faults(name: str, messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    roles = _roles(messages)
-    if roles and roles[0] != "user":
-        yield f"{name} begins with a turn of the {roles[0]}; the first turn (after any system turn) is the user's"
-
-
-def _demonstration_faults(row: Mapping[str, Any]) -> Iterator[str]:
-    if row.get("messages") is None:
-        yield from _prompt_faults(row["prompt"])
-        yield from _completion_faults("`completion`", row["completion"], row["prompt"])
-        return
-    messages = row["messages"]
-    faults = list(_messages_faults("`messages`", messages))
-    yield from faults
-    if faults:
-        return
-    yield from _order_faults("`messages`", messages)
-    if "assistant" not in _roles(messages):
-        yield "`messages` has no assistant turn; a demonstration shows what the assistant says"
-    elif messages[-1]["role"] != "assistant":
-        yield f"`messages` ends with a turn of the {messages[-1]['role']}; the last turn is the assistant's"
-
-
-def _completion_faults(name: str, value: Any, prompt: Any) -> Iterator[str]:
-    if not _is_list(value):
-        if isinstance(value, str):
-            yield from _text_faults(name, value)
-        else:
-            yield f"{name} is {_describe(value)}; give a string"
-        return
-    faults = list(_messages_faults(name, value))
-    yield from faults
-    if faults:
-        return
-    if value[-1]["role"] != "assistant":
-        yield f"{name} ends with a turn of the {value[-1]['role']}; a completion is the assistant's"
-    elif len(value) > 1 and not _repeats(value[:-1], prompt):
-        yield f"{name} has {len(value)} turns that do not begin with the prompt; give the assistant's answer alone"
-
-
-def _repeats(turns: Sequence[Mapping[str, Any]], prompt: Any) -> bool:
-    """True if the turns before an answer are the prompt again (whole dialogues as `chosen` and `rejected`)."""
-    if isinstance(prompt, str):
-        return len(turns) == 1 and turns[0]["role"] == "user" and turns[0]["content"].strip() == prompt.strip()
-    return _is_list(prompt) and _clean(turns) == _clean(prompt)
-
-
-def _clean(messages: Sequence[Any]) -> list[Any]:
-    return [
-        (m["role"], m["content"].strip() if isinstance(m["content"], str) else m["content"])
-        if isinstance(m, Mapping) and {"role", "content"} <= m.keys()
-        else m
-        for m in messages
-    ]
-
-
-def completion_text(value: Any) -> str:
-    """A completion given as text or as messages, as text."""
-    return value if isinstance(value, str) else value[-1]["content"]
-
-
-def _ranked_faults(row: Mapping[str, Any]) -> Iterator[str]:
-    yield from _prompt_faults(row["prompt"])
-    completions, ranks = row["completions"], row.get("ranks")
-    if not _is_list(completions):
-        yield f"`completions` is {_describe(completions)}; give a list of at least 2 answers"
-        return
-    if len(completions) < 2:
-        answers = "no answer" if not completions else "one answer only"
-        yield f"`completions` has {answers}; give at least 2, there is nothing to compare"
-        return
-    faults = [
-        fault
-        for at, completion in enumerate(completions, start=1)
-        for fault in _completion_faults(f"`completions`, answer {at}", completion, row["prompt"])
-    ]
-    yield from faults
-    rank_faults = list(_rank_faults(ranks, len(completions))) if ranks is not None else []
-    yield from rank_faults
-    if not faults and not rank_faults:
-        yield from _identical_faults([completion_text(c).strip() for c in completions], ranks)
-
-
-def _rank_faults(ranks: Any, k: int) -> Iterator[str]:
-    if not _is_list(ranks):
-        yield f"`ranks` is {_describe(ranks)}; give a list with one rank per completion (1 = best, equal = tie)"
-        return
-    if len(ranks) != k:
-        entries = "1 entry" if len(ranks) == 1 else f"{len(ranks)} entries"
-        yield f"`ranks` has {entries} for {k} `completions`; give one rank per completion (1 = best, equal = tie)"
-        return
-    wrong = [rank for rank in ranks if not _is_rank(rank)]
-    if wrong:
-        yield f"`ranks` holds {_describe(wrong[0])}; ranks are whole numbers from 1 (1 = best, equal = tie)"
-    elif len(set(ranks)) == 1:
-        yield f"`ranks` are all {ranks[0]}; a list in which every answer ties teaches nothing, remove the row"
-
-
-def _is_rank(rank: Any) -> bool:
-    return isinstance(rank, numbers.Integral) and not isinstance(rank, bool) and rank >= 1
-
-
-def _identical_faults(completions: Sequence[str], ranks: Sequence[int] | None) -> Iterator[str]:
-    ranks = ranks if ranks is not None else range(1, len(completions) + 1)
-    first: dict[str, int] = {}
-    for at, text in enumerate(completions):
-        seen = first.setdefault(text, at)
-        if ranks[seen] != ranks[at]:
-            yield (
-                f"`completions` {seen + 1} and {at + 1} are the same text with ranks {ranks[seen]} and {ranks[at]}; "
-                "give them equal ranks or keep one"
-            )
-
-
-def _pair_faults(row: Mapping[str, Any]) -> Iterator[str]:
-    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
-    implicit = prompt is None
-    if implicit:
-        prompt = shared_prompt(chosen, rejected)
-        if prompt is None:
-            yield (
-                "there is no `prompt`, and `chosen` and `rejected` are no dialogues that differ in their last turn "
-                "only; give `prompt`"
-            )
-            return
-    faults = [
-        *_prompt_faults(prompt, "the dialogue before the answers" if implicit else "`prompt`"),
-        *_completion_faults("`chosen`", chosen, prompt),
-        *_completion_faults("`rejected`", rejected, prompt),
-    ]
-    yield from faults
-    if not faults and completion_text(chosen).strip() == completion_text(rejected).strip():
-        yield "`chosen` and `rejected` are the same text; nothing can be learnt from it, remove the row"
-    margin = row.get("margin")
-    if margin is not None:
-        real = isinstance(margin, numbers.Real) and not isinstance(margin, bool)
-        if not real or not math.isfinite(margin):
-            yield f"`margin` is {_describe(margin)}; give a finite number"
-
-
-def shared_prompt(chosen: Any, rejected: Any) -> list[Mapping[str, Any]] | None:
-    """The turns before the last of two dialogues, if there are any and they are the same."""
-    if not (_is_list(chosen) and _is_list(rejected)) or len(chosen) < 2 or len(chosen) != len(rejected):
-        return None
-    return list(chosen[:-1]) if _clean(chosen[:-1]) == _clean(rejected[:-1]) else None
-
-
-def _thumb_faults(row: Mapping[str, Any]) -> Iterator[str]:
-    yield from _prompt_faults(row["prompt"])
-    yield from _completion_faults("`completion`", row["completion"], row["prompt"])
-    if not isinstance(row["label"], bool):
-        yield f"`label` is {_describe(row['label'])}; give true (a good answer) or false (a bad one)"
-
-
-_CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
-    "text": lambda row: _text_faults("`text`", row["text"]),
-    "demonstrations": _demonstration_faults,
-    "ranked": _ranked_faults,
-    "pairs": _pair_faults,
-    "thumbs": _thumb_faults,
-    "prompts": lambda row: _prompt_faults(row["prompt"]),
-}
+    yield from CHECKS[kind](row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,23 +11,41 @@ import datasets
 import pyarrow
 
 from rlhf_kit.data import sources
-from rlhf_kit.data.formats import columns_fault, completion_text, detect_kind, report, shared_prompt, validate
-from rlhf_kit.errors import UserError
+from rlhf_kit.data.checks import as_messages, completion_text, prompt_key
+from rlhf_kit.data.files import Source
+from rlhf_kit.data.formats import columns_fault, detect_kind, report, sift, validate
+from rlhf_kit.data.groups import EXTRAS, Row, rankings
+from rlhf_kit.errors import UserError, did_you_mean
 
-Row = dict[str, Any]
+ON_BAD_ROW = ("error", "drop")
+NAMED_ROWS = 3  # numbers of dropped rows that are told, for each kind of fault
+logger = logging.getLogger(__name__)
 
 
-def load(source: str, kinds: Sequence[str], split: str = "train", seed: int = 0) -> tuple[datasets.Dataset, str]:
+def load(
+    source: str, kinds: Sequence[str], split: str = "train", seed: int = 0, on_bad_row: str = "error"
+) -> tuple[datasets.Dataset, str]:
     """(rows, kind) of a source: "world", "world:KIND", a file, a folder, or a hub id ("name" or "name:config").
 
     `kinds` are the kinds acceptable here; which one it is shows in the columns ("world": the first of `kinds`).
     A file is taken whole whatever `split`; `seed` moves only the world. Columns of the rows:
     text: `text`; demonstrations: `messages`, or `prompt` + `completion` (str);
     ranked: `prompt`, `completions`, `ranks` (1..K where there are none);
-    pairs: the same with K = 2, ranks [1, 2], and `margin` (float | None); thumbs: `prompt`, `completion`, `label`;
-    prompts: `prompt` and all further columns. `prompt` is str in all rows or messages in all rows.
-    Raises UserError with all faults of the source.
+    pairs: the same with K = 2, ranks [1, 2], and `margin` (float | None); pairs of one `group` are one ranking;
+    both: `margin` and `weight` (float | None), `labeler` (str | None) where any row of the source has them;
+    thumbs: `prompt`, `completion`, `label`; prompts: `prompt` and all further columns.
+    `prompt` is str in all rows or messages in all rows.
+
+    Args:
+        on_bad_row: "error" refuses a source with faulty rows; "drop" leaves them out, and one warning says how many of
+            which kind of fault. Faults of the source itself (columns, syntax) are refused all the same.
+
+    Raises:
+        UserError: with all faults of the source, or when nothing is left.
     """
+    if on_bad_row not in ON_BAD_ROW:
+        hint = did_you_mean(on_bad_row, ON_BAD_ROW)
+        raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
     found = sources.read(str(source), kinds, split, seed)
     columns = _columns(found.rows)
     kind = detect_kind(columns, kinds)
@@ -35,6 +53,8 @@ def load(source: str, kinds: Sequence[str], split: str = "train", seed: int = 0)
         faults = [(0, columns_fault(columns, kinds)), *found.context.faults]
         raise report(found.name, faults, len(found.rows) + len(found.context.faults), found.context.unit)
     kind = kind or kinds[0]
+    if on_bad_row == "drop":
+        found = _without_bad_rows(found, kind)
     validate(found.rows, kind, found.name, found.context)
     rows = _CANONICAL[kind](found.rows)
     try:
@@ -44,6 +64,24 @@ def load(source: str, kinds: Sequence[str], split: str = "train", seed: int = 0)
             f"{found.name}: a column holds values of different types: {str(error).splitlines()[0]}. "
             "Give each column one type."
         ) from error
+
+
+def _without_bad_rows(found: Source, kind: str) -> Source:
+    rows, context, bad = sift(found.rows, kind, found.context)
+    if not bad:
+        return found
+    told = "; ".join(f"{len(numbers)} {fault} ({_numbered(numbers, context.unit)})" for fault, numbers in bad.items())
+    count = f"{len(found.rows) - len(rows)} of {len(found.rows)} rows"
+    if not rows:
+        raise UserError(f"{found.name}: nothing is left, {count} are faulty: {told}.")
+    logger.warning("%s: %s dropped: %s", found.name, count, told)
+    return Source(found.name, rows, context)
+
+
+def _numbered(numbers: Sequence[int], unit: str) -> str:
+    """ "row 4", "rows 4, 18", "rows 4, 18, 77, ..." """
+    more = ", ..." if len(numbers) > NAMED_ROWS else ""
+    return f"{unit}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:NAMED_ROWS]))}{more}"
 
 
 def split_by_prompt(
@@ -81,25 +119,18 @@ def _columns(rows: Iterable[Any]) -> list[str]:
 def _prompt_key(row: Mapping[str, Any]) -> str:
     if "text" in row:
         return row["text"]
-    turns = row["prompt"] if row.get("prompt") is not None else row["messages"]
-    turns = _as_messages(turns)
-    said = next((at for at, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
     if row.get("prompt") is not None:
-        said = len(turns)
-    return json.dumps([(turn["role"], turn["content"].strip()) for turn in turns[:said]], ensure_ascii=False)
-
-
-def _as_messages(prompt: str | Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return [{"role": message["role"], "content": message["content"]} for message in prompt]
+        return prompt_key(row["prompt"])
+    turns = row["messages"]
+    said = next((at for at, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
+    return prompt_key(turns[:said])
 
 
 def _one_prompt_type(rows: Sequence[Row]) -> list[Row]:
     """Prompts as messages in all rows as soon as one is: a column has one type."""
     if all(isinstance(row["prompt"], str) for row in rows):
         return list(rows)
-    return [{**row, "prompt": _as_messages(row["prompt"])} for row in rows]
+    return [{**row, "prompt": as_messages(row["prompt"])} for row in rows]
 
 
 def _text(rows: Sequence[Row]) -> list[Row]:
@@ -112,10 +143,10 @@ def _demonstrations(rows: Sequence[Row]) -> list[Row]:
     dialogues = []
     for row in rows:
         if row.get("messages") is not None:
-            messages = _as_messages(row["messages"])
+            messages = as_messages(row["messages"])
         else:
             answer = {"role": "assistant", "content": completion_text(row["completion"])}
-            messages = [*_as_messages(row["prompt"]), answer]
+            messages = [*as_messages(row["prompt"]), answer]
         dialogues.append({"messages": messages})
     return dialogues
 
@@ -126,24 +157,23 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
         completions = [completion_text(completion) for completion in row["completions"]]
         ranks = row.get("ranks")
         ranks = range(1, len(completions) + 1) if ranks is None else ranks
-        canonical.append({"prompt": row["prompt"], "completions": completions, "ranks": [int(rank) for rank in ranks]})
-    return _one_prompt_type(canonical)
+        canonical.append({**row, "completions": completions, "ranks": [int(rank) for rank in ranks]})
+    return _one_prompt_type(_with_extras(canonical))
 
 
 def _pairs(rows: Sequence[Row]) -> list[Row]:
-    canonical = []
-    for row in rows:
-        chosen, rejected, margin = row["chosen"], row["rejected"], row.get("margin")
-        prompt = row.get("prompt")
-        canonical.append(
-            {
-                "prompt": shared_prompt(chosen, rejected) if prompt is None else prompt,
-                "completions": [completion_text(chosen), completion_text(rejected)],
-                "ranks": [1, 2],
-                "margin": None if margin is None else float(margin),
-            }
-        )
-    return _one_prompt_type(canonical)
+    return _one_prompt_type(_with_extras(rankings(rows), always=("margin",)))
+
+
+def _with_extras(rows: Sequence[Row], always: Sequence[str] = ()) -> list[Row]:
+    """A ranking's columns, and those of EXTRAS that some row has or that are in `always`: None where missing."""
+    casts = {"margin": float, "weight": float, "labeler": str}
+    names = [name for name in EXTRAS if name in always or any(row.get(name) is not None for row in rows)]
+    return [
+        {name: row[name] for name in ("prompt", "completions", "ranks")}
+        | {name: None if row.get(name) is None else casts[name](row[name]) for name in names}
+        for row in rows
+    ]
 
 
 def _thumbs(rows: Sequence[Row]) -> list[Row]:
@@ -184,6 +214,8 @@ def _features(kind: str, rows: Sequence[Row]) -> datasets.Features | None:
         "completions": datasets.List(string),
         "ranks": datasets.List(datasets.Value("int64")),
         "margin": datasets.Value("float64"),
+        "weight": datasets.Value("float64"),
+        "labeler": string,
         "label": datasets.Value("bool"),
     }
     return datasets.Features({name: types[name] for name in rows[0]})

@@ -11,6 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_kit.models.heads import fold_calibration
+
 
 def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Put adapters on `model`: task type, targets and head are inferred where `config` leaves them open.
@@ -41,11 +43,11 @@ def default_targets(model: nn.Module) -> list[str] | str:
 def save(model: PreTrainedModel | PeftModel, folder: str | Path, merge: bool = False) -> None:
     """Save a model, or its adapter with the configuration beside it; `merge=True` saves a plain model instead.
 
-    Merging works on a copy, so that training can go on.
+    A reward model's calibration goes into its weights (`heads.fold_calibration`). Merging works on a copy, so that
+    training can go on.
     """
     if isinstance(model, PeftModel) and merge:
-        copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
-        return
-    model.save_pretrained(folder)
-    if isinstance(model, PeftModel):
-        model.get_base_model().config.save_pretrained(folder)
+        model = copy.deepcopy(model).merge_and_unload()
+    state_dict, config = fold_calibration(model.state_dict(), model)
+    model.save_pretrained(folder, state_dict=state_dict)
+    config.save_pretrained(folder)

@@ -31,15 +31,26 @@ from rlhf_kit.errors import UserError, did_you_mean
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+# Encoders whose first token stands one place after that of the padding id: 514 positions are 512 tokens.
+COUNT_FROM_PADDING = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 # What transformers and safetensors raise for files that are missing, damaged or do not fit one another.
 LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
 LOADING_FAULTS += (SafetensorError, StrictDataclassError)
 
 
-def load_tokenizer(name_or_path: str | os.PathLike, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str | os.PathLike, trust_remote_code: bool = False, needs_eos: bool = True
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder, padding on the right with a pad token that costs no vocabulary.
 
     A folder that holds only GPT-2's `vocab.json` and `merges.txt` is enough.
+
+    Args:
+        needs_eos: answers are generated, so they must be able to end. A reward model only reads: without this an
+            encoder's tokenizer, which has a separator ([SEP]) and no end-of-text token, ends its turns with that.
+
+    Raises:
+        UserError: when there is no tokenizer, or none whose texts can end.
     """
     path = Path(name_or_path)
     # With a config.json beside them the files may be another model's (OPT, RoBERTa), which transformers finds out.
@@ -56,6 +67,8 @@ def load_tokenizer(name_or_path: str | os.PathLike, trust_remote_code: bool = Fa
             f"{str(name_or_path)!r} holds no tokenizer: every token it gives is a special one. "
             "Save the tokenizer beside the model, or name the tokenizer's own folder."
         )
+    if tokenizer.eos_token_id is None and not needs_eos:
+        tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"The tokenizer of {str(name_or_path)!r} has no end-of-text token; an answer could never end. "
@@ -194,9 +207,12 @@ def new_config(
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """Positions the model has, or None when it has no fixed number."""
+    """Tokens the model reads at once, or None when it has no fixed number."""
     config = config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if positions and config.model_type in COUNT_FROM_PADDING:
+        return positions - config.pad_token_id - 1
+    return positions
 
 
 def training_precision(requested: str = "auto") -> dict[str, bool]:

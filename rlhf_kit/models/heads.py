@@ -1,22 +1,25 @@
-"""The scalar head of a reward model: which token it reads, how its numbers are scaled, scores of texts.
+"""The scalar head of a reward model: the row it reads, which token it reads, how its numbers are scaled.
 
-A reward model reads prompt + completion WITHOUT the final EOS, and its score stands at the last of those tokens.
-transformers pools the rightmost token that is not padding, so a saved model gives the same score there, whether its
-padding is EOS or a token of its own.
+A causal reward model reads prompt + completion WITHOUT the final EOS, and its score stands at the last of those
+tokens. transformers pools the rightmost token that is not padding, so a saved model gives the same score there,
+whether its padding is EOS or a token of its own. An encoder reads the pair as its tokenizer joins two texts.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from rlhf_kit.data.chat import Message, encode_completion, encode_prompt
 from rlhf_kit.errors import UserError
@@ -31,10 +34,84 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
 
 
 # ------------------------------------------------------------------------------------------
+# Rows
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """The special ids around prompt and completion: `before` prompt `between` completion `after`.
+
+    Args:
+        typed: the model has an embedding that tells the completion (1) from the prompt (0): BERT's token types.
+    """
+
+    before: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    typed: bool = False
+
+    def token_types(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """0 up to the separator before the completion, 1 from there on, 0 for padding. (B, T), (B,) -> (B, T).
+
+        Exact whatever the prompt is: a completion is text and holds no separator of its own (`data.chat`).
+        """
+        inside = length_mask(lengths, input_ids.shape[1])
+        separators = ((input_ids == self.between[-1]) & inside).long()
+        from_here = separators.flip(1).cumsum(1).flip(1)
+        return ((from_here <= self.after.count(self.between[-1])) & inside).long()
+
+
+PLAIN = RowFormat()
+
+
+def row_format(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> RowFormat:
+    """How a model of this `config` reads a pair: an encoder as its tokenizer joins two texts, others just in a row.
+
+    For BERT [CLS] prompt [SEP] completion [SEP] (Devlin et al. 2019, section 3), for RoBERTa two separators between.
+    """
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return PLAIN
+    pair = tokenizer("a", "a", return_special_tokens_mask=True)
+    ids, special = pair["input_ids"], pair["special_tokens_mask"]
+    text = [place for place, is_special in enumerate(special) if not is_special]
+    start, end = text[0], text[-1] + 1
+    between = tuple(ids[place] for place in range(start, end) if special[place])
+    if not between:
+        return PLAIN
+    found = RowFormat(tuple(ids[:start]), between, tuple(ids[end:]))
+    types = found.token_types(torch.tensor([ids]), torch.tensor([len(ids)]))[0].tolist()
+    has_types = (getattr(config, "type_vocab_size", None) or 0) > 1  # RoBERTa has one, DistilBERT none
+    return replace(found, typed=has_types and pair.get("token_type_ids") == types)
+
+
+def fit_context(
+    prompt_ids: Sequence[int], completion_ids: Sequence[int], limit: int | None, row_format: RowFormat = PLAIN
+) -> list[int] | None:
+    """The row of prompt and completion in `limit` tokens: the prompt loses its beginning, the completion nothing.
+
+    None when the completion and the special tokens alone are longer. `limit=None`: no limit.
+    """
+    kept = [*row_format.between, *completion_ids, *row_format.after]
+    room = len(prompt_ids) if limit is None else limit - len(row_format.before) - len(kept)
+    if room < 0:
+        return None
+    return [*row_format.before, *prompt_ids[max(len(prompt_ids) - room, 0) :], *kept]
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int | None) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as input_ids (B, T), padded on the right, and lengths (B,)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    input_ids = torch.full((len(rows), int(lengths.max())), pad_token_id or 0)
+    for place, row in zip(input_ids, rows, strict=True):
+        place[: len(row)] = torch.tensor(row)
+    return input_ids, lengths
+
+
+# ------------------------------------------------------------------------------------------
 # Raw scores
 
 
-def sequence_scores(model: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
+def sequence_scores(model: nn.Module, input_ids: Tensor, lengths: Tensor, row_format: RowFormat = PLAIN) -> Tensor:
     """Raw head output at the last token of right-padded rows. (B, T), (B,) -> (B,) float32, with gradients.
 
     Depends on the tokens alone: not on the padding id, its amount or the other rows. `model` is any sequence
@@ -48,15 +125,18 @@ def sequence_scores(model: nn.Module, input_ids: Tensor, lengths: Tensor) -> Ten
     inputs = {"input_ids": input_ids, "attention_mask": length_mask(lengths, input_ids.shape[1]).long()}
     if "use_cache" in inspect.signature(type(inner).forward).parameters:
         inputs["use_cache"] = False
-    with _pooled_by_length(inner, lengths):
+    if row_format.typed:
+        inputs["token_type_ids"] = row_format.token_types(input_ids, lengths)
+    with scores_at(inner, lengths[:, None] - 1):
         return model(**inputs).logits[:, 0].float()
 
 
 @contextmanager
-def _pooled_by_length(model: PreTrainedModel, lengths: Tensor) -> Iterator[None]:
-    """Within, the head `score` gives the logit of place `lengths` - 1 at every place of its row.
+def scores_at(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
+    """Within, the logits of `model`'s forward are the scores at `places` (B, K) of its rows. -> logits (B, K).
 
-    So whichever place the model's forward then picks, by the padding id, is the right one.
+    The head `score` gives them at every place of the row, so that whichever the forward then picks, by the padding
+    id, holds the right ones. An encoder that pools by itself is left alone.
     """
     head = getattr(model, "score", None)
     if head is None:
@@ -64,12 +144,12 @@ def _pooled_by_length(model: PreTrainedModel, lengths: Tensor) -> Iterator[None]
         return
 
     def pool(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        rows = torch.arange(len(lengths), device=lengths.device)
-        last = args[0][rows, lengths - 1]  # (B, H)
+        rows = torch.arange(len(places), device=places.device)[:, None]
+        states = args[0][rows, places]  # (B, K, H)
         # Under autocast the head would round to bf16, and answers that differ by less than 0.4 % would tie.
-        with torch.autocast(last.device.type, enabled=False):
-            score = module.forward(last.to(getattr(module, "weight", last).dtype))  # (B, 1)
-        return score[:, None].expand(-1, output.shape[1], -1)
+        with torch.autocast(states.device.type, enabled=False):
+            scores = module.forward(states.to(getattr(module, "weight", states).dtype)).squeeze(-1)  # (B, K)
+        return scores[:, None].expand(-1, output.shape[1], -1)
 
     config = model.config.get_text_config()
     pad_token_id = config.pad_token_id
@@ -96,36 +176,110 @@ def calibration(config: PretrainedConfig) -> tuple[float, float]:
     return getattr(config, "reward_gain", 1.0), getattr(config, "reward_bias", 0.0)
 
 
-def set_calibration(config: PretrainedConfig, gain: float, bias: float) -> None:
-    """Store the calibration in the model's config, saved with it. A gain below 0 would reverse the ranking."""
+def logit_scale(config: PretrainedConfig) -> float:
+    """Bradley-Terry log-odds that one answer beats another = logit_scale * difference of their calibrated scores.
+
+    1 for a model that was never calibrated: training on comparisons makes its raw scores log-odds.
+    """
+    return getattr(config, "reward_logit_scale", 1 / calibration(config)[0])
+
+
+def set_calibration(config: PretrainedConfig, gain: float, bias: float, logit_scale: float | None = None) -> None:
+    """Store the calibration in the model's config, saved with it. A gain below 0 would reverse the ranking.
+
+    Args:
+        logit_scale: of the calibrated scores; None: raw scores go on meaning what they mean (log-odds, or log-odds
+            scaled by a calibration that was folded into the weights).
+    """
     gain, bias = float(gain), float(bias)
     if not (math.isfinite(gain) and gain > 0 and math.isfinite(bias)):
         raise UserError(f"Calibration gain={gain}, bias={bias}: both must be finite and the gain above 0.")
-    config.reward_gain, config.reward_bias = gain, bias
+    if logit_scale is None:
+        logit_scale = _raw_logit_scale(config) / gain
+    config.reward_gain, config.reward_bias, config.reward_logit_scale = gain, bias, float(logit_scale)
+
+
+def _raw_logit_scale(config: PretrainedConfig) -> float:
+    return logit_scale(config) * calibration(config)[0]
+
+
+def fold_calibration(state_dict: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], PretrainedConfig]:
+    """The weights and the config to save, such that plain transformers gives calibrated scores. Changes neither given.
+
+    The head's weight takes the gain, its bias the gain and the bias. A head without a bias (`score` of every causal
+    model) leaves the bias to the last LayerNorm before it: from y = g * z + b to y = g * z + b + d, with
+    d = bias * w / |w|^2 for the scaled head w, every score w . y rises by exactly `bias`. Where there is none
+    (RMSNorm), or it is not saved (an adapter's base), the bias stays in the config: the same number for every answer,
+    on which neither a ranking nor PPO's advantages depend.
+
+    Args:
+        state_dict: of `model`, complete (gathered from all processes) or an adapter's own.
+        model: the reward model, bare or wrapped.
+
+    Returns:
+        A shallow copy of `state_dict`, and a config whose gain is 1 and whose bias is what was left; both as they
+        were where `state_dict` does not hold the head.
+    """
+    inner = unwrapped(model)
+    state_dict, config = dict(state_dict), copy.deepcopy(inner.config)
+    # What `save_pretrained` writes into the config of a model that it saves.
+    config.architectures, config.dtype = [type(inner).__name__.removeprefix("FSDP")], inner.dtype
+    gain, bias = calibration(config)
+    head = _head(inner)
+    is_adapter = isinstance(extract_model_from_parallel(model, keep_torch_compile=False), PeftModel)
+    weight = _saved_name(state_dict, f"{head}.weight", is_adapter)
+    if (gain, bias) == (1.0, 0.0) or weight is None:
+        return state_dict, config
+    state_dict[weight] = _scaled(state_dict[weight], gain)
+    w = state_dict[weight].float()  # (1, H)
+    head_bias = _saved_name(state_dict, f"{head}.bias", is_adapter)
+    # The head `score` of causal models reads the trunk's last states as they are; other heads have a bias.
+    norm_bias = _saved_name(state_dict, _last_norm_bias(inner), is_adapter) if head == "score" else None
+    if head_bias is not None:
+        state_dict[head_bias] = _scaled(state_dict[head_bias], gain, bias)
+        bias = 0.0
+    elif norm_bias is not None and w.any():
+        state_dict[norm_bias] = _scaled(state_dict[norm_bias], 1.0, bias * w[0] / w.square().sum())
+        bias = 0.0
+    set_calibration(config, 1.0, bias, logit_scale(config))
+    return state_dict, config
+
+
+def _scaled(tensor: Tensor, gain: float, offset: float | Tensor = 0.0) -> Tensor:
+    return (gain * tensor.float() + offset).to(tensor.dtype)
+
+
+def _head(model: PreTrainedModel) -> str:
+    """Name of the layer that gives the score: the linear one outside the trunk with one output; "" without."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == 1 and ".original_module" not in name
+    ]
+    return next((name for name in names if not name.startswith(f"{model.base_model_prefix}.")), "")
+
+
+def _last_norm_bias(model: PreTrainedModel) -> str:
+    """Name of the bias of the LayerNorm that stands in the trunk after its layers; "" where there is none."""
+    trunk = list(getattr(model, model.base_model_prefix).named_children())
+    layers = [place for place, (_, module) in enumerate(trunk) if isinstance(module, nn.ModuleList)]
+    after = trunk[layers[-1] + 1 :] if layers else []
+    norms = [name for name, module in after if isinstance(module, nn.LayerNorm) and module.bias is not None]
+    return f"{model.base_model_prefix}.{norms[-1]}.bias" if norms else ""
+
+
+def _saved_name(state_dict: dict[str, Tensor], name: str, is_adapter: bool) -> str | None:
+    """The key under which a parameter is saved, None where it is not; peft drops its own words from the names."""
+    if not is_adapter:
+        return name if name in state_dict else None
+    if ".modules_to_save.default." not in name:
+        return None  # of the base, which an adapter leaves where it is
+    key = f"base_model.model.{name}"
+    return next((k for k in (key, key.replace(".modules_to_save.default", "")) if k in state_dict), None)
 
 
 # ------------------------------------------------------------------------------------------
 # Scores of texts
-
-
-def fit_context(prompt_ids: Sequence[int], completion_ids: Sequence[int], limit: int | None) -> list[int] | None:
-    """Prompt + completion in `limit` tokens: the prompt loses its beginning, the completion nothing.
-
-    None when the completion alone is longer. `limit=None`: no limit.
-    """
-    if limit is None:
-        return [*prompt_ids, *completion_ids]
-    room = limit - len(completion_ids)
-    return None if room < 0 else [*prompt_ids[max(len(prompt_ids) - room, 0) :], *completion_ids]
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int | None) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as input_ids (B, T), padded on the right, and lengths (B,)."""
-    lengths = torch.tensor([len(row) for row in rows])
-    input_ids = torch.full((len(rows), int(lengths.max())), pad_token_id or 0)
-    for place, row in zip(input_ids, rows, strict=True):
-        place[: len(row)] = torch.tensor(row)
-    return input_ids, lengths
 
 
 @torch.no_grad()
@@ -148,17 +302,19 @@ def score_texts(
             f"{len(prompts)} prompts and {len(completions)} completions: one prompt a completion is needed."
         )
     inner = unwrapped(model)
-    limit = context_length(inner.config)
+    limit, form = context_length(inner.config), row_format(inner.config, tokenizer)
     rows = []
     for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        prompt_ids = encode_prompt(tokenizer, prompt)
         completion_ids = encode_completion(tokenizer, completion, eos=False)
-        ids = fit_context(encode_prompt(tokenizer, prompt), completion_ids, limit)
+        ids = fit_context(prompt_ids, completion_ids, limit, form)
         if ids is None:
+            room = limit - len(fit_context([], [], None, form))
             raise UserError(
-                f"Row {number}: the completion has {len(completion_ids)} tokens and the reward model reads {limit}. "
+                f"Row {number}: the completion has {len(completion_ids)} tokens and the reward model reads {room}. "
                 "Shorten it: a completion is never cut, since its end is what is judged."
             )
-        if not ids:
+        if not (prompt_ids or completion_ids):
             raise UserError(f"Row {number}: prompt and completion are empty, there is nothing to score.")
         rows.append(ids)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)  # alike lengths pad little
@@ -171,7 +327,7 @@ def score_texts(
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             input_ids, lengths = pad_right([rows[row] for row in batch], pad_token_id)
-            scores[batch] = sequence_scores(model, input_ids.to(device), lengths).cpu()
+            scores[batch] = sequence_scores(model, input_ids.to(device), lengths, form).cpu()
     finally:
         model.train(was_training)
     gain, bias = calibration(inner.config)

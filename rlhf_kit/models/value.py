@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_kit import ops
+from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.heads import calibration
 
@@ -170,6 +171,11 @@ def build_policy_and_value(
     else:
         source = copy.deepcopy(reward_model if value_model == "reward" else value_model)
         source = source.merge_and_unload() if isinstance(source, PeftModel) else source
+    if type(source).__name__.endswith("ForSequenceClassification") and not hasattr(source, "score"):
+        raise UserError(
+            f"{type(source).__name__} reads a text from both sides; a value at each token needs a causal model. "
+            "Choose value_model='shared' or 'separate'."
+        )
     head = ValueHead(_hidden_size(source))
     if isinstance(getattr(source, "score", None), nn.Linear):  # a reward model: its calibrated score is a first value
         gain, bias = calibration(source.config)

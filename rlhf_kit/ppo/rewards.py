@@ -4,6 +4,7 @@ A function is called as `f(prompts=..., completions=..., completion_ids=..., **c
 returns a list of numbers; `None` means "no opinion on this one". It may be a coroutine. For a conversational prompt a
 completion is `[{"role": "assistant", "content": ...}]`, for a text prompt a string. A reward model is an
 `AutoModelForSequenceClassification` with one label; it reads the text, so that it may have a tokenizer of its own.
+Several of them can be one reward (`models.ensemble.Ensemble`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -20,17 +22,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
+from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
 
-RewardFunc = str | PreTrainedModel | Callable
+RewardFunc = str | PreTrainedModel | Ensemble | Callable
 
 
 class Rewards:
     """The weighted sum of several rewards.
 
     Args:
-        funcs: hub ids or folders of reward models, models, functions; one or a list.
-        tokenizers: one a function, None where the policy's serves (or for a Python function).
+        funcs: hub ids or folders of reward models, models, ensembles of them, functions; one or a list.
+        tokenizers: one a function, None where the policy's serves (or for an ensemble or a Python function).
         weights: one a function; None for 1.0 each.
         batch_size: completions a forward of a reward model.
     """
@@ -52,10 +55,10 @@ class Rewards:
             if len(given) != len(self.funcs):
                 raise UserError(f"{what} has {len(given)} entries for {len(self.funcs)} reward functions.")
         self.batch_size = batch_size
-        self.names = [_name(func) for func in self.funcs]
+        self.names = _distinct([_name(func) for func in self.funcs])
         for i, func in enumerate(self.funcs):
             if isinstance(func, str):
-                self.tokenizers[i] = self.tokenizers[i] or load_tokenizer(func)
+                self.tokenizers[i] = self.tokenizers[i] or load_tokenizer(func, needs_eos=False)
                 self.funcs[i] = load_reward_model(func, tokenizer=self.tokenizers[i])
             if isinstance(self.funcs[i], PreTrainedModel):
                 if self.funcs[i].config.num_labels != 1:
@@ -63,11 +66,14 @@ class Rewards:
                         f"Reward model {self.names[i]!r} has {self.funcs[i].config.num_labels} labels, not 1."
                     )
                 self.tokenizers[i] = self.tokenizers[i] or policy_tokenizer
-                disable_dropout(self.funcs[i].eval().requires_grad_(False))
+        for model in self.models:
+            disable_dropout(model.eval().requires_grad_(False))
 
     @property
     def models(self) -> list[PreTrainedModel]:
-        return [func for func in self.funcs if isinstance(func, PreTrainedModel)]
+        """All reward models, those of ensembles included."""
+        ensembles = [func.models for func in self.funcs if isinstance(func, Ensemble)]
+        return [func for func in self.funcs if isinstance(func, PreTrainedModel)] + sum(ensembles, [])
 
     def to(self, device) -> Rewards:
         for model in self.models:
@@ -89,7 +95,9 @@ class Rewards:
         ]
         for name, func, tokenizer in zip(self.names, self.funcs, self.tokenizers, strict=True):
             if isinstance(func, PreTrainedModel):
-                parts[name] = score_texts(func, tokenizer, prompts, completions, self.batch_size).cpu()
+                parts[name] = score_texts(func, tokenizer, prompts, completions, self.batch_size)
+            elif isinstance(func, Ensemble):
+                parts[name] = func(prompts, completions)
             else:
                 given = dict(prompts=prompts, completions=spoken, completion_ids=completion_ids, **columns, **extra)
                 parts[name] = _checked(name, _call(name, func, given), completions)
@@ -129,6 +137,20 @@ def _name(func: RewardFunc) -> str:
     if isinstance(func, PreTrainedModel):
         return func.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
     return getattr(func, "__name__", type(func).__name__)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names of which none occurs twice: a/reward and b/reward are two rewards.
+
+    >>> _distinct(["reward", "brief", "reward"])
+    ['reward-1', 'brief', 'reward-2']
+    """
+    counts, seen = Counter(names), Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if counts[name] == 1 else f"{name}-{seen[name]}")
+    return distinct
 
 
 class RunningStd:

@@ -21,11 +21,15 @@ GOOD = {
         {"prompt": [USER], "completions": ["a", "b"]},
         {**RANKED, "ranks": [np.int64(3), np.int64(1), np.int64(2)]},
         {**RANKED, "completions": ["a", "b", "b "]},
+        {**RANKED, "ranks": [2, 2, 2]},  # whether a list without an order teaches depends on the loss
+        {**RANKED, "margin": 1, "weight": 0.5, "labeler": "Ann"},
+        {**RANKED, "labeler": 3, "weight": None},
     ],
     "pairs": [
         PAIR,
         {**PAIR, "margin": 0.5},
         {**PAIR, "margin": None},
+        {**PAIR, "group": 7, "weight": 0.25, "labeler": "Ann"},
         {"prompt": "Hi", "chosen": [USER, SAYS], "rejected": [USER, {**SAYS, "content": "No."}]},
         {"chosen": [USER, SAYS], "rejected": [USER, {**SAYS, "content": "No."}]},
     ],
@@ -149,11 +153,6 @@ FAULTS = [
     ),
     (
         "ranked",
-        {**RANKED, "ranks": [2, 2, 2]},
-        "`ranks` are all 2; a list in which every answer ties teaches nothing, remove the row",
-    ),
-    (
-        "ranked",
         {**RANKED, "completions": ["a", "b", "a "]},
         "`completions` 1 and 3 are the same text with ranks 1 and 2; give them equal ranks or keep one",
     ),
@@ -171,6 +170,11 @@ FAULTS = [
     ("pairs", {**PAIR, "margin": float("nan")}, "`margin` is the number nan; give a finite number"),
     ("pairs", {**PAIR, "margin": "big"}, "`margin` is the text 'big'; give a finite number"),
     ("pairs", {**PAIR, "margin": True}, "`margin` is true; give a finite number"),
+    ("pairs", {**PAIR, "weight": 0}, "`weight` is the number 0; give a finite number above 0"),
+    ("pairs", {**PAIR, "group": [1]}, "`group` is a list; give a string or a whole number"),
+    ("ranked", {**RANKED, "weight": float("inf")}, "`weight` is the number inf; give a finite number above 0"),
+    ("ranked", {**RANKED, "labeler": ["Ann"]}, "`labeler` is a list; give a string or a whole number"),
+    ("ranked", {**RANKED, "margin": "big"}, "`margin` is the text 'big'; give a finite number"),
     (
         "pairs",
         {"chosen": "a", "rejected": "b"},

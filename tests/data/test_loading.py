@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import logging
 from pathlib import Path
 
 import datasets
@@ -9,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_kit import world
+from rlhf_kit.data.files import documents
 from rlhf_kit.data.loading import load, split_by_prompt
-from rlhf_kit.data.sources import documents
 from rlhf_kit.errors import UserError
 
 REWARD = ("ranked", "pairs", "thumbs")
@@ -92,6 +93,33 @@ def test_a_pair_is_a_ranking_of_two(tmp_path):
     ]
 
 
+def test_weight_labeler_and_margin_are_kept_where_the_source_has_them(tmp_path):
+    ranked = {"prompt": "Hi", "completions": ["a", "b"]}
+    path = write(tmp_path / "x.jsonl", [{**ranked, "weight": 2, "labeler": 7}, {**ranked, "margin": None}])
+    dataset, _ = load(path, REWARD)
+    assert dataset.to_list() == [
+        {**ranked, "ranks": [1, 2], "weight": 2.0, "labeler": "7"},
+        {**ranked, "ranks": [1, 2], "weight": None, "labeler": None},
+    ]
+    assert dataset.features["weight"].dtype == "float64"
+    pair = {"prompt": "Hi", "chosen": "a", "rejected": "b"}
+    row = load(write(tmp_path / "x.csv", [{**pair, "weight": 0.5, "labeler": "Ann"}]), REWARD)[0][0]
+    assert row == {**ranked, "ranks": [1, 2], "margin": None, "weight": 0.5, "labeler": "Ann"}
+
+
+def test_pairs_of_one_group_are_one_ranking(tmp_path):
+    lone = {"prompt": "Ho", "chosen": "x", "rejected": "y"}
+    rows = [
+        {"prompt": "Hi", "chosen": "b", "rejected": "c", "group": "g", "weight": 0.25},
+        lone,
+        {"prompt": "Hi", "chosen": "a", "rejected": "c", "group": "g", "weight": 0.25},
+    ]
+    assert load(write(tmp_path / "x.jsonl", rows), REWARD)[0].to_list() == [
+        {"prompt": "Hi", "completions": ["b", "a", "c"], "ranks": [1, 1, 2], "margin": None, "weight": 0.5},
+        {"prompt": "Ho", "completions": ["x", "y"], "ranks": [1, 2], "margin": None, "weight": None},
+    ]
+
+
 def test_pairs_given_as_dialogues(tmp_path):
     explicit = {"prompt": "Hi", "chosen": [USER, SAYS], "rejected": [USER, NO]}
     implicit = {"chosen": [USER, SAYS], "rejected": [USER, NO]}
@@ -135,6 +163,74 @@ def test_bad_lines_and_bad_rows_are_told_together_with_their_lines(tmp_path):
         "  line 3: is not valid JSON: Expecting value (column 12); give one object a line",
         "  line 4: is a list; a row is an object with `prompt` + `completions`",
         "  line 5: `completions` has one answer only; give at least 2, there is nothing to compare",
+    ]
+
+
+GOOD = {"prompt": "Hi", "completions": ["a", "b"]}
+BAD = [
+    ({**GOOD, "completions": ["a"]}, "one answer only"),
+    ({**GOOD, "completions": ["a", "a"]}, "equal texts with different ranks"),
+    ({**GOOD, "ranks": [1, 2, 3]}, "`ranks` of the wrong length"),
+    ({**GOOD, "completions": ["a", " "]}, "empty text"),
+    ({**GOOD, "completions": "a"}, "wrong type"),
+    ({**GOOD, "prompt": [USER, SAYS]}, "a wrong turn"),
+    ({"prompt": "Hi"}, "wrong columns"),
+    ([1], "wrong type"),
+]
+
+
+@pytest.mark.parametrize(("row", "fault"), BAD, ids=range(len(BAD)))
+def test_a_bad_row_is_dropped_and_named(tmp_path, caplog, row, fault):
+    path = write(tmp_path / "x.jsonl", [GOOD, row, GOOD])  # lines 1, 3, 5
+    message(path)  # refused by default
+    with caplog.at_level(logging.WARNING):
+        dataset, _ = load(path, ("ranked",), on_bad_row="drop")
+    assert dataset.to_list() == [{**GOOD, "ranks": [1, 2]}] * 2
+    assert caplog.messages == [f"{path}: 1 of 3 rows dropped: 1 {fault} (line 3)"]
+
+
+def test_dropped_rows_are_counted_by_kind_in_one_warning(tmp_path, caplog):
+    one, two = BAD[0][0], BAD[2][0]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([one, GOOD, two, one, one, one]))
+    with caplog.at_level(logging.WARNING):
+        load(str(path), REWARD, on_bad_row="drop")
+    assert caplog.messages == [
+        f"{path}: 5 of 6 rows dropped: 4 one answer only (rows 1, 4, 5, ...); 1 `ranks` of the wrong length (row 3)"
+    ]
+
+
+def test_drop_is_silent_where_nothing_is_wrong_and_strict_where_nothing_is_left(tmp_path, caplog):
+    load(write(tmp_path / "x.jsonl", [GOOD]), REWARD, on_bad_row="drop")
+    assert not caplog.messages
+    path = write(tmp_path / "x.jsonl", [BAD[0][0], BAD[3][0]])
+    assert message(path, on_bad_row="drop") == (
+        f"{path}: nothing is left, 2 of 2 rows are faulty: 1 one answer only (line 1); 1 empty text (line 3)."
+    )
+
+
+def test_faults_of_the_file_are_not_dropped(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{json.dumps(GOOD)}\n{{"prompt": \n')
+    assert "line 2: is not valid JSON" in message(path, on_bad_row="drop")
+    path.write_text('{"query": "Hi"}\n')
+    assert "the columns are `query`" in message(path, on_bad_row="drop")
+    assert message(path, on_bad_row="dorp") == "on_bad_row is 'dorp'; give 'error' or 'drop'. Did you mean 'drop'?"
+
+
+def test_a_group_of_pairs_goes_whole(tmp_path, caplog):
+    def pair(chosen, rejected, group):
+        return {"prompt": "Hi", "chosen": chosen, "rejected": rejected, "group": group}
+
+    rows = [pair("a", "b", 1), pair("b", " ", 1), pair("a", "b", 2), pair("b", "a", 2), pair("a", "b", 3)]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(rows))
+    with caplog.at_level(logging.WARNING):
+        dataset, _ = load(str(path), REWARD, on_bad_row="drop")
+    assert dataset["completions"] == [["a", "b"]]
+    assert caplog.messages == [
+        f"{path}: 4 of 5 rows dropped: 1 in a group with a faulty pair (row 1); 1 empty text (row 2); "
+        "2 pairs of a group that contradict one another (rows 3, 4)"
     ]
 
 

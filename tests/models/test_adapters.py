@@ -4,19 +4,23 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, TaskType
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
     GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
+from rlhf_kit.data.chat import encode_completion, encode_prompt
 from rlhf_kit.models.adapters import default_targets, save, wrap
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model
+from rlhf_kit.models.heads import calibration, fold_calibration, logit_scale, score_texts, set_calibration
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -28,10 +32,11 @@ def folder(policy, tmp_path):
 
 
 @pytest.fixture
-def llama():
+def llama(tokenizer):
     torch.manual_seed(0)
-    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=40)
-    return LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    config = LlamaConfig(**sizes, vocab_size=len(tokenizer), num_key_value_heads=2, initializer_range=0.3)
+    return LlamaForCausalLM(config)
 
 
 def logits(model):
@@ -106,6 +111,93 @@ def test_a_reward_models_head_is_trained_and_saved(folder, tmp_path):
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     assert type(plain) is GPT2ForSequenceClassification and plain.config.num_labels == 1
     torch.testing.assert_close(logits(plain), logits(model), atol=1e-5, rtol=1e-5)
+
+
+PROMPTS, COMPLETIONS = ["hello", "the cat sat"], ["on the mat, and so did the dog", "yes"]
+
+
+def padded_logits(model, tokenizer):
+    """What plain transformers makes of the texts in one batch."""
+    rows = [
+        encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion, eos=False)
+        for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True)
+    ]
+    batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+
+
+@pytest.mark.parametrize("on", ["base", "sft"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_calibrated_reward_adapter_scores_the_same_wherever_it_is_read(
+    architecture, on, policy, llama, tokenizer, tmp_path
+):
+    (policy if architecture == "gpt2" else llama).save_pretrained(tmp_path / "base")
+    sft = wrap(load_policy(tmp_path / "base"), LoraConfig(r=2, init_lora_weights=False))
+    save(sft, tmp_path / "sft")
+    model = wrap(load_reward_model(tmp_path / on, tokenizer=tokenizer), LoraConfig(r=2))
+    assert model.config.pad_token_id == tokenizer.eos_token_id
+    trained(model)
+    set_calibration(model.config, 2.5, -1.5)
+    expected = score_texts(model, tokenizer, PROMPTS, COMPLETIONS)
+    save(model, tmp_path / "adapter")
+    save(model, tmp_path / "merged", merge=True)
+    torch.testing.assert_close(score_texts(model, tokenizer, PROMPTS, COMPLETIONS), expected)
+    assert calibration(model.config) == (2.5, -1.5)
+
+    for name, left in (("adapter", -1.5), ("merged", 0.0 if architecture == "gpt2" else -1.5)):
+        loaded = load_reward_model(tmp_path / name)
+        assert calibration(loaded.config) == (1.0, left) and logit_scale(loaded.config) == pytest.approx(0.4)
+        scores = score_texts(loaded, tokenizer, PROMPTS, COMPLETIONS)
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+        if name == "merged":
+            plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
+        elif on == "base":
+            plain = AutoModelForSequenceClassification.from_pretrained(
+                tmp_path / on, num_labels=1, pad_token_id=tokenizer.pad_token_id
+            )
+            plain = PeftModel.from_pretrained(plain, tmp_path / name)
+        else:
+            continue  # an adapter on an adapter is for this kit to load
+        torch.testing.assert_close(padded_logits(plain, tokenizer) + left, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("own_names", [False, True])
+def test_an_adapters_weights_take_the_gain_under_either_name(folder, own_names):
+    model = wrap(load_reward_model(folder), LoraConfig(r=2))
+    trained(model)
+    set_calibration(model.config, 2.5, -1.5)
+    given = get_peft_model_state_dict(model) if own_names else model.state_dict()
+    state_dict, config = fold_calibration(given, model)
+    assert calibration(config) == (1.0, -1.5)
+    changed = {name for name in given if not torch.equal(given[name], state_dict[name])}
+    word = "" if own_names else "modules_to_save.default."
+    assert changed == {f"base_model.model.score.{word}weight"}
+    torch.testing.assert_close(state_dict[changed.pop()], 2.5 * model.base_model.model.score.weight)
+
+
+def test_a_head_that_is_not_saved_with_the_adapter_keeps_its_calibration_beside_it(folder):
+    config = LoraConfig(r=2, task_type="FEATURE_EXTRACTION")
+    model = wrap(load_reward_model(folder), config)
+    set_calibration(model.config, 2.5, -1.5)
+    state_dict, config = fold_calibration(model.state_dict(), model)
+    assert calibration(config) == (2.5, -1.5)
+    assert all(torch.equal(tensor, state_dict[name]) for name, tensor in model.state_dict().items())
+
+
+def test_an_adapter_on_an_encoder_folds_all_of_the_calibration(tmp_path):
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=40)
+    BertForSequenceClassification(BertConfig(**sizes, num_labels=1)).save_pretrained(tmp_path / "base")
+    model = wrap(load_reward_model(tmp_path / "base"), LoraConfig(r=2))
+    trained(model)
+    expected = 2.5 * logits(model) - 1.5
+    set_calibration(model.config, 2.5, -1.5)
+    for merge in (False, True):
+        save(model, tmp_path / f"saved-{merge}", merge=merge)
+        loaded = load_reward_model(tmp_path / f"saved-{merge}")
+        assert calibration(loaded.config) == (1.0, 0.0)
+        torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -9,6 +9,9 @@ from peft import LoraConfig
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
     BloomConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
@@ -18,8 +21,10 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
+    RobertaConfig,
 )
 
+from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import checkpoints
 from rlhf_kit.models.adapters import save, wrap
@@ -98,6 +103,20 @@ def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tokenizer_folder, tmp_
     PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_folder / "tokenizer.json")).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no end-of-text token"):
         load_tokenizer(tmp_path)
+
+
+def test_an_encoders_tokenizer_serves_where_nothing_is_generated(tokenizer_folder, tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "user", ":", "assistant"]
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="no end-of-text token"):
+        load_tokenizer(tmp_path / "bert")
+    tokenizer = set_chat_template(load_tokenizer(tmp_path / "bert", needs_eos=False))
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("[SEP]", "[PAD]") and len(tokenizer) == len(words)
+    assert encode_prompt(tokenizer, "a") == [6, 7, 5, 3, 8, 7]  # user : a [SEP] assistant :
+    assert load_tokenizer(tokenizer_folder, needs_eos=False).eos_token == "<|endoftext|>"
+    PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_folder / "tokenizer.json")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no end-of-text token"):  # nor a separator
+        load_tokenizer(tmp_path, needs_eos=False)
 
 
 def test_a_model_without_its_tokenizer_gives_no_empty_one(folder):
@@ -258,6 +277,16 @@ def test_a_language_model_gets_one_new_head_and_a_pad_id(folder, tokenizer):
     assert torch.equal(model.transformer.wte.weight, trunk.wte.weight)
 
 
+def test_an_encoder_gets_one_new_head(tmp_path):
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=20)
+    encoder = BertForMaskedLM(BertConfig(**sizes))
+    encoder.save_pretrained(tmp_path)
+    model = load_reward_model(tmp_path)
+    assert model.classifier.weight.shape == (1, 16) and model.config.pad_token_id == 0
+    weights = model.bert.encoder.layer[0].output.dense.weight
+    assert torch.equal(weights, encoder.bert.encoder.layer[0].output.dense.weight)
+
+
 def test_without_a_tokenizer_the_pad_id_is_the_first_eos(tmp_path):
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=20)
     LlamaForCausalLM(LlamaConfig(**sizes, eos_token_id=[3, 4])).save_pretrained(tmp_path)
@@ -285,9 +314,9 @@ def test_a_reward_models_adapter_comes_with_head_and_calibration(folder, tmp_pat
     set_calibration(model.config, 3.0, 1.0)
     save(model, tmp_path / "adapter")
     loaded = load_reward_model(tmp_path / "adapter")
-    assert calibration(loaded.config) == (3.0, 1.0)
+    assert calibration(loaded.config) == (1.0, 1.0)  # the gain stands in the head
     lengths = torch.tensor([5])
-    expected = sequence_scores(model.eval(), IDS, lengths)
+    expected = 3 * sequence_scores(model.eval(), IDS, lengths)
     torch.testing.assert_close(sequence_scores(loaded.eval(), IDS, lengths), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -318,6 +347,8 @@ def test_context_length():
     assert context_length(GPT2Config(n_positions=48)) == 48
     assert context_length(LlamaConfig(max_position_embeddings=77)) == 77
     assert context_length(BloomConfig()) is None
+    assert context_length(BertConfig()) == 512
+    assert context_length(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
 
 
 def test_precision_on_a_cpu(monkeypatch):

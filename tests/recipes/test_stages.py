@@ -253,6 +253,47 @@ def test_ppo_with_pretraining_texts_and_a_moving_average(base, texts, ranked, tm
         assert "loss/ptx" in (out / "metrics.jsonl").read_text()
 
 
+@pytest.fixture
+def judges(tmp_path, reward_model, tokenizer):
+    """Two reward models of one folder name."""
+    folders = [tmp_path / seed / "reward" for seed in "12"]
+    for folder in folders:
+        reward_model.score.weight.data.normal_()
+        reward_model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return words(*folders)
+
+
+def test_ppo_against_an_ensemble_and_a_function(base, ranked, judges, tmp_path):
+    argv = words(
+        "--model_name_or_path", base, "--dataset_name", ranked, *PPO, *QUIET, "--output_dir", tmp_path / "out"
+    )
+    argv += ["--reward_funcs", judges[0], "tests.rewards:brief", judges[1], "--reward_weights", "1", "0.5"]
+    assert ppo.main([*argv, *words("--reward_ensemble", "mean-std", "--reward_ensemble_std_coef", 0.5)]) == 0
+    logged = (tmp_path / "out" / "metrics.jsonl").read_text()
+    assert "rewards/ensemble-mean-std" in logged and "rewards/brief" in logged and "rewards/reward" not in logged
+    assert record(tmp_path / "out")["config"]["reward_ensemble"] == "mean-std"
+
+
+@pytest.mark.parametrize(
+    "models, argv, message",
+    [
+        (1, ["--reward_ensemble", "min"], "needs at least two reward models; --reward_funcs names 1"),
+        ((0, 0), ["--reward_ensemble", "min"], "names a reward model twice"),
+        (2, ["--reward_ensemble", "minn"], "needs one of mean, min, mean-std"),
+        (2, ["--reward_ensemble", "min", "--value_model", "reward"], "--value_model reward starts from one reward"),
+        (2, ["--reward_ensemble", "min", "--reward_ensemble_std_coef", "1"], "goes with --reward_ensemble mean-std"),
+        (2, ["--reward_ensemble_std_coef", "1"], "goes with --reward_ensemble mean-std"),
+        (2, ["--reward_ensemble", "mean-std", "--reward_ensemble_std_coef", "-1"], "below 0"),
+    ],
+)
+def test_ensembles_that_make_no_sense(base, ranked, judges, tmp_path, capsys, models, argv, message):
+    judges = [judges[i] for i in models] if isinstance(models, tuple) else judges[:models]
+    argv = [*words("--model_name_or_path", base, "--dataset_name", ranked), *argv]
+    argv += ["--reward_funcs", *judges, "tests.rewards:brief"]
+    assert re.search(message, refused(ppo.main, argv, tmp_path / "out", capsys))
+
+
 def test_a_recipe_runs_as_a_script_from_its_own_folder(base):
     folder = Path(pretrain.__file__).parent
     command = [sys.executable, "ppo.py", "--model_name_or_path", str(base)]

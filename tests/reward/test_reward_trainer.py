@@ -17,77 +17,14 @@ import torch.nn.functional as F
 import trl
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
-from transformers import PreTrainedTokenizerFast as FastTokenizer
+from toys import EOS, PAIRS, RANKED, batch_of, byte_tokenizer, gradients, make, tiny
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from rlhf_kit.data.chat import GPT2_CHAT_TEMPLATE
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_reward_model
-from rlhf_kit.models.heads import calibration, score_texts, sequence_scores
-from rlhf_kit.reward import RewardConfig, RewardTrainer, encode_comparisons
-
-EOS = 256
-RANKED = [
-    {"prompt": "one", "completions": ["good", "bad"], "ranks": [1, 2]},
-    {"prompt": "two, longer", "completions": ["a", "bb", "ccc", "dddd"], "ranks": [2, 1, 2, 3]},
-    {"prompt": "three", "completions": ["best", "worst", "middle"], "ranks": [1, 3, 2]},
-    {"prompt": "four", "completions": ["no", "yes it is"], "ranks": [2, 1]},
-]
-PAIRS = [
-    {"prompt": "one", "completions": ["good", "bad one"], "ranks": [1, 2], "margin": 0.5},
-    {"prompt": "two", "completions": ["longer than", "that"], "ranks": [1, 2], "margin": 0.0},
-    {"prompt": "three", "completions": ["x", "y"], "ranks": [1, 2], "margin": 1.0},
-]
-
-
-def byte_tokenizer():
-    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    core = Tokenizer(models.BPE(vocab={**letters, "<eos>": EOS}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = FastTokenizer(tokenizer_object=core, eos_token="<eos>", bos_token="<eos>", pad_token="<eos>")
-    tokenizer.chat_template = GPT2_CHAT_TEMPLATE
-    return tokenizer
-
-
-def tiny(**overrides):
-    torch.manual_seed(0)
-    options = dict(vocab_size=257, n_positions=64, n_embd=32, n_layer=2, n_head=2, num_labels=1, pad_token_id=None)
-    ends = dict(bos_token_id=EOS, eos_token_id=EOS)
-    return GPT2ForSequenceClassification(GPT2Config(**{**options, **ends, "initializer_range": 0.2, **overrides}))
-
-
-def make(folder, rows=RANKED, model=None, eval_rows=None, peft_config=None, **options):
-    defaults = dict(report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", logging_steps=1)
-    defaults |= dict(per_device_train_batch_size=len(rows), gradient_accumulation_steps=1, seed=1)
-    return RewardTrainer(
-        tiny() if model is None else model,
-        RewardConfig(str(folder), **{**defaults, **options}),
-        Dataset.from_list(rows),
-        None if eval_rows is None else Dataset.from_list(eval_rows),
-        processing_class=byte_tokenizer(),
-        peft_config=peft_config,
-    )
-
-
-def batch_of(trainer, rows=slice(None)):
-    data = [trainer.train_dataset[i] for i in range(len(trainer.train_dataset))][rows]
-    return trainer.data_collator(data)
-
-
-def gradients(trainer):
-    """Gradients of one accumulated step, by the trainer's own loop."""
-    trainer.create_optimizer()
-    kept = {}
-
-    def keep(optimizer, *_):
-        kept.update({name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None})
-
-    trainer.optimizer.register_step_pre_hook(keep)
-    trainer.train()
-    return kept
-
+from rlhf_kit.models.heads import calibration, logit_scale, pad_right, score_texts, sequence_scores
+from rlhf_kit.ops import length_mask
+from rlhf_kit.reward import RewardConfig, encode_comparisons
 
 # ------------------------------------------------------------------------------------------
 # The loss
@@ -212,7 +149,9 @@ def test_what_is_cut_or_dropped_is_counted(tmp_path):
         {"prompt": "q", "completions": ["same", " same "], "ranks": [1, 2]},
         {"prompt": "q", "completions": ["this", "that"], "ranks": [1, 1]},
     ]
-    trainer = make(tmp_path, rows)
+    with pytest.raises(UserError, match=r"1 with all answers tied \(row 5\); 1 with fewer than two answers"):
+        make(tmp_path, rows)
+    trainer = make(tmp_path, rows, on_bad_row="drop")
     assert trainer.data_counts["train"] == {
         "lists": 5,
         "prompts cut at the beginning": 2,
@@ -227,7 +166,7 @@ def test_what_is_cut_or_dropped_is_counted(tmp_path):
     assert trainer.train_dataset[1]["ranks"] == [2, 3]
     assert make(tmp_path, RANKED, max_length=20).train_dataset[0]["length"] == 20
     with pytest.raises(UserError, match="No comparison is left"):
-        make(tmp_path, rows[2:])
+        make(tmp_path, rows[2:], on_bad_row="drop")
 
 
 def test_mistakes_are_told_before_training(tmp_path):
@@ -235,8 +174,17 @@ def test_mistakes_are_told_before_training(tmp_path):
         make(tmp_path, model=tiny(num_labels=2))
     with pytest.raises(UserError, match="columns chosen, rejected"):
         make(tmp_path, [{"chosen": "a", "rejected": "b"}])
-    with pytest.raises(UserError, match="max_length=0"):
-        RewardConfig(str(tmp_path), max_length=0)
+    for options, message in (
+        ({"max_length": 0}, "max_length=0"),
+        ({"loss_type": "pairwize"}, "Did you mean 'pairwise'"),
+        ({"on_bad_row": "skip"}, "not one of error, drop"),
+        ({"label_smoothing_factor": 0.5}, "below 0.5"),
+        ({"loss_type": "best_of", "tie_loss": "half"}, "belong to loss_type='pairwise'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            RewardConfig(str(tmp_path), **options)
+    with pytest.raises(UserError, match="margins, which loss_type='best_of'"):
+        make(tmp_path, PAIRS, loss_type="best_of")
 
 
 # ------------------------------------------------------------------------------------------
@@ -281,9 +229,16 @@ def test_training_leaves_calibrated_scores_in_a_plain_saved_model(tmp_path):
     assert len(logs) == 4 and all({"accuracy", "margin", "mean_reward"} <= log.keys() for log in logs)
     trainer.save_model(str(tmp_path / "saved"))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
-    assert calibration(model.config) == calibration(trainer.model.config) != (1.0, 0.0)
+    gain, bias = calibration(trainer.model.config)
+    assert calibration(model.config) == (1.0, 0.0) != (gain, bias)
+    assert logit_scale(model.config) == logit_scale(trainer.model.config) == pytest.approx(1 / gain)
     assert model.config.pad_token_id == EOS
     texts = [(row["prompt"], completion) for row in RANKED for completion in row["completions"]]
+    rows = [byte_tokenizer().encode(f"User: {p}<eos>Assistant: {c}", add_special_tokens=False) for p, c in texts]
+    input_ids, lengths = pad_right(rows, EOS)
+    with torch.no_grad():  # transformers alone
+        plain = model(input_ids=input_ids, attention_mask=length_mask(lengths, input_ids.shape[1]).long()).logits[:, 0]
+    torch.testing.assert_close(plain, gain * sequence_scores(trainer.model, input_ids, lengths).detach() + bias)
     scores = score_texts(model, byte_tokenizer(), *zip(*texts, strict=True))
     assert scores.mean().item() == pytest.approx(0, abs=1e-4)
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-4)
@@ -353,10 +308,10 @@ def test_an_adapter_keeps_its_head_and_calibration(tmp_path, checkpointing):
     texts = (["one", "two"], ["good", "bad"])
     expected = score_texts(trainer.model, byte_tokenizer(), *texts)
     gain, bias = calibration(AutoConfig.from_pretrained(tmp_path / "adapter"))
-    assert (gain, bias) == calibration(model.config) != (1.0, 0.0)
+    assert (gain, bias) == (1.0, calibration(model.config)[1]) and calibration(model.config)[0] != 1.0
     plain = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=1)
-    raw = score_texts(plain, byte_tokenizer(), *texts)
-    torch.testing.assert_close(raw * gain + bias, expected, atol=1e-5, rtol=1e-5)
+    raw = score_texts(plain, byte_tokenizer(), *texts)  # the base's config knows no bias
+    torch.testing.assert_close(raw + bias, expected, atol=1e-5, rtol=1e-5)
     merged = load_reward_model(tmp_path / "adapter")
     torch.testing.assert_close(score_texts(merged, byte_tokenizer(), *texts), expected, atol=1e-5, rtol=1e-5)
     trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")

@@ -1,0 +1,206 @@
+"""Comparisons as token ids, and batches of them.
+
+Notation: G prompts ("lists") in a batch, N answers of all of them, T tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, set_chat_template
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right
+from rlhf_kit.models.prefix import PADDING, tree_rows
+
+
+def _row(
+    prompt: str | list[Message],
+    completion: str,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    row_format: RowFormat,
+) -> tuple[list[int] | None, bool]:
+    """The row of one answer (None: longer than the limit by itself), and whether its prompt was cut."""
+    prompt_ids = encode_prompt(tokenizer, prompt)
+    completion_ids = encode_completion(tokenizer, completion, eos=False)
+    ids = fit_context(prompt_ids, completion_ids, limit, row_format)
+    whole = fit_context(prompt_ids, completion_ids, None, row_format)
+    return ids, ids is not None and len(ids) < len(whole)
+
+
+def _encode_ranking(row: dict, encode: Callable, ties_teach: bool) -> dict:
+    rows, ranks, cuts = [], [], 0
+    for completion, rank in zip(row["completions"], row["ranks"], strict=True):
+        ids, cut = encode(row["prompt"], completion)
+        if ids is not None:
+            rows.append(ids)
+            ranks.append(rank)
+            cuts += cut
+    ranks_of = {tuple(ids): set() for ids in rows}
+    for ids, rank in zip(rows, ranks, strict=True):
+        ranks_of[tuple(ids)].add(rank)
+    fault = ""
+    if len(rows) < 2:
+        fault = "fewer than two answers"
+    elif len(ranks_of) == 1:
+        fault = "identical answers"
+    elif any(len(given) > 1 for given in ranks_of.values()):
+        fault = "one answer with two ranks"
+    elif len(set(ranks)) == 1 and not ties_teach:
+        fault = "all answers tied"
+    weight = row.get("weight")
+    return {
+        "input_ids": rows,
+        "ranks": ranks,
+        "margin": float(row.get("margin") or 0.0),
+        "weight": 1.0 if weight is None else float(weight),
+        "length": max(map(len, rows), default=0),
+        "prompts_cut": cuts,
+        "too_long": len(row["completions"]) - len(rows),
+        "fault": fault,
+    }
+
+
+def _encode_thumb(row: dict, encode: Callable, ties_teach: bool) -> dict:
+    ids, cut = encode(row["prompt"], row["completion"])
+    return {
+        "input_ids": [ids or []],
+        "thumb": bool(row["label"]),
+        "weight": 1.0,
+        "length": len(ids or []),
+        "prompts_cut": int(cut),
+        "too_long": int(ids is None),
+        "fault": "" if ids else "no answer",
+    }
+
+
+def encode_comparisons(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    ties_teach: bool = False,
+    on_bad_row: str = "drop",
+    row_format: RowFormat = PLAIN,
+) -> tuple[Dataset, dict[str, int]]:
+    """Canonical rows (`data.loading`) as token ids, and counts of what was cut or dropped.
+
+    Rankings (`prompt`, `completions`, `ranks`, `margin`, `weight`) and thumbs (`prompt`, `completion`, `label`) both
+    become `input_ids` (answers x tokens), without the final EOS.
+
+    Args:
+        ties_teach: keep a list in which all answers tie.
+        on_bad_row: "drop" leaves out a list with fewer than two different answers, with one answer under two ranks,
+            or without an order; "error" refuses them.
+        row_format: what the model reads around prompt and answer.
+
+    Raises:
+        UserError: for other columns, when nothing is left, or for bad lists (all kinds, with their first row numbers).
+    """
+    columns = set(dataset.column_names)
+    if {"prompt", "completions", "ranks"} <= columns:
+        encode = _encode_ranking
+    elif {"prompt", "completion", "label"} <= columns:
+        encode = _encode_thumb
+    else:
+        raise UserError(
+            f"The dataset has the columns {', '.join(sorted(columns))}; needed are prompt, completions, ranks "
+            "(rankings) or prompt, completion, label (thumbs). `rlhf_kit.data.loading.load` reads pairs and files "
+            "into these."
+        )
+    if len(dataset) and not isinstance(dataset[0]["prompt"], str):
+        set_chat_template(tokenizer)
+    encoded = dataset.map(
+        encode,
+        fn_kwargs={
+            "encode": partial(_row, tokenizer=tokenizer, limit=max_length, row_format=row_format),
+            "ties_teach": ties_teach,
+        },
+        remove_columns=dataset.column_names,
+        desc="Tokenizing comparisons",
+    )
+    bad: dict[str, list[int]] = {}
+    for number, fault in enumerate(encoded["fault"], start=1):
+        if fault:
+            bad.setdefault(fault, []).append(number)
+    counts = {
+        "lists": len(encoded),
+        "prompts cut at the beginning": sum(encoded["prompts_cut"]),
+        "answers longer than the context": sum(encoded["too_long"]),
+        **{f"lists dropped: {fault}": len(rows) for fault, rows in sorted(bad.items())},
+    }
+    if bad and on_bad_row == "error":
+        told = "; ".join(f"{len(rows)} with {fault} (row {_first(rows)})" for fault, rows in sorted(bad.items()))
+        raise UserError(
+            f"Of {len(encoded)} lists there are {told}: they have nothing to teach. Mend them, or give "
+            "on_bad_row=drop to leave them out."
+        )
+    kept = [row for row, fault in enumerate(encoded["fault"]) if not fault]
+    if not kept:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UserError(f"No comparison is left to learn from ({told}; max_length {max_length}).")
+    return encoded.select(kept).remove_columns(["prompts_cut", "too_long", "fault"]), counts
+
+
+def _first(numbers: Sequence[int], shown: int = 5) -> str:
+    return ", ".join(map(str, numbers[:shown])) + (", ..." if len(numbers) > shown else "")
+
+
+@dataclass
+class ComparisonCollator:
+    """Lists as one batch: groups (N,) = which list an answer belongs to, weights (G,) of the lists; ranks (N,) and
+    margins (N,) for rankings, thumbs (N,) bool otherwise; and the rows, either one an answer, padded on the right:
+    input_ids (N, T), lengths (N,); or one a list, with its prompt shared: what `models.prefix.tree_rows` gives.
+
+    Args:
+        bucketed: cut the batch into `parts` of rows of like lengths, each a forward of its own, so that hardly any
+            padding is computed. Several processes must not: all have to make as many forwards.
+    """
+
+    pad_token_id: int
+    shared_prefix: bool = False
+    bucketed: bool = True
+
+    def __call__(self, lists: list[dict]) -> dict[str, Tensor]:
+        sizes = torch.tensor([len(item["input_ids"]) for item in lists])
+        groups = torch.arange(len(lists)).repeat_interleave(sizes)
+        batch = {"groups": groups, "weights": torch.tensor([item["weight"] for item in lists], dtype=torch.float32)}
+        if self.shared_prefix:
+            batch |= tree_rows([item["input_ids"] for item in lists], self.pad_token_id) | {"sizes": sizes}
+            lengths = (batch["segments"] != PADDING).sum(1)
+        else:
+            batch["input_ids"], lengths = pad_right(
+                [ids for item in lists for ids in item["input_ids"]], self.pad_token_id
+            )
+            batch["lengths"] = lengths
+        batch["parts"] = list(parts_of_like_length(lengths.tolist())) if self.bucketed else []
+        if "thumb" in lists[0]:
+            return {**batch, "thumbs": torch.tensor([item["thumb"] for item in lists])}
+        margins = torch.tensor([item["margin"] for item in lists], dtype=torch.float32)
+        ranks = torch.tensor([rank for item in lists for rank in item["ranks"]])
+        return {**batch, "ranks": ranks, "margins": margins[groups]}
+
+
+def parts_of_like_length(lengths: Sequence[int], most_padding: float = 0.1) -> Iterator[tuple[list[int], int]]:
+    """(rows, longest length) of parts of which at most a tenth is padding, the longest first.
+
+    >>> list(parts_of_like_length([3, 10, 9, 2]))
+    [([1, 2], 10), ([0], 3), ([3], 2)]
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    rows: list[int] = []
+    tokens = 0
+    for row in order:
+        longest = lengths[rows[0]] if rows else lengths[row]
+        if rows and tokens + lengths[row] < (1 - most_padding) * longest * (len(rows) + 1):
+            yield rows, longest
+            rows, tokens = [], 0
+        rows.append(row)
+        tokens += lengths[row]
+    yield rows, lengths[rows[0]]

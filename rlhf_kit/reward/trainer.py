@@ -1,0 +1,267 @@
+"""Reward models from ranked answers: K answers to a prompt, best to worst, each forwarded once.
+
+The loss is by default InstructGPT's (Ouyang et al. 2022, section 3.5): the mean of -log sigmoid(s_better - s_worse)
+over the strictly ordered pairs of a prompt, then the mean over prompts. A pair (chosen, rejected) is a ranking of two;
+thumbs up and down are trained with binary cross entropy. `RewardConfig.loss_type` and `tie_loss` offer others.
+
+Notation: G prompts ("lists") in a batch, N answers of all of them, T tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.checkpoints import context_length, load_reward_model, load_tokenizer
+from rlhf_kit.models.dropout import disable_dropout
+from rlhf_kit.models.heads import (
+    PLAIN,
+    RowFormat,
+    fold_calibration,
+    row_format,
+    sequence_scores,
+    set_calibration,
+    unwrapped,
+)
+from rlhf_kit.models.prefix import check_shared_prefix, tree_scores
+from rlhf_kit.ops import length_mask
+from rlhf_kit.reward.config import RewardConfig
+from rlhf_kit.reward.data import ComparisonCollator, encode_comparisons
+from rlhf_kit.reward.measures import centering, list_losses, list_measures, summarize
+
+logger = logging.getLogger(__name__)
+
+
+def answer_scores(model: nn.Module, batch: dict[str, Tensor], reads: RowFormat = PLAIN) -> Tensor:
+    """Raw scores of all answers of a `ComparisonCollator` batch, each computed once, with gradients. -> (N,)."""
+    rows = len(batch["input_ids"])
+    tensors = ("input_ids", "position_ids", "segments") if "segments" in batch else ("input_ids",)
+    parts = batch["parts"] or [(list(range(rows)), None)]
+    found = []
+    for part, width in parts:
+        piece = {name: batch[name][part, :width] for name in tensors}
+        if "segments" in batch:
+            found.append(tree_scores(model, piece | {"ends": batch["ends"][part]}))  # (g, K)
+        else:
+            found.append(sequence_scores(model, piece["input_ids"], batch["lengths"][part], reads))  # (n,)
+    order = [row for part, _ in parts for row in part]
+    scores = torch.cat(found)[sorted(range(rows), key=order.__getitem__)]  # back in the order of the batch
+    return scores[length_mask(batch["sizes"], scores.shape[1])] if "segments" in batch else scores
+
+
+class RewardTrainer(Trainer):
+    """Trains a sequence classifier with one label on rankings, pairs or thumbs.
+
+    The saved model is a plain `AutoModelForSequenceClassification` with its calibration in its weights
+    (`models.heads.fold_calibration`). Logs loss, accuracy, margin and mean_reward (raw scores); evaluation the same,
+    exact over uneven batches and processes, its loss without the centring term.
+
+    Args:
+        model: hub id, folder, model or peft model; one label.
+        train_dataset, eval_dataset: canonical rows of `data.loading` (`eval_dataset` may be a dict of them).
+        processing_class: the tokenizer; None: the model's.
+        peft_config: LoRA; targets, task type and head are inferred (`models.adapters.wrap`).
+    """
+
+    # The loss is already divided by all the lists of the optimizer step, those of other processes included.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: RewardConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        peft_config: LoraConfig | None = None,
+    ):
+        name = str(model) if not isinstance(model, nn.Module) else unwrapped(model).config._name_or_path
+        args = args or RewardConfig(f"{name.rstrip('/').split('/')[-1]}-Reward")
+        if args.n_gpu > 1:
+            raise UserError(
+                f"{args.n_gpu} GPUs are visible to one process, which would split a list's answers between them. "
+                "Start with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
+            )
+        self.tokenizer = processing_class or load_tokenizer(name, needs_eos=False)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        model = self._one_score(model, args, peft_config)
+        if args.shared_prefix:
+            check_shared_prefix(model)
+        config = unwrapped(model).config
+        self.row_format = row_format(config, self.tokenizer)
+        self.limit = min((n for n in (args.max_length, context_length(config)) if n), default=None)
+        self.data_counts: dict[str, dict[str, int]] = {}
+        with args.main_process_first(desc="tokenizing the comparisons"):
+            if train_dataset is not None:
+                train_dataset = self._encoded(train_dataset, "train", args)
+            if isinstance(eval_dataset, dict):
+                eval_dataset = {key: self._encoded(rows, key, args) for key, rows in eval_dataset.items()}
+            elif eval_dataset is not None:
+                eval_dataset = self._encoded(eval_dataset, "eval", args)
+        self._measures: list[Tensor] = []  # (G, 7) of each training forward since the last log
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=ComparisonCollator(
+                self.tokenizer.pad_token_id, args.shared_prefix, bucketed=args.world_size == 1
+            ),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=self.tokenizer,
+            compute_metrics=lambda prediction: summarize(torch.as_tensor(prediction.predictions)),
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+
+    def _one_score(self, model, args: RewardConfig, peft_config: LoraConfig | None) -> PreTrainedModel | PeftModel:
+        if not isinstance(model, nn.Module):
+            set_seed(args.seed)  # the head may be new
+            model = load_reward_model(model, tokenizer=self.tokenizer)
+        config = unwrapped(model).config
+        if config.num_labels != 1:
+            raise UserError(
+                f"The model has {config.num_labels} labels; a reward model has one number an answer. "
+                "Load it with num_labels=1."
+            )
+        # What plain transformers, which pools the last token that is not padding, needs to read the same token.
+        config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
+        if args.disable_dropout:
+            disable_dropout(model)
+        return model if peft_config is None else wrap(model, peft_config)
+
+    def _encoded(self, dataset: Dataset, name: str, args: RewardConfig) -> Dataset:
+        if "input_ids" in dataset.column_names:
+            return dataset
+        dataset, counts = encode_comparisons(
+            dataset, self.tokenizer, self.limit, args.ties_teach, args.on_bad_row, self.row_format
+        )
+        self.data_counts[name] = counts
+        told = [f"{what} {count}" for what, count in counts.items() if count and what != "lists"]
+        if told:
+            logger.warning("%s: of %d lists: %s", name, counts["lists"], ", ".join(told))
+        if args.loss_type != "pairwise" and any(dataset["margin"] if "margin" in dataset.column_names else []):
+            raise UserError(
+                f"{name}: the rows ask for margins, which loss_type={args.loss_type!r} cannot keep. "
+                "Choose loss_type='pairwise', or take the column `margin` out."
+            )
+        return dataset
+
+    # -- training ----------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | None]:
+        """The micro-batches of an optimizer step, and the weight of their lists over all processes, which divides
+        the loss."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        weight = torch.stack([batch["weights"].sum() for batch in batches]).sum().to(device)
+        return batches, self.accelerator.reduce(weight, "sum")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Weighted mean loss over the lists of these `inputs`; their share in a whole step of `num_items_in_batch`."""
+        scores, weights = answer_scores(model, inputs, self.row_format), inputs["weights"]
+        losses = list_losses(scores, inputs, self.args)
+        if self.args.center_rewards_coefficient is not None:
+            losses = losses + self.args.center_rewards_coefficient * centering(scores, inputs)
+        loss = (weights * losses).sum()
+        if model.training:
+            self._measures.append(list_measures(scores.detach(), inputs, self.args))
+        if num_items_in_batch is None:
+            loss = loss / weights.sum()
+        else:  # processes average their gradients, where the mean over all lists needs their sum
+            loss = loss / num_items_in_batch * self.accelerator.num_processes
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds accuracy, margin and mean_reward of all lists trained on since the last log."""
+        if "loss" in logs and self._measures:
+            measures = torch.cat(self._measures)  # (G, 7)
+            self._measures.clear()
+            _, ordered, accuracy, margin, count, mean, _ = measures.unbind(1)
+            sums = torch.stack([ordered, accuracy, margin, count, count * mean], 1)
+            lists, accuracy, margin, answers, rewards = self.accelerator.reduce(sums.sum(0), "sum").tolist()
+            if lists:  # without, all lists were ties
+                logs |= {"accuracy": accuracy / lists, "margin": margin / lists}
+            logs["mean_reward"] = rewards / answers
+        super().log(logs, start_time)
+
+    def train(self, *args, **kwargs):
+        """Train, then calibrate (`args.calibrate`), so that every later save carries the calibration."""
+        # The loss makes raw scores log-odds, whatever an earlier calibration has made of them.
+        set_calibration(unwrapped(self.model).config, gain=1.0, bias=0.0, logit_scale=1.0)
+        output = super().train(*args, **kwargs)
+        if self.args.calibrate:
+            self.calibrate()
+        return output
+
+    # -- evaluation --------------------------------------------------------------------------
+
+    def evaluate(self, eval_dataset=None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"):
+        """Exact means over lists: {prefix}_loss, _accuracy, _margin, _mean_reward, _std_reward (raw scores)."""
+        if isinstance(eval_dataset, Dataset):
+            eval_dataset = self._encoded(eval_dataset, metric_key_prefix, self.args)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """One row of measures a list, so that gathering and dropping repeated lists stays exact. -> (G, 7), (G,)."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            scores = answer_scores(model, inputs, self.row_format)
+        measures = list_measures(scores, inputs, self.args)
+        # The second is a stand-in: without labels transformers computes no metrics.
+        return None, measures, measures[:, 0]
+
+    def calibrate(self, dataset: Dataset | None = None) -> tuple[float, float]:
+        """Set gain and bias so that scores have mean 0 and population std 1 over the answers of `dataset`.
+
+        None: the training data. One forward an answer. -> (gain, bias), stored in the model's config.
+
+        Raises:
+            UserError: when all answers get the same score.
+
+        Source: Ziegler et al. 2019, section 2.2.
+        """
+        dataset = self.train_dataset if dataset is None else self._encoded(dataset, "calibration", self.args)
+        loader = self.get_test_dataloader(dataset)
+        output = self.evaluation_loop(loader, "Calibration", metric_key_prefix="calibration")
+        self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)  # closes progress bars
+        mean, std = output.metrics["calibration_mean_reward"], output.metrics["calibration_std_reward"]
+        if not (math.isfinite(mean) and std > 1e-6 * max(1.0, abs(mean))):
+            raise UserError(
+                f"The reward model gives every answer the same score (mean {mean:.6g}, std {std:.3g}): it learnt "
+                "nothing that could be scaled. Look at the loss and the data, or set calibrate to false to keep it."
+            )
+        gain, bias = 1 / std, -mean / std
+        set_calibration(unwrapped(self.model).config, gain, bias)
+        return gain, bias
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        state_dict, config = fold_calibration(model.state_dict() if state_dict is None else state_dict, model)
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:  # peft saves no model config at all
+            config.save_pretrained(output_dir or self.args.output_dir)
