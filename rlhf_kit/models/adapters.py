@@ -19,12 +19,14 @@ def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
     GPT-2 keeps its weights transposed (`Conv1D`), which LoRA must know (`fan_in_fan_out`); its targets are the
     attention and MLP projections `c_attn`, `c_proj`, `c_fc`. A classifier's head is trained in full and saved with
-    the adapter (peft's own rule for the task type SEQ_CLS).
+    the adapter, and so is what else an encoder puts between its layers and the score (`head_modules`).
     """
     config = copy.copy(config)
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     if config.task_type is None:
         config.task_type = TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM
+    if is_classifier and config.task_type == TaskType.SEQ_CLS:
+        config.modules_to_save = sorted({*(config.modules_to_save or []), *head_modules(model)})
     if config.target_modules is None:
         config.target_modules = default_targets(model)
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
@@ -38,6 +40,17 @@ def default_targets(model: nn.Module) -> list[str] | str:
     if model_type == "gpt2":
         return ["c_attn", "c_proj", "c_fc"]
     return PEFT_TARGETS.get(model_type, "all-linear")
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the modules of a classifier that its trunk's checkpoint may lack: they begin at random.
+
+    All that stands beside the trunk, and the trunk's pooler: BERT saved for masked tokens has none.
+    """
+    beside = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
+    trunk = getattr(model, model.base_model_prefix)
+    has_pooler = isinstance(getattr(trunk, "pooler", None), nn.Module)
+    return [name for name in beside if name != model.base_model_prefix] + ["pooler"] * has_pooler
 
 
 def save(model: PreTrainedModel | PeftModel, folder: str | Path, merge: bool = False) -> None:

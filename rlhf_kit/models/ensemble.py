@@ -90,7 +90,10 @@ class Ensemble:
 
     def __call__(self, prompts: Sequence[str | Sequence[Message]], completions: Sequence[str]) -> Tensor:
         """One score a completion. -> (N,) float32, on the CPU."""
-        scores = self.member_scores(prompts, completions)
+        return self.combine(self.member_scores(prompts, completions))
+
+    def combine(self, scores: Tensor) -> Tensor:
+        """The members' scores as one. (M, N) -> (N,)."""
         if self.reduce == "min":
             return scores.amin(0)
         mean = scores.mean(0)

@@ -55,6 +55,7 @@ class Rewards:
             if len(given) != len(self.funcs):
                 raise UserError(f"{what} has {len(given)} entries for {len(self.funcs)} reward functions.")
         self.batch_size = batch_size
+        self.disagreement: Tensor | None = None  # (B,) of the last call: std over the members of the ensemble
         self.names = _distinct([_name(func) for func in self.funcs])
         for i, func in enumerate(self.funcs):
             if isinstance(func, str):
@@ -97,7 +98,8 @@ class Rewards:
             if isinstance(func, PreTrainedModel):
                 parts[name] = score_texts(func, tokenizer, prompts, completions, self.batch_size)
             elif isinstance(func, Ensemble):
-                parts[name] = func(prompts, completions)
+                members = func.member_scores(prompts, completions)  # (M, B)
+                parts[name], self.disagreement = func.combine(members), members.std(0, correction=0)
             else:
                 given = dict(prompts=prompts, completions=spoken, completion_ids=completion_ids, **columns, **extra)
                 parts[name] = _checked(name, _call(name, func, given), completions)

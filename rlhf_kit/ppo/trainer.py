@@ -215,6 +215,8 @@ class PPOTrainer(Trainer):
         metrics["kl_coef"] = self.kl_controller.coef
         if args.reward_scaling:
             metrics["reward/scale"] = self.reward_std.std
+        if self.rewards.disagreement is not None:
+            metrics["reward/ensemble_std"] = self.averages.mean(self.rewards.disagreement)
         seconds["collect"] = time.perf_counter() - clock
         made = metrics["completions/length"] * len(rows) * args.world_size
         metrics["rollout/tokens_per_second"] = made / seconds["rollout"]

@@ -11,7 +11,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
@@ -23,6 +28,7 @@ from rlhf_kit.models.checkpoints import load_policy, load_reward_model
 from rlhf_kit.models.heads import calibration, fold_calibration, logit_scale, score_texts, set_calibration
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
+ENCODER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=40)
 
 
 @pytest.fixture
@@ -198,6 +204,33 @@ def test_an_adapter_on_an_encoder_folds_all_of_the_calibration(tmp_path):
         loaded = load_reward_model(tmp_path / f"saved-{merge}")
         assert calibration(loaded.config) == (1.0, 0.0)
         torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "base, saved",
+    [
+        (BertForMaskedLM(BertConfig(**ENCODER)), {"classifier", "pooler"}),
+        (DebertaV2ForMaskedLM(DebertaV2Config(**ENCODER)), {"classifier", "pooler"}),
+        (
+            DistilBertForMaskedLM(DistilBertConfig(vocab_size=40, dim=32, hidden_dim=48, n_layers=1, n_heads=4)),
+            {"classifier", "pre_classifier"},
+        ),
+    ],
+    ids=lambda x: getattr(getattr(x, "config", None), "model_type", ""),
+)
+def test_what_an_encoders_checkpoint_lacks_is_saved_with_the_adapter(tmp_path, base, saved):
+    """Poolers and the like are new in a reward model: drawn anew at the next loading, they would change the scores."""
+    base.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2)
+    model = wrap(load_reward_model(tmp_path / "base"), config)
+    assert saved <= set(model.peft_config["default"].modules_to_save) and config.modules_to_save is None
+    trained(model)
+    expected = logits(model)
+    for merge in (False, True):
+        save(model, tmp_path / f"saved-{merge}", merge=merge)
+        torch.testing.assert_close(
+            logits(load_reward_model(tmp_path / f"saved-{merge}")), expected, atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -31,6 +31,7 @@ def test_it_is_one_reward_among_others(ensemble, tokenizer):
     assert list(parts) == ["brief", "ensemble-min"]
     torch.testing.assert_close(parts["ensemble-min"], each.amin(0))
     torch.testing.assert_close(total, parts["brief"] + 2 * each.amin(0))
+    torch.testing.assert_close(rewards.disagreement, (each[0] - each[1]).abs() / 2)  # of two the population std
 
 
 def test_its_models_are_frozen_and_moved(ensemble, tokenizer):
@@ -45,6 +46,9 @@ def test_its_models_are_frozen_and_moved(ensemble, tokenizer):
 def test_ppo_trains_against_it(make_trainer, ensemble):
     trainer = make_trainer(reward_funcs=[ensemble], total_episodes=8)
     trainer.train()
+    assert trainer.state.log_history[0]["reward/ensemble_std"] == pytest.approx(
+        float(trainer.rewards.disagreement.mean())
+    )
     scores = [log["rewards/ensemble-min"] for log in trainer.state.log_history if "rewards/ensemble-min" in log]
     assert scores and trainer.state.global_step == 4
 
