@@ -158,6 +158,9 @@ def print_root(version: str) -> None:
     table = Table.grid(padding=(0, 2))
     others = {
         "demo": ("The whole story on the embedded world, in minutes, on a CPU", "用內建的小世界走完全程"),
+        "eval": ("Measure a model: a reward model against people's rankings", "評測模型：獎勵模型的排序與人一致嗎"),
+        "score": ("Score any file of prompts and answers with a reward model", "用獎勵模型替任何回答打分數"),
+        "convert": ("Rankings and pairs from and to other projects' formats", "轉換其他專案的排序資料"),
         "doctor": ("What is wrong with a PPO run, and what to change", "檢查 PPO 訓練哪裡出了問題"),
     }
     for name, (english, chinese) in {**STAGES, **others}.items():

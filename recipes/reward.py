@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from rlhf_kit.data.loading import load
+from rlhf_kit.eval.reward import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.card import reward_card
 from rlhf_kit.recipes.models import check_settings, load_data, peft_config, refuse_new_model, tokenizer_of
-from rlhf_kit.recipes.output import check_output, numbers
+from rlhf_kit.recipes.output import check_output, numbers, write_atomically
 from rlhf_kit.recipes.run import finish, run_stage, seed_everything, train
 from rlhf_kit.reward import RewardConfig, RewardTrainer, encode_comparisons
 
@@ -55,9 +57,15 @@ def run(settings: Settings) -> dict:
         peft_config=peft_config(settings),
     )
     metrics = train(trainer, settings, output)
+    found = None
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
-    return finish(trainer, settings, output, metrics)
+        if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # whose weights are in pieces
+            found = evaluate_reward(trainer.accelerator.unwrap_model(trainer.model), tokenizer, eval_data)
+    record = finish(trainer, settings, output, metrics)
+    if args.should_save:
+        write_atomically(output.folder / "README.md", reward_card(trainer, settings, record, found))
+    return record
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,8 +10,14 @@ from rlhf_kit import __version__
 from rlhf_kit.errors import did_you_mean
 from rlhf_kit.recipes.help import STAGES, print_root, print_stage
 
-WITHOUT_RECIPE = ("demo", "doctor")  # each a module of its name
-COMMANDS = (*STAGES, *WITHOUT_RECIPE)
+TOOLS = {  # what has no recipe: the module whose `main` takes the rest of the line
+    "demo": "rlhf_kit.demo",
+    "eval": "rlhf_kit.recipes.evaluate",
+    "score": "rlhf_kit.eval.score",
+    "convert": "rlhf_kit.data.convert",
+    "doctor": "rlhf_kit.doctor",
+}
+COMMANDS = (*STAGES, *TOOLS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = did_you_mean(command, COMMANDS)
         print(f"rlhf-kit: there is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    if command in WITHOUT_RECIPE:
-        return importlib.import_module(f"rlhf_kit.{command}").main(rest)
+    if command in TOOLS:
+        return importlib.import_module(TOOLS[command]).main(rest)
     if "-h" in rest or "--help" in rest or "--help-all" in rest:
         print_stage(command, everything="--help-all" in rest)
         return 0

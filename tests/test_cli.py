@@ -19,6 +19,11 @@ import sys
 from rlhf_kit.cli import main
 for argv in (["--help"], ["--version"], *([stage, "--help-all"] for stage in ("pretrain", "sft", "reward", "ppo"))):
     assert main(argv) == 0
+for argv in (["eval", "reward", "--help"], ["score", "--help"], ["convert", "--help"]):
+    try:
+        main(argv)
+    except SystemExit as ended:
+        assert ended.code == 0
 print("HEAVY", sorted({"torch", "transformers", "trl", "datasets", "peft"} & set(sys.modules)))
 """
 

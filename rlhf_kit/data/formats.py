@@ -146,7 +146,7 @@ def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], C
     """
     of_rows, of_groups = _find(rows, kind)
     kinds = {at: found[0].kind for at, found in of_rows.items()}
-    pass
+    kinds |= {at: fault.kind for positions, fault in of_groups for at in positions}
     if kind == "pairs":
         # By `repr`: what stands in a faulty row may be of any type.
         broken = {repr(group_key(rows[at], at)) for at in kinds if isinstance(rows[at], Mapping)}

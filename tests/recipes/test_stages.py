@@ -106,6 +106,9 @@ def test_the_chain_full_and_with_adapters(base, demonstrations, ranked, tmp_path
     argv = words("--model_name_or_path", fine, "--dataset_name", ranked, "--eval_dataset_name", ranked)
     assert reward.main([*argv, *common, "--output_dir", str(judge), "--gradient_accumulation_steps", "1"]) == 0
     assert 0 <= record(judge)["metrics"]["eval_accuracy"] <= 1
+    card = (judge / "README.md").read_text(encoding="utf-8")
+    accuracy = record(judge)["metrics"]["eval_accuracy"]
+    assert f"| Pair accuracy 成對準確率 | {accuracy:.3f} |" in card and "length" in card and "base_model: " in card
     argv = words("--model_name_or_path", fine, "--dataset_name", ranked, "--output_dir", best)
     assert ppo.main([*argv, *common, *PPO, "--reward_funcs", str(judge), "rlhf_kit.world:truth_reward"]) == 0
     assert record(best)["steps"] == 4

@@ -1,0 +1,77 @@
+"""`rlhf-kit score`: any file of prompts and completions, its rows out again with scores. Parses; torch comes later."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf_kit.errors import UserError
+
+REDUCTIONS = ("mean", "min", "mean-std")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
+    return int(text)
+
+
+def _coefficient(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rlhf-kit score`; returns the exit status: 0 done, 2 a mistake of the user, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="rlhf-kit score",
+        description="Score the completions of a file with a reward model, or several. 用獎勵模型替回答打分數。",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        nargs="+",
+        metavar="M",
+        help="reward models: folders or hub ids; several make an ensemble",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="D",
+        help="prompt with completions, chosen and rejected, or completion: a file, a folder, a hub id, world:ranked",
+    )
+    parser.add_argument("--split", default="train", help="of a folder, a hub dataset or the world [train]")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSONL: the rows with score (or scores: a list, or chosen and rejected) [standard output] 輸出檔案",
+    )
+    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="completions a forward [16]")
+    parser.add_argument("--ensemble", choices=REDUCTIONS, help="one score of several models [mean] 多個模型如何合併")
+    parser.add_argument(
+        "--std-coef", type=_coefficient, metavar="C", help="of mean-std: mean - C * standard deviation [1.0]"
+    )
+    options = parser.parse_args(argv)
+    try:
+        importlib.import_module("rlhf_kit.eval.score_rows").run(options)
+    except UserError as error:
+        print(f"rlhf-kit score: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted: nothing was written. 已中斷，沒有寫入任何結果。", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:  # the reader (`| head`) has seen enough; Python would complain again as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,132 @@
+"""Reward models that are measured or put to use: loading, what they can read, scores of many lists of completions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_kit.data.chat import Message, encode_completion, encode_prompt
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval.progress import Counter
+from rlhf_kit.models import heads
+from rlhf_kit.models.checkpoints import context_length, load_config, load_reward_model, load_tokenizer
+
+Prompt = str | Sequence[Message]
+BATCHES = 8  # scored between two looks at the progress; sorted by length within
+
+
+def quiet() -> None:
+    """No bars of the libraries' own: one a shard of weights, one a map."""
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def processes() -> PartialState:
+    """This process among those that `accelerate launch` started, and its device."""
+    # Without being told of the CPU, each of several processes there would take itself for the only one.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu)
+
+
+def load_scorer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A trained reward model (or its adapter, merged) in eval mode, and its tokenizer.
+
+    Raises:
+        UserError: also for a language model, whose scores would come from a head that nobody trained.
+    """
+    config = load_config(name, what="a reward model")
+    if not _has_head(name, config.architectures or []):
+        kind = (config.architectures or [config.model_type])[0]
+        raise UserError(
+            f"{name!r} is no reward model: it is a {kind}, without a head that gives scores. "
+            "Train one with `rlhf-kit reward`, or give the folder of one."
+        )
+    tokenizer = load_tokenizer(name, needs_eos=False)
+    return load_reward_model(name, tokenizer=tokenizer).eval(), tokenizer
+
+
+def _has_head(name: str, architectures: Sequence[str]) -> bool:
+    if any(architecture.endswith("ForSequenceClassification") for architecture in architectures):
+        return True
+    # peft's own folders hold no config of the model; a classifier's adapter brings the head with it.
+    adapter = Path(name) / "adapter_config.json"
+    return adapter.is_file() and json.loads(adapter.read_text()).get("task_type") == "SEQ_CLS"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a reward model reads one completion: its length in tokens, whether it fits, whether its prompt is cut."""
+
+    length: int
+    fits: bool
+    prompt_cut: bool
+
+
+class Reader:
+    """What `heads.score_texts` will make of texts, by the same rules, without a forward."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        config = heads.unwrapped(model).config
+        self.tokenizer, self.limit = tokenizer, context_length(config)
+        self.form = heads.row_format(config, tokenizer)
+
+    def __call__(self, prompt: Prompt, completions: Sequence[str]) -> list[Reading]:
+        prompt_ids = encode_prompt(self.tokenizer, prompt)
+        readings = []
+        for completion in completions:
+            completion_ids = encode_completion(self.tokenizer, completion, eos=False)
+            ids = heads.fit_context(prompt_ids, completion_ids, self.limit, self.form)
+            whole = heads.fit_context(prompt_ids, completion_ids, None, self.form)
+            cut = ids is not None and len(ids) < len(whole)
+            readings.append(Reading(len(completion_ids), ids is not None, cut))
+        return readings
+
+
+def score_lists(
+    score: Callable[[list[Prompt], list[str]], Tensor],
+    lists: Sequence[tuple[Prompt, Sequence[str]]],
+    batch_size: int,
+    shown: bool = True,
+) -> list[list[float]]:
+    """Scores of each list's completions, in the given order, with the progress told.
+
+    Lists of one prompt are scored together and a text they share is scored once, so that equal texts have equal
+    scores to the last bit, whatever stands beside them in a batch.
+
+    Args:
+        score: (prompts, completions) of N completions -> (N,).
+        shown: False on all processes but one.
+    """
+    keys = [json.dumps(prompt) for prompt, _ in lists]
+    of_prompt: dict[str, list[int]] = {}
+    for at, key in enumerate(keys):
+        of_prompt.setdefault(key, []).append(at)
+    sizes = {key: sum(len(text) for at in places for text in lists[at][1]) for key, places in of_prompt.items()}
+    results: list[list[float]] = [[] for _ in lists]
+    part: dict[tuple[str, str], Prompt] = {}
+    waiting: list[int] = []
+    with Counter(len(lists), "lists", shown) as counter:
+        longest_first = sorted(of_prompt, key=lambda key: -sizes[key])  # so the time left is rather too long a guess
+        for number, key in enumerate(longest_first, start=1):
+            waiting += of_prompt[key]
+            part |= {(key, text): lists[at][0] for at in of_prompt[key] for text in lists[at][1]}
+            if len(part) < BATCHES * batch_size and number < len(of_prompt):
+                continue
+            if part:
+                scores = score(list(part.values()), [text for _, text in part]).tolist()
+                found = dict(zip(part, scores, strict=True))
+                for at in waiting:
+                    results[at] = [found[keys[at], text] for text in lists[at][1]]
+            counter.add(len(waiting))
+            part, waiting = {}, []
+    return results

@@ -1,0 +1,72 @@
+"""The card of a reward model, `README.md` in its folder: what it learnt from, how far to trust it, how to use it."""
+
+from __future__ import annotations
+
+import json
+
+from rlhf_kit.eval.page import HEADLINES, length_sentence
+from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.reward import RewardTrainer
+
+USE = """```python
+from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
+from rlhf_kit.models.heads import score_texts
+
+model, tokenizer = load_reward_model({folder}), load_tokenizer({folder}, needs_eos=False)
+print(score_texts(model, tokenizer, ["Which river is the longest?"] * 2, ["The Nile.", "Yes."]))
+```"""
+
+
+def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found: dict | None) -> str:
+    """The card as Markdown.
+
+    Args:
+        record: what `run.json` holds. found: of `eval.reward.evaluate_reward` on the evaluation data, if there is any.
+    """
+    args, data = trainer.args, settings.data
+    header = {
+        "base_model": settings.model.model_name_or_path,
+        "pipeline_tag": "text-classification",
+        "library_name": "transformers",
+        "tags": ["reward-model", "rlhf_kit"],
+    }
+    counts = trainer.data_counts.get("train", {})
+    told = [f"* {what}: {count:,}" for what, count in counts.items() if count]
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---", ""]
+    lines += ["# A reward model 獎勵模型", ""]
+    lines += [
+        f"It scores answers: the higher, the better the labelers of `{data.dataset_name}` would like them. "
+        "分數越高，標註者越可能喜歡。The scores of the training answers have mean 0 and standard deviation 1; their "
+        "differences, not their heights, mean something."
+    ]
+    lines += ["", "## Trained on 訓練資料", "", *told]
+    lines += [
+        f"* loss {args.loss_type}, learning rate {args.learning_rate:g}, {record['steps']} steps, seed {args.seed}, "
+        f"{record['seconds']:.0f} s"
+    ]
+    lines += ["", "## Measured 評測", "", *_measured(data.eval_dataset_name, found)]
+    lines += ["", "## Use 用法", "", USE.format(folder=repr(args.output_dir)), ""]
+    lines += [
+        "Plain transformers gives the same scores: the last token of prompt + answer, without the end-of-text token.",
+        "",
+        "## Limits 限制",
+        "",
+        "It knows these labelers, their prompts and their faults, and nothing else. A policy trained against it finds "
+        "what it overrates: keep a KL penalty, and look at the answers. "
+        "它只懂這批標註者；拿它訓練時，請保留 KL 懲罰並看看回答。",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(source: str | None, found: dict | None) -> list[str]:
+    if found is None:
+        return ["Nothing was held out to measure it on (`--eval_dataset_name`). 沒有保留測試資料。"]
+    rows = [f"On `{source}`, with 95 % intervals over prompts:", "", "| | | |", "| --- | --- | --- |"]
+    for name, (english, chinese, form) in HEADLINES[found["kind"]].items():
+        low_high = found["intervals"][name]
+        between = f"{low_high[0]:{form}} to {low_high[1]:{form}}" if low_high else ""
+        rows.append(f"| {english} {chinese} | {found['scores'][name]:{form}} | {between} |")
+    ceiling = found["ceiling"]
+    if ceiling and ceiling["ceiling"] is not None:
+        rows += ["", f"The labelers' own agreement allows {ceiling['ceiling']:.3f}. 標註者一致性的上限"]
+    return [*rows, "", *length_sentence(found)]

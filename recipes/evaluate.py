@@ -1,0 +1,79 @@
+"""`rlhf-kit eval SUBCOMMAND`: measurements that can be trusted (評測). Parses; what measures is imported later."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script: go on as the installed module
+    from rlhf_kit.recipes.script import launch
+
+    launch("evaluate")
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.recipes.arguments import distributed_rank
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, as argparse wants to be told."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
+    return int(text)
+
+
+def _reward(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="M", help="a reward model's folder or hub id 獎勵模型")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="D",
+        help="held-out rankings, pairs or thumbs: a file, a folder, a hub id or world:ranked 測試資料",
+    )
+    parser.add_argument("--split", default="test", help="of a folder, a hub dataset or the world [test]")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write results.json, items.jsonl and report.html there 輸出資料夾",
+    )
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="completions a forward [16]")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N rows only: a trial, not a result")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap intervals [0]")
+
+
+# name -> what it measures, in English and Chinese; its options; its module, whose `run` gets them
+SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None], str]] = {
+    "reward": (
+        "Does a reward model rank held-out answers as people do?",
+        "獎勵模型的排序與人一致嗎？",
+        _reward,
+        "rlhf_kit.eval.reward",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rlhf-kit eval`; returns the exit status: 0 done, 2 a mistake of the user, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="rlhf-kit eval", description="Measure a model. 評測模型。", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
+    for name, (english, chinese, add_options, _) in SUBCOMMANDS.items():
+        said = f"{english} {chinese}"
+        add_options(commands.add_parser(name, help=said, description=said, allow_abbrev=False))
+    options = parser.parse_args(argv)
+    speaks = distributed_rank() == 0
+    try:
+        importlib.import_module(SUBCOMMANDS[options.command][3]).run(options)
+    except UserError as error:
+        if speaks:
+            print(f"rlhf-kit eval {options.command}: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        if speaks:
+            print("\nInterrupted: nothing was written. 已中斷，沒有寫入任何結果。", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0

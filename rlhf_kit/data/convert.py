@@ -1,0 +1,87 @@
+"""`rlhf-kit convert`: rankings from one format to another, several labelers' rankings merged on the way."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlhf_kit.data.interchange import FORMATS, WRITABLE, read, write
+from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
+from rlhf_kit.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a file; returns the exit status: 0 done, 2 a mistake of the user, and nothing was written."""
+    parser = argparse.ArgumentParser(
+        prog="rlhf-kit convert",
+        description="Rankings of answers from one format to another. 轉換人類排序資料的格式。",
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", type=Path, metavar="IN", help="a .jsonl, .json, .csv or .parquet file 輸入")
+    parser.add_argument("target", type=Path, metavar="OUT", help="a .jsonl or .json file, replaced if it exists 輸出")
+    parser.add_argument(
+        "--from",
+        dest="source_format",
+        required=True,
+        choices=FORMATS,
+        metavar="FORMAT",
+        help=f"the format of IN 輸入格式: {', '.join(FORMATS)}",
+    )
+    parser.add_argument(
+        "--to",
+        dest="target_format",
+        default="ranked",
+        choices=WRITABLE,
+        metavar="FORMAT",
+        help=f"the format of OUT [ranked] 輸出格式: {', '.join(WRITABLE)}",
+    )
+    parser.add_argument("--merge", choices=METHODS, help="one ranking of all labelers' a prompt 合併多位標註者的排序")
+    options = parser.parse_args(argv)
+    try:
+        told = convert(options.source, options.target, options.source_format, options.target_format, options.merge)
+    except UserError as error:
+        print(f"rlhf-kit convert: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print("\n".join(told))  # noqa: T201
+    return 0
+
+
+def convert(source: Path, target: Path, source_format: str, target_format: str, method: str | None) -> list[str]:
+    """Read `source`, merge by `method` unless it is None, write `target`; returns what to say of it.
+
+    Raises UserError for what cannot be read or written.
+    """
+    if source.resolve() == target.resolve():
+        raise UserError(f"IN and OUT are the same file {str(source)!r}; give another name for OUT.")
+    rows, left_out = read(source, source_format)
+    told = [f"{source}: {_rankings(len(rows))} read ({source_format})", *_left_out(left_out)]
+    told += _agreement(agreement(rows))
+    if method is not None:
+        rows = merge(rows, method)
+        told.append(f"merged 合併 ({method}): {_rankings(len(rows))}")
+    left_out = write(rows, target, target_format)
+    written = len(rows) - sum(left_out.values())
+    return [*told, f"{target}: {_rankings(written)} written ({target_format})", *_left_out(left_out)]
+
+
+def _rankings(count: int) -> str:
+    return f"{count} ranking{'' if count == 1 else 's'} 筆排序"
+
+
+def _left_out(counts: Mapping[str, int]) -> list[str]:
+    return [f"  left out 略過 {count}: {reason}" for reason, count in counts.items()]
+
+
+def _agreement(found: Agreement) -> list[str]:
+    """Nothing to say where no two labelers ranked one prompt."""
+    if found.agreement is None:
+        return []
+    told = (
+        f"labelers 標註者: {found.labelers} ranked {found.prompts} of the prompts together; two of them agree on "
+        f"{found.agreement:.1%} of {found.pairs} comparisons 一致率"
+    )
+    if found.ceiling is None:
+        return [told, "  less than chance: is one of them ranking the other way round? 低於隨機，順序可能相反"]
+    return [told, f"  at most {found.ceiling:.1%} can be reached against one labeler 準確率上限"]

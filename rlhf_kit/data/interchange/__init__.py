@@ -1,0 +1,157 @@
+"""Rankings in other projects' formats: read into the kit's ranked rows, and written from them.
+
+A ranked row has `prompt` (text or messages), `completions`, `ranks` (1 = best, equal = tie), and where they are known
+`margin`, `weight` and `labeler`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_kit.data.checks import completion_text
+from rlhf_kit.data.files import read_file
+from rlhf_kit.data.formats import Context, report, sift
+from rlhf_kit.data.groups import EXTRAS, Row
+from rlhf_kit.data.interchange.pairs import read_hh, read_trl, write_hh, write_trl
+from rlhf_kit.data.interchange.published import read_oasst, read_summaries, read_ultrafeedback, read_webgpt
+from rlhf_kit.data.interchange.records import Reader
+from rlhf_kit.data.interchange.tools import read_argilla, read_label_studio, write_argilla, write_label_studio
+from rlhf_kit.errors import UserError, did_you_mean
+
+Writer = Callable[[Sequence[Mapping[str, Any]], Counter], list[Row]]
+
+
+def _read_ranked(records: Sequence[Any], skipped: Counter) -> list[Row]:
+    good, _, bad = sift(records, "ranked", Context())
+    skipped.update({fault: len(numbers) for fault, numbers in bad.items()})
+    return [
+        {
+            "prompt": record["prompt"],
+            "completions": [completion_text(completion) for completion in record["completions"]],
+            "ranks": list(record.get("ranks") or range(1, len(record["completions"]) + 1)),
+        }
+        | {name: record[name] for name in EXTRAS if record.get(name) is not None}
+        for record in good
+    ]
+
+
+def _write_ranked(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
+    names = ("prompt", "completions", "ranks", *EXTRAS)
+    return [{name: row[name] for name in names if row.get(name) is not None} for row in rows]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How records of one format are read and, where it can carry a ranking, written."""
+
+    read: Reader
+    write: Writer | None
+    columns: tuple[str, ...]  # that every record has; by them a file of another format is recognised
+
+
+FORMATS: dict[str, Format] = {
+    "ranked": Format(_read_ranked, _write_ranked, ("prompt", "completions")),
+    "trl": Format(read_trl, write_trl, ("chosen", "rejected")),
+    "hh-rlhf": Format(read_hh, write_hh, ("chosen", "rejected")),
+    "summarize-from-feedback": Format(read_summaries, None, ("info", "summaries", "choice")),
+    "webgpt": Format(read_webgpt, None, ("question", "answer_0", "answer_1")),
+    "ultrafeedback": Format(read_ultrafeedback, None, ("instruction", "completions")),
+    "oasst": Format(read_oasst, None, ("message_tree_id", "prompt")),
+    "argilla": Format(read_argilla, write_argilla, ("fields", "responses")),
+    "label-studio": Format(read_label_studio, write_label_studio, ("data", "annotations")),
+}
+WRITABLE = tuple(name for name, format in FORMATS.items() if format.write)
+
+
+def read(path: str | Path, format: str) -> tuple[list[Row], dict[str, int]]:
+    """(ranked rows, how many records or rankings were left out by reason) of a file in one of FORMATS.
+
+    The file is .jsonl, .json, .csv or .parquet, packed as .gz or not. Every row keeps the contract of ranked rows.
+
+    Raises:
+        UserError: no such format or file, a file that cannot be parsed, or no ranking in it.
+    """
+    source = read_file(_existing(Path(path)), ("ranked",))
+    if source.context.faults:
+        total = len(source.rows) + len(source.context.faults)
+        raise report(source.name, source.context.faults, total, source.context.unit)
+    skipped: Counter = Counter()
+    rows, _, bad = sift(_format(format).read(source.rows, skipped), "ranked", Context())
+    skipped.update({fault: len(numbers) for fault, numbers in bad.items()})
+    rows = [row | ({"labeler": str(row["labeler"])} if "labeler" in row else {}) for row in rows]
+    left_out = {reason: count for reason, count in skipped.items() if count}
+    if not rows:
+        raise UserError(
+            f"{path} holds no ranking in the format {format}{_told(left_out)}.{_guess(source.rows, format)}"
+        )
+    return rows, left_out
+
+
+def write(rows: Iterable[Mapping[str, Any]], path: str | Path, format: str) -> dict[str, int]:
+    """Write ranked rows as one of WRITABLE: one record a line in a .jsonl, a list of records in a .json.
+
+    Returns how many rankings were left out by reason. The file is there whole or not at all.
+
+    Raises:
+        UserError: no such format, one that is read only, another suffix, nothing to write, or a path out of reach.
+    """
+    path = Path(path)
+    if path.suffix not in (".json", ".jsonl"):
+        raise UserError(f"{path} ends in {path.suffix or 'no suffix'!r}; give a .jsonl or a .json file to write.")
+    writer = _format(format).write
+    if writer is None:
+        raise UserError(f"{format} can be read only; write {', '.join(WRITABLE)}.")
+    skipped: Counter = Counter()
+    records = writer(list(rows), skipped)
+    left_out = {reason: count for reason, count in skipped.items() if count}
+    if not records:
+        raise UserError(f"there is nothing to write to {path} in the format {format}{_told(left_out)}.")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text("".join(_lines(records, path.suffix)), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+    return left_out
+
+
+def _lines(records: Sequence[Row], suffix: str) -> Iterator[str]:
+    if suffix == ".json":
+        yield json.dumps(records, ensure_ascii=False, indent=1) + "\n"
+    else:
+        yield from (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise UserError(f"there is no format {name!r}; give one of {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        near = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
+        raise UserError(f"there is no file {str(path)!r}.{near}")
+    return path
+
+
+def _told(left_out: Mapping[str, int]) -> str:
+    return " (" + "; ".join(f"{count} {reason}" for reason, count in left_out.items()) + ")" if left_out else ""
+
+
+def _guess(records: Sequence[Any], format: str) -> str:
+    """Which other format the records look like by their columns."""
+    first = records[0] if records and isinstance(records[0], Mapping) else {}
+    fits = [name for name, other in FORMATS.items() if name != format and first.keys() >= set(other.columns)]
+    columns = ", ".join(f"`{column}`" for column in first) or "none"
+    return f" The first record's columns are {columns}." + (f" That looks like {' or '.join(fits)}." if fits else "")

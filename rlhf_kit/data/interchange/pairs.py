@@ -1,0 +1,102 @@
+"""Rankings as pairs: TRL's preference datasets, and the transcripts of HH-RLHF."""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rlhf_kit.data.checks import as_messages, shared_prompt
+from rlhf_kit.data.formats import Context, sift
+from rlhf_kit.data.groups import Row, pairs_of, rankings
+from rlhf_kit.data.interchange.records import Skip, each, take
+
+NO_ORDER = "all answers tie: there is no pair"
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+
+def read_trl(records: Sequence[Any], skipped: Counter) -> list[Row]:
+    """Pairs with an explicit prompt or an implicit one; those of one `group` are one ranking."""
+    good, _, bad = sift([_with_prompt(record) for record in records], "pairs", Context())
+    skipped.update({fault: len(numbers) for fault, numbers in bad.items()})
+    return rankings(good)
+
+
+def _with_prompt(record: Any) -> Any:
+    """The prompt of two texts that begin with it: what they share, up to the last word that is whole in both."""
+    if not isinstance(record, Mapping) or record.get("prompt") is not None:
+        return record
+    chosen, rejected = record.get("chosen"), record.get("rejected")
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        return record
+    shared = os.path.commonprefix([chosen, rejected])
+    end = max((at for at, letter in enumerate(shared) if letter.isspace()), default=0)
+    if not shared[:end].strip():
+        return record
+    return {**record, "prompt": shared[:end], "chosen": chosen[end:], "rejected": rejected[end:]}
+
+
+def write_trl(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
+    """Every strictly ordered pair, with `weight` and `group`; dialogues in all rows as soon as one row has them."""
+    talk = not all(isinstance(row["prompt"], str) for row in rows)
+    records = []
+    for group, row in enumerate(rows, start=1):
+        pairs = pairs_of(row, group)
+        skipped[NO_ORDER] += not pairs
+        for pair in pairs:
+            if talk:
+                pair["prompt"] = as_messages(pair["prompt"])
+                for side in ("chosen", "rejected"):
+                    pair[side] = [{"role": "assistant", "content": pair[side]}]
+            records.append(pair)
+    return records
+
+
+@each
+def read_hh(record: Any, skipped: Counter) -> Iterator[Row]:
+    """Two transcripts "\\n\\nHuman: ...\\n\\nAssistant: ..." that differ in their last answer (arXiv:2204.05862)."""
+    chosen, rejected = _turns(take(record, str, "chosen")), _turns(take(record, str, "rejected"))
+    prompt = shared_prompt(chosen, rejected)
+    if prompt is None:
+        raise Skip("dialogues that differ before their last turn")
+    if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
+        raise Skip("a dialogue that does not end with the assistant")
+    yield {"prompt": prompt, "completions": [chosen[-1]["content"], rejected[-1]["content"]], "ranks": [1, 2]}
+
+
+def _turns(transcript: str) -> list[dict[str, str]]:
+    before, *rest = _TURN.split(transcript)
+    if before.strip() or not rest:
+        raise Skip("a text that is no dialogue of Human and Assistant")
+    return [
+        {"role": _SPEAKERS[speaker], "content": said.strip()}
+        for speaker, said in zip(rest[::2], rest[1::2], strict=True)
+    ]
+
+
+def write_hh(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
+    """Pairs of transcripts; the format has no place for `margin`, `weight`, `labeler` and which list a pair is of."""
+    records = []
+    for row in rows:
+        pairs = pairs_of(row, 0)
+        try:
+            skipped[NO_ORDER] += not pairs
+            records += [
+                {side: _transcript(pair["prompt"], pair[side]) for side in ("chosen", "rejected")} for pair in pairs
+            ]
+        except Skip as reason:
+            skipped[str(reason)] += 1
+    return records
+
+
+def _transcript(prompt: Any, answer: str) -> str:
+    speakers = {role: speaker for speaker, role in _SPEAKERS.items()}
+    turns = [*as_messages(prompt), {"role": "assistant", "content": answer}]
+    if any(turn["role"] not in speakers for turn in turns):
+        raise Skip("a system turn, which hh-rlhf has not")
+    if any(_TURN.search(turn["content"]) for turn in turns):
+        raise Skip("a text with Human: or Assistant: in it, where a turn would seem to begin")
+    return "".join(f"\n\n{speakers[turn['role']]}: {turn['content']}" for turn in turns)

@@ -1,0 +1,221 @@
+"""Rankings made with labeling tools: the records of Argilla and the JSON export of Label Studio."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rlhf_kit.data.checks import is_list
+from rlhf_kit.data.groups import Row
+from rlhf_kit.data.interchange.records import Skip, dense, each, mappings, prompt_field, take
+from rlhf_kit.data.labelers import by_list
+
+_NOBODY = "00000000-0000-0000-0000-000000000000"  # Argilla wants a user; this one is read as no labeler
+_UNSORTED = "_"  # Label Studio's name of the list that items are dragged out of
+
+
+@each
+def read_argilla(record: Any, skipped: Counter) -> Iterator[Row]:
+    """Responses to a RankingQuestion whose options are the names of the fields with the answers; a row a user.
+
+    Read are the records of `to_json`, the flat ones of `to_datasets`, and those of the server, which alone keep ties.
+    """
+    fields = record.get("fields") if isinstance(record, Mapping) else None
+    fields = fields if isinstance(fields, Mapping) else take(record, Mapping)
+    asked = [answer for answer in _responses(record) if _is_ranking(answer["value"], fields)]
+    if not asked:
+        raise Skip("no response that ranks the fields")
+    for answer in asked:
+        if answer["status"] not in (None, "submitted"):
+            skipped["a response that was not submitted"] += 1
+            continue
+        names, ranks = _order(answer["value"])
+        row = {
+            "prompt": fields[prompt_field(_shown(fields), names)],
+            "completions": [fields[name] for name in names],
+            "ranks": ranks,
+        }
+        yield row if answer["user"] in (None, "None", _NOBODY) else row | {"labeler": str(answer["user"])}
+
+
+def _shown(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with text or messages; a flat record has ids, metadata and responses among them."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if "." not in name
+        and name not in ("id", "_server_id", "status")
+        and (isinstance(value, str) or is_list(value))
+    }
+
+
+def _responses(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """`value`, `user` and `status` of every response to every question, in whichever of the three forms they stand."""
+    responses = record.get("responses")
+    if isinstance(responses, Mapping):  # {question: [response of a user, ...]}
+        for answer in [answer for answers in responses.values() for answer in mappings(answers)]:
+            yield {"value": answer.get("value"), "user": answer.get("user_id"), "status": answer.get("status")}
+    for response in mappings(responses):  # [{"values": {question: response}} of a user, ...]
+        values = response.get("values")
+        for answer in mappings(list(values.values()) if isinstance(values, Mapping) else None):
+            value = answer.get("value")
+            yield {"value": value, "user": response.get("user_id"), "status": response.get("status")}
+    for name in [name for name in record if name.endswith(".responses") and is_list(record[name])]:
+        users, states = record.get(f"{name}.users"), record.get(f"{name}.status")
+        for at, value in enumerate(record[name]):
+            yield {"value": value, "user": _at(users, at), "status": _at(states, at)}
+
+
+def _at(values: Any, at: int) -> Any:
+    return values[at] if is_list(values) and at < len(values) else None
+
+
+def _order(value: Sequence[Any]) -> tuple[list[str], list[int]]:
+    """(names, ranks) of options best first, or of options with their ranks."""
+    if all(isinstance(option, Mapping) for option in value):
+        names = [option.get("value") for option in value]
+        ranks = [option.get("rank") for option in value]
+        if all(isinstance(rank, int) for rank in ranks):
+            return names, dense(ranks)
+        return names, list(range(1, len(names) + 1))
+    return list(value), list(range(1, len(value) + 1))
+
+
+def _is_ranking(value: Any, fields: Mapping[str, Any]) -> bool:
+    return is_list(value) and len(value) > 1 and all(isinstance(n, str) and n in fields for n in _order(value)[0])
+
+
+def write_argilla(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
+    """Records for `dataset.records.from_json`, one a list with the responses of all its labelers.
+
+    There an order is a list of options, best first: rankings with ties are left out.
+    """
+    records = []
+    for same in by_list(rows):
+        texts = list(dict.fromkeys(same[0]["completions"]))
+        responses = []
+        for row in same:
+            rank_of = dict(zip(row["completions"], row["ranks"], strict=True))
+            if len(set(rank_of.values())) < len(rank_of):
+                skipped["tied answers, which argilla has not"] += 1
+                continue
+            order = [f"response-{texts.index(text) + 1}" for text in sorted(rank_of, key=rank_of.__getitem__)]
+            responses.append({"value": order, "user_id": row.get("labeler") or _NOBODY})
+        if responses:
+            answers = {f"response-{number}": text for number, text in enumerate(texts, start=1)}
+            records.append(
+                {
+                    "id": str(len(records) + 1),
+                    "fields": {"prompt": same[0]["prompt"], **answers},
+                    "metadata": {},
+                    "suggestions": {},
+                    "responses": {"ranking": responses},
+                    "vectors": {},
+                    "_server_id": None,
+                }
+            )
+    return records
+
+
+@each
+def read_label_studio(record: Any, skipped: Counter) -> Iterator[Row]:
+    """A task with its annotations (the export "JSON", not "JSON-MIN"), a row an annotation.
+
+    A `Ranker` gives the ids of a `List`'s items, best first, or buckets: named by numbers they are ranks, and items in
+    one tie; a single one holds the order. Items in no bucket were not ranked. `Pairwise` gives the left or right of
+    the two texts beside the prompt, in the order in which they stand in the task.
+    """
+    data, annotations = take(record, Mapping, "data"), take(record, list, "annotations")
+    if not annotations:
+        raise Skip("no annotation")
+    for annotation in annotations:
+        try:
+            row = _annotated(annotation, data)
+        except Skip as reason:
+            skipped[str(reason)] += 1
+            continue
+        who = annotation.get("completed_by")
+        who = (who.get("email") or who.get("id")) if isinstance(who, Mapping) else who
+        yield row if who is None else row | {"labeler": str(who)}
+
+
+def _annotated(annotation: Any, data: Mapping[str, Any]) -> Row:
+    if take(annotation, Mapping).get("was_cancelled"):
+        raise Skip("a cancelled annotation")
+    for result in mappings(take(annotation, list, "result")):
+        if result.get("type") == "ranker":
+            return _ranker(take(result, (list, Mapping), "value", "ranker"), data)
+        if result.get("type") == "pairwise":
+            return _pairwise(take(result, str, "value", "selected"), data)
+    raise Skip("an annotation without a Ranker or Pairwise")
+
+
+def _ranker(order: Sequence[str] | Mapping[str, Sequence[str]], data: Mapping[str, Any]) -> Row:
+    lists = [
+        name
+        for name, items in data.items()
+        if is_list(items) and items and all(isinstance(item, Mapping) and "id" in item for item in items)
+    ]
+    if not lists:
+        raise Skip("no list of items with ids")
+    texts = {str(item["id"]): item.get("body") or item.get("title") for item in data[lists[0]]}
+    if isinstance(order, Mapping):
+        buckets = {name: ids for name, ids in order.items() if is_list(ids) and ids and name != _UNSORTED}
+        if len(buckets) != 1 and not all(name.isdecimal() for name in buckets):
+            raise Skip("several buckets whose names are no ranks")
+        if all(name.isdecimal() for name in buckets):
+            ranked = [(str(item), int(name)) for name, ids in buckets.items() for item in ids]
+        else:
+            ranked = [(str(item), rank) for ids in buckets.values() for rank, item in enumerate(ids, start=1)]
+    else:
+        ranked = [(str(item), rank) for rank, item in enumerate(order, start=1)]
+    if any(item not in texts for item, _ in ranked):
+        raise Skip("an id that no item has")
+    ranked.sort(key=lambda item: item[1])
+    return {
+        "prompt": data[prompt_field(data, lists)],
+        "completions": [texts[item] for item, _ in ranked],
+        "ranks": dense([rank for _, rank in ranked]),
+    }
+
+
+def _pairwise(selected: str, data: Mapping[str, Any]) -> Row:
+    shown = {name: value for name, value in data.items() if isinstance(value, str) or is_list(value)}
+    prompt = prompt_field(shown, ())
+    sides = [value for name, value in shown.items() if name != prompt]
+    if selected not in ("left", "right") or len(sides) != 2:
+        raise Skip("no two texts beside the prompt, or none of them selected")
+    return {"prompt": shown[prompt], "completions": sides if selected == "left" else sides[::-1], "ranks": [1, 2]}
+
+
+def write_label_studio(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
+    """Tasks for a `List` named "answers" and its `Ranker` "rank", one a list, an annotation a labeler.
+
+    Rankings with ties are written in buckets named 1, 2, ...
+    """
+    tasks = []
+    for number, same in enumerate(by_list(rows), start=1):
+        texts = list(dict.fromkeys(same[0]["completions"]))
+        items = [{"id": f"answer_{at}", "title": f"Answer {at}", "body": text} for at, text in enumerate(texts, 1)]
+        annotations = []
+        for row in same:
+            rank_of = dict(zip(row["completions"], row["ranks"], strict=True))
+            ids = sorted((rank_of[text], texts.index(text)) for text in texts)
+            buckets: dict[str, list[str]] = {}
+            for rank, at in ids:
+                buckets.setdefault(str(rank), []).append(items[at]["id"])
+            ties = len(buckets) < len(texts)
+            value = buckets if ties else [items[at]["id"] for _, at in ids]
+            result = {"from_name": "rank", "to_name": "answers", "type": "ranker", "value": {"ranker": value}}
+            annotations.append({"result": [result], "was_cancelled": False, "ground_truth": False} | _signed(row))
+        tasks.append({"id": number, "data": {"prompt": same[0]["prompt"], "items": items}, "annotations": annotations})
+    return tasks
+
+
+def _signed(row: Mapping[str, Any]) -> Row:
+    """Label Studio knows its users by number or by e-mail."""
+    who = row.get("labeler")
+    if who is None:
+        return {}
+    return {"completed_by": int(who) if who.isdecimal() else {"email": who}}

@@ -1,0 +1,341 @@
+"""`rlhf-kit eval reward`: the figures of a model on data, however they are computed, and what is written of them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from datasets import Dataset
+from peft import LoraConfig
+from rich.console import Console
+
+from rlhf_kit.data.labelers import agreement
+from rlhf_kit.data.loading import load
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval import results
+from rlhf_kit.eval.progress import Counter
+from rlhf_kit.eval.reward import evaluate_reward
+from rlhf_kit.eval.scoring import load_scorer, score_lists
+from rlhf_kit.models import heads
+from rlhf_kit.models.adapters import save, wrap
+from rlhf_kit.recipes.evaluate import main
+
+KINDS = ("ranked", "pairs", "thumbs")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved reward model."""
+    return toy.save_model(tmp_path_factory.mktemp("model"))
+
+
+def literal_accuracy(model, rows):
+    """Mean over lists of the share of pairs in order, each answer scored by itself."""
+    means = []
+    for row in rows:
+        scores = [
+            heads.score_texts(model, toy.byte_tokenizer(), [row["prompt"]], [text]) for text in row["completions"]
+        ]
+        points = []
+        for better, first in zip(row["ranks"], scores, strict=True):
+            for worse, second in zip(row["ranks"], scores, strict=True):
+                if better < worse:
+                    points.append(float(first > second))
+        means.append(sum(points) / len(points))
+    return sum(means) / len(means)
+
+
+def test_accuracy_is_the_literal_one_and_scores_are_calibrated():
+    model, rows = toy.reward_model(), toy.ranked()
+    found = evaluate_reward(model, toy.byte_tokenizer(), rows)
+    assert found["kind"] == "ranked" and found["n"]["lists"] == 12 and found["n"]["prompts"] == 6
+    assert found["scores"]["pair_accuracy"] == pytest.approx(literal_accuracy(model, rows))
+    for row, item in zip(rows, found["items"], strict=True):
+        prompts = [row["prompt"]] * len(row["completions"])
+        expected = heads.score_texts(model, toy.byte_tokenizer(), prompts, row["completions"])
+        torch.testing.assert_close(torch.tensor(item["scores"]), expected, atol=1e-5, rtol=1e-5)
+        assert item["lengths"] == [1 + len(text) for text in row["completions"]]  # bytes, and the space before
+        assert item["ranks"] == row["ranks"]
+
+
+@pytest.mark.parametrize("rows", [toy.ranked(), toy.thumbs()], ids=["ranked", "thumbs"])
+def test_the_batch_size_changes_nothing(rows):
+    model, tokenizer = toy.reward_model(), toy.byte_tokenizer()
+    whole = evaluate_reward(model, tokenizer, rows, batch_size=64)
+    for size in (1, 3):
+        assert toy.almost(evaluate_reward(model, tokenizer, Dataset.from_list(rows), batch_size=size), whole)
+
+
+def test_the_calibration_of_a_model_changes_no_figure_but_the_scores():
+    """Scores are scaled after training; what they claim stays in the log-odds that were trained."""
+    tokenizer, raw, scaled = toy.byte_tokenizer(), toy.reward_model(gain=1, bias=0), toy.reward_model(gain=5, bias=-3)
+    for rows in (toy.ranked(), toy.thumbs()):
+        first, second = (evaluate_reward(model, tokenizer, rows) for model in (raw, scaled))
+        assert toy.almost(first["scores"], second["scores"]) and toy.almost(
+            first["reliability"], second["reliability"]
+        )
+        assert not toy.almost(first["items"][0]["scores"], second["items"][0]["scores"])
+
+
+def test_equal_texts_have_equal_scores_whatever_stands_beside_them():
+    seen = []
+
+    def score(prompts, completions):
+        seen.extend(zip(prompts, completions, strict=True))
+        return torch.arange(len(seen) - len(completions), len(seen)).float()
+
+    lists = [("a", ["x", "y", "x"]), ("bb", ["x"]), ("a", ["y", "z"])]
+    found = score_lists(score, lists, batch_size=1)
+    assert len(seen) == 4 == len(set(seen))
+    assert found[0][0] == found[0][2] != found[1][0] and found[0][1] == found[2][0]
+    assert score_lists(score, [("a", [])], batch_size=1) == [[]]
+
+
+def test_prompts_that_are_cut_and_answers_that_do_not_fit_are_counted():
+    long = "x" * toy.CONTEXT
+    rows = [
+        {"prompt": "p" * 60, "completions": ["good", "bad"], "ranks": [1, 2]},  # both prompts lose their beginning
+        {"prompt": "q", "completions": ["good", long, "bad"], "ranks": [1, 2, 3]},
+        {"prompt": "r", "completions": [long, "bad"], "ranks": [1, 2]},  # one answer is left
+    ]
+    found = evaluate_reward(toy.reward_model(), toy.byte_tokenizer(), rows)
+    counts = {name: found["n"][name] for name in ("lists", "lists_left_out", "prompts_cut", "completions_too_long")}
+    assert counts == {"lists": 2, "lists_left_out": 1, "prompts_cut": 2, "completions_too_long": 2}
+    assert [score is None for score in found["items"][1]["scores"]] == [False, True, False]
+    assert found["n"]["ordered_pairs"] == 2
+    with pytest.raises(UserError, match=r"No list has two completions that fit .*\(1 completions too long\)"):
+        evaluate_reward(toy.reward_model(), toy.byte_tokenizer(), rows[2:])
+    with pytest.raises(UserError, match="no rows"):
+        evaluate_reward(toy.reward_model(), toy.byte_tokenizer(), [])
+
+
+def test_the_ceiling_of_several_labelers():
+    rows = [
+        {"prompt": f"q{i}", "completions": ["good", "bad", "so so"], "ranks": ranks, "labeler": who}
+        for i in range(6)
+        for who, ranks in (("ann", [1, 2, 3]), ("bob", [1, 3, 2] if i < 2 else [1, 2, 3]))
+    ]
+    found = evaluate_reward(toy.reward_model(), toy.byte_tokenizer(), rows)
+    told = agreement(rows)
+    assert 0.5 < told.ceiling < 1 and found["ceiling"]["ceiling"] == told.ceiling
+    assert found["ceiling"]["of_ceiling"] == pytest.approx(found["scores"]["pair_accuracy"] / told.ceiling)
+    assert evaluate_reward(toy.reward_model(), toy.byte_tokenizer(), rows[::2])["ceiling"] is None  # ann alone
+    assert found["n"]["prompts"] == 6 and found["n"]["lists"] == 12
+
+
+# ------------------------------------------------------------------------------------------
+# Models
+
+
+def test_an_adapter_is_measured_with_its_head(tmp_path, folder):
+    base, _ = load_scorer(folder)
+    model = wrap(base, LoraConfig(r=2, init_lora_weights=False))
+    model.base_model.model.score.modules_to_save["default"].weight.data.normal_()
+    before = heads.score_texts(model, toy.byte_tokenizer(), ["a", "b"], ["good", "bad"])
+    save(model, tmp_path / "ours")
+    model.save_pretrained(tmp_path / "peft")  # without the config beside it
+    for name in ("ours", "peft"):
+        toy.byte_tokenizer().save_pretrained(tmp_path / name)
+        loaded, tokenizer = load_scorer(str(tmp_path / name))
+        after = heads.score_texts(loaded, tokenizer, ["a", "b"], ["good", "bad"])
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+
+
+def test_a_language_model_is_refused(tmp_path, policy, tokenizer_folder):
+    policy.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is no reward model: it is a GPT2LMHeadModel"):
+        load_scorer(str(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------
+# The command
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order; keeps tags and words."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], set(), []
+        self.feed(text)
+        assert not self.open
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def measured(folder, tmp_path, rows, *more):
+    data = toy.write_lines(tmp_path / "rows.jsonl", rows)
+    assert main(["reward", "--model", folder, "--data", data, "--output", str(tmp_path / "out"), *more]) == 0
+    out = tmp_path / "out"
+    lines = [json.loads(line) for line in (out / "items.jsonl").read_text("utf-8").splitlines()]
+    return json.loads((out / "results.json").read_text("utf-8")), lines, (out / "report.html").read_text("utf-8")
+
+
+def no_constants(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_the_command_writes_what_was_measured(folder, tmp_path, capsys):
+    rows = toy.ranked()
+    told, items, html = measured(folder, tmp_path, rows, "--batch-size", "5")
+    said = capsys.readouterr().out
+    model, tokenizer = load_scorer(folder)
+    expected = evaluate_reward(model, tokenizer, load(str(tmp_path / "rows.jsonl"), KINDS)[0])
+    assert toy.almost(told["scores"], results.as_json(expected["scores"]))
+    assert toy.almost(told["intervals"], results.as_json(expected["intervals"]))
+    assert told["n"] == expected["n"] and told["reportable"] is True and told["protocol"] == "reward-1"
+    assert told["logit_scale"] == pytest.approx(0.5) and told["data"]["rows"] == 12
+    assert {"python", "rlhf_kit", "torch", "transformers"} <= set(told["versions"]) and told["seconds"] > 0
+    assert len(items) == 12 and {"prompt", "scores", "ranks", "lengths", "tau"} <= set(items[0])
+    assert items[0]["prompt"] == items[1]["prompt"] != items[2]["prompt"]
+    json.loads((tmp_path / "out/results.json").read_text("utf-8"), parse_constant=no_constants)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["items.jsonl", "report.html", "results.json"]
+    assert f"{told['scores']['pair_accuracy']:.3f}" in said and "成對準確率" in said and "12 lists" in said
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe"} & page.tags and not re.search(r"https?://|url\(|@import", html)
+    assert "prefers-color-scheme:dark" in html and f"{told['scores']['pair_accuracy']:.3f}" in page.text
+    titles = set(re.findall(r'aria-label="([^"]+)"', html))
+    assert len(titles) == 4 and any("Reliability" in title for title in titles)
+    assert "the score" in page.text.lower() and "長度" in page.text
+
+
+def test_a_limited_run_says_that_it_is_no_result(folder, tmp_path, capsys):
+    told, items, html = measured(folder, tmp_path, toy.ranked(), "--limit", "3")
+    assert told["reportable"] is False and told["limit"] == 3 and len(items) == 3 == told["data"]["rows"]
+    assert "not a result" in capsys.readouterr().out and "no result to report" in Page(html).text
+
+
+def test_thumbs_and_pairs_are_measured_too(folder, tmp_path, capsys):
+    told, items, html = measured(folder, tmp_path, toy.thumbs())
+    assert told["kind"] == "thumbs" == told["data"]["kind"] and 0 <= told["scores"]["auc"] <= 1
+    assert Page(html).text and items[0]["label"] is False
+    pairs = [{"prompt": f"q{i}", "chosen": "good", "rejected": f"bad {i}"} for i in range(4)]
+    told, items, _ = measured(folder, tmp_path, pairs)
+    assert told["data"]["kind"] == "pairs" and told["n"]["ordered_pairs"] == 4 and items[0]["ranks"] == [1, 2]
+
+
+def test_what_cannot_be_told_is_null_and_a_dash(folder, tmp_path, capsys):
+    """One list of answers of one length: no interval, no correlation."""
+    told, _, html = measured(folder, tmp_path, [{"prompt": "q", "completions": ["yes", "no!"], "ranks": [1, 2]}])
+    assert told["scores"]["length_pearson_score"] is None and told["intervals"]["pair_accuracy"] is None
+    assert "–" in Page(html).text and "do not vary enough" in Page(html).text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "{folder}", "--data", "{tmp}/none.jsonl"], "none.jsonl does not exist"),
+        (["--model", "{tmp}/none", "--data", "{data}"], "no folder"),
+        (["--model", "{folder}", "--data", "{data}", "--output", "{data}"], "cannot be made"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, message, folder, tmp_path, capsys):
+    data = toy.write_lines(tmp_path / "rows.jsonl", toy.ranked(2))
+    given = [argument.format(folder=folder, tmp=tmp_path, data=data) for argument in arguments]
+    assert main(["reward", *given]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rlhf-kit eval reward: ") and message in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--batch-size", "x"], ["--bath-size", "3"]])
+def test_wrong_options_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["reward", "--model", "m", "--data", "d", *arguments])
+    assert stopped.value.code == 2
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import sys
+from rlhf_kit.eval.score import main as score
+from rlhf_kit.recipes.evaluate import main
+for run in (lambda: main(["--help"]), lambda: main(["reward", "--help"]), lambda: score(["--help"])):
+    try:
+        run()
+    except SystemExit as stopped:
+        assert stopped.code == 0
+print("HEAVY", sorted({"torch", "transformers", "datasets", "numpy"} & set(sys.modules)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "HEAVY []"
+    assert "獎勵模型的排序與人一致嗎？" in ended.stdout
+
+
+# ------------------------------------------------------------------------------------------
+# Progress
+
+
+def test_progress_is_told_after_two_seconds_and_then_every_ten():
+    now = [0.0]
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, force_terminal=False, width=100, record=True)
+        with Counter(100, "lists", console=console, clock=lambda: now[0]) as counter:
+            for _ in range(26):
+                now[0] += 1
+                counter.add(2)
+        told = console.export_text().splitlines()
+    assert told == [
+        "4/100 lists  2.0 lists/s  48 s left",
+        "24/100 lists  2.0 lists/s  38 s left",
+        "44/100 lists  2.0 lists/s  28 s left",
+    ]
+
+
+def test_progress_is_a_bar_on_a_terminal_and_silent_elsewhere():
+    now = [0.0]
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, force_terminal=True, width=100, record=True)
+        for shown, step in ((True, 0.1), (False, 5.0), (True, 5.0)):
+            with Counter(4, "lists", shown, console, lambda: now[0]) as counter:
+                now[0] += step
+                counter.add(2)
+            assert (counter.bar is not None) == (shown and step > 2)
+        assert "2/4" in console.export_text()
+
+
+# ------------------------------------------------------------------------------------------
+# Two processes
+
+
+def test_two_processes_measure_as_one(folder, tmp_path):
+    told = {}
+    for kind, rows in (("ranked", toy.ranked(13)), ("thumbs", toy.thumbs(9))):
+        (tmp_path / kind).mkdir()
+        told[kind], *_ = measured(folder, tmp_path / kind, rows)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, folder, str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Written") == 2
+    for kind, one in told.items():
+        two = json.loads((tmp_path / kind / "two/results.json").read_text("utf-8"))
+        assert (one["processes"], two["processes"]) == (1, 2)
+        for name in ("scores", "intervals", "n", "reliability", "length_bins"):
+            assert toy.almost(one[name], two[name]), name
+        first, second = ((tmp_path / kind / out / "items.jsonl").read_text().splitlines() for out in ("out", "two"))
+        assert toy.almost([json.loads(line) for line in first], [json.loads(line) for line in second])
+
+
+if __name__ == "__main__":
+    for made in ("ranked", "thumbs"):
+        place = Path(sys.argv[2], made)
+        asked = ["reward", "--model", sys.argv[1], "--data", str(place / "rows.jsonl"), "--output", str(place / "two")]
+        assert main(asked) == 0
