@@ -22,7 +22,6 @@ from rlhf_kit import cli, demo
 from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
-from rlhf_kit.recipes.help import STAGES
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = (ROOT / name for name in ("README.md", "README.zh-TW.md"))
@@ -91,7 +90,7 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
 
 def models_of(words: list[str]) -> set[str]:
     """Model folders that a command or a program reads: below runs/, the hub's gpt2; not what it writes."""
-    written = {words[at + 1] for at, word in enumerate(words[:-1]) if word == "--output_dir"}
+    written = {words[at + 1] for at, word in enumerate(words[:-1]) if word in ("--output_dir", "--output")}
     return {word for word in words if re.fullmatch(r"gpt2|runs/(my|demo)/[\w-]+", word)} - written
 
 
@@ -136,6 +135,9 @@ def check_kit(words, place, capsys):
         assert cli.main([stage, *rest]) == 0
         return
     place(models_of(rest))
+    if stage in ("eval", "score", "convert"):
+        assert cli.main([stage, *rest]) == 0, capsys.readouterr().err
+        return
     status = cli.main([stage, *rest] if "--dry-run" in rest else [stage, *rest, "--dry-run"])
     told = capsys.readouterr()
     assert status == 0, told.err
@@ -177,9 +179,7 @@ def test_the_two_commands_come_first_and_every_stage_is_shown():
     shown = commands(README)
     assert shown[:4] == ["make demo", "make test", "pip install -e . -c constraints.txt", "rlhf-kit demo"]
     assert {words[1] for words in map(shlex.split, shown) if words[0] == "rlhf-kit"} == {
-        *STAGES,
-        "demo",
-        "doctor",
+        *cli.COMMANDS,
     }
     assert any(command.startswith("accelerate launch recipes/") for command in shown)
 
