@@ -125,8 +125,8 @@ def _thumbs(items: list[dict], config, seed: int, counts: dict[str, int]) -> dic
     if not kept:
         raise UserError(f"No completion fits the model's context ({_told(counts)}).")
     # A thumbs-up is as likely as not where the raw score is 0: training on thumbs puts the border there.
-    scale, (_, bias) = heads.logit_scale(config), heads.calibration(config)
-    logits = [scale * (item["scores"][0] - bias) for item in kept]
+    scale, zero = heads.logit_scale(config), heads.logit_zero(config)
+    logits = [scale * (item["scores"][0] - zero) for item in kept]
     labels, lengths = [item["label"] for item in kept], [item["lengths"][0] for item in kept]
     found = measure_thumbs(logits, labels, lengths, [item["prompt"] for item in kept], seed)
     found["n"] |= counts

@@ -184,23 +184,30 @@ def logit_scale(config: PretrainedConfig) -> float:
     return getattr(config, "reward_logit_scale", 1 / calibration(config)[0])
 
 
-def set_calibration(config: PretrainedConfig, gain: float, bias: float, logit_scale: float | None = None) -> None:
+def logit_zero(config: PretrainedConfig) -> float:
+    """The calibrated score at which a thumb up and a thumb down are as likely: where the raw score was 0."""
+    return getattr(config, "reward_logit_zero", calibration(config)[1])
+
+
+def set_calibration(
+    config: PretrainedConfig, gain: float, bias: float, scale: float | None = None, zero: float | None = None
+) -> None:
     """Store the calibration in the model's config, saved with it. A gain below 0 would reverse the ranking.
 
     Args:
-        logit_scale: of the calibrated scores; None: raw scores go on meaning what they mean (log-odds, or log-odds
-            scaled by a calibration that was folded into the weights).
+        scale, zero: `logit_scale` and `logit_zero` of the calibrated scores; None: raw scores go on meaning what they
+            mean (log-odds, or log-odds moved by a calibration that was folded into the weights).
     """
     gain, bias = float(gain), float(bias)
     if not (math.isfinite(gain) and gain > 0 and math.isfinite(bias)):
         raise UserError(f"Calibration gain={gain}, bias={bias}: both must be finite and the gain above 0.")
-    if logit_scale is None:
-        logit_scale = _raw_logit_scale(config) / gain
-    config.reward_gain, config.reward_bias, config.reward_logit_scale = gain, bias, float(logit_scale)
-
-
-def _raw_logit_scale(config: PretrainedConfig) -> float:
-    return logit_scale(config) * calibration(config)[0]
+    old_gain, old_bias = calibration(config)
+    if scale is None:
+        scale = logit_scale(config) * old_gain / gain
+    if zero is None:
+        zero = gain * (logit_zero(config) - old_bias) / old_gain + bias
+    config.reward_gain, config.reward_bias = gain, bias
+    config.reward_logit_scale, config.reward_logit_zero = float(scale), float(zero)
 
 
 def fold_calibration(state_dict: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], PretrainedConfig]:
@@ -241,7 +248,7 @@ def fold_calibration(state_dict: dict[str, Tensor], model: nn.Module) -> tuple[d
     elif norm_bias is not None and w.any():
         state_dict[norm_bias] = _scaled(state_dict[norm_bias], 1.0, bias * w[0] / w.square().sum())
         bias = 0.0
-    set_calibration(config, 1.0, bias, logit_scale(config))
+    set_calibration(config, 1.0, bias, logit_scale(config), logit_zero(config))
     return state_dict, config
 
 

@@ -212,7 +212,7 @@ class RewardTrainer(Trainer):
     def train(self, *args, **kwargs):
         """Train, then calibrate (`args.calibrate`), so that every later save carries the calibration."""
         # The loss makes raw scores log-odds, whatever an earlier calibration has made of them.
-        set_calibration(unwrapped(self.model).config, gain=1.0, bias=0.0, logit_scale=1.0)
+        set_calibration(unwrapped(self.model).config, gain=1.0, bias=0.0, scale=1.0, zero=0.0)
         output = super().train(*args, **kwargs)
         if self.args.calibrate:
             self.calibrate()

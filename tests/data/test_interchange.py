@@ -238,10 +238,30 @@ def test_label_studio_keeps_ties_in_buckets_and_one_task_a_list(tmp_path):
     ]
 
 
+def test_argilla_keeps_ties_in_the_form_of_the_server(tmp_path):
+    path = tmp_path / "x.json"
+    rows = [row("p", ["a", "b"], [1, 2], labeler=ANN), row("p", ["b", "a"], [1, 2]), row("q", ["x", "y"], [1, 2])]
+    write(rows, path, "argilla")
+    records = json.loads(path.read_text())
+    assert records[0]["responses"] == {
+        "ranking": [
+            {"user_id": ANN, "value": ["response-1", "response-2"]},
+            {"user_id": "00000000-0000-0000-0000-000000000000", "value": ["response-2", "response-1"]},
+        ]
+    }
+    assert read(path, "argilla") == (rows, {})
+    rows[2]["ranks"] = [1, 1]
+    write(rows, path, "argilla")
+    records = json.loads(path.read_text())
+    assert records[1]["responses"][0]["values"] == {
+        "ranking": {"value": [{"value": "response-1", "rank": 1}, {"value": "response-2", "rank": 1}]}
+    }
+    assert read(path, "argilla") == (rows, {})
+
+
 def test_what_a_format_cannot_hold_is_left_out_and_named(tmp_path):
     tied, plain = row("p", ["a", "b"], [1, 1]), row("q", ["a", "b"], [1, 2])
     path = tmp_path / "x.json"
-    assert write([tied, plain], path, "argilla") == {"tied answers, which argilla has not": 1}
     assert write([tied, plain], path, "trl") == {"all answers tie: there is no pair": 1}
     system = row([{"role": "system", "content": "Be brief."}, user("q")], ["a", "b"], [1, 2])
     marked = row("q", ["a\n\nHuman: b", "b"], [1, 2])

@@ -48,7 +48,13 @@ def test_ranked_pairs_opens_a_circle_at_its_weakest_majority():
     assert written(merge(rows, "ranked-pairs")[0]) == "a > b > c"
 
 
-def test_a_circle_of_equal_majorities_is_opened_by_the_texts():
+def test_a_circle_of_equal_majorities_is_opened_by_the_mean_ranks():
+    # Mean ranks: b and c 2, a 7/3. Of the majorities of one vote c > a and b > c have the best winners, a > b is last.
+    rows = [row("a > b > c > d"), row("b > c > d > a"), row("c > a > b > d")]
+    assert written(merge(rows, "ranked-pairs")[0]) == "b > c > a > d"
+
+
+def test_a_circle_of_equals_is_opened_by_the_texts():
     rows = [row("a > b > c"), row("b > c > a"), row("c > a > b")]
     assert written(merge(rows, "ranked-pairs")[0]) == "a > b > c"
     assert written(merge(rows, "mean-rank")[0]) == "a = b = c"

@@ -179,6 +179,21 @@ def test_length_correlation_within_takes_the_lists_means_off():
     assert scores["length_spearman_excess"] == pytest.approx(0) and scores["longer_is_better"] == 0
 
 
+def test_length_correlation_of_lists_of_unequal_size():
+    lists = random_lists(seed=8)
+    scores = measure_rankings(lists)["scores"]
+    for way, change in (("pearson", np.asarray), ("spearman", midranks)):
+        for name in ("scores", "ranks"):
+            columns = [[], []]
+            for item in lists:
+                sign = -1.0 if name == "ranks" else 1.0
+                for column, values in zip(columns, (sign * np.array(getattr(item, name)), item.lengths), strict=True):
+                    changed = change(np.array(values, float))
+                    column.extend(changed - changed.mean())
+            expected = np.corrcoef(columns[0], columns[1])[0, 1]
+            assert scores[f"length_{way}_{name[:-1]}"] == pytest.approx(expected)
+
+
 def test_accuracy_by_length_difference():
     differences = np.array([-9.0, -3, -2, -1, 0, 0, 1, 2, 3, 9])
     outcomes = np.array([0, 0, 1, 1, 0.5, 0.5, 1, 1, 1, 1])

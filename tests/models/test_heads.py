@@ -37,6 +37,7 @@ from rlhf_kit.models.heads import (
     fit_context,
     fold_calibration,
     logit_scale,
+    logit_zero,
     pad_right,
     row_format,
     score_texts,
@@ -215,8 +216,21 @@ def test_the_logit_scale_turns_calibrated_differences_into_log_odds():
     assert calibration(config) == (1.0, 0.0) and logit_scale(config) == pytest.approx(0.4)
     set_calibration(config, 2.0, 0.0)  # raw scores are 2.5 times log-odds by now
     assert logit_scale(config) == pytest.approx(0.2)
-    set_calibration(config, 1.0, 0.0, logit_scale=1.0)  # trained again
+    set_calibration(config, 1.0, 0.0, scale=1.0, zero=0.0)  # trained again
     assert (calibration(config), logit_scale(config)) == ((1.0, 0.0), 1.0)
+
+
+def test_the_zero_of_the_log_odds_stays_known():
+    config = GPT2Config()
+    assert logit_zero(config) == 0.0
+    set_calibration(config, 2.5, -1.5)
+    assert logit_zero(config) == -1.5  # raw 0
+    _, config = fold_calibration(gpt2().state_dict(), calibrated(gpt2(), 2.5, -1.5))
+    assert calibration(config) == (1.0, 0.0) and logit_zero(config) == -1.5
+    set_calibration(config, 2.0, 0.25)  # of the folded score: 2 * -1.5 + 0.25
+    assert logit_zero(config) == -2.75
+    set_calibration(config, 1.0, 0.0, scale=1.0, zero=0.0)
+    assert logit_zero(config) == 0.0
 
 
 def calibrated(model, gain=2.5, bias=-1.5):

@@ -89,33 +89,30 @@ def _is_ranking(value: Any, fields: Mapping[str, Any]) -> bool:
 def write_argilla(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
     """Records for `dataset.records.from_json`, one a list with the responses of all its labelers.
 
-    There an order is a list of options, best first: rankings with ties are left out.
+    There an order is a list of options, best first. As soon as one ranking has ties, all records are of the server's
+    form (items of `POST records/bulk`), where options have ranks.
     """
-    records = []
-    for same in by_list(rows):
-        texts = list(dict.fromkeys(same[0]["completions"]))
-        responses = []
-        for row in same:
-            rank_of = dict(zip(row["completions"], row["ranks"], strict=True))
-            if len(set(rank_of.values())) < len(rank_of):
-                skipped["tied answers, which argilla has not"] += 1
-                continue
-            order = [f"response-{texts.index(text) + 1}" for text in sorted(rank_of, key=rank_of.__getitem__)]
-            responses.append({"value": order, "user_id": row.get("labeler") or _NOBODY})
-        if responses:
-            answers = {f"response-{number}": text for number, text in enumerate(texts, start=1)}
-            records.append(
-                {
-                    "id": str(len(records) + 1),
-                    "fields": {"prompt": same[0]["prompt"], **answers},
-                    "metadata": {},
-                    "suggestions": {},
-                    "responses": {"ranking": responses},
-                    "vectors": {},
-                    "_server_id": None,
-                }
-            )
-    return records
+    ties = any(len(set(row["ranks"])) < len(set(row["completions"])) for row in rows)
+    return [_argilla_record(number, same, ties) for number, same in enumerate(by_list(rows), start=1)]
+
+
+def _argilla_record(number: int, same: Sequence[Mapping[str, Any]], ties: bool) -> Row:
+    names = {text: f"response-{at}" for at, text in enumerate(dict.fromkeys(same[0]["completions"]), start=1)}
+    fields = {"prompt": same[0]["prompt"], **{name: text for text, name in names.items()}}
+    responses = []
+    for row in same:
+        ranked = sorted(zip(row["ranks"], row["completions"], strict=True), key=lambda pair: pair[0])
+        rank_of = {names[text]: rank for rank, text in ranked}  # best first; a text given twice is one answer
+        user = {"user_id": row.get("labeler") or _NOBODY}
+        if ties:
+            value = [{"value": name, "rank": rank} for name, rank in rank_of.items()]
+            responses.append(user | {"values": {"ranking": {"value": value}}, "status": "submitted"})
+        else:
+            responses.append(user | {"value": list(rank_of)})
+    if ties:
+        return {"external_id": str(number), "fields": fields, "metadata": {}, "responses": responses}
+    empty = {"metadata": {}, "suggestions": {}, "vectors": {}, "_server_id": None}
+    return {"id": str(number), "fields": fields, "responses": {"ranking": responses}} | empty
 
 
 @each
