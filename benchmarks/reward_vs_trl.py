@@ -69,7 +69,9 @@ def trainer_of(name: str, shape, k: int, steps: int, folder: str, callback):
             gradient_accumulation_steps=LISTS[k] * (k * (k - 1) // 2) // PAIRS,
         )  # fmt: skip
         data = Dataset.from_dict({"chosen_ids": [p[0] for p in pairs], "rejected_ids": [p[1] for p in pairs]})
-        return trl.RewardTrainer(model, args, data, processing_class=tokenizer_of(shape), callbacks=[callback])
+        return trl.RewardTrainer(
+            model, args, train_dataset=data, processing_class=tokenizer_of(shape), callbacks=[callback]
+        )
     from rlhf_kit.reward import RewardConfig, RewardTrainer  # noqa: PLC0415
 
     args = RewardConfig(

@@ -29,6 +29,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import context_length, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
+from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.heads import (
     PLAIN,
     RowFormat,
@@ -145,6 +146,7 @@ class RewardTrainer(Trainer):
         config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         if args.disable_dropout:
             disable_dropout(model)
+        fuse_activations(model)
         return model if peft_config is None else wrap(model, peft_config)
 
     def _encoded(self, dataset: Dataset, name: str, args: RewardConfig) -> Dataset:
