@@ -36,8 +36,7 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
     lines += ["# A reward model 獎勵模型", ""]
     lines += [
         f"It scores answers: the higher, the better the labelers of `{data.dataset_name}` would like them. "
-        "分數越高，標註者越可能喜歡。The scores of the training answers have mean 0 and standard deviation 1; their "
-        "differences, not their heights, mean something."
+        f"分數越高，標註者越可能喜歡。{_zero(settings)} Differences of scores mean something, their heights do not."
     ]
     lines += ["", "## Trained on 訓練資料", "", *told]
     lines += [
@@ -56,6 +55,16 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
         "它只懂這批標註者；拿它訓練時，請保留 KL 懲罰並看看回答。",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _zero(settings: Settings) -> str:
+    if not settings.training.calibrate:
+        return "Scores are as training left them, on no scale."
+    if settings.extra.calibration_policy:
+        return f"The answers of `{settings.extra.calibration_policy}` score 0 on average, with standard deviation 1."
+    if settings.extra.calibration_dataset_name:
+        return f"The demonstrations of `{settings.extra.calibration_dataset_name}` score 0 on average."
+    return "The training answers score 0 on average, with standard deviation 1."
 
 
 def _measured(source: str | None, found: dict | None) -> list[str]:

@@ -49,7 +49,10 @@ def _sources(stage: str) -> list[tuple[str, list[tuple[Path, str]]]]:
     own = {
         "pretrain": [(RECIPES / "pretrain.py", "PretrainConfig")],
         "sft": [(_library("trl", "trainer", "sft_config.py"), "SFTConfig")],
-        "reward": [(PACKAGE / "reward" / "config.py", "RewardConfig")],
+        "reward": [
+            (PACKAGE / "reward" / "config.py", "RewardConfig"),
+            (RECIPES / "calibration.py", "CalibrationArguments"),
+        ],
         "ppo": [(RECIPES / "ppo.py", "PPOArguments"), (PACKAGE / "ppo" / "config.py", "PPOConfig")],
     }[stage]
     return [

@@ -15,6 +15,12 @@ from rlhf_kit.eval.reward import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.calibration import (
+    CalibrationArguments,
+    answers_to_calibrate_on,
+    check_calibration,
+    recalibrate,
+)
 from rlhf_kit.recipes.card import reward_card
 from rlhf_kit.recipes.models import check_settings, load_data, peft_config, refuse_new_model, tokenizer_of
 from rlhf_kit.recipes.output import check_output, numbers, write_atomically
@@ -29,6 +35,7 @@ def run(settings: Settings) -> dict:
     refuse_new_model(settings)
     args = settings.training
     read = partial(load, on_bad_row=args.on_bad_row)
+    demonstrations = check_calibration(settings)
     train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), read)
     tokenizer = tokenizer_of(settings, notes)
     if settings.run.dry_run:
@@ -40,6 +47,7 @@ def run(settings: Settings) -> dict:
         plan.show_plan(settings, rows, tokens, notes, tokenizer)
         return {}
 
+    answers = answers_to_calibrate_on(settings, train_data, demonstrations)
     seed_everything(settings)  # the scalar head is new
     model = settings.model
     trainer = RewardTrainer(
@@ -57,6 +65,8 @@ def run(settings: Settings) -> dict:
         peft_config=peft_config(settings),
     )
     metrics = train(trainer, settings, output)
+    if answers is not None:
+        recalibrate(trainer, answers, scale=demonstrations is None)
     found = None
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
@@ -69,4 +79,4 @@ def run(settings: Settings) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_stage("reward", RewardConfig, run, argv)
+    return run_stage("reward", RewardConfig, run, argv, extra_class=CalibrationArguments)

@@ -7,13 +7,15 @@ import rlhf_kit
 from rlhf_kit import cli
 from rlhf_kit.recipes import help as help_texts
 from rlhf_kit.recipes.arguments import declared_fields
+from rlhf_kit.recipes.calibration import CalibrationArguments
 from rlhf_kit.recipes.ppo import PPOArguments
 from rlhf_kit.recipes.ppo import PPOConfig as PPO
 from rlhf_kit.recipes.pretrain import PretrainConfig
 from rlhf_kit.recipes.sft import SFTConfig
 from rlhf_kit.reward import RewardConfig
 
-CLASSES = {"pretrain": [PretrainConfig], "sft": [SFTConfig], "reward": [RewardConfig], "ppo": [PPOArguments, PPO]}
+CLASSES = {"pretrain": [PretrainConfig], "sft": [SFTConfig], "ppo": [PPOArguments, PPO]}
+CLASSES["reward"] = [RewardConfig, CalibrationArguments]
 HEAVY = """
 import sys
 from rlhf_kit.cli import main

@@ -210,6 +210,22 @@ def set_calibration(
     config.reward_logit_scale, config.reward_logit_zero = float(scale), float(zero)
 
 
+def center_scores(config: PretrainedConfig, scores: Tensor, scale: bool = True) -> None:
+    """Move the calibration so that these calibrated scores (N,) get mean 0, and with `scale` population std 1.
+
+    Source: Ziegler et al. 2019, section 2.2 (answers of the reference policy); without scale InstructGPT, section 3.5
+    (demonstrations).
+
+    Raises:
+        UserError: when all scores are the same and are to be scaled.
+    """
+    gain, bias = calibration(config)
+    mean, std = scores.mean().item(), scores.std(correction=0).item() if scale else 1.0
+    if not std > 1e-6 * max(1.0, abs(mean)):
+        raise UserError(f"All {len(scores)} answers to calibrate on score {mean:.6g}: there is nothing to scale by.")
+    set_calibration(config, gain / std, (bias - mean) / std)
+
+
 def fold_calibration(state_dict: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], PretrainedConfig]:
     """The weights and the config to save, such that plain transformers gives calibrated scores. Changes neither given.
 

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_kit.models.checkpoints import load_policy
-from rlhf_kit.recipes import ppo, pretrain, reward, script, sft
+from rlhf_kit.data.loading import load
+from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
+from rlhf_kit.models.heads import score_texts
+from rlhf_kit.recipes import calibration, ppo, pretrain, reward, script, sft
 from rlhf_kit.recipes.output import MetricsFile
 
 MAIN = {"pretrain": pretrain.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
@@ -314,3 +316,53 @@ def test_a_script_does_not_see_the_files_beside_it(monkeypatch):
     with pytest.raises(SystemExit) as ended:
         script.launch("sft")
     assert ended.value.code == len("rlhf_kit.recipes.sft") and folder not in sys.path
+
+
+def calibrated(folder, base, ranked, *options):
+    argv = words("--model_name_or_path", base, "--dataset_name", ranked, "--output_dir", folder)
+    steps = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-2"]
+    return reward.main([*argv, *QUIET, *steps, *map(str, options)])
+
+
+def test_demonstrations_can_be_the_zero_of_the_scores(base, ranked, demonstrations, tmp_path):
+    rows, _ = load(str(demonstrations), ["demonstrations"])
+    shown = [(row["messages"][:-1], row["messages"][-1]["content"]) for row in rows]
+    means = []
+    for name, options in (("plain", []), ("moved", ["--calibration_dataset_name", demonstrations])):
+        assert calibrated(tmp_path / name, base, ranked, *options) == 0
+        model, tokenizer = load_reward_model(tmp_path / name), load_tokenizer(tmp_path / name)
+        means.append(score_texts(model, tokenizer, *zip(*shown, strict=True)).mean().item())
+        answers = [(row["prompt"], text) for row in load(str(ranked), ["ranked"])[0] for text in row["completions"]]
+        spread = score_texts(model, tokenizer, *zip(*answers, strict=True)).std(correction=0).item()
+        assert spread == pytest.approx(1, abs=1e-3)
+    assert means[1] == pytest.approx(0, abs=1e-3) != pytest.approx(means[0], abs=1e-3)
+
+
+def test_a_policys_answers_can_be_the_scale_of_the_scores(base, ranked, tmp_path, monkeypatch):
+    made = []
+    real = calibration.sampled
+    monkeypatch.setattr(calibration, "sampled", lambda *given: made.append(real(*given)) or made[-1])
+    asked = []
+    real_scores = calibration.score_texts
+    monkeypatch.setattr(calibration, "score_texts", lambda *given: asked.append(given[2:4]) or real_scores(*given))
+    options = ["--calibration_policy", base, "--calibration_samples", 12, "--calibration_max_completion_length", 8]
+    assert calibrated(tmp_path / "reward", base, ranked, *options) == 0
+    assert len(made[0]) == 12 and asked[0][1] == made[0]
+    model, tokenizer = load_reward_model(tmp_path / "reward"), load_tokenizer(tmp_path / "reward")
+    scores = score_texts(model, tokenizer, *asked[0])
+    assert scores.mean().item() == pytest.approx(0, abs=1e-3)
+    assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--calibration_policy", "x", "--calibration_dataset_name", "y"], "give one of them"),
+        (["--calibration_policy", "x", "--calibrate", "false"], "nothing to move"),
+        (["--calibration_samples", "5"], "goes with --calibration_policy"),
+        (["--calibration_policy", "x", "--calibration_samples", "0"], "at least 1"),
+    ],
+)
+def test_calibration_options_that_do_not_go_together(base, ranked, tmp_path, capsys, options, message):
+    assert calibrated(tmp_path / "reward", base, ranked, *options) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "reward").exists()

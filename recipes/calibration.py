@@ -1,0 +1,112 @@
+"""What a reward model's zero is: its training answers' mean, that of demonstrations, or that of a policy's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_kit.data.chat import decode_completion, encode_prompt, set_chat_template
+from rlhf_kit.data.checks import prompt_key
+from rlhf_kit.data.loading import load
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer
+from rlhf_kit.models.heads import center_scores, score_texts, unwrapped
+from rlhf_kit.ppo.rollout import end_ids, sample
+from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.reward import RewardTrainer
+
+
+@dataclass
+class CalibrationArguments:
+    calibration_dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Demonstrations whose mean score is to be 0 (InstructGPT, 3.5); the spread stays as it is."},
+    )
+    calibration_policy: str | None = field(
+        default=None,
+        metadata={
+            "help": "Policy whose answers to the training prompts are to have mean 0 and std 1 (Ziegler et al. 2019), "
+            "usually the SFT model that PPO starts from."
+        },
+    )
+    calibration_samples: int = field(default=256, metadata={"help": "Answers that the policy gives for it."})
+    calibration_max_completion_length: int = field(default=128, metadata={"help": "Tokens of such an answer."})
+
+
+def check_calibration(settings: Settings) -> Dataset | None:
+    """The demonstrations, before anything is trained. Raises UserError for options that exclude one another."""
+    extra = settings.extra
+    asked = [name for name in ("calibration_dataset_name", "calibration_policy") if getattr(extra, name)]
+    if len(asked) == 2:
+        raise UserError("--calibration_dataset_name and --calibration_policy set the same zero: give one of them.")
+    if asked and not settings.training.calibrate:
+        raise UserError(f"--{asked[0]} has nothing to move with --calibrate false. Leave one of them out.")
+    for name in ("calibration_samples", "calibration_max_completion_length"):
+        if getattr(extra, name) < 1:
+            raise UserError(f"--{name} {getattr(extra, name)} must be at least 1.")
+        if name in settings.given and not extra.calibration_policy:
+            raise UserError(f"--{name} goes with --calibration_policy.")
+    if not extra.calibration_dataset_name:
+        return None
+    return load(extra.calibration_dataset_name, ("demonstrations",), split=settings.data.dataset_train_split)[0]
+
+
+def answers_to_calibrate_on(
+    settings: Settings, train_data: Dataset, demonstrations: Dataset | None
+) -> tuple[list, list[str]] | None:
+    """Prompts and answers whose scores set the zero; None: the training's own. Made before anything is trained."""
+    if demonstrations is not None:
+        prompts, completions = zip(*map(_last_turn, demonstrations), strict=True)
+        return list(prompts), list(completions)
+    return _policys_answers(settings, train_data) if settings.extra.calibration_policy else None
+
+
+def recalibrate(trainer: RewardTrainer, answers: tuple[list, list[str]], scale: bool) -> None:
+    """Give `answers` a mean score of 0, and with `scale` a std of 1. Every process does the same."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    scores = score_texts(model, trainer.tokenizer, *answers, trainer.args.per_device_eval_batch_size)
+    center_scores(unwrapped(model).config, scores, scale)
+
+
+def _last_turn(row: dict) -> tuple:
+    if "messages" in row:
+        return row["messages"][:-1], row["messages"][-1]["content"]
+    return row["prompt"], row["completion"]
+
+
+def _policys_answers(settings: Settings, train_data: Dataset) -> tuple[list, list[str]]:
+    """Prompts of the training data, drawn by the seed, and what the policy answers to each."""
+    extra, seed = settings.extra, settings.training.seed
+    tokenizer = load_tokenizer(extra.calibration_policy, settings.model.trust_remote_code)
+    policy = load_policy(extra.calibration_policy, trust_remote_code=settings.model.trust_remote_code)
+    if not isinstance(train_data[0]["prompt"], str):
+        set_chat_template(tokenizer)
+    prompts = list({prompt_key(row): row for row in train_data.shuffle(seed=seed)["prompt"]}.values())
+    room = (context_length(policy.config) or 1 << 30) - extra.calibration_max_completion_length
+    encoded = [(prompt, ids) for prompt in prompts if 0 < len(ids := encode_prompt(tokenizer, prompt)) <= room]
+    if not encoded:
+        raise UserError(
+            f"No training prompt leaves room for --calibration_max_completion_length "
+            f"{extra.calibration_max_completion_length} in the context of {extra.calibration_policy}. Give fewer."
+        )
+    chosen = [encoded[at % len(encoded)] for at in range(extra.calibration_samples)]
+    return [prompt for prompt, _ in chosen], sampled(
+        policy.to(settings.training.device).eval(), tokenizer, chosen, settings
+    )
+
+
+@torch.no_grad()
+def sampled(policy, tokenizer: PreTrainedTokenizerBase, chosen: list, settings: Settings) -> list[str]:
+    rollout = sample(
+        policy,
+        [ids for _, ids in chosen],
+        eos_ids=end_ids(policy, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        max_completion_length=settings.extra.calibration_max_completion_length,
+        generator=torch.Generator().manual_seed(settings.training.seed),
+        batch_size=64,
+    )
+    return [decode_completion(tokenizer, ids) for ids in rollout.completions()]
