@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.eval import coqa, file_options
 from rlhf_kit.recipes.arguments import distributed_rank
 
 
@@ -52,6 +53,24 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
         _reward,
         "rlhf_kit.eval.reward",
     ),
+    "coqa": (
+        "Every turn of CoQA's dialogues, by the official scorer",
+        "回答 CoQA 對話的每一輪，官方計分",
+        coqa.add_options,
+        "rlhf_kit.eval.coqa",
+    ),
+    "score": (
+        "Score a file of predictions by the dataset's official scorer",
+        "以官方算法評分",
+        file_options.score,
+        "rlhf_kit.eval.score_predictions",
+    ),
+    "compare": (
+        "Two results on the same items: the difference, and whether it is chance",
+        "比較兩個結果：差距是真的還是運氣",
+        file_options.compare,
+        "rlhf_kit.eval.compare",
+    ),
 }
 
 
@@ -74,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         if speaks:
-            print("\nInterrupted: nothing was written. 已中斷，沒有寫入任何結果。", file=sys.stderr)  # noqa: T201
+            said = "\nInterrupted. With --output the same command goes on. 已中斷；有 --output 時可接續。"
+            print(said, file=sys.stderr)  # noqa: T201
         return 130
     return 0

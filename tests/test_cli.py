@@ -21,9 +21,9 @@ import sys
 from rlhf_kit.cli import main
 for argv in (["--help"], ["--version"], *([stage, "--help-all"] for stage in ("pretrain", "sft", "reward", "ppo"))):
     assert main(argv) == 0
-for argv in (["eval", "reward", "--help"], ["score", "--help"], ["convert", "--help"]):
+for words in ("eval reward", "eval coqa", "eval score", "eval compare", "score", "convert"):
     try:
-        main(argv)
+        main([*words.split(), "--help"])
     except SystemExit as ended:
         assert ended.code == 0
 print("HEAVY", sorted({"torch", "transformers", "trl", "datasets", "peft"} & set(sys.modules)))

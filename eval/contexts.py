@@ -1,0 +1,164 @@
+"""What a model has read, once, and the many places in it from which to go on.
+
+    d d d d d d d d d d d d | a b c | a c | c      the cache of one row: a dialogue, then three steps of writing
+          ^       ^       ^                        continuations a, b and c begin at these places
+
+Each token of a continuation sees the dialogue up to where it begins and its own tokens, at the positions they would
+have alone: what a causal model computes is the same as in one row a continuation, but for the rounding of float32.
+Nothing is copied, and all continuations of all rows make one forward a token.
+
+Notation: G rows, W leaves of a row (continuations, or their beams), N tokens in the cache, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from rlhf_kit.models.heads import pad_right
+
+NOWHERE = -1  # the place of padding
+
+
+class Contexts:
+    """Rows of tokens in one KV cache; `read` goes on with them, `step` writes at leaves, `forget` takes that back.
+
+    Args:
+        rows: token lists; an empty one is a row that nothing was read of yet.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: Sequence[Sequence[int]]):
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.cache = growing_cache(model)
+        self.rows: list[list[int]] = [[] for _ in rows]
+        self.places = torch.empty(len(rows), 0, dtype=torch.long, device=self.device)  # (G, N) in its row
+        self.read(rows)
+
+    def read(self, chunks: Sequence[Sequence[int]]) -> None:
+        """Read a chunk of tokens more in each row, which may be empty."""
+        if not any(chunks):
+            return
+        ids, lengths = pad_right(chunks, 0)
+        ids, lengths = ids.to(self.device), lengths.to(self.device)
+        starts = torch.tensor([len(row) for row in self.rows], device=self.device)
+        steps = torch.arange(ids.shape[1], device=self.device)
+        places = torch.where(steps < lengths[:, None], starts[:, None] + steps, NOWHERE)
+        if self.places.shape[1]:
+            before = (self.places != NOWHERE)[:, None].expand(-1, len(steps), -1)
+            causal = (steps[:, None] >= steps).expand(len(ids), -1, -1)
+            self._forward(ids, places.clamp(min=0), torch.cat([before, causal], 2))
+        else:  # padding stands behind: that a token sees only what is before it is mask enough
+            self._forward(ids, None, torch.ones_like(ids))
+        self.places = torch.cat([self.places, places], 1)
+        self.rows = [[*row, *chunk] for row, chunk in zip(self.rows, chunks, strict=True)]
+
+    def leaves(self, places: Sequence[Sequence[int]]) -> Tensor:
+        """What a token at each of these places of each row would see. -> (G, W, N) bool."""
+        ends = pad_right(places, 0)[0].to(self.device)
+        return (self.places != NOWHERE)[:, None] & (self.places[:, None] < ends[:, :, None])
+
+    def step(self, ids: Tensor, positions: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a token at every leaf. (G, W), (G, W), (G, W, N) -> logits (G, W, V), what they see now (G, W, N + W).
+
+        Leaves of the next step inherit what theirs see from the rows of the second.
+        """
+        itself = torch.eye(ids.shape[1], dtype=torch.bool, device=self.device).expand(len(ids), -1, -1)
+        seen = torch.cat([seen, itself], 2)
+        return self._forward(ids, positions, seen, logits=ids.shape[1]), seen
+
+    def forget(self) -> None:
+        """Take back all steps: the cache holds again what was read."""
+        for layer in self.cache.layers:
+            layer.shorten(self.places.shape[1])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows alone, in this order."""
+        index = torch.tensor(rows, device=self.device)
+        self.cache.batch_select_indices(index)
+        self.places, self.rows = self.places[index], [self.rows[row] for row in rows]
+
+    def _forward(self, ids: Tensor, positions: Tensor | None, mask: Tensor, logits: int = 1) -> Tensor:
+        if mask.dim() == 3:
+            mask = mask[:, None]  # (G, 1, queries, keys)
+            if self.model.config._attn_implementation == "eager":  # which adds what it is given
+                dtype = self.model.dtype
+                mask = torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill(
+                    ~mask, torch.finfo(dtype).min
+                )
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True,
+            logits_to_keep=logits,
+        )  # fmt: skip
+        return output.logits
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values in room taken ahead, half as much again when it is full: a token copies none before it."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.length = 0
+            self.all_keys, self.all_values = key_states[..., :0, :], value_states[..., :0, :]
+        end = self.length + key_states.shape[-2]
+        if end > self.all_keys.shape[-2]:
+            room = max(end, self.all_keys.shape[-2] * 3 // 2)
+            self.all_keys, self.all_values = (_moved(x, room) for x in (self.all_keys, self.all_values))
+        self.all_keys[..., self.length : end, :] = key_states
+        self.all_values[..., self.length : end, :] = value_states
+        self.shorten(end)
+        return self.keys, self.values
+
+    def shorten(self, length: int) -> None:
+        self.length = length
+        self.keys, self.values = self.all_keys[..., :length, :], self.all_values[..., :length, :]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
+        self.shorten(self.length)
+
+
+def _moved(old: Tensor, room: int) -> Tensor:
+    """(G, H, N, D) -> (G, H, room, D)."""
+    new = old.new_empty(*old.shape[:-2], room, old.shape[-1])
+    new[..., : old.shape[-2], :] = old
+    return new
+
+
+def growing_cache(model: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+@torch.no_grad()
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether a model computes in `Contexts` what it computes in one row a continuation: tried on random tokens.
+
+    Not those whose attention looks at more than mask and positions (ALiBi), forgets (sliding windows, state spaces) or
+    takes no mask of this shape (flash attention).
+    """
+    takes = set(inspect.signature(type(model).forward).parameters)
+    if not {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"} <= takes:
+        return False
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        return False
+    if not all(type(layer) is GrowingLayer for layer in growing_cache(model).layers):
+        return False
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (2, 8), generator=generator)
+    contexts = Contexts(model, ids[:, :6].tolist())
+    first, last = ids[:, [3, 6]].to(device), ids[:, [4, 7]].to(device)
+    places = torch.tensor([[3, 6], [3, 6]], device=device)
+    _, seen = contexts.step(first, places, contexts.leaves(places.tolist()))
+    shared, _ = contexts.step(last, places + 1, seen)
+    ids = ids.to(device)
+    alone = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, [4, 7]]
+    return bool((shared - alone).abs().max() <= 0.05 * alone.float().std())

@@ -1,0 +1,74 @@
+"""`rlhf-kit eval coqa`: every turn of CoQA, by the official scorer. Parses; torch comes later."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval.options import DTYPES, natural, positive
+
+PRESETS = ("gpt2", "gpt3")
+HISTORIES = ("gold", "model")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="M", help="a causal LM: a folder or hub id 語言模型")
+    parser.add_argument(
+        "--data", required=True, metavar="D", help="CoQA's JSON, a folder, a hub id (stanfordnlp/coqa) or world 資料"
+    )
+    parser.add_argument("--split", metavar="S", help="of a folder or hub id [validation], of the world [test]")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="gpt2", help="gpt2: greedy; gpt3: 4 beams [gpt2] 解碼方式"
+    )
+    parser.add_argument(
+        "--history", choices=HISTORIES, default="gold", help="answers in the history: the data's or the model's [gold]"
+    )
+    parser.add_argument("--shots", type=natural, default=0, metavar="K", help="demonstrations before [0] 示範數")
+    parser.add_argument(
+        "--demonstrations", metavar="D", help="where they come from, its split train [the data] 示範的來源"
+    )
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="the first N stories: a trial, not a result 只評前 N 篇"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write results.json, items.jsonl, predictions.json there 輸出資料夾"
+    )
+    parser.add_argument(
+        "--max-batch-tokens", type=positive, default=8192, metavar="N", help="bounds memory [8192] 記憶體上限"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights [float32] 權重精度")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of demonstrations and intervals [0]")
+
+
+def run(options: argparse.Namespace) -> None:
+    """`rlhf-kit eval coqa` with parsed options. Raises UserError."""
+    importlib.import_module("rlhf_kit.eval.coqa_run").run(options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rlhf-kit eval coqa`; returns the exit status: 0 done, 2 a mistake of the user, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="rlhf-kit eval coqa",
+        description="Answer every turn of CoQA's dialogues. 回答 CoQA 對話的每一輪。",
+        allow_abbrev=False,
+    )
+    add_options(parser)
+    options = parser.parse_args(argv)
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes one tells
+    try:
+        run(options)
+    except UserError as error:
+        if speaks:
+            print(f"rlhf-kit eval coqa: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        if speaks:
+            told = "Interrupted; with --output the same command goes on. 已中斷，同一指令可繼續。"
+            print(f"\n{told}", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0

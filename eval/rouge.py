@@ -1,0 +1,98 @@
+"""ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of a summary, in English, Chinese, or both in one text.
+
+Units are the runs of a-z and 0-9 of the text in lower case, Porter-stemmed when longer than three letters, and every
+character of CJK scripts by itself. For English this is what the `rouge_score` package computes with its stemmer.
+
+Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", sections 2 and 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from rlhf_kit.eval.porter import stem
+
+STEMMED_FROM = 4  # letters
+# Kana, ideographs with their extensions and compatibility forms, Hangul. Their punctuation is left out, as ASCII's is.
+UNIT = re.compile(
+    "[a-z0-9]+|[\u3005-\u3007\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U000323af]"
+)
+
+
+def rouge(prediction: str, reference: str, stemmed: bool = True) -> dict[str, float]:
+    """F1 of each, 0 to 1, by its usual name. Lines are sentences, which only rougeLsum looks at.
+
+    Papers that ran the Perl script on summaries of several sentences report what is called rougeLsum here.
+
+    >>> rouge("the cats sat", "a cat sat")["rouge1"]
+    0.6666666666666666
+    """
+    mine, theirs = units(prediction, stemmed), units(reference, stemmed)
+    return {
+        "rouge1": _overlap(mine, theirs, 1),
+        "rouge2": _overlap(mine, theirs, 2),
+        "rougeL": _f1(len(_common_subsequence(theirs, mine)), len(mine), len(theirs)),
+        "rougeLsum": _of_sentences(*(_sentences(text, stemmed) for text in (prediction, reference))),
+    }
+
+
+def units(text: str, stemmed: bool = True) -> list[str]:
+    found = UNIT.findall(text.lower())
+    return [stem(unit) if len(unit) >= STEMMED_FROM else unit for unit in found] if stemmed else found
+
+
+def _sentences(text: str, stemmed: bool) -> list[list[str]]:
+    return [units(line, stemmed) for line in text.split("\n") if line]
+
+
+def _overlap(mine: Sequence[str], theirs: Sequence[str], n: int) -> float:
+    """F1 of the two bags of n-grams."""
+    grams = [Counter(zip(*(side[at:] for at in range(n)), strict=False)) for side in (mine, theirs)]
+    return _f1((grams[0] & grams[1]).total(), *(bag.total() for bag in grams))
+
+
+def _of_sentences(mine: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]) -> float:
+    """Summary-level ROUGE-L: units of each reference sentence that it shares, in their order, with any sentence.
+
+    A unit counts no more often than it stands in either summary. Source: section 3.2.
+    """
+    left = [Counter(unit for sentence in side for unit in sentence) for side in (mine, theirs)]
+    total_mine, total_theirs = (bag.total() for bag in left)
+    shared = 0
+    for sentence in theirs:
+        union = sorted({at for other in mine for at in _common_subsequence(sentence, other)})
+        for unit in (sentence[at] for at in union):
+            if all(bag[unit] > 0 for bag in left):
+                shared += 1
+                for bag in left:
+                    bag[unit] -= 1
+    return _f1(shared, total_mine, total_theirs)
+
+
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[int]:
+    """Places in `first` of one longest common subsequence."""
+    lengths = [[0] * (len(second) + 1)]
+    for unit in first:
+        above, here = lengths[-1], [0]
+        for at, other in enumerate(second):
+            here.append(above[at] + 1 if unit == other else max(above[at + 1], here[at]))
+        lengths.append(here)
+    found, i, j = [], len(first), len(second)
+    while i and j:
+        if first[i - 1] == second[j - 1]:
+            i, j = i - 1, j - 1
+            found.append(i)
+        elif lengths[i][j - 1] > lengths[i - 1][j]:
+            j -= 1
+        else:
+            i -= 1
+    return found[::-1]
+
+
+def _f1(shared: int, mine: int, theirs: int) -> float:
+    if not shared:
+        return 0.0
+    precision, recall = shared / mine, shared / theirs
+    return 2 * precision * recall / (precision + recall)

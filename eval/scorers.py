@@ -1,0 +1,233 @@
+"""Scores of short answers against reference answers, as the official scripts of five datasets compute them.
+
+Each takes a prediction and the references of one question, and gives exact match and F1 from 0 to 1; the score of a
+dataset is 100 x the mean over its questions, one without a prediction counting 0. Only the standard library is needed.
+
+Sources: Reddy et al. 2019, "CoQA" (evaluate-v1.0.py); Rajpurkar et al. 2016, "SQuAD" (evaluate-v1.1.py); Shao et al.
+2018, "DRCD" (section 4; issue 6 of its repository); Cui et al. 2019, "CMRC 2018" (cmrc2018_evaluate.py v6); Lewis et
+al. 2020, "MLQA" (mlqa_evaluation_v1.py).
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+ASCII_PUNCTUATION = frozenset(string.punctuation)
+DRCD_PUNCTUATION = frozenset("《》？，。、；：")
+# Its list has …… as well: two characters, which no one character equals.
+CMRC_PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+CHINESE = re.compile("[\u4e00-\u9fa5]")  # as CMRC and MLQA have it: not all of Unicode's ideographs
+
+# CoQA's name of a source in the data -> in the report.
+IN_DOMAIN = {
+    "mctest": "children_stories",
+    "gutenberg": "literature",
+    "race": "mid-high_school",
+    "cnn": "news",
+    "wikipedia": "wikipedia",
+}
+OUT_DOMAIN = {"science": "science", "reddit": "reddit"}
+DOMAINS = IN_DOMAIN | OUT_DOMAIN
+
+
+class Score(NamedTuple):
+    """Of one question, 0 to 1. `em`: exact match."""
+
+    em: float
+    f1: float
+
+
+Scorer = Callable[[str, Sequence[str]], Score]
+
+# ------------------------------------------------------------------------------------------
+# The scorers
+
+
+def coqa(prediction: str, references: Sequence[str]) -> Score:
+    """CoQA: the best score against all references but one, averaged over which one is left out.
+
+    So a person among n is scored alike, who has no own answer to match. Equal references are not merged.
+    """
+    pairs = [_coqa_pair(prediction, reference) for reference in _given(references)]
+    if len(pairs) == 1:
+        return pairs[0]
+    return _mean([_best(pairs[:left_out] + pairs[left_out + 1 :]) for left_out in range(len(pairs))])
+
+
+def squad(prediction: str, references: Sequence[str]) -> Score:
+    """SQuAD v1.1: words, without case, ASCII punctuation and articles; the best over references. Also XQuAD's."""
+    return _best([_squad_pair(prediction, reference) for reference in _given(references)])
+
+
+def drcd(prediction: str, references: Sequence[str], full_width: bool = False) -> Score:
+    """DRCD: SQuAD's, with F1 over the bag of characters, spaces included.
+
+    Args:
+        full_width: leave 《》？，。、；： out too, as DRCD's authors describe it. Without, their published human row
+            comes out to 0.02.
+    """
+    dropped = ASCII_PUNCTUATION | DRCD_PUNCTUATION if full_width else ASCII_PUNCTUATION
+    mine = _normalised(prediction, dropped)
+    theirs = [_normalised(reference, dropped) for reference in _given(references)]
+    return _best([Score(float(mine == text), _overlap(mine, text)) for text in theirs])
+
+
+def cmrc(prediction: str, references: Sequence[str]) -> Score:
+    """CMRC 2018: F1 of the longest run that both share, in Chinese characters and words of everything else.
+
+    Words are what stands between spaces, where the official script asks NLTK: it also parts "3.5%" in two.
+    """
+    return _best([_cmrc_pair(prediction, reference) for reference in _given(references)])
+
+
+def mlqa(prediction: str, references: Sequence[str], language: str = "zh") -> Score:
+    """MLQA: F1 over Chinese characters and words of everything else ("zh"), or over words without articles ("en").
+
+    Without case, ASCII punctuation and what Unicode calls punctuation.
+    """
+    if language not in ("en", "zh"):
+        raise ValueError(f"MLQA in {language!r}: 'en' and 'zh' are there")
+    mine = _mlqa_units(prediction, language)
+    theirs = [_mlqa_units(reference, language) for reference in _given(references)]
+    return _best([Score(float(mine == units), _overlap(mine, units)) for units in theirs])
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 if the prediction is one of the references, but for white space around it: nothing is normalised."""
+    return float(prediction.strip() in [reference.strip() for reference in _given(references)])
+
+
+# ------------------------------------------------------------------------------------------
+# Of a whole dataset
+
+
+def human(scorer: Scorer, answers: Sequence[str]) -> Score:
+    """How a person scores: the second answer to the question against the others (SQuAD, section 6).
+
+    Raises ValueError with fewer than two answers.
+    """
+    if len(answers) < 2:
+        raise ValueError("a person's answer needs another's to be compared with")
+    return scorer(answers[1], [*answers[:1], *answers[2:]])
+
+
+def coqa_human(answers: Sequence[str]) -> Score:
+    """How a person scores by CoQA: each answer in turn against the others. Raises ValueError with fewer than two."""
+    if len(answers) < 2:
+        raise ValueError("a person's answer needs another's to be compared with")
+    others = [[*answers[:at], *answers[at + 1 :]] for at in range(len(answers))]
+    return _mean([_best([_coqa_pair(answers[at], other) for other in others[at]]) for at in range(len(answers))])
+
+
+def coqa_report(turns: Iterable[tuple[str, Score]]) -> dict[str, dict[str, float]]:
+    """The official report: {domain: {"em", "f1", "turns"}}, with "in_domain", "out_domain" and "overall".
+
+    Args:
+        turns: the data's source (a key of DOMAINS; another one is a domain of its own, out of domain) and the score
+            of each turn. Every turn weighs the same; figures are percentages rounded to 0.1, as the script has them.
+    """
+    parts: dict[str, list[Score]] = {name: [] for name in DOMAINS.values()}
+    totals: dict[str, list[Score]] = {"in_domain": [], "out_domain": [], "overall": []}
+    for source, score in turns:
+        parts.setdefault(DOMAINS.get(source, source), []).append(score)
+        totals["in_domain" if source in IN_DOMAIN else "out_domain"].append(score)
+        totals["overall"].append(score)
+    return {name: _percentages(scores) for name, scores in (parts | totals).items()}
+
+
+def _percentages(scores: Sequence[Score]) -> dict[str, float]:
+    em, f1 = (round(100 * sum(column) / max(1, len(scores)), 1) for column in _columns(scores))
+    return {"em": em, "f1": f1, "turns": len(scores)}
+
+
+# ------------------------------------------------------------------------------------------
+# One prediction against one reference
+
+
+def _coqa_pair(prediction: str, reference: str) -> Score:
+    """As SQuAD's, but two answers of articles and punctuation alone agree."""
+    mine, theirs = _normalised(prediction), _normalised(reference)
+    words = mine.split(), theirs.split()
+    f1 = _overlap(*words) if all(words) else float(words[0] == words[1])
+    return Score(float(mine == theirs), f1)
+
+
+def _squad_pair(prediction: str, reference: str) -> Score:
+    mine, theirs = _normalised(prediction), _normalised(reference)
+    return Score(float(mine == theirs), _overlap(mine.split(), theirs.split()))
+
+
+def _cmrc_pair(prediction: str, reference: str) -> Score:
+    mine, theirs = (_without(text.lower().strip(), CMRC_PUNCTUATION) for text in (prediction, reference))
+    units = _mixed_units(mine), _mixed_units(theirs)
+    shared = _longest_shared_run(*units)
+    return Score(float(mine == theirs), _f1(shared, *map(len, units)))
+
+
+def _normalised(text: str, dropped: frozenset[str] = ASCII_PUNCTUATION) -> str:
+    """Without case, `dropped`, articles and superfluous white space, in this order."""
+    return " ".join(ARTICLES.sub(" ", _without(text.lower(), dropped)).split())
+
+
+def _mlqa_units(text: str, language: str) -> list[str]:
+    kept = "".join(char for char in text.lower() if not _is_punctuation(char))
+    return ARTICLES.sub(" ", kept).split() if language == "en" else _mixed_units(kept)
+
+
+def _is_punctuation(char: str) -> bool:
+    return char in ASCII_PUNCTUATION or unicodedata.category(char).startswith("P")
+
+
+def _without(text: str, dropped: frozenset[str]) -> str:
+    return "".join(char for char in text if char not in dropped)
+
+
+def _mixed_units(text: str) -> list[str]:
+    """Chinese characters, and what stands between them and spaces. "GDP成長 3.5" -> "GDP", "成", "長", "3.5"."""
+    return CHINESE.sub(r" \g<0> ", text).split()
+
+
+def _overlap(mine: Sequence[str], theirs: Sequence[str]) -> float:
+    """F1 of two bags; 0 where they share nothing, both empty included."""
+    shared = sum((Counter(mine) & Counter(theirs)).values())
+    return _f1(shared, len(mine), len(theirs))
+
+
+def _f1(shared: int, mine: int, theirs: int) -> float:
+    if not shared:
+        return 0.0
+    precision, recall = shared / mine, shared / theirs
+    return 2 * precision * recall / (precision + recall)
+
+
+def _longest_shared_run(mine: Sequence[str], theirs: Sequence[str]) -> int:
+    longest, above = 0, [0] * (len(theirs) + 1)
+    for unit in mine:
+        here = [0] + [above[at] + 1 if unit == other else 0 for at, other in enumerate(theirs)]
+        longest, above = max(longest, *here), here
+    return longest
+
+
+def _best(scores: Sequence[Score]) -> Score:
+    """EM and F1 each on its own, of different references perhaps: so do all the scripts."""
+    return Score(*map(max, _columns(scores)))
+
+
+def _mean(scores: Sequence[Score]) -> Score:
+    return Score(*(sum(column) / len(scores) for column in _columns(scores)))
+
+
+def _columns(scores: Sequence[Score]) -> tuple[list[float], list[float]]:
+    return [score.em for score in scores], [score.f1 for score in scores]
+
+
+def _given(references: Sequence[str]) -> Sequence[str]:
+    if not references:
+        raise ValueError("a question needs one reference answer at least")
+    return references
