@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import coqa, file_options
+from rlhf_kit.eval import options as generators
 from rlhf_kit.recipes.arguments import distributed_rank
 
 
@@ -59,6 +60,7 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
         coqa.add_options,
         "rlhf_kit.eval.coqa",
     ),
+    **generators.SUBCOMMANDS,
     "score": (
         "Score a file of predictions by the dataset's official scorer",
         "以官方算法評分",

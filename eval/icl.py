@@ -1,0 +1,238 @@
+"""`rlhf-kit eval icl`: learning from examples in the prompt, with zero, one and few of them, over model sizes.
+
+As GPT-3 was measured (Brown et al. 2020, section 2.4), but for what is said here: the shots are drawn for each item
+by a hash of (task, item, K, seed); answers are written greedily (the paper: four beams); shots that the model's
+context has no room for are left out, the first ones, and counted. Multiple choice takes the likeliest choice, by the
+log-likelihood per token (`acc`), in total (`acc_total`) and in total less that after the cue alone
+(`acc_unconditional`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+from numpy.typing import NDArray
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval import harness, results
+from rlhf_kit.eval.decoding import DEFAULT_BATCH_TOKENS, Decoding, continuations
+from rlhf_kit.eval.generators import encode, folders, load_generator, start_ids
+from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.icl_page import Curve, curve_csv, curve_page, points, show
+from rlhf_kit.eval.icl_tasks import Task, draw_shots, render, tasks
+from rlhf_kit.eval.intervals import Figure, mean
+from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
+from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
+from rlhf_kit.eval.scoring import processes, quiet
+from rlhf_kit.models.checkpoints import context_length
+
+PROTOCOL, VERSION = "gpt3-greedy", 1
+MAX_NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One item as the model gets it. `shown`: shots that fitted, of those wanted."""
+
+    id: str
+    task: Task
+    number: int
+    prompt: str
+    ids: list[int]
+    choices: list[list[int]]
+    shown: int
+    wanted: int
+
+
+def measure_icl(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chosen: Sequence[Task],
+    shots: Sequence[int],
+    settings: Settings,
+    folder: Path | None = None,
+    max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    state: PartialState | None = None,
+) -> Results | None:
+    """Measure a model on each task with each number of shots; a group of the results is "TASK/K-shot".
+
+    Args:
+        settings: see `icl_settings`.
+        folder: see `items.Run`.
+
+    Returns:
+        `scores`: the unweighted mean over tasks for each K, "acc_K_shot"; with one task and one K just its own scores.
+        None on all processes but the main one.
+
+    Raises:
+        UserError: more shots than a task has; a question that does not fit the model's context.
+    """
+    plan = {
+        f"{task.name}/{wanted}-shot/{number}": (task, number, wanted)
+        for task in chosen
+        for wanted in shots
+        for number in range(len(task.examples))[: settings.limit]
+    }
+    with Run(folder, settings, list(plan), state) as run:
+        ask = partial(_ask, model, tokenizer, seed=settings.seed)
+        for task in chosen:
+            asked = [ask(name, *plan[name]) for name in run.todo if plan[name][0] is task]
+            answer = _choose if task.examples[0].choices else _write
+            for item in answer(model, tokenizer, task, asked, max_batch_tokens):
+                run.add(item)
+    return run.finish(_figures, partial(_details, model))
+
+
+def icl_settings(
+    name: str, chosen: Sequence[Task], shots: Sequence[int], seed: int, limit: int | None, dtype: str
+) -> Settings:
+    data_hash = results.fingerprint([asdict(task) for task in chosen])
+    options = {"tasks": [task.name for task in chosen], "shots": list(shots), "dtype": dtype}
+    return Settings("icl", PROTOCOL, VERSION, name, model_hash(name), "made here", data_hash, seed, limit, options)
+
+
+def _ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    id: str,
+    task: Task,
+    number: int,
+    wanted: int,
+    seed: int,
+) -> _Asked:
+    example, drawn = task.examples[number], draw_shots(task, number, wanted, seed)
+    choices = [encode(tokenizer, choice) for choice in example.choices]
+    # The last token of a choice is not read.
+    new = max(map(len, choices)) - 1 if choices else MAX_NEW_TOKENS
+    limit = context_length(model.config)
+
+    def prompt(shown: int) -> str:
+        return render(task, drawn[len(drawn) - shown :], example)
+
+    def ids(shown: int) -> list[int]:
+        return start_ids(tokenizer) + encode(tokenizer, prompt(shown))
+
+    shown = wanted
+    if limit is not None and len(ids(wanted)) + new > limit:
+        shown = bisect_right(range(wanted), limit - new, key=lambda shown: len(ids(shown))) - 1
+        if shown < 0:
+            raise UserError(
+                f"{id}: the question alone is {len(ids(0))} tokens, and {new} must follow; the model reads {limit}. "
+                "Leave the task out."
+            )
+    return _Asked(id, task, number, prompt(shown), ids(shown), choices, shown, wanted)
+
+
+def _item(asked: _Asked, output: str, answer: str, scores: Mapping[str, float], **details) -> Item:
+    task = asked.task
+    return Item(
+        id=asked.id,
+        cluster=f"{task.name}/{asked.number}",
+        prompt_hash=text_hash(asked.prompt),
+        output=output,
+        answer=answer,
+        scores=scores,
+        group=f"{task.name}/{asked.wanted}-shot",
+        details={"expected": task.examples[asked.number].answer.strip(), "shots": asked.shown, **details},
+    )
+
+
+def _write(model, tokenizer, task: Task, asked: Sequence[_Asked], max_batch_tokens: int) -> Iterator[Item]:
+    """Answers written by the model: right is what is equal, white space around it left aside."""
+    how = Decoding(MAX_NEW_TOKENS, stop=task.stop)
+    for at, written in continuations(model, tokenizer, [item.ids for item in asked], how, max_batch_tokens):
+        right = written.answer == task.examples[asked[at].number].answer.strip()
+        yield _item(asked[at], written.text, written.answer, {"acc": float(right)})
+
+
+def _choose(model, tokenizer, task: Task, asked: Sequence[_Asked], max_batch_tokens: int) -> Iterator[Item]:
+    cue = start_ids(tokenizer) + encode(tokenizer, task.cue)
+    alone = dict(likelihoods(model, [Request(cue, item.choices) for item in asked], max_batch_tokens))
+    requests = [Request(item.ids, item.choices) for item in asked]
+    for at, likely in likelihoods(model, requests, max_batch_tokens):
+        example = task.examples[asked[at].number]
+        measures = choice_measures(likely, alone[at])
+        taken = {name: values.index(max(values)) for name, values in measures.items()}
+        scores = {name: float(example.choices[choice] == example.answer) for name, choice in taken.items()}
+        answer = example.choices[taken["acc"]]
+        yield _item(asked[at], answer, answer.strip(), scores, logprobs=[round(each.total, 4) for each in likely])
+
+
+def choice_measures(likely: Sequence[Likelihood], alone: Sequence[Likelihood]) -> dict[str, list[float]]:
+    """What each choice is taken by, in nats; `alone`: after the cue without the question.
+
+    Source: GPT-3 section 2.4: per token by default, P(choice | context) / P(choice | cue) on some tasks.
+    """
+    return {
+        "acc": [each.per_token for each in likely],
+        "acc_total": [each.total for each in likely],
+        "acc_unconditional": [each.total - before.total for each, before in zip(likely, alone, strict=True)],
+    }
+
+
+def _figures(items: Sequence[Item], clusters: NDArray) -> dict[str, Figure]:
+    """Percentages of a group; of all items the unweighted mean over tasks for each number of shots."""
+    groups = list(dict.fromkeys(item.group for item in items))
+    if len(groups) == 1:
+        return percentages(items, clusters)
+    of_shots: dict[str, list[Figure]] = {}
+    for group in groups:
+        values = [100 * item.scores["acc"] if item.group == group else np.nan for item in items]
+        of_shots.setdefault(group.rpartition("/")[2], []).append(mean(values, clusters))
+    return {f"acc_{shots.replace('-', '_')}": _mean_of(parts) for shots, parts in of_shots.items()}
+
+
+def _mean_of(parts: Sequence[Figure]) -> Figure:
+    return lambda draws: np.mean([part(draws) for part in parts], axis=0)
+
+
+def _details(model: PreTrainedModel, items: Sequence[Item]) -> dict:
+    wanted: dict[str, list[int]] = {}
+    for item in items:
+        wanted.setdefault(item.group, []).append(item.details["shots"])
+    shown = {group: round(sum(found) / len(found), 2) for group, found in wanted.items()}
+    return {"parameters": model.num_parameters(), "shots_shown": shown}
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> None:
+    """`rlhf-kit eval icl` with parsed options (`options.icl`). Raises UserError."""
+    quiet()
+    if not options.tasks and not options.lm_eval:
+        raise UserError("Nothing to measure: give --tasks, such as `--tasks world arithmetic`, or --lm-eval.")
+    if options.lm_eval:
+        harness.check_installed()
+    chosen, shots = tasks(options.tasks), sorted(set(options.shots))
+    for task in chosen:
+        draw_shots(task, 0, shots[-1], options.seed)  # raises before a model is loaded
+    state = processes()
+    curves = []
+    for name, folder in zip(options.models, folders(options.models, options.output), strict=True):
+        model, tokenizer = load_generator(name, options.dtype, state.device)
+        curve = Curve(name, model.num_parameters())
+        if chosen:
+            settings = icl_settings(name, chosen, shots, options.seed, options.limit, options.dtype)
+            found = measure_icl(model, tokenizer, chosen, shots, settings, folder, options.max_batch_tokens, state)
+            curve.points += points(found) if found is not None else []
+        if options.lm_eval and state.is_main_process:
+            curve.points += harness.measure(model, tokenizer, options.lm_eval, shots, options.limit, options.seed)
+        curves.append(curve)
+        del model  # before the next one is loaded
+    if not state.is_main_process:
+        return
+    show(curves, Console())
+    if options.output is not None:
+        results.write(options.output / "curve.csv", curve_csv(curves))
+        results.write(options.output / "report.html", curve_page(curves, chosen, options.limit))
+        print(f"Written 已寫入: {options.output}/report.html, curve.csv, a folder for each model")  # noqa: T201
