@@ -27,6 +27,8 @@ $(INSTALLED): setup.cfg constraints.txt
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/ppo_vs_trl.py --json runs/ppo_vs_trl.json
+	$(BIN)/python benchmarks/reward_vs_trl.py --json runs/reward_vs_trl.json
+	$(BIN)/python benchmarks/coqa_vs_peers.py --json runs/coqa_vs_peers.json
 
 clean:
 	rm -rf .venv runs
