@@ -107,7 +107,7 @@ def intervals(
 
 
 def _percentiles(values: NDArray) -> tuple[float, float] | None:
-    values = values[~np.isnan(values)]
+    values = values[np.isfinite(values)]  # a perplexity may be beyond all numbers
     if not len(values):
         return None
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -91,12 +91,13 @@ def figures(items: Sequence[Item], clusters: NDArray) -> dict[str, Figure]:
     found = {name: shares[name] for name in ("last_word", "last_token")}
     for name in ("word", "token"):
         nll = mean([item.scores[f"nll_{name}"] for item in items], clusters)
-        found[f"perplexity_{name}"] = partial(_exp, nll)
+        found[f"perplexity_{name}"] = partial(exponential, nll)
     return found
 
 
-def _exp(figure: Figure, draws: NDArray) -> NDArray:
-    return np.exp(figure(draws))
+def exponential(figure: Figure, draws: NDArray) -> NDArray:
+    with np.errstate(over="ignore"):  # a model that knows nothing of a text: infinite
+        return np.exp(figure(draws))
 
 
 def show(found: Results, kept: bool) -> None:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_kit.data.loading import load
@@ -23,7 +22,7 @@ from rlhf_kit.eval.generators import encode, load_generator, start_ids
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Run, Settings
-from rlhf_kit.eval.lambada import show
+from rlhf_kit.eval.lambada import exponential, show
 from rlhf_kit.eval.likelihood import Request, likelihoods, windows
 from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length
@@ -90,8 +89,8 @@ def figures(documents: Sequence[str], items: Sequence[Item], clusters: NDArray) 
     nll = [item.scores["nll"] for item in items]
     per = {name: _ratio(nll, counts, clusters) for name, counts in (("t", tokens), ("w", words), ("b", size))}
     return {
-        "perplexity_token": lambda draws: np.exp(per["t"](draws)),
-        "perplexity_word": lambda draws: np.exp(per["w"](draws)),
+        "perplexity_token": lambda draws: exponential(per["t"], draws),
+        "perplexity_word": lambda draws: exponential(per["w"], draws),
         "bits_per_byte": lambda draws: per["b"](draws) / math.log(2),
     }
 

@@ -11,10 +11,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import coqa, file_options
+from rlhf_kit.eval import coqa, file_options, suite
 from rlhf_kit.eval import options as generators
 from rlhf_kit.recipes.arguments import distributed_rank
 
@@ -72,6 +73,12 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
         "比較兩個結果：差距是真的還是運氣",
         file_options.compare,
         "rlhf_kit.eval.compare",
+    ),
+    "suite": (
+        "What each stage gained and lost: a declared list of measurements on every model",
+        "各階段的得與失：一份評測清單",
+        partial(suite.add_options, suite=Path(__file__).parent / "suites" / "world.yaml"),
+        "rlhf_kit.eval.suite",
     ),
 }
 

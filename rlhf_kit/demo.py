@@ -237,6 +237,8 @@ def show(summary: dict, folder: Path) -> None:
     console.print(
         f"\nNext 接下來：\n  open {folder / 'report.html'}        the curves 曲線\n"
         f"  less {folder / 'samples.md'}         the answers 回答\n"
+        f"  rlhf-kit eval suite --models {' '.join(str(folder / name) for name in ('base', 'sft', 'ppo'))}"
+        "    what each stage gained and lost 各階段的得失\n"
         "  rlhf-kit ppo --help                 every option 所有選項\n"
         "  rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft    the same with GPT-2 換成 GPT-2",
         highlight=False,

@@ -21,7 +21,7 @@ import sys
 from rlhf_kit.cli import main
 for argv in (["--help"], ["--version"], *([stage, "--help-all"] for stage in ("pretrain", "sft", "reward", "ppo"))):
     assert main(argv) == 0
-for words in ("eval reward", "eval coqa", "eval score", "eval compare", "eval icl", "eval tldr", "score", "convert"):
+for words in ("eval reward", "eval coqa", "eval score", "eval compare", "eval icl", "eval suite", "score", "convert"):
     try:
         main([*words.split(), "--help"])
     except SystemExit as ended:
