@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
+from rlhf_kit.models.cache import GrowingLayer, growing_cache
 from rlhf_kit.models.heads import pad_right
 
 NOWHERE = -1  # the place of padding
@@ -96,45 +96,6 @@ class Contexts:
             logits_to_keep=logits,
         )  # fmt: skip
         return output.logits
-
-
-class GrowingLayer(DynamicLayer):
-    """Keys and values in room taken ahead, half as much again when it is full: a token copies none before it."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.length = 0
-            self.all_keys, self.all_values = key_states[..., :0, :], value_states[..., :0, :]
-        end = self.length + key_states.shape[-2]
-        if end > self.all_keys.shape[-2]:
-            room = max(end, self.all_keys.shape[-2] * 3 // 2)
-            self.all_keys, self.all_values = (_moved(x, room) for x in (self.all_keys, self.all_values))
-        self.all_keys[..., self.length : end, :] = key_states
-        self.all_values[..., self.length : end, :] = value_states
-        self.shorten(end)
-        return self.keys, self.values
-
-    def shorten(self, length: int) -> None:
-        self.length = length
-        self.keys, self.values = self.all_keys[..., :length, :], self.all_values[..., :length, :]
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
-        self.shorten(self.length)
-
-
-def _moved(old: Tensor, room: int) -> Tensor:
-    """(G, H, N, D) -> (G, H, room, D)."""
-    new = old.new_empty(*old.shape[:-2], room, old.shape[-1])
-    new[..., : old.shape[-2], :] = old
-    return new
-
-
-def growing_cache(model: PreTrainedModel) -> DynamicCache:
-    cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
 
 
 @torch.no_grad()

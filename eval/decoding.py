@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.contexts import Contexts, can_share
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.models.heads import pad_right
 
 DEFAULT_BATCH_TOKENS = 8192
@@ -165,9 +165,7 @@ class Ending:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: Decoding):
         self.tokenizer, self.how = tokenizer, how
-        own = model.generation_config.eos_token_id
-        own = own if isinstance(own, list) else [own]
-        self.end_ids = {token for token in [*own, tokenizer.eos_token_id] if token is not None}
+        self.end_ids = end_ids(model, tokenizer)
 
     def __call__(self, ids: list[int]) -> bool:
         return ids[-1] in self.end_ids or self._cut(self._text(ids))[1]
@@ -329,7 +327,7 @@ def _generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], ending: 
     start, how = ids.shape[1], ending.how
     config = GenerationConfig(
         max_new_tokens=how.max_new_tokens, do_sample=False, num_beams=how.num_beams, length_penalty=how.length_penalty,
-        eos_token_id=sorted(ending.end_ids), pad_token_id=0, repetition_penalty=1.0,
+        eos_token_id=ending.end_ids, pad_token_id=0, repetition_penalty=1.0,
     )  # fmt: skip
     out = model.generate(ids, config, attention_mask=mask, stopping_criteria=[_Ended(ending, start)])
     return [_until(row[start:], ending) for row in out.tolist()]

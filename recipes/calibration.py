@@ -12,9 +12,9 @@ from rlhf_kit.data.chat import decode_completion, encode_prompt, set_chat_templa
 from rlhf_kit.data.checks import prompt_key
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import context_length, end_ids, load_policy, load_tokenizer
 from rlhf_kit.models.heads import center_scores, score_texts, unwrapped
-from rlhf_kit.ppo.rollout import end_ids, sample
+from rlhf_kit.ppo.rollout import sample
 from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.reward import RewardTrainer
 

@@ -206,6 +206,13 @@ def new_config(
     return config
 
 
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a completion: the model's own (Llama 3 has several) and the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({token for token in [*ends, tokenizer.eos_token_id] if token is not None})
+
+
 def context_length(config: PretrainedConfig) -> int | None:
     """Tokens the model reads at once, or None when it has no fixed number."""
     config = config.get_text_config()

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, decode_completion, encode_prompt
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards
-from rlhf_kit.ppo.rollout import end_ids, sample
+from rlhf_kit.ppo.rollout import sample
 
 GIVEN = ("prompts", "completions", "completion_ids")  # what a reward function gets besides the columns
 

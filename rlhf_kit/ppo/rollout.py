@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
 from rlhf_kit import ops
+from rlhf_kit.models.cache import growing_cache
 from rlhf_kit.models.value import ValueHead, captured_input, output_embeddings
 
 
@@ -77,13 +77,6 @@ def left_pad(sequences: list[list[int]], pad_id: int, device=None) -> tuple[Tens
     width = max(map(len, sequences))
     ids = torch.tensor([[pad_id] * (width - len(s)) + s for s in sequences], device=device)
     return ids, torch.tensor([len(s) for s in sequences], device=device)
-
-
-def end_ids(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a completion: the model's own (Llama 3 has several) and the tokenizer's."""
-    ends = policy.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    return sorted({token for token in [*ends, tokenizer.eos_token_id] if token is not None})
 
 
 @torch.no_grad()
@@ -195,38 +188,3 @@ def _decode(
 
 
 # --- the cache --------------------------------------------------------------------------------------------------
-
-
-class GrowingLayer(DynamicLayer):
-    """Keys and values in room taken once, so that a token costs no copy of all before it."""
-
-    def __init__(self, room: int):
-        super().__init__()
-        self.room, self.length = room, 0
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        new = key_states.shape[-2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.all_keys, self.all_values = (
-                x.new_empty(*x.shape[:-2], max(self.room, new), x.shape[-1]) for x in (key_states, value_states)
-            )
-        self.all_keys[..., self.length : self.length + new, :] = key_states
-        self.all_values[..., self.length : self.length + new, :] = value_states
-        self.length += new
-        self._view()
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
-        self._view()
-
-    def _view(self) -> None:
-        self.keys, self.values = self.all_keys[..., : self.length, :], self.all_values[..., : self.length, :]
-
-
-def growing_cache(model: PreTrainedModel, room: int) -> DynamicCache:
-    """A cache for `room` tokens; layers that are not plain attention (sliding windows) stay transformers' own."""
-    cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache

@@ -30,7 +30,7 @@ from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import end_ids, load_policy, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.precision import HeldCasts, cast_frozen
@@ -53,7 +53,7 @@ from rlhf_kit.ppo.metrics import Averages, rollout_metrics
 from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd
-from rlhf_kit.ppo.rollout import Rollout, end_ids, sample
+from rlhf_kit.ppo.rollout import Rollout, sample
 
 logger = logging.getLogger(__name__)
 LOGGED = {  # what `losses` calls it -> its name in the logs

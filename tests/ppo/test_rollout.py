@@ -5,8 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_kit import ops
+from rlhf_kit.models.cache import growing_cache
 from rlhf_kit.models.value import PolicyAndValue, ValueHead
-from rlhf_kit.ppo.rollout import Rollout, draw, growing_cache, sample
+from rlhf_kit.ppo.rollout import Rollout, draw, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [40, 41, 42], [5, 5]]
 
