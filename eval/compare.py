@@ -27,8 +27,8 @@ from rich.table import Table
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import file_options, results
-from rlhf_kit.eval.intervals import intervals, mean, point
-from rlhf_kit.eval.items import Item, numbered, read_results
+from rlhf_kit.eval.intervals import intervals, mean, numbered, point
+from rlhf_kit.eval.items import Item, read_results
 
 # Two results differ in these only if they are of different things.
 SAME = ("task", "protocol", "version", "data_hash", "limit")

@@ -10,7 +10,7 @@ Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,12 @@ Figure = Callable[[NDArray], NDArray]
 DRAWS = 2_000
 LEVEL = 0.95
 BLOCK = 1 << 21  # weights held at once: 16 MB
+
+
+def numbered(names: Iterable[str]) -> NDArray:
+    """(N,) names as numbers from 0, in the order that they first stand there."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names])
 
 
 def mean(values: ArrayLike, prompts: NDArray, weights: ArrayLike = 1.0) -> Figure:

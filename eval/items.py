@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.intervals import Figure, intervals, mean, point
+from rlhf_kit.eval.intervals import Figure, intervals, mean, numbered, point
 from rlhf_kit.eval.progress import Counter
 
 if TYPE_CHECKING:
@@ -128,12 +127,6 @@ def percentages(items: Sequence[Item], clusters: NDArray) -> dict[str, Figure]:
     """100 x the mean of each score, over the items that have it. clusters: (N,) of each item, numbers from 0."""
     names = dict.fromkeys(name for item in items for name in item.scores)
     return {name: mean([100 * item.scores.get(name, math.nan) for item in items], clusters) for name in names}
-
-
-def numbered(names: Iterable[str]) -> NDArray:
-    """(N,) names as numbers from 0, in the order that they first stand there."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names])
 
 
 def measure(items: Sequence[Item], figures: Figures = percentages, seed: int = 0) -> Measured:

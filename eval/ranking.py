@@ -14,7 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlhf_kit.eval.intervals import Figure, auc, calibration_error, correlation, difference, intervals, mean, point
+from rlhf_kit.eval.intervals import (
+    Figure,
+    auc,
+    calibration_error,
+    correlation,
+    difference,
+    intervals,
+    mean,
+    numbered,
+    point,
+)
 
 CALIBRATION_BINS = 10
 LENGTH_BINS = 5
@@ -155,7 +165,7 @@ def measure_rankings(lists: Sequence[RankedList], logit_scale: float = 1.0, seed
     Args:
         logit_scale: what turns a difference of scores into Bradley-Terry log-odds.
     """
-    prompts = _numbered(item.prompt for item in lists)
+    prompts = numbered(item.prompt for item in lists)
     margin, order, longer, lengths_of = _all_pairs(lists)
     owner = np.repeat(np.arange(len(lists)), lengths_of)  # list of each pair
     shares = 1 / lengths_of[owner]
@@ -264,7 +274,7 @@ def measure_thumbs(
         logits: log-odds of a thumbs-up; above 0 predicts one.
     """
     logits, up = np.asarray(logits, float), np.asarray(labels, float)
-    prompts, lengths = _numbered(prompts), np.asarray(lengths, float)
+    prompts, lengths = numbered(prompts), np.asarray(lengths, float)
     figures = {
         "accuracy": mean((1 + np.sign(logits) * (2 * up - 1)) / 2, prompts),
         "auc": auc(logits, up, prompts),
@@ -285,12 +295,6 @@ def measure_thumbs(
 
 def _each(measure: Callable[[ArrayLike, ArrayLike], float], lists: Sequence[RankedList]) -> NDArray:
     return np.array([measure(item.scores, item.ranks) for item in lists])
-
-
-def _numbered(names) -> NDArray:
-    """Names as numbers from 0 in the order they appear."""
-    seen: dict = {}
-    return np.array([seen.setdefault(name, len(seen)) for name in names])
 
 
 def _mean(values: NDArray) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_kit.data.checks import CHECKS, WRONG_TYPE, Fault, describe
-from rlhf_kit.data.groups import EXTRAS, group_faults, group_key
+from rlhf_kit.data.groups import group_faults, group_key
 from rlhf_kit.errors import UserError, did_you_mean
 
 SHOWN = 20  # faults told in full
@@ -20,10 +20,9 @@ SHOWN = 20  # faults told in full
 
 @dataclass(frozen=True)
 class Kind:
-    """Columns of one kind of data: one of `forms` must be there, `optional` may be."""
+    """Columns of one kind of data: those of one of `forms` must be there."""
 
     forms: tuple[tuple[str, ...], ...]
-    optional: tuple[str, ...] = ()
 
     def form(self, columns: Iterable[str]) -> tuple[str, ...] | None:
         """The first form whose columns are all in `columns`."""
@@ -37,9 +36,9 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "text": Kind((("text",),)),
     "demonstrations": Kind((("messages",), ("prompt", "completion"))),
-    "ranked": Kind((("prompt", "completions"),), ("ranks", *EXTRAS)),
+    "ranked": Kind((("prompt", "completions"),)),  # and perhaps `ranks`, `groups.EXTRAS`
     # Without `prompt`, `chosen` and `rejected` are whole dialogues and what they share is the prompt (as in TRL).
-    "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected")), ("group", *EXTRAS)),
+    "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected"))),  # and perhaps `group`, `groups.EXTRAS`
     "thumbs": Kind((("prompt", "completion", "label"),)),
     "prompts": Kind((("prompt",),)),
 }

@@ -13,7 +13,8 @@ import pytest
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import intervals, results
 from rlhf_kit.eval.hashes import model_hash, text_hash
-from rlhf_kit.eval.items import Item, Run, Settings, measure, numbered, read_results
+from rlhf_kit.eval.intervals import numbered
+from rlhf_kit.eval.items import Item, Run, Settings, measure, read_results
 
 SETTINGS = Settings("toy", "plain", 1, "some/model", "m0", "data.json", "d0", seed=3, options={"shots": 2})
 IDS = [f"story{number // 3}/{number % 3}" for number in range(12)]
