@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import file_options, results
+from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import intervals, mean, numbered, point
 from rlhf_kit.eval.items import Item, read_results
 
@@ -190,19 +189,3 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(results.as_json(found), ensure_ascii=False, indent=2))  # noqa: T201
     else:
         show(found, Console())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rlhf-kit eval compare`; returns the exit status: 0 done, 2 a mistake of the user."""
-    parser = argparse.ArgumentParser(
-        prog="rlhf-kit eval compare",
-        description="Two results on the same items: the difference, and whether it is chance. 比較兩個結果。",
-        allow_abbrev=False,
-    )
-    file_options.compare(parser)
-    try:
-        run(parser.parse_args(argv))
-    except UserError as error:
-        print(f"rlhf-kit eval compare: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_kit.errors import UserError
 from rlhf_kit.eval.options import DTYPES, natural, positive
 
 PRESETS = ("gpt2", "gpt3")
@@ -48,27 +44,3 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval coqa` with parsed options. Raises UserError."""
     importlib.import_module("rlhf_kit.eval.coqa_run").run(options)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rlhf-kit eval coqa`; returns the exit status: 0 done, 2 a mistake of the user, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="rlhf-kit eval coqa",
-        description="Answer every turn of CoQA's dialogues. 回答 CoQA 對話的每一輪。",
-        allow_abbrev=False,
-    )
-    add_options(parser)
-    options = parser.parse_args(argv)
-    speaks = os.environ.get("RANK", "0") == "0"  # of several processes one tells
-    try:
-        run(options)
-    except UserError as error:
-        if speaks:
-            print(f"rlhf-kit eval coqa: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        if speaks:
-            told = "Interrupted; with --output the same command goes on. 已中斷，同一指令可繼續。"
-            print(f"\n{told}", file=sys.stderr)  # noqa: T201
-        return 130
-    return 0

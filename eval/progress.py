@@ -6,10 +6,25 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 QUIET_FOR = 2.0  # seconds
 EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+def progress_bar(console: Console, *more: ProgressColumn, transient: bool = False) -> Progress:
+    """Done of all, the rate (a field of the task), time gone and left, and `more`."""
+    columns = [BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+    return Progress(*columns, *more, console=console, transient=transient)
 
 
 class Counter:
@@ -60,16 +75,7 @@ class Counter:
 
     def _show(self, rate: str) -> None:
         if self.bar is None:
-            self.bar = Progress(
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
+            self.bar = progress_bar(self.console, transient=True)
             self.task = self.bar.add_task("", total=self.total, rate=rate)
             self.bar.start()
         self.bar.update(self.task, completed=self.done, rate=rate)

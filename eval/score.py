@@ -11,14 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.eval.options import positive
 
 REDUCTIONS = ("mean", "min", "mean-std")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
-    return int(text)
 
 
 def _coefficient(text: str) -> float:
@@ -58,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="JSONL: the rows with score (or scores: a list, or chosen and rejected) [standard output] 輸出檔案",
     )
-    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="completions a forward [16]")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="completions a forward [16]")
     parser.add_argument("--ensemble", choices=REDUCTIONS, help="one score of several models [mean] 多個模型如何合併")
     parser.add_argument(
         "--std-coef", type=_coefficient, metavar="C", help="of mean-std: mean - C * standard deviation [1.0]"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import file_options, scorers
+from rlhf_kit.eval import scorers
 from rlhf_kit.eval.references import Key, read_coqa, read_predictions, read_squad
 from rlhf_kit.eval.scorers import Score
 
@@ -76,19 +75,3 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval score` with parsed options (`file_options.score`). Raises UserError."""
     print(json.dumps(score(options), ensure_ascii=False, indent=2))  # noqa: T201
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rlhf-kit eval score`; returns the exit status: 0 done, 2 a mistake of the user."""
-    parser = argparse.ArgumentParser(
-        prog="rlhf-kit eval score",
-        description="Exact match and F1 of answers, as the dataset's official script has them. 以官方算法評分。",
-        allow_abbrev=False,
-    )
-    file_options.score(parser)
-    try:
-        run(parser.parse_args(argv))
-    except UserError as error:
-        print(f"rlhf-kit eval score: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0

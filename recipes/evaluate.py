@@ -17,14 +17,8 @@ from pathlib import Path
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import coqa, file_options, suite
 from rlhf_kit.eval import options as generators
+from rlhf_kit.eval.options import positive
 from rlhf_kit.recipes.arguments import distributed_rank
-
-
-def positive(text: str) -> int:
-    """A whole number from 1, as argparse wants to be told."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
-    return int(text)
 
 
 def _reward(parser: argparse.ArgumentParser) -> None:

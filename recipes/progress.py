@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 from transformers import TrainerCallback
+
+from rlhf_kit.eval.progress import progress_bar
 
 # What a reader wants to see while it runs, first to last, and what to call it there.
 SHOWN = {
@@ -33,16 +35,7 @@ class ProgressBar(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
-        self.bar = Progress(
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("[cyan]{task.fields[numbers]}"),
-            console=self.console,
-        )
+        self.bar = progress_bar(self.console, TextColumn("[cyan]{task.fields[numbers]}"))
         self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, rate="", numbers="")
         self.bar.start()
 

@@ -5,40 +5,35 @@ Notation: G prompts ("lists") in a batch, N answers of all of them, T tokens of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, set_chat_template
+from rlhf_kit.data.chat import encode_completion, encode_prompt, set_chat_template
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right
 from rlhf_kit.models.prefix import PADDING, tree_rows
 
 
 def _row(
-    prompt: str | list[Message],
-    completion: str,
-    tokenizer: PreTrainedTokenizerBase,
-    limit: int | None,
-    row_format: RowFormat,
+    prompt: list[int], completion: list[int], limit: int | None, row_format: RowFormat
 ) -> tuple[list[int] | None, bool]:
     """The row of one answer (None: longer than the limit by itself), and whether its prompt was cut."""
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    completion_ids = encode_completion(tokenizer, completion, eos=False)
-    ids = fit_context(prompt_ids, completion_ids, limit, row_format)
-    whole = fit_context(prompt_ids, completion_ids, None, row_format)
-    return ids, ids is not None and len(ids) < len(whole)
+    ids = fit_context(prompt, completion, limit, row_format)
+    return ids, ids is not None and len(ids) < len(fit_context(prompt, completion, None, row_format))
 
 
-def _encode_ranking(row: dict, encode: Callable, ties_teach: bool) -> dict:
+def _encode_ranking(
+    row: dict, tokenizer: PreTrainedTokenizerBase, limit: int | None, row_format: RowFormat, ties_teach: bool
+) -> dict:
+    prompt = encode_prompt(tokenizer, row["prompt"])
     rows, ranks, cuts = [], [], 0
     for completion, rank in zip(row["completions"], row["ranks"], strict=True):
-        ids, cut = encode(row["prompt"], completion)
+        ids, cut = _row(prompt, encode_completion(tokenizer, completion, eos=False), limit, row_format)
         if ids is not None:
             rows.append(ids)
             ranks.append(rank)
@@ -68,8 +63,11 @@ def _encode_ranking(row: dict, encode: Callable, ties_teach: bool) -> dict:
     }
 
 
-def _encode_thumb(row: dict, encode: Callable, ties_teach: bool) -> dict:
-    ids, cut = encode(row["prompt"], row["completion"])
+def _encode_thumb(
+    row: dict, tokenizer: PreTrainedTokenizerBase, limit: int | None, row_format: RowFormat, ties_teach: bool
+) -> dict:
+    completion = encode_completion(tokenizer, row["completion"], eos=False)
+    ids, cut = _row(encode_prompt(tokenizer, row["prompt"]), completion, limit, row_format)
     return {
         "input_ids": [ids or []],
         "thumb": bool(row["label"]),
@@ -118,10 +116,7 @@ def encode_comparisons(
         set_chat_template(tokenizer)
     encoded = dataset.map(
         encode,
-        fn_kwargs={
-            "encode": partial(_row, tokenizer=tokenizer, limit=max_length, row_format=row_format),
-            "ties_teach": ties_teach,
-        },
+        fn_kwargs=dict(tokenizer=tokenizer, limit=max_length, row_format=row_format, ties_teach=ties_teach),
         remove_columns=dataset.column_names,
         desc="Tokenizing comparisons",
     )

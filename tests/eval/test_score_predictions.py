@@ -6,7 +6,11 @@ import sys
 
 import pytest
 
-from rlhf_kit.eval.score_predictions import main
+from rlhf_kit.recipes import evaluate
+
+
+def main(argv):
+    return evaluate.main(["score", *argv])
 
 
 def coqa_story(name="s1", source="cnn", turns=2, **changes):
