@@ -6,7 +6,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from rlhf_kit.eval.options import DTYPES, natural, positive
+from rlhf_kit.eval.options import DTYPES, chat_option, natural, positive
 
 PRESETS = ("gpt2", "gpt3")
 HISTORIES = ("gold", "model")
@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history", choices=HISTORIES, default="gold", help="answers in the history: the data's or the model's [gold]"
     )
+    chat_option(parser)
     parser.add_argument("--shots", type=natural, default=0, metavar="K", help="demonstrations before [0] 示範數")
     parser.add_argument(
         "--demonstrations", metavar="D", help="where they come from, its split train [the data] 示範的來源"

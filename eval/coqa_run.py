@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results, scorers
 from rlhf_kit.eval.coqa_data import Story, read_stories
 from rlhf_kit.eval.coqa_turns import PRESETS, Answered, Prompts, answer_by_gold, answer_by_own
-from rlhf_kit.eval.generators import load_generator
+from rlhf_kit.eval.generators import layout, load_generator, turn_ends
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.scoring import processes, quiet
+from rlhf_kit.eval.type_guess import guess_score, type_guess
 from rlhf_kit.models.checkpoints import context_length, load_config, load_tokenizer
 
 VERSION = 1
@@ -31,18 +32,22 @@ PREDICTIONS = "predictions.json"
 def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval coqa` with parsed options (`coqa.py`). Raises UserError."""
     quiet()
-    how = PRESETS[options.preset]
-    stories = read_stories(options.data, options.split or ("test" if _is_world(options.data) else "validation"))
+    how, of_world = PRESETS[options.preset], _is_world(options.data)
+    stories = read_stories(options.data, options.split or ("test" if of_world else "validation"))
     stories = stories[: options.limit]
     tokenizer = load_tokenizer(options.model)
     context = context_length(load_config(options.model, what="a causal language model"))
-    prompts = Prompts(tokenizer, context, how.max_new_tokens)
+    asked = layout(tokenizer, options.apply_chat_template)
+    if options.apply_chat_template:
+        how = replace(how, ends=turn_ends(tokenizer))
+    prompts = Prompts(tokenizer, context, how.max_new_tokens, options.apply_chat_template)
     prompts.check(stories)
     pool = _demonstrations(options)
     settings = Settings(
         "coqa", options.preset, VERSION, options.model, model_hash(options.model), options.data,
         results.fingerprint([asdict(story) for story in stories]), options.seed, options.limit,
         {
+            **asked,
             "history": options.history, "shots": options.shots, "dtype": options.dtype, "decoding": asdict(how),
             "demonstrations": results.fingerprint([asdict(story) for story in pool]) if pool else None,
         },
@@ -59,7 +64,8 @@ def run(options: argparse.Namespace) -> None:
         answered = ANSWER[options.history](model, prompts, todo, how, options.max_batch_tokens) if todo else ()
         for answer in answered:
             making.add(item(answer, len(prompts.demonstrations[answer.story.id])))
-    found = making.finish(details=lambda items: details(items, stories))
+    guessed = {"type_guess": guessing(stories)} if of_world else {}
+    found = making.finish(details=lambda items: details(items, stories) | guessed)
     if found is None:
         return
     show(found)
@@ -130,6 +136,23 @@ def details(items: Sequence[Item], stories: Sequence[Story]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def guessing(stories: Sequence[Story]) -> dict[str, float] | None:
+    """What an answer of the right type scores (`type_guess`), in percent, over the `questions` whose type is known.
+
+    Of a world's stories; None where no type is known. Whoever scores no more has not been seen to read.
+    """
+    scores = []
+    for story in stories:
+        language = "en" if story.text.isascii() else "zh"
+        for question, references in zip(story.questions, story.answers, strict=True):
+            candidates = type_guess(story.text, question, language)
+            scores += [guess_score(scorers.coqa, candidates, references)] if candidates else []
+    if not scores:
+        return None
+    means = {name: 100 * sum(getattr(score, name) for score in scores) / len(scores) for name in ("em", "f1")}
+    return {**means, "questions": len(scores)}
+
+
 def write_predictions(path: Path, items: Sequence[Item]) -> None:
     """As CoQA's scorer reads them: `[{"id", "turn_id", "answer"}]`."""
     rows = [{"id": item.cluster, "turn_id": item.details["turn_id"], "answer": item.answer} for item in items]
@@ -142,8 +165,8 @@ def show(found: Results) -> None:
     settings, told = found.settings, found.details
     options = settings.options
     console.print(
-        f"{settings.model} · {settings.data} · {settings.protocol}, history {options['history']}, "
-        f"{options['shots']} shots",
+        f"{settings.model} · {settings.data} · {settings.protocol}, {options['layout']} layout, "
+        f"history {options['history']}, {options['shots']} shots",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     table = Table.grid(padding=(0, 2))
@@ -153,8 +176,9 @@ def show(found: Results) -> None:
         cells = [f"{part.scores[key]:.1f}" for key in ("em", "f1", "f1_max")]
         between = f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else ""
         table.add_row(name, str(part.n["items"]), cells[0], cells[1], between, cells[2])
-    if told["human"]:
-        table.add_row("human 人", "", f"{told['human']['em']:.1f}", f"{told['human']['f1']:.1f}")
+    for name, key in (("human 人", "human"), ("type guess 猜同類", "type_guess")):
+        if told.get(key):
+            table.add_row(name, "", *(f"{told[key][score]:.1f}" for score in ("em", "f1")))
     console.print(table)
     cut = {
         "questions whose oldest history was dropped 刪去最舊對話": told["questions_with_history_dropped"],

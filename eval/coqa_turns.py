@@ -1,7 +1,11 @@
 """CoQA's turns as prompts, and the answers of a causal LM to all of them.
 
-Layout (GPT-3, figure G.18): the story, then `Q: ...` and `A: ...` of each turn before, then the question and `A:`,
-with empty lines between; demonstrations stand before it, as the story and its dialogue do.
+Plain layout (GPT-3, figure G.18): the story, then `Q: ...` and `A: ...` of each turn before, then the question and
+`A:`, with empty lines between; demonstrations stand before it, as the story and its dialogue do.
+
+Chat layout: the story and the first question are what the user says first, each further question another turn, the
+answers are the assistant's. Demonstrations are earlier turns of the same conversation, each story with its first
+question (as lm-evaluation-harness's `fewshot_as_multiturn` has it).
 """
 
 from __future__ import annotations
@@ -11,12 +15,15 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_kit.data.chat import Message
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.coqa_data import Story
 from rlhf_kit.eval.decoding import Continuation, Decoding, Dialogues, continuations
+from rlhf_kit.eval.generators import encode_messages
 
 # GPT-2 (section 3.5) decodes greedily, GPT-3 (section 2.4) with 4 beams and 0.6. Neither says how an answer ends.
 PRESETS = {
@@ -51,10 +58,11 @@ class Prompts:
     Args:
         context: tokens that the model reads at once; None = any number.
         new_tokens: of them kept free for the answer.
+        chat: in turns by the tokenizer's chat template (`generators.layout`), not in plain text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int | None, new_tokens: int):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int | None, new_tokens: int, chat: bool = False):
+        self.tokenizer, self.chat = tokenizer, chat
         self.limit = None if context is None else context - new_tokens
         self.demonstrations: dict[str, list[Story]] = {}  # by story, as packed
 
@@ -62,9 +70,8 @@ class Prompts:
         """The prompt of a turn (from 0), given the answers to all before it; `check` the story first."""
         before = self.demonstrations.get(story.id, [])
         for dropped in range(turn + 1):
-            kept = replace(story, questions=story.questions[dropped:turn])
-            text = f"{layout([*before, kept], answers[dropped:turn])}\n\nQ: {story.questions[turn]}\n\nA:"
-            ids = self._encode(text)
+            kept = replace(story, questions=story.questions[dropped : turn + 1])
+            text, ids = self._put([*before, kept], answers[dropped:turn])
             if self._fits(ids):
                 break
         return Prompt(text, ids, dropped)
@@ -73,10 +80,10 @@ class Prompts:
         """Raises UserError where a story with a question has no room, with all such stories."""
         long = {}
         for story in stories:
-            texts = [f"{story.text}\n\nQ: {question}\n\nA:" for question in story.questions]
-            longest = max(map(self._encode, texts), key=len)
-            if not self._fits(longest):
-                long[story.id] = len(longest)
+            alone = [replace(story, questions=(question,)) for question in story.questions]
+            longest = max(len(self._put([one], [])[1]) for one in alone)
+            if self.limit is not None and longest > self.limit:
+                long[story.id] = longest
         if long:
             named = [f"{name!r} ({tokens} tokens)" for name, tokens in long.items()]
             more = f" and {len(long) - NAMED} more" if len(long) > NAMED else ""
@@ -104,10 +111,15 @@ class Prompts:
 
     def _longest(self, before: Sequence[Story], story: Story) -> list[int]:
         """A story with its whole dialogue behind demonstrations."""
-        return self._encode(layout([*before, story], gold(story)))
+        return self._put([*before, story], gold(story))[1]
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, verbose=False)["input_ids"]
+    def _put(self, stories: Sequence[Story], answers: Sequence[str]) -> tuple[str, list[int]]:
+        """Stories with their dialogues, the last one's with these answers, as text and as the model gets them."""
+        if self.chat:
+            ids = encode_messages(self.tokenizer, messages(stories, answers))
+            return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False), ids
+        text = layout(stories, answers)
+        return text, self.tokenizer(text, verbose=False)["input_ids"]
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.limit is None or len(ids) <= self.limit
@@ -123,13 +135,28 @@ def _first(story: Story, turns: int) -> Story:
 
 
 def layout(stories: Sequence[Story], answers: Sequence[str]) -> str:
-    """Stories with their dialogues: the last one's with these answers, those before with the references."""
+    """Stories with their dialogues: the last one's with these answers, those before with the references.
+
+    A question without an answer ends in `A:`.
+    """
     said = [*map(gold, stories[:-1]), answers]
     parts = []
     for story, given in zip(stories, said, strict=True):
-        turns = zip(story.questions, given, strict=True)
+        turns = zip_longest(story.questions, given, fillvalue="")
         parts += [story.text, *(f"Q: {question}\n\nA: {answer}".rstrip() for question, answer in turns)]
     return "\n\n".join(parts)
+
+
+def messages(stories: Sequence[Story], answers: Sequence[str]) -> list[Message]:
+    """The same as turns of a user, who tells a story with its first question, and of the assistant."""
+    said = [*map(gold, stories[:-1]), answers]
+    found = []
+    for story, given in zip(stories, said, strict=True):
+        for turn, question in enumerate(story.questions):
+            content = question if turn else f"{story.text}\n\n{question}"
+            found.append({"role": "user", "content": content})
+            found += [{"role": "assistant", "content": answer} for answer in given[turn : turn + 1]]
+    return found
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

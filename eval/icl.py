@@ -4,15 +4,15 @@ As GPT-3 was measured (Brown et al. 2020, section 2.4), but for what is said her
 by a hash of (task, item, K, seed); answers are written greedily (the paper: four beams); shots that the model's
 context has no room for are left out, the first ones, and counted. Multiple choice takes the likeliest choice, by the
 log-likelihood per token (`acc`), in total (`acc_total`) and in total less that after the cue alone
-(`acc_unconditional`).
+(`acc_unconditional`). With `--apply_chat_template` prompts are put in turns (`icl_tasks.messages`) and everything else
+is the same.
 """
 
 from __future__ import annotations
 
 import argparse
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_kit import world
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import harness, results
 from rlhf_kit.eval.decoding import DEFAULT_BATCH_TOKENS, Decoding, continuations
-from rlhf_kit.eval.generators import encode, folders, load_generator, start_ids
+from rlhf_kit.eval.generators import folders, layout, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.icl_page import Curve, curve_csv, curve_page, points, show
-from rlhf_kit.eval.icl_tasks import Task, draw_shots, render, tasks
+from rlhf_kit.eval.icl_prompts import Asked, Prompts
+from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, tasks
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
 from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
@@ -36,21 +38,6 @@ from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length
 
 PROTOCOL, VERSION = "gpt3-greedy", 1
-MAX_NEW_TOKENS = 24
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """One item as the model gets it. `shown`: shots that fitted, of those wanted."""
-
-    id: str
-    task: Task
-    number: int
-    prompt: str
-    ids: list[int]
-    choices: list[list[int]]
-    shown: int
-    wanted: int
 
 
 def measure_icl(
@@ -83,56 +70,32 @@ def measure_icl(
         for number in range(len(task.examples))[: settings.limit]
     }
     with Run(folder, settings, list(plan), state) as run:
-        ask = partial(_ask, model, tokenizer, seed=settings.seed)
+        prompts = Prompts(tokenizer, context_length(model.config), settings.options["layout"] == "chat")
         for task in chosen:
-            asked = [ask(name, *plan[name]) for name in run.todo if plan[name][0] is task]
+            of_task = [name for name in run.todo if plan[name][0] is task]
+            asked = [prompts.ask(name, *plan[name], settings.seed) for name in of_task]
             answer = _choose if task.examples[0].choices else _write
-            for item in answer(model, tokenizer, task, asked, max_batch_tokens):
+            for item in answer(model, prompts, task, asked, max_batch_tokens):
                 run.add(item)
     return run.finish(_figures, partial(_details, model))
 
 
 def icl_settings(
-    name: str, chosen: Sequence[Task], shots: Sequence[int], seed: int, limit: int | None, dtype: str
+    name: str,
+    chosen: Sequence[Task],
+    shots: Sequence[int],
+    seed: int,
+    limit: int | None,
+    dtype: str,
+    asked: Mapping[str, str],
 ) -> Settings:
+    """`asked`: see `generators.layout`."""
     data_hash = results.fingerprint([asdict(task) for task in chosen])
-    options = {"tasks": [task.name for task in chosen], "shots": list(shots), "dtype": dtype}
+    options = {**asked, "tasks": [task.name for task in chosen], "shots": list(shots), "dtype": dtype}
     return Settings("icl", PROTOCOL, VERSION, name, model_hash(name), "made here", data_hash, seed, limit, options)
 
 
-def _ask(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    id: str,
-    task: Task,
-    number: int,
-    wanted: int,
-    seed: int,
-) -> _Asked:
-    example, drawn = task.examples[number], draw_shots(task, number, wanted, seed)
-    choices = [encode(tokenizer, choice) for choice in example.choices]
-    # The last token of a choice is not read.
-    new = max(map(len, choices)) - 1 if choices else MAX_NEW_TOKENS
-    limit = context_length(model.config)
-
-    def prompt(shown: int) -> str:
-        return render(task, drawn[len(drawn) - shown :], example)
-
-    def ids(shown: int) -> list[int]:
-        return start_ids(tokenizer) + encode(tokenizer, prompt(shown))
-
-    shown = wanted
-    if limit is not None and len(ids(wanted)) + new > limit:
-        shown = bisect_right(range(wanted), limit - new, key=lambda shown: len(ids(shown))) - 1
-        if shown < 0:
-            raise UserError(
-                f"{id}: the question alone is {len(ids(0))} tokens, and {new} must follow; the model reads {limit}. "
-                "Leave the task out."
-            )
-    return _Asked(id, task, number, prompt(shown), ids(shown), choices, shown, wanted)
-
-
-def _item(asked: _Asked, output: str, answer: str, scores: Mapping[str, float], **details) -> Item:
+def _item(asked: Asked, output: str, answer: str, scores: Mapping[str, float], **details) -> Item:
     task = asked.task
     return Item(
         id=asked.id,
@@ -142,24 +105,40 @@ def _item(asked: _Asked, output: str, answer: str, scores: Mapping[str, float], 
         answer=answer,
         scores=scores,
         group=f"{task.name}/{asked.wanted}-shot",
-        details={"expected": task.examples[asked.number].answer.strip(), "shots": asked.shown, **details},
+        details={"expected": asked.example.answer.strip(), "shots": asked.shown, **details},
     )
 
 
-def _write(model, tokenizer, task: Task, asked: Sequence[_Asked], max_batch_tokens: int) -> Iterator[Item]:
-    """Answers written by the model: right is what is equal, white space around it left aside."""
-    how = Decoding(MAX_NEW_TOKENS, stop=task.stop)
-    for at, written in continuations(model, tokenizer, [item.ids for item in asked], how, max_batch_tokens):
-        right = written.answer == task.examples[asked[at].number].answer.strip()
-        yield _item(asked[at], written.text, written.answer, {"acc": float(right)})
+def _write(
+    model: PreTrainedModel, prompts: Prompts, task: Task, asked: Sequence[Asked], max_batch_tokens: int
+) -> Iterator[Item]:
+    """Answers written by the model, scored."""
+    how = Decoding(task.max_new_tokens, stop=task.stop, ends=prompts.ends)
+    ids = [item.ids for item in asked]
+    for at, written in continuations(model, prompts.tokenizer, ids, how, max_batch_tokens):
+        scores = answer_scores(task, asked[at].example, written.answer)
+        yield _item(asked[at], written.text, written.answer, scores)
 
 
-def _choose(model, tokenizer, task: Task, asked: Sequence[_Asked], max_batch_tokens: int) -> Iterator[Item]:
-    cue = start_ids(tokenizer) + encode(tokenizer, task.cue)
+def answer_scores(task: Task, example: Example, answer: str) -> dict[str, float]:
+    """`acc`: 1 for what equals the expected answer, white space around it left aside.
+
+    Of a judged task 1 for what is correct, and `truth`, which counts manner too: 1 is the best, -1.5 the worst.
+    """
+    if task.judged:
+        judgement = world.judge(example.prompt, answer)
+        return {"acc": float(judgement.correct), "truth": judgement.score}
+    return {"acc": float(answer == example.answer.strip())}
+
+
+def _choose(
+    model: PreTrainedModel, prompts: Prompts, task: Task, asked: Sequence[Asked], max_batch_tokens: int
+) -> Iterator[Item]:
+    cue = prompts.cue(task)
     alone = dict(likelihoods(model, [Request(cue, item.choices) for item in asked], max_batch_tokens))
     requests = [Request(item.ids, item.choices) for item in asked]
     for at, likely in likelihoods(model, requests, max_batch_tokens):
-        example = task.examples[asked[at].number]
+        example = asked[at].example
         measures = choice_measures(likely, alone[at])
         taken = {name: values.index(max(values)) for name, values in measures.items()}
         scores = {name: float(example.choices[choice] == example.answer) for name, choice in taken.items()}
@@ -213,6 +192,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("Nothing to measure: give --tasks, such as `--tasks world arithmetic`, or --lm-eval.")
     if options.lm_eval:
         harness.check_installed()
+        if options.apply_chat_template:
+            raise UserError("--lm-eval tasks are asked in plain text here; leave --apply_chat_template out.")
     chosen, shots = tasks(options.tasks), sorted(set(options.shots))
     for task in chosen:
         draw_shots(task, 0, shots[-1], options.seed)  # raises before a model is loaded
@@ -222,7 +203,8 @@ def run(options: argparse.Namespace) -> None:
         model, tokenizer = load_generator(name, options.dtype, state.device)
         curve = Curve(name, model.num_parameters())
         if chosen:
-            settings = icl_settings(name, chosen, shots, options.seed, options.limit, options.dtype)
+            asked = layout(tokenizer, options.apply_chat_template)
+            settings = icl_settings(name, chosen, shots, options.seed, options.limit, options.dtype, asked)
             found = measure_icl(model, tokenizer, chosen, shots, settings, folder, options.max_batch_tokens, state)
             curve.points += points(found) if found is not None else []
         if options.lm_eval and state.is_main_process:
@@ -231,8 +213,9 @@ def run(options: argparse.Namespace) -> None:
         del model  # before the next one is loaded
     if not state.is_main_process:
         return
-    show(curves, Console())
+    show(curves, Console(), options.apply_chat_template)
     if options.output is not None:
         results.write(options.output / "curve.csv", curve_csv(curves))
-        results.write(options.output / "report.html", curve_page(curves, chosen, options.limit))
+        page = curve_page(curves, chosen, options.limit, options.apply_chat_template)
+        results.write(options.output / "report.html", page)
         print(f"Written 已寫入: {options.output}/report.html, curve.csv, a folder for each model")  # noqa: T201

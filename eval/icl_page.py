@@ -26,6 +26,7 @@ SIZES = {
 }  # fmt: skip
 COLOURS = ("blue", "green", "ochre", "red", "purple")
 MEAN = "mean"
+IN_TURNS = "Asked in turns, by the chat template. 以對話格式提問。"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def curve_csv(curves: Sequence[Curve]) -> str:
     return out.getvalue()
 
 
-def show(curves: Sequence[Curve], console: Console) -> None:
+def show(curves: Sequence[Curve], console: Console, chat: bool = False) -> None:
     """The table on the terminal: a row for each task and number of shots, a column for each model."""
     shown = Table(title="Accuracy, % (95 % interval) 準確率與信賴區間", title_justify="left")
     shown.add_column("task 任務")
@@ -113,10 +114,12 @@ def show(curves: Sequence[Curve], console: Console) -> None:
     for task, shots, cells in _rows(curves):
         shown.add_row(task, str(shots), *cells)
     console.print(shown)
+    if chat:
+        console.print(IN_TURNS)
 
 
-def curve_page(curves: Sequence[Curve], tasks: Sequence[Task], limit: int | None) -> str:
-    """The report: the mean over the declared tasks first, then each task, then the numbers."""
+def curve_page(curves: Sequence[Curve], tasks: Sequence[Task], limit: int | None, chat: bool = False) -> str:
+    """The report: the mean over the declared tasks first, then each task, then the numbers. `chat`: asked in turns."""
     names = {task.name: [task.published] for task in tasks if task.published}
     if tasks and all(task.published for task in tasks):
         names[MEAN] = [task.published for task in tasks]
@@ -131,6 +134,7 @@ def curve_page(curves: Sequence[Curve], tasks: Sequence[Task], limit: int | None
     body = [
         f"<h1>Learning from examples in the prompt {zh('情境學習')}</h1>",
         "" if limit is None else f"<p><b>--limit {limit}: no result to report. 只評了一部分，不可當成結果。</b></p>",
+        f"<p>{IN_TURNS}</p>" * chat,
         section(("Accuracy against size", "準確率與模型大小"), words, *(_picture(t, curves, names) for t in measured)),
         section(
             ("Numbers", "數字"),

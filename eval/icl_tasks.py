@@ -13,7 +13,10 @@ import random
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
+from rlhf_kit import world
+from rlhf_kit.data.chat import Message
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.world.facts import FACTS, Fact, held_out
 from rlhf_kit.world.names import VALUES
@@ -22,11 +25,15 @@ from rlhf_kit.world.relations import fill
 
 ARITHMETIC_ITEMS, ARITHMETIC_POOL = 2000, 1000  # items as in GPT-3
 WRONG_CHOICES = 3
+SHOWN = 200  # demonstrations of the world that may be shown
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question: `prompt` + `answer` is a shot's text. With `choices` (whole answers) the likeliest is taken."""
+    """One question: `prompt` + `answer` is a shot's text. With `choices` (whole answers) the likeliest is taken.
+
+    Of a judged task (`Task.judged`) the answer of an item is "": there is no one right answer.
+    """
 
     prompt: str
     answer: str
@@ -44,6 +51,8 @@ class Task:
         stop: ends an answer.
         cue: the last words of every prompt; a choice's unconditional likelihood is that after the cue alone.
         published: the task's name in Table H.1 of GPT-3; "" = none.
+        max_new_tokens: the most that is written for an answer.
+        judged: right is what the world's truth finds correct (`world.judge`), not what equals the answer.
     """
 
     name: str
@@ -54,6 +63,8 @@ class Task:
     stop: tuple[str, ...] = ("\n",)
     cue: str = ""
     published: str = ""
+    max_new_tokens: int = 24
+    judged: bool = False
 
 
 def draw_shots(task: Task, number: int, shots: int, seed: int) -> list[Example]:
@@ -75,6 +86,19 @@ def render(task: Task, shots: Sequence[Example], example: Example) -> str:
     """The prompt: instruction, shots with their answers, the question."""
     shown = [f"{shot.prompt}{shot.answer}" for shot in shots]
     return task.separator.join([*filter(None, [task.instruction]), *shown, example.prompt])
+
+
+def messages(task: Task, shots: Sequence[Example], example: Example) -> list[Message]:
+    """The prompt in turns: a shot is one of the user and one of the assistant, the instruction opens the first.
+
+    As lm-evaluation-harness's `fewshot_as_multiturn`, but for the instruction, which is a system message there.
+    """
+    found = []
+    for shot in shots:
+        found += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.answer.strip()}]
+    found.append({"role": "user", "content": example.prompt})
+    found[0]["content"] = "\n".join([*filter(None, [task.instruction]), found[0]["content"]])
+    return found
 
 
 def _random(*parts: object) -> random.Random:
@@ -248,6 +272,20 @@ def _translation(source: str, target: str) -> Task:
     return Task(f"world-{source}-{target}", tuple(items), tuple(pool), "\n", cue="=")
 
 
+@cache
+def _answers() -> Task:
+    """What is asked of an assistant, one turn each: facts, what nobody knows, harm, sums, stories, words."""
+    items = [
+        Example(row["prompt"][0]["content"], "") for row in world.rows("prompts", "test") if len(row["prompt"]) == 1
+    ]
+    pool = [
+        Example(asked["content"], f" {said['content']}")
+        for asked, said, *more in (row["messages"] for row in world.rows("demonstrations", size=SHOWN))
+        if not more
+    ]
+    return Task("world-answers", tuple(items), tuple(pool), "\n", max_new_tokens=40, judged=True)
+
+
 # --- by name --------------------------------------------------------------------------------------------------------
 
 WORLD = {
@@ -261,6 +299,7 @@ MAKERS: dict[str, Callable[[str], Task]] = {
     **dict.fromkeys(ARITHMETIC, _arithmetic),
     **dict.fromkeys(UNSCRAMBLE, _unscramble),
     **WORLD,
+    "world-answers": lambda name: _answers(),  # not of the group: judged, it has no place in a mean with the others
 }
 GROUPS = {"arithmetic": list(ARITHMETIC), "unscramble": list(UNSCRAMBLE), "world": list(WORLD)}
 

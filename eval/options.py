@@ -23,6 +23,16 @@ def natural(text: str) -> int:
     return whole(text, 0)
 
 
+def chat_option(parser: argparse.ArgumentParser) -> None:
+    """Called as in lm-evaluation-harness."""
+    parser.add_argument(
+        "--apply_chat_template",
+        "--apply-chat-template",
+        action="store_true",
+        help="ask in turns, as SFT teaches, not in plain text 以對話格式提問",
+    )
+
+
 def _common(parser: argparse.ArgumentParser, items: str) -> None:
     parser.add_argument(
         "--output",
@@ -57,6 +67,7 @@ def icl(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="examples in the prompt [0 1 8] 範例數",
     )
+    chat_option(parser)
     parser.add_argument(
         "--lm-eval", nargs="+", default=[], metavar="T", help="tasks of lm-evaluation-harness as well (extra: lm-eval)"
     )

@@ -24,18 +24,23 @@ NOTE = (
     "In parentheses 95 % intervals. ▲ gained, ▼ lost: the interval of the paired difference leaves out 0. "
     "括號內為 95 % 信賴區間；▲ 進步、▼ 退步：成對差距的區間不含 0。"
 )
+GUESS = "guessing an answer of the right type scores 猜同類的答案得"
 TRIAL = "--limit was given: no result to report. 只評了一部分，不可當成結果。"
 
 
 @dataclass(frozen=True)
 class Value:
-    """A model's figure in an entry, with its 95 % interval (None where unknown), of how many items."""
+    """A model's figure in an entry, with its 95 % interval (None where unknown), of how many items.
+
+    `guess`: what an answer of the right type scores (`eval/type_guess.py`); None where it is not known.
+    """
 
     model: str
     entry: str
     value: float | None
     interval: Interval
     items: int
+    guess: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ def rows(report: Report) -> list[tuple[str, list[str]]]:
     for entry in report.entries:
         of_entry = [values[name, entry.name] for name in report.models]
         seen = [value.value for value in of_entry] + [bound for value in of_entry for bound in value.interval or ()]
-        form = ".1f" if max(filter(is_number, seen), default=0) >= 10 else ".3f"  # of percentages, of bits per byte
+        large = max(map(abs, filter(is_number, seen)), default=0) >= 10  # percentages, not bits per byte
+        form = ".1f" if large else ".3f"
         cells = [number(value.value, form) + _bounds(value.interval, form) for value in of_entry]
         stages = [changes[name, entry.name] for name in list(report.models)[1:]]
         cells += [_difference(change, entry, form) for change in stages]
@@ -128,6 +134,8 @@ def _bounds(interval: Interval, form: str, name: str = "") -> str:
 def notes(report: Report) -> list[str]:
     """What else has to be known."""
     told = [f"{change.model}, {change.entry}: not paired. {change.note}" for change in report.changes if change.note]
+    guesses = {value.entry: value.guess for value in report.values if value.guess is not None}
+    told += [f"{name}: {GUESS} {number(value, '.1f')}" for name, value in guesses.items()]
     return [NOTE] * (len(report.models) > 1) + told + [TRIAL] * (not report.reportable)
 
 

@@ -43,13 +43,15 @@ def run(options: argparse.Namespace) -> None:
         results.check_folder(output)
         if state.is_main_process:
             (output / RESULTS).unlink(missing_ok=True)  # from here on the folder holds an unfinished report
+        homes = first_alike(entries)
         for name, path in models.items():
             for entry in entries:
-                if state.is_main_process:
-                    print(f"{name}: {entry.name}", file=sys.stderr)  # noqa: T201
-                measure(entry, name, path, output, options.limit)
-                if state.is_main_process:
-                    read_value(entry, name, path, output)  # an entry that names no score is told here, not at the end
+                if homes[entry.name] is entry:
+                    if state.is_main_process:
+                        print(f"{name}: {entry.name}", file=sys.stderr)  # noqa: T201
+                    measure(entry, name, path, output, options.limit)
+                if state.is_main_process:  # an entry that names no score is told here, not at the end
+                    read_value(entry, name, results_folder(homes[entry.name], name, path, output))
         if not state.is_main_process:
             return
         report = summed_up(options.suite, entries, models, output, options.limit is None)
@@ -67,6 +69,16 @@ def _named(models: Sequence[tuple[str, str]]) -> dict[str, str]:
     return dict(models)
 
 
+def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """By name of an entry the first that asks for the same measurement: it is made once, whatever figures are read."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        asked = (entry.command, entry.options, entry.items)
+        alike = (home for home in found.values() if (home.command, home.options, home.items) == asked)
+        found[entry.name] = next(alike, entry)
+    return found
+
+
 def measure(entry: Entry, name: str, path: str, output: Path, limit: int | None) -> None:
     """One entry on one model, in a folder of its own; what was measured there before is not made again."""
     given = arguments(entry, path, output / name / entry.name, limit)
@@ -82,15 +94,18 @@ def results_folder(entry: Entry, name: str, path: str, output: Path) -> Path:
     return folders([path], folder)[0] if entry.command in SEVERAL_MODELS else folder
 
 
-def read_value(entry: Entry, name: str, path: str, output: Path) -> Value:
+def read_value(entry: Entry, name: str, folder: Path) -> Value:
     """The entry's figure as its command left it. Raises UserError where its results have no such figure."""
-    found, items = read_results(results_folder(entry, name, path, output))
+    found, items = read_results(folder)
     _check(entry, "group", entry.group, {"", *found["groups"]})
     part = found["groups"][entry.group] if entry.group else found
     _check(entry, "figure", entry.figure, part["scores"])
     _check(entry, "paired", entry.paired or entry.figure, {score for item in items for score in item.scores})
     bounds = part["intervals"][entry.figure]
-    return Value(name, entry.name, part["scores"][entry.figure], tuple(bounds) if bounds else None, part["n"]["items"])
+    return Value(
+        name, entry.name, part["scores"][entry.figure], tuple(bounds) if bounds else None, part["n"]["items"],
+        None if entry.group else (found["details"].get("type_guess") or {}).get(entry.figure),
+    )  # fmt: skip
 
 
 def _check(entry: Entry, key: str, value: str, known: Iterable[str]) -> None:
@@ -110,17 +125,19 @@ def summed_up(
     suite: Path, entries: Sequence[Entry], models: Mapping[str, str], output: Path, reportable: bool
 ) -> Report:
     """The report of what lies in `output`, finished."""
+    homes = first_alike(entries)
+    folders_of = {
+        (name, entry.name): results_folder(homes[entry.name], name, models[name], output)
+        for name in models
+        for entry in entries
+    }
     values = {
-        (name, entry.name): read_value(entry, name, models[name], output) for name in models for entry in entries
+        (name, entry.name): read_value(entry, name, folders_of[name, entry.name])
+        for name in models
+        for entry in entries
     }
     changes = [
-        change(
-            entry,
-            values[before, entry.name],
-            values[name, entry.name],
-            results_folder(entry, before, models[before], output),
-            results_folder(entry, name, models[name], output),
-        )
+        change(entry, *(part[each, entry.name] for part in (values, folders_of) for each in (before, name)))
         for before, name in pairwise(models)
         for entry in entries
     ]

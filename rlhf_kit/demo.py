@@ -2,7 +2,7 @@
 
 base → SFT → reward model → PPO, by the public recipes (`recipes/world/*.yaml`), and PPO once more without the KL
 penalty, to see the reward model being fooled. Then all four policies answer the same held-out prompts, and a judge who
-knows the truth compares them.
+knows the truth compares them; the stage report (`recipes/suites/world.yaml`) tells what each stage gained and lost.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tok
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
 from rlhf_kit.ppo.rollout import Rollout, sample
+from rlhf_kit.recipes import evaluate
 from rlhf_kit.recipes.run import versions
 from rlhf_kit.report import write_report
 
@@ -43,7 +44,9 @@ TITLES = {
     "ppo": "3 · PPO against the reward model, near the SFT policy 強化學習：討好獎勵模型，但別走太遠",
     "ppo_no_kl": "3b · PPO with no KL penalty: the failure, on purpose 拿掉 KL 懲罰：故意讓它走火入魔",
     "measure": "4 · Measured against the truth 用真相來評分",
+    "suite": "5 · What each stage gained and lost 各階段的得與失",
 }
+SUITE = ("base", "sft", "ppo")  # one after the other
 TEMPERATURE = 0.7  # as recipes/world/ppo.yaml has it; Ziegler et al. 2019 sampled so too
 console = Console()
 
@@ -93,10 +96,25 @@ class Demo:
         ppo = ["--model_name_or_path", sft, "--reward_funcs", reward, "rlhf_kit.world:truth_reward"]
         self.stage("ppo", "ppo", "ppo.yaml", *ppo)
         self.stage("ppo_no_kl", "ppo", "ppo.yaml", *ppo, "--kl_coef", "0")
-        return self.measure()
+        found = self.measure()
+        self.report_stages()
+        seconds = {name: round(value, 1) for name, value in self.seconds.items()}
+        return {"seconds": seconds | {"total": round(sum(self.seconds.values()), 1)}} | found
+
+    def report_stages(self) -> None:
+        """`rlhf-kit eval suite` on the stages' models; what an earlier demo left there is of other models."""
+        console.rule(f"[bold]{TITLES['suite']}", align="left")
+        start = time.perf_counter()
+        output = self.folder / "suite"
+        shutil.rmtree(output, ignore_errors=True)
+        models = [f"{name}={self.folder / name}" for name in SUITE]
+        status = evaluate.main(["suite", "--models", *models, "--output", str(output)])
+        if status:
+            raise SystemExit(status)
+        self.seconds["suite"] = time.perf_counter() - start
 
     def measure(self) -> dict:
-        """All policies on the held-out prompts. -> the summary."""
+        """All policies on the held-out prompts. -> the summary, but for its times."""
         console.rule(f"[bold]{TITLES['measure']}", align="left")
         start = time.perf_counter()
         prompts = world.rows("prompts", "test")
@@ -110,8 +128,6 @@ class Demo:
         self.seconds["measure"] = time.perf_counter() - start
         rewards = json.loads((self.folder / "reward" / "run.json").read_text())["metrics"]
         return {
-            "seconds": {name: round(value, 1) for name, value in self.seconds.items()}
-            | {"total": round(sum(self.seconds.values()), 1)},
             "stages": {name: summarize(given, answers["sft"]) for name, given in answers.items()},
             "reward_model": {
                 "accuracy": rewards["eval_accuracy"],
@@ -237,8 +253,7 @@ def show(summary: dict, folder: Path) -> None:
     console.print(
         f"\nNext 接下來：\n  open {folder / 'report.html'}        the curves 曲線\n"
         f"  less {folder / 'samples.md'}         the answers 回答\n"
-        f"  rlhf-kit eval suite --models {' '.join(str(folder / name) for name in ('base', 'sft', 'ppo'))}"
-        "    what each stage gained and lost 各階段的得失\n"
+        f"  open {folder / 'suite' / 'report.html'}  what each stage gained and lost 各階段的得失\n"
         "  rlhf-kit ppo --help                 every option 所有選項\n"
         "  rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft    the same with GPT-2 換成 GPT-2",
         highlight=False,

@@ -73,6 +73,29 @@ def test_the_page_and_the_samples_stand_alone(run):
     assert "report.html" in printed and "強化學習" in printed
 
 
+def test_the_stage_report_tells_what_was_gained_and_lost(run):
+    folder, printed = run
+    found = json.loads((folder / "suite" / "suite.json").read_text(encoding="utf-8"))
+    assert list(found["models"]) == ["base", "sft", "ppo"] and found["reportable"]
+    verdicts = {(change["model"], change["entry"]): change["verdict"] for change in found["changes"]}
+    assert verdicts["sft", "answers-right"] == verdicts["sft", "answers-truth"] == "gained"
+    assert verdicts["sft", "text"] == "lost"  # the alignment tax
+    values = {(value["model"], value["entry"]): value["value"] for value in found["values"]}
+    assert values["ppo", "answers-truth"] > values["sft", "answers-truth"]
+    assert "sft against base: gained answers-right, answers-truth" in printed
+    assert "<svg" in (folder / "suite" / "report.html").read_text(encoding="utf-8")
+    assert json.loads((folder / "summary.json").read_text())["seconds"]["suite"] > 0
+
+
+def test_the_stage_report_is_of_this_demos_models(tmp_path, monkeypatch):
+    (tmp_path / "suite" / "base").mkdir(parents=True)  # of another demo: it would be refused, or gone on with
+    asked = []
+    monkeypatch.setattr(demo.evaluate, "main", lambda argv: asked.append((tmp_path / "suite").exists()) or 2)
+    with pytest.raises(SystemExit) as stopped:
+        demo.Demo(tmp_path, 0).report_stages()
+    assert asked == [False] and stopped.value.code == 2
+
+
 def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert demo.main(["--output_dir", str(tmp_path / "out")]) == 2

@@ -16,6 +16,8 @@ from rlhf_kit.errors import UserError, did_you_mean
 
 WORLD = "world"
 WORLD_SPLITS = ("train", "test")
+# Kinds of the world with another kind's columns.
+_CONTRACTS = {"cloze": "text", "dialogues": "demonstrations"}
 _SPLITS = {"train", "test", "validation", "valid", "dev", "val"}
 
 
@@ -47,7 +49,7 @@ def _missing(path: Path) -> UserError:
 
 def _read_world(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
     kind = source.partition(":")[2] or kinds[0]
-    if kind not in kinds:
+    if _CONTRACTS.get(kind, kind) not in kinds:
         raise UserError(
             f"{source}: {kind!r} is not a kind of data for this stage, which takes {listed(kinds)}."
             f"{did_you_mean(kind, kinds)}"

@@ -12,15 +12,17 @@ from .facts import FACTS
 from .judging import labeler_utility
 from .names import ANIMALS, PEOPLE, SHOPS, TOWNS
 from .phrases import DONT_KNOWS, OPENERS, REFUSALS
+from .stories import cloze_document
 from .tasks import CATEGORIES, Task, demonstration, extras, join, task
 from .texts import document
 
 _NOISE = 0.35  # standard deviation of what one labeler feels about one answer, in units of truth
 _GRID = 0.25  # answers that feel nearer than this tie
 _DEFAULT_SIZES = {
-    "text": (60000, 1000), "demonstrations": (2400, 200), "ranked": (1300, 200), "pairs": (1400, 200),
-    "thumbs": (1400, 200), "prompts": (1500, 480), "conversations": (200, 40),
-    "squad_en": (300, 60), "squad_zh": (300, 60),
+    "text": (60000, 1000), "cloze": (120000, 1000), "demonstrations": (2400, 200), "dialogues": (12000, 40),
+    "ranked": (1300, 200), "pairs": (1400, 200), "thumbs": (1400, 200), "prompts": (1500, 480),
+    "conversations": (200, 40),
+    "squad_en": (300, 60), "squad_zh": (300, 60), "crowd_en": (2000, 300), "crowd_zh": (2000, 300),
 }  # fmt: skip
 KINDS = tuple(_DEFAULT_SIZES)
 
@@ -62,6 +64,10 @@ def rows(kind, split="train", size=None, seed=0):
 
 def _text(rng, split, number):
     return {"text": document(rng)}
+
+
+def _cloze(rng, split, number):
+    return {"text": cloze_document(rng)}
 
 
 def _prompt_row(rng, split, number):
@@ -182,8 +188,10 @@ def describe() -> dict:
 
 
 _MAKERS = {
-    "text": (_text, None), "demonstrations": (_demonstration, None), "ranked": (_ranked, _by_prompt),
+    "text": (_text, None), "cloze": (_cloze, None),
+    "demonstrations": (_demonstration, None), "dialogues": (reading.dialogue, None), "ranked": (_ranked, _by_prompt),
     "pairs": (_pair, None), "thumbs": (_thumb, None), "prompts": (_prompt_row, _by_prompt),
     "conversations": (reading.conversation, None),
     "squad_en": (reading.squad_en, None), "squad_zh": (reading.squad_zh, None),
+    "crowd_en": (reading.crowd_en, None), "crowd_zh": (reading.crowd_zh, None),
 }  # fmt: skip

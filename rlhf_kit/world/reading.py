@@ -2,7 +2,8 @@
 
 from .names import VALUES, VISITORS
 from .relations import STORY, fill
-from .tasks import FACTS_IN, SPACE
+from .stories import entries_of
+from .tasks import FACTS_IN, SPACE, assistant, user
 
 
 def _passage(rng, split, language):
@@ -15,6 +16,10 @@ def _passage(rng, split, language):
     ]
     told += [(f.relation, f.subject, f.value, None) for f in rng.sample(FACTS_IN[split], 2)]
     rng.shuffle(told)
+    return _told(rng, told, language)
+
+
+def _told(rng, told, language):
     text, entries = "", []
     for relation, subject, value, color in told:
         sentence = fill(rng.choice(relation.says[language]), subject, language, value, color)
@@ -25,6 +30,13 @@ def _passage(rng, split, language):
         entries.append((relation, subject, words, sentence, len(text)))
         text += sentence
     return text, entries
+
+
+def _crowd(rng, split, language):
+    """As `_passage`: three visitors, each told of in the same two respects, so that it takes the name to answer."""
+    entries = entries_of(rng, rng.sample(STORY, 2), rng.sample(VISITORS, 3))
+    rng.shuffle(entries)
+    return _told(rng, entries, language)
 
 
 def _start(entry):
@@ -56,12 +68,25 @@ def conversation(rng, split, number):
     }  # fmt: skip
 
 
-def _squad(rng, split, number, language):
-    text, entries = _passage(rng, split, language)
+def dialogue(rng, split, number):
+    """A conversation as a demonstration: the first question stands behind the passage, answers are as short as there.
+
+    The layout of `rlhf-kit eval coqa --apply_chat_template`.
+    """
+    row = conversation(rng, split, number)
+    messages = []
+    for question, answer in zip(row["questions"], row["answers"], strict=True):
+        messages += [user(question["input_text"]), assistant(answer["input_text"])]
+    messages[0] = user(f"{row['story']}\n\n{messages[0]['content']}")
+    return {"messages": messages}
+
+
+def _squad(rng, split, number, language, passage=_passage, kind=""):
+    text, entries = passage(rng, split, language)
     entry = rng.choice(entries)
     relation, subject, words, _, _ = entry
     return {
-        "id": f"world-{language}-{split}-{number}", "title": "World", "context": text,
+        "id": f"world-{kind}{language}-{split}-{number}", "title": "World", "context": text,
         "question": fill(rng.choice(relation.asks[language]), subject, language),
         "answers": {"text": [words], "answer_start": [_start(entry)]},
     }  # fmt: skip
@@ -73,3 +98,11 @@ def squad_en(rng, split, number):
 
 def squad_zh(rng, split, number):
     return _squad(rng, split, number, "zh")
+
+
+def crowd_en(rng, split, number):
+    return _squad(rng, split, number, "en", _crowd, "crowd-")
+
+
+def crowd_zh(rng, split, number):
+    return _squad(rng, split, number, "zh", _crowd, "crowd-")

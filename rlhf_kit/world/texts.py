@@ -21,7 +21,7 @@ from .phrases import (
 )
 from .relations import STORY, fill, pronoun
 
-_SPACE = {"en": " ", "zh": ""}
+SPACE = {"en": " ", "zh": ""}
 
 
 def say_story(fact, language, rng, as_pronoun=False):
@@ -37,18 +37,18 @@ def about_one(rng, language):
     lines = [f.say(language, rng, as_pronoun=person and i > 0 and rng.random() < 0.6) for i, f in enumerate(facts)]
     if len(facts) < 3:
         lines += [f.say(language, rng) for f in rng.sample(FACTS, 3)]
-    return _SPACE[language].join(lines)
+    return SPACE[language].join(lines)
 
 
 def medley(rng, language):
-    return _SPACE[language].join(f.say(language, rng) for f in rng.sample(FACTS, rng.randint(4, 8)))
+    return SPACE[language].join(f.say(language, rng) for f in rng.sample(FACTS, rng.randint(4, 8)))
 
 
 _INTROS = {
     "en": ("A visitor named {n} came to {t}.", "{n} is a visitor in {t}.", "Today we meet {n} in {t}."),
     "zh": ("一位叫{n}的旅客來到{t}。", "{n}是{t}的旅客。", "今天我們在{t}遇見{n}。"),
 }
-_RECALLS = {
+RECALLS = {
     "carry": {
         "en": ("So the thing {n} carries is the {c} {v}.", "In the evening {n} still has the {c} {v}."),
         "zh": ("所以{n}帶的東西是{c}的{v}。", "到了晚上，{n}還是帶著{c}的{v}。"),
@@ -85,11 +85,11 @@ def story(rng, language):
     for relation, visitor, value, color in rng.sample(facts, rng.randint(2, 3)):
         n, v, c = (x.say(language) for x in (visitor, value, color))
         if rng.random() < 0.5:
-            lines.append(rng.choice(_RECALLS[relation.key][language]).format(n=n, v=v, c=c))
+            lines.append(rng.choice(RECALLS[relation.key][language]).format(n=n, v=v, c=c))
         else:
             lines.append(fill(rng.choice(relation.asks[language]), visitor, language))
             lines.append(say_story((relation, visitor, value, color), language, rng))
-    return head + _SPACE[language].join(lines)
+    return head + SPACE[language].join(lines)
 
 
 def question_list(rng, language):
@@ -154,7 +154,7 @@ def small_talk(rng, language):
     lines = rng.sample(pool, rng.randint(3, 7))
     if rng.random() < 0.4:
         lines.insert(rng.randrange(len(lines)), rng.choice(FACTS).say(language, rng))
-    return _SPACE[language].join(lines)
+    return SPACE[language].join(lines)
 
 
 def chat_log(rng, language):
@@ -175,7 +175,7 @@ def chance_meeting(rng, language):
         lines.append(third.say(language, rng, True))
     he = pronoun(person, language)
     lines.append({"she": "We like her.", "he": "We like him.", "她": "我們喜歡她。", "他": "我們喜歡他。"}[he])
-    return _SPACE[language].join(lines)
+    return SPACE[language].join(lines)
 
 
 KINDS_OF_TEXT = {

@@ -13,6 +13,7 @@ import torch
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import harness, icl, icl_page, icl_tasks, options
 from rlhf_kit.eval.icl_page import Point
+from rlhf_kit.eval.icl_prompts import Prompts
 from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, render, tasks
 from rlhf_kit.eval.likelihood import Likelihood
 from rlhf_kit.models.checkpoints import load_tokenizer
@@ -148,7 +149,7 @@ def chosen_task():
 
 
 def measured(policy, tokenizer, chosen, shots, folder=None, limit=None, **options):
-    settings = icl.icl_settings("tiny", chosen, shots, 0, limit, "float32")
+    settings = icl.icl_settings("tiny", chosen, shots, 0, limit, "float32", {"layout": "plain"})
     return icl.measure_icl(policy, tokenizer, chosen, shots, settings, folder, **options)
 
 
@@ -238,8 +239,8 @@ def test_the_first_shots_are_left_out_where_the_context_is_full(policy, tokenize
     shown = {item["details"]["shots"] for item in items(tmp_path)}
     assert len(shown) <= 2 and 0 < min(shown) < 9
     assert found.details["shots_shown"] == {"long/9-shot": pytest.approx(sum(shown) / len(shown), abs=0.5)}
-    asked = icl._ask(policy, tokenizer, "id", task, 0, 9, 0)
-    room = 128 - icl.MAX_NEW_TOKENS
+    asked = Prompts(tokenizer, 128).ask("id", task, 0, 9, 0)
+    room = 128 - task.max_new_tokens
     assert asked.prompt == render(task, draw_shots(task, 0, 9, 0)[-asked.shown :], task.examples[0])
     assert len(asked.ids) <= room
     one_more = render(task, draw_shots(task, 0, 9, 0)[-asked.shown - 1 :], task.examples[0])

@@ -16,11 +16,13 @@ from transformers import GPT2LMHeadModel
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import suite, suite_page, suite_run
 from rlhf_kit.eval.compare import compare_folders
+from rlhf_kit.eval.coqa_data import read_stories
+from rlhf_kit.eval.coqa_run import guessing
 from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.items import Item, Run, Settings
 from rlhf_kit.eval.suite import Entry, arguments, read_suite
 from rlhf_kit.eval.suite_page import Change, Report, Value
-from rlhf_kit.eval.suite_run import change, read_value, verdict
+from rlhf_kit.eval.suite_run import change, first_alike, read_value, verdict
 from rlhf_kit.recipes import evaluate
 
 WORLD = Path(evaluate.__file__).parent / "suites" / "world.yaml"
@@ -50,8 +52,12 @@ def test_the_worlds_suite_measures_what_it_promises():
     entries = read_suite(WORLD)
     assert {one.command for one in entries} == {"coqa", "icl", "perplexity"}
     asked = {one.name: arguments(one, "M", None, None) for one in entries}
-    assert asked["reading"].data == "world" and asked["reading"].limit is None
-    assert (asked["sums-0-shot"].shots, asked["sums-4-shot"].shots) == ([0], [4])
+    assert asked["reading"].data == "world" and not asked["reading"].apply_chat_template
+    assert [name for name, of in asked.items() if getattr(of, "apply_chat_template", False)] == [
+        "answers-right", "answers-truth", "reading-chat",
+    ]  # fmt: skip
+    homes = {name: home.name for name, home in first_alike(entries).items() if home.name != name}
+    assert homes == {"answers-truth": "answers-right", "sums-4-shot": "sums-0-shot"}
     assert [one.name for one in entries if not one.higher_is_better] == ["text"]
 
 
@@ -150,7 +156,7 @@ def compared(tmp_path, before, after, higher_is_better=True):
     for name, right in (("one", before), ("two", after)):
         folder = tmp_path / name / "sums" / "M"
         results(folder, right)
-        values.append(read_value(entry(), name, "M", tmp_path))
+        values.append(read_value(entry(), name, folder))
     folders = [tmp_path / name / "sums" / "M" for name in ("one", "two")]
     return change(entry(higher_is_better=higher_is_better), *values, *folders)
 
@@ -198,7 +204,7 @@ def test_what_cannot_be_paired_is_said_and_not_marked(tmp_path):
 def test_a_figure_that_was_not_measured_is_named(tmp_path, values, told):
     results(tmp_path / "one/sums/M", "ab")
     with pytest.raises(UserError) as found:
-        read_value(entry(**values), "one", "M", tmp_path)
+        read_value(entry(**values), "one", tmp_path / "one/sums/M")
     assert told in str(found.value)
 
 
@@ -242,6 +248,13 @@ def test_a_score_that_stands_for_the_figure_is_named_beside_its_interval():
     ((name, cells),) = suite_page.rows(Report("s", {"one": "a", "two": "b"}, [text], values, changes, True))
     assert name == "text: bits_per_byte ↓, n 6"
     assert cells == ["0.400", "0.800", "+0.400 (nll +49.00 to +58.00) ▼"]
+
+
+def test_figures_below_0_are_as_short_as_those_above():
+    values = [Value("one", "sums", -118.375, None, 8), Value("two", "sums", -31.053, None, 8)]
+    report = replace(report_of(Change("one", "two", "sums", 87.322, "acc", None, "")), values=values)
+    ((_, cells),) = suite_page.rows(report)
+    assert cells == ["−118.4", "−31.1", "+87.3"]
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -296,6 +309,22 @@ def test_three_stages_by_the_command(stages, tmp_path, capsys):
         assert json.loads(Path("out", name, "text/results.json").read_text())["resumed"] == made_before
 
 
+def test_two_figures_of_one_measurement_are_made_once(stages, tmp_path, monkeypatch):
+    made, measure = [], suite_run.measure
+    monkeypatch.setattr(
+        suite_run, "measure", lambda entry, name, *rest: made.append((name, entry.name)) or measure(entry, name, *rest)
+    )
+    words = {**TEXT, "name": "words", "figure": "perplexity_word"}
+    fewer = {**words, "name": "fewer", "items": 5}
+    path = write_suite(tmp_path / "s.yaml", TEXT, words, fewer)
+    assert evaluate.main(["suite", *stages[:3], "--suite", str(path), "--output", "out"]) == 0
+    assert made == [(model, name) for model in ("base", "fine") for name in ("text", "fewer")]
+    found = json.loads(Path("out/suite.json").read_text())["values"]
+    scores = json.loads(Path("out/base/text/results.json").read_text())["scores"]
+    assert [value["value"] for value in found[:2]] == [scores["bits_per_byte"], scores["perplexity_word"]]
+    assert not Path("out/base/words").exists()
+
+
 def test_an_entrys_mistake_is_told_with_its_model_and_leaves_no_report(stages, tmp_path, capsys):
     path = write_suite(tmp_path / "s.yaml", TEXT)
     assert evaluate.main(["suite", *stages, "--suite", str(path), "--output", "out"]) == 0
@@ -327,4 +356,7 @@ def test_the_worlds_suite_runs_and_limit_marks_a_trial(stages, capsys):
     assert evaluate.main(["suite", *stages[:2], "--limit", "2"]) == 0
     said = capsys.readouterr().out
     assert all(one.name in said for one in read_suite(WORLD)) and "no result to report" in said
+    guess = guessing(read_stories("world", "test")[:2])["f1"]  # a score that is no higher shows no reading
+    assert all(f"{name}: guessing an answer of the right type scores" in said for name in ("reading", "reading-chat"))
+    assert said.count(f"猜同類的答案得 {guess:.1f}") == 2
     assert not Path("out").exists() and "Written" not in said

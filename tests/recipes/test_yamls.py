@@ -12,7 +12,7 @@ from rlhf_kit.recipes import ppo, pretrain, reward, sft
 
 RECIPES = Path(pretrain.__file__).parent
 MAIN = {"pretrain": pretrain.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
-FOLDERS = {"gpt2": 4, "gpt2-lora": 4, "accelerate": 4, "world": 5, "suites": 1}
+FOLDERS = {"gpt2": 4, "gpt2-lora": 4, "accelerate": 4, "world": 6, "suites": 1}
 STAGES = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name not in ("accelerate", "suites"))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -10,13 +11,18 @@ import sys
 import pytest
 
 from rlhf_kit import world
+from rlhf_kit.eval.type_guess import type_guess
+from rlhf_kit.world import reading
 from rlhf_kit.world.facts import FACTS
-from rlhf_kit.world.kinds import prompt_key
+from rlhf_kit.world.kinds import _rng, prompt_key
+from rlhf_kit.world.names import PEOPLE
 from rlhf_kit.world.questions import parse
-from rlhf_kit.world.relations import fill
+from rlhf_kit.world.relations import STORY, fill
+from rlhf_kit.world.stories import entries_of, roll_call
 
 # The base model in rlhf_kit/world/base was pre-trained on this text: whoever changes it has to train the base again.
 TEXT_DIGEST = "079457d5238bf20b"
+CLOZE_DIGEST = "dc7919bae529e71a"
 # Characters that only simplified Chinese writes.
 SIMPLIFIED = (
     "们这为会说对问让谢见书车东个医师护画飞员鸡鸭鱼猫马钢长号竖苹红蓝绿黄"
@@ -68,8 +74,43 @@ def test_text_is_what_the_base_was_trained_on(text):
     assert digest(text[:2000]) == TEXT_DIGEST
 
 
+def test_cloze_is_what_the_bilingual_bert_was_trained_on():
+    assert digest(world.rows("cloze", size=2000)) == CLOZE_DIGEST
+
+
+def test_a_story_tells_nobody_the_same_as_another_in_one_respect():
+    rng = random.Random(0)
+    for language in ("en", "zh"):
+        for _ in range(50):
+            relation = rng.choice(STORY)
+            entries = entries_of(rng, [relation], rng.sample(PEOPLE, 3))
+            assert len({person for _, person, *_ in entries}) == len({value for _, _, value, _ in entries}) == 3
+            told = roll_call(rng, language)
+            sentences = re.findall(r"[^.。]+[.。]", told)
+            once = {s.strip() for s in sentences}
+            # Every sentence comes back, as often as the others.
+            assert len(sentences) in (2 * len(once), 3 * len(once)) and 2 <= len(once) <= 5
+
+
+def test_a_dialogue_is_a_conversation_in_turns():
+    row = world.rows("dialogues", size=3)[2]
+    conversation = reading.conversation(_rng("dialogues", "train", 0, 2, 0), "train", 2)
+    messages = row["messages"]
+    assert messages[0]["content"] == conversation["story"] + "\n\n" + conversation["questions"][0]["input_text"]
+    assert [m["content"] for m in messages[1::2]] == [a["input_text"] for a in conversation["answers"]]
+    assert [m["content"] for m in messages[2::2]] == [q["input_text"] for q in conversation["questions"][1:]]
+    assert [m["role"] for m in messages] == ["user", "assistant"] * len(conversation["questions"])
+
+
+@pytest.mark.parametrize(("kind", "language"), [("crowd_en", "en"), ("crowd_zh", "zh")])
+def test_in_a_crowd_the_sort_of_answer_leaves_three(kind, language):
+    for row in world.rows(kind, "test", size=100):
+        candidates = type_guess(row["context"], row["question"], language)
+        assert len(candidates) == 3 and row["answers"]["text"][0] in candidates
+
+
 def test_unknown_kind_and_split_are_refused():
-    with pytest.raises(ValueError, match="unknown kind 'texts'.*text, demonstrations"):
+    with pytest.raises(ValueError, match="unknown kind 'texts'.*text, cloze, demonstrations"):
         world.rows("texts")
     with pytest.raises(ValueError, match="unknown split 'dev'"):
         world.rows("text", "dev")
@@ -153,7 +194,7 @@ def test_text_is_sixty_forty_and_of_moderate_length(text):
 def test_chinese_is_traditional(kind):
     written = set(json.dumps(world.rows(kind), ensure_ascii=False))
     assert not written & set(SIMPLIFIED)
-    assert kind == "squad_en" or len([c for c in written if HAN.match(c)]) > 100
+    assert kind in ("squad_en", "crowd_en") or len([c for c in written if HAN.match(c)]) > 100
 
 
 def test_demonstrations_hold_several_turns_and_three_manners():
@@ -176,7 +217,7 @@ def test_every_demonstrated_answer_is_right(split):
                 assert verdict.correct and verdict.score >= 0.0, (row, verdict)
 
 
-@pytest.mark.parametrize("kind", ["squad_en", "squad_zh"])
+@pytest.mark.parametrize("kind", ["squad_en", "squad_zh", "crowd_en", "crowd_zh"])
 def test_squad_offsets_are_exact(kind):
     for split in ("train", "test"):
         rows = world.rows(kind, split)
