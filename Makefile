@@ -29,6 +29,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/ppo_vs_trl.py --json runs/ppo_vs_trl.json
 	$(BIN)/python benchmarks/reward_vs_trl.py --json runs/reward_vs_trl.json
 	$(BIN)/python benchmarks/coqa_vs_peers.py --json runs/coqa_vs_peers.json
+	$(BIN)/python benchmarks/icl_vs_lm_eval.py --json runs/icl_vs_lm_eval.json
 
 clean:
 	rm -rf .venv runs

@@ -7,15 +7,16 @@ the full length, and no trainer had to be told not to stop.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from harness import Clock
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import (
@@ -72,18 +73,18 @@ def tokenizer_of(shape: Shape) -> PreTrainedTokenizerFast:
     )
 
 
-def _config(shape: Shape, layers: int, width: int, heads: int, **more) -> GPT2Config:
+def config_of(shape: Shape, **more) -> GPT2Config:
     end = shape.vocabulary - 1
+    size = {"n_layer": shape.layers, "n_embd": shape.width, "n_head": shape.heads}
     return GPT2Config(
-        vocab_size=shape.vocabulary, n_layer=layers, n_embd=width, n_head=heads,
-        bos_token_id=end, eos_token_id=end, pad_token_id=end, **more,
-    )  # fmt: skip
+        vocab_size=shape.vocabulary, bos_token_id=end, eos_token_id=end, pad_token_id=end, **{**size, **more}
+    )
 
 
 def policy_of(shape: Shape) -> GPT2LMHeadModel:
     """Random weights, and no way to the end token: its embedding points away from where every last state points."""
     set_seed(0)
-    model = GPT2LMHeadModel(_config(shape, shape.layers, shape.width, shape.heads))
+    model = GPT2LMHeadModel(config_of(shape))
     with torch.no_grad():
         model.transformer.ln_f.bias[0] = 10.0
         model.transformer.wte.weight[:, 0] = 0.0
@@ -94,12 +95,12 @@ def policy_of(shape: Shape) -> GPT2LMHeadModel:
 def reward_model_of(shape: Shape) -> GPT2ForSequenceClassification:
     """One layer of 64: its cost is nothing beside the policy's."""
     set_seed(1)
-    return GPT2ForSequenceClassification(_config(shape, 1, 64, 1, num_labels=1))
+    return GPT2ForSequenceClassification(config_of(shape, n_layer=1, n_embd=64, n_head=1, num_labels=1))
 
 
 def value_model_of(shape: Shape) -> GPT2ForSequenceClassification:
     set_seed(2)
-    return GPT2ForSequenceClassification(_config(shape, shape.layers, shape.width, shape.heads, num_labels=1))
+    return GPT2ForSequenceClassification(config_of(shape, num_labels=1))
 
 
 def prompts_of(shape: Shape) -> list[list[int]]:
@@ -123,21 +124,13 @@ def lora(task: str):
 # --- what is measured -------------------------------------------------------------------------------------------
 
 
-def foreign_cpu() -> float:
-    """CPU seconds that all other processes have used since the machine started."""
-    fields = [int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
-    busy = (sum(fields[:8]) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting for disks
-    mine = os.times()
-    return busy - mine.user - mine.system
-
-
 class Meter(TrainerCallback):
     """The time at which each rollout is done with, the optimizer steps until then, and the dtypes that were used."""
 
     def __init__(self, updates_a_rollout: int):
         self.updates_a_rollout = updates_a_rollout  # on_step_end calls
         self.updates, self.steps = 0, 0
-        self.ends: list[tuple[float, int, float]] = []
+        self.clock, self.steps_until = Clock(), []
         self.dtypes: dict[str, set[str]] = {"without gradients": set(), "with gradients": set()}
         register_optimizer_step_post_hook(self._stepped)
 
@@ -147,7 +140,8 @@ class Meter(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.updates += 1
         if self.updates % self.updates_a_rollout == 0:
-            self.ends.append((time.perf_counter(), self.steps, foreign_cpu()))
+            self.clock.mark()
+            self.steps_until.append(self.steps)
             self.handle.remove()  # the dtypes are seen in the warm-up
 
     def watch(self, policy) -> None:
@@ -158,14 +152,8 @@ class Meter(TrainerCallback):
         self.handle = policy.transformer.h[0].mlp.c_fc.register_forward_hook(hook)
 
     def report(self, trainer) -> dict:
-        spans = list(zip(self.ends, self.ends[1:], strict=False))
-        status = Path("/proc/self/status").read_text()
-        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return {
-            "seconds": [after[0] - before[0] for before, after in spans],
-            "steps": [after[1] - before[1] for before, after in spans],
-            "foreign_cores": [(after[2] - before[2]) / (after[0] - before[0]) for before, after in spans],
-            "peak_gib": int(peak.split()[1]) / 2**20,
+        return self.clock.report() | {
+            "steps": [after - before for before, after in itertools.pairwise(self.steps_until)],
             "mixed_precision": str(trainer.accelerator.mixed_precision),
             "dtypes": {when: sorted(found) for when, found in self.dtypes.items()},
         }

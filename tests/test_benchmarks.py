@@ -1,0 +1,135 @@
+"""The benchmarks' shared harness, and that two of the systems they compare do the same work."""
+
+import argparse
+import itertools
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    """As the scripts import it, from their own folder."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import harness  # noqa: PLC0415
+
+    return harness
+
+
+def options(**more) -> argparse.Namespace:
+    return argparse.Namespace(**{"repeats": 2, "threads": 1, "patience": 0, "json": None, **more})
+
+
+def test_systems_take_turns_within_each_kind(harness):
+    asked = []
+
+    def run(kind, system):
+        asked.append((*kind, system))
+        return {"at": len(asked)}
+
+    found = harness.in_turns([("tiny", 2), ("tiny", 4)], ["ours", "theirs"], options(), run)
+    assert asked == [("tiny", k, system) for k in (2, 4) for _ in range(2) for system in ("ours", "theirs")]
+    assert found["tiny", 4] == {"ours": [{"at": 5}, {"at": 7}], "theirs": [{"at": 6}, {"at": 8}]}
+
+
+def test_summary_is_the_median_over_all_repeats_and_the_worst_disturbance(harness):
+    runs = [
+        {"seconds": [1.0, 9.0], "peak_gib": 2.0, "foreign_cores": [0.0, 0.5]},
+        {"seconds": [2.0], "peak_gib": 3.0, "foreign_cores": [0.1]},
+    ]
+    row = harness.summary(runs)
+    assert row == {"seconds": 2.0, "range": [1.0, 9.0], "peak_gib": 2.5, "foreign_cores": 0.5}
+    assert harness.with_range(row) == "2.00 (1.00-9.00)"
+
+
+def test_a_clock_tells_the_spans_between_its_marks(harness, monkeypatch):
+    seconds, foreign = itertools.count(10, 2), iter([5.0, 6.0, 9.0])
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(harness, "foreign_cpu", lambda: next(foreign))
+    clock = harness.Clock()
+    for _ in range(3):
+        clock.mark()
+    report = clock.report()
+    assert report["seconds"] == [2, 2] and report["foreign_cores"] == [0.5, 1.5]
+    assert 0.005 < report["peak_gib"] < 100
+
+
+def test_foreign_cpu_is_what_was_busy_less_ones_own(harness, monkeypatch):
+    """Idle (900) and waiting for disks (30) are not busy, and guests (99) are in `user` already."""
+    monkeypatch.setattr(harness.Path, "read_text", lambda path: "cpu 100 0 50 900 30 5 5 10 99 0\ncpu0 ...")
+    monkeypatch.setattr(harness.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(harness.os, "times", lambda: argparse.Namespace(user=0.5, system=0.2))
+    assert harness.foreign_cpu() == pytest.approx(1.7 - 0.7)
+
+
+def test_markdown(harness):
+    assert harness.markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def script(tmp_path, monkeypatch, body: str) -> None:
+    """A benchmark whose worker is `body`."""
+    path = tmp_path / "toy.py"
+    path.write_text(
+        f"import json, os, sys\nfrom pathlib import Path\nargs = dict(zip(sys.argv[1::2], sys.argv[2::2]))\n"
+        f"{textwrap.dedent(body)}"
+    )
+    monkeypatch.setattr(sys, "argv", [str(path), "--quick"])
+
+
+def test_a_worker_gets_its_arguments_and_environment_and_hands_back_its_report(harness, tmp_path, monkeypatch):
+    script(
+        tmp_path, monkeypatch,
+        """
+        print("not the parent's table")
+        found = {"args": args, "peer": os.environ["PEER"], "threads": os.environ["OMP_NUM_THREADS"]}
+        Path(args["--json"]).write_text(json.dumps(found))
+        """,
+    )  # fmt: skip
+    found = harness.run_worker(options(threads=3), "ours", {"shape": "tiny", "new-tokens": 8}, {"PEER": "here"})
+    assert (found["peer"], found["threads"]) == ("here", "3")
+    del found["args"]["--json"]
+    assert found["args"] == {"--worker": "ours", "--shape": "tiny", "--new-tokens": "8"}
+
+
+def test_a_worker_that_fails_ends_the_benchmark_with_what_it_said(harness, tmp_path, monkeypatch):
+    script(tmp_path, monkeypatch, "sys.exit('no room')")
+    with pytest.raises(SystemExit, match=r"theirs \(shape tiny\) failed:\nno room"):
+        harness.run_worker(options(), "theirs", {"shape": "tiny"}, {})
+
+
+def test_the_last_line_and_the_file_name_what_a_figure_needs(harness, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks/toy.py", "--quick"])
+    run = {"seconds": [1.0], "peak_gib": 1.0, "foreign_cores": [0.25]}
+    found = {("tiny", 2): {"ours": [run], "floor": [{"rates": []}]}}
+    target = tmp_path / "new" / "toy.json"
+    harness.conclude(options(json=target), found, ["torch", "peer==1.2"], "one step", summary={"ours": 1})
+    told = capsys.readouterr().out
+    written = json.loads(target.read_text())
+    for name in ("command", "machine", "versions", "date", "commit"):
+        assert written[name] and written[name] in told
+    assert written["command"] == "python benchmarks/toy.py --quick" and "peer 1.2" in written["versions"]
+    assert "2 repeats of one step; others used at most 0.25 cores" in told
+    assert written["reports"]["tiny 2"]["ours"] == [run] and written["summary"] == {"ours": 1}
+    assert [path.name for path in target.parent.iterdir()] == ["toy.json"]
+
+
+def test_choices_get_the_same_likelihood_whether_or_not_their_context_is_shared(harness, monkeypatch):
+    import icl_vs_lm_eval as icl  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    from text_work import model_of, tokenizer_of  # noqa: PLC0415
+
+    monkeypatch.setattr(icl, "CONTEXT", 12)
+    model = model_of("tiny", "float32")
+    tokenizer = tokenizer_of(model.config.vocab_size)
+    items = icl.items_of(2, 3, model.config.vocab_size, 0)
+    with torch.inference_mode():
+        ours, plain = (icl.totals(system, model, tokenizer, items) for system in (icl.OURS, icl.FORWARD))
+    assert len(ours) == 2 * icl.CHOICES
+    assert ours == pytest.approx(plain, abs=1e-4)
+    assert len(set(ours)) == len(ours)
+    assert icl.chosen([1.0, 3.0, 2.0, 0.0, 5.0, 1.0, 1.0, 1.0]) == [1, 0]
