@@ -17,7 +17,9 @@ from pathlib import Path
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import coqa, file_options, suite
 from rlhf_kit.eval import options as generators
+from rlhf_kit.eval.extractive import options as extractive
 from rlhf_kit.eval.options import positive
+from rlhf_kit.eval.transfer import options as transfer
 from rlhf_kit.recipes.arguments import distributed_rank
 
 
@@ -54,6 +56,18 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
         "回答 CoQA 對話的每一輪，官方計分",
         coqa.add_options,
         "rlhf_kit.eval.coqa",
+    ),
+    "extractive": (
+        "Answers that are spans of a passage (SQuAD, XQuAD, MLQA, DRCD, CMRC), after fine-tuning or without",
+        "抽取式問答，可先微調",
+        extractive.add_options,
+        "rlhf_kit.eval.extractive.run",
+    ),
+    "transfer": (
+        "Which pre-training, fine-tuned on which language, reads what: the whole table of a cross-lingual transfer",
+        "跨語言遷移：哪種預訓練、用哪種語言微調、能讀懂什麼",
+        partial(transfer.add_options, tables=Path(__file__).parent / "transfer"),
+        "rlhf_kit.eval.transfer.run",
     ),
     **generators.SUBCOMMANDS,
     "score": (

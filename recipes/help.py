@@ -16,6 +16,7 @@ RECIPES = Path(__file__).parent
 
 STAGES = {
     "pretrain": ("Next-token prediction on plain text, from scratch or continued", "文字接龍：從頭或接續預訓練"),
+    "mlm": ("Masked-language modelling on plain text: a BERT", "填空題：從頭或接續預訓練 BERT"),
     "sft": ("Supervised fine-tuning on demonstrations", "監督式微調：學習人類示範的回答"),
     "reward": ("A reward model from ranked answers", "獎勵模型：從人類的排序學習打分數"),
     "ppo": ("Reinforcement learning against the reward model", "強化學習：用 PPO 追求獎勵"),
@@ -48,6 +49,7 @@ def _sources(stage: str) -> list[tuple[str, list[tuple[Path, str]]]]:
     arguments = RECIPES / "arguments.py"
     own = {
         "pretrain": [(RECIPES / "pretrain.py", "PretrainConfig")],
+        "mlm": [(RECIPES / "mlm.py", "MaskedConfig")],
         "sft": [(_library("trl", "trainer", "sft_config.py"), "SFTConfig")],
         "reward": [
             (PACKAGE / "reward" / "config.py", "RewardConfig"),

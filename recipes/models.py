@@ -76,7 +76,7 @@ def tokenizer_of(settings: Settings, notes: list[str]) -> PreTrainedTokenizerBas
     model = settings.model
     name = model.tokenizer_name_or_path or model.model_name_or_path
     try:
-        return load_tokenizer(name, model.trust_remote_code, needs_eos=settings.stage != "reward")
+        return load_tokenizer(name, model.trust_remote_code, needs_eos=settings.stage not in ("mlm", "reward"))
     except UserError as error:
         if not plan.may_be_missing(settings, name):
             raise
@@ -84,12 +84,14 @@ def tokenizer_of(settings: Settings, notes: list[str]) -> PreTrainedTokenizerBas
         return None
 
 
-def load_model(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The causal language model to train; it agrees with the tokenizer about where text ends."""
+def load_model(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, load: Callable[..., PreTrainedModel] = load_policy
+) -> PreTrainedModel:
+    """The language model to train, a causal one unless `load` says otherwise; it knows the tokenizer's endings."""
     seed_everything(settings)  # a new model draws its weights
     model_args = settings.model
     overrides = model_args.config_overrides
-    model = load_policy(
+    model = load(
         model_args.model_name_or_path,
         config_overrides=None if overrides is None else plan.parse_overrides(overrides),
         tokenizer=tokenizer,
@@ -103,7 +105,7 @@ def load_model(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTra
             f"The tokenizer has {len(tokenizer)} tokens and the model {rows}: they do not belong together. "
             "Give the model's own tokenizer (leave out --tokenizer_name_or_path)."
         )
-    for config in (model.config, model.generation_config):
+    for config in filter(None, (model.config, getattr(model, "generation_config", None))):
         config.bos_token_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         config.eos_token_id = tokenizer.eos_token_id
         config.pad_token_id = tokenizer.pad_token_id

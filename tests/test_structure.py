@@ -117,6 +117,8 @@ def test_every_setting_is_read_somewhere():
         "max_steps",
         "bf16",
         "report_to",
+        "save_strategy",
+        "train_sampling_strategy",
         "ddp_find_unused_parameters",
     }
     source = "\n".join(path.read_text() for path in files)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GPT2Tokenizer,
@@ -80,7 +81,28 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_policy(
+def load_policy(name_or_path: str | os.PathLike, **options) -> PreTrainedModel:
+    """A causal language model: from a hub id or folder, or new when `config_overrides` is given.
+
+    An adapter is loaded on its base model (which may be an adapter itself) and merged. A new model takes its
+    architecture from `name_or_path` (a model type such as "gpt2" needs no network) and its vocabulary and special
+    tokens from `tokenizer`.
+
+    Args:
+        options: config_overrides (dict), tokenizer, dtype, trust_remote_code, attn_implementation. `dtype` is of the
+            weights; "auto" is float32: master weights stay exact, autocast does the fast arithmetic.
+    """
+    return _language_model(AutoModelForCausalLM, "a causal language model", name_or_path, **options)
+
+
+def load_masked_lm(name_or_path: str | os.PathLike, **options) -> PreTrainedModel:
+    """A masked language model (BERT); all else as for `load_policy`."""
+    return _language_model(AutoModelForMaskedLM, "a masked language model", name_or_path, **options)
+
+
+def _language_model(
+    auto_class,
+    what: str,
     name_or_path: str | os.PathLike,
     *,
     config_overrides: dict | None = None,
@@ -89,34 +111,24 @@ def load_policy(
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
-    """A causal language model: from a hub id or folder, or new when `config_overrides` is given.
-
-    An adapter is loaded on its base model (which may be an adapter itself) and merged. A new model takes its
-    architecture from `name_or_path` (a model type such as "gpt2" needs no network) and its vocabulary and special
-    tokens from `tokenizer`.
-
-    Args:
-        dtype: of the weights. "auto" is float32: master weights stay exact, autocast does the fast arithmetic.
-    """
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
     if config_overrides is not None:
         config = new_config(name_or_path, config_overrides, tokenizer, trust_remote_code)
         try:
-            return AutoModelForCausalLM.from_config(config, **options)
+            return auto_class.from_config(config, **options)
         except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"config_overrides: {config_overrides} make no {config.model_type} model: {_reason(error)}"
             ) from error
-    what = "a causal language model"
     config = load_config(name_or_path, trust_remote_code, what)
     if _is_classifier(config):
         raise UserError(
             f"{str(name_or_path)!r} is a reward model or classifier: it gives scores, and {what} is needed. "
             "Give the model it was trained from, or one that `rlhf-kit sft` made."
         )
-    return _load_with_adapter(AutoModelForCausalLM, what, name_or_path, config=config, **options)
+    return _load_with_adapter(auto_class, what, name_or_path, config=config, **options)
 
 
 def load_reward_model(

@@ -1,0 +1,189 @@
+"""Fine-tuning on questions with `Trainer`: in full, by LoRA, or with a part of the model frozen."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig, TaskType
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval.extractive.data import Question
+from rlhf_kit.eval.extractive.models import check_length, reads_types
+from rlhf_kit.eval.extractive.windows import Windows, make_windows
+from rlhf_kit.models import adapters
+
+
+@dataclass
+class ExtractiveConfig(TrainingArguments):
+    """How to fine-tune: the defaults are those of BERT's run_squad.py."""
+
+    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the data."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Windows a forward."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or below 1 their share."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Of all weights but norms and biases."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "Adam's epsilon."})
+    save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints."})
+    report_to: str = field(default="none", metadata={"help": "Where metrics go besides the log."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Windows of like length in a batch: less padding."}
+    )
+    max_length: int = field(default=384, metadata={"help": "Tokens of a window."})
+    overlap: int | None = field(default=None, metadata={"help": "Tokens that a window shares with the one before."})
+    step: int | None = field(
+        default=None, metadata={"help": "Tokens from one window to the next [128]; give this or overlap."}
+    )
+    max_query_length: int = field(default=64, metadata={"help": "Tokens of a question; a longer one is cut."})
+    freeze: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is not trained: embeddings; encoder (all but embeddings and head); or such as 4-layers "
+            "(embeddings and the first four layers)."
+        },
+    )
+
+
+def finetune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    args: ExtractiveConfig,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+    optimizers: tuple = (None, None),
+    peft_config: LoraConfig | None = None,
+) -> Trainer:
+    """Train on the first answer of each question; returns the trainer, whose `model` answers (`predict.predict`).
+
+    Windows without the answer learn to point at [CLS] (Devlin et al. 2019, BERT, section 4.3). `trainer.windows` tells
+    what was cut and widened.
+
+    Args:
+        optimizers: (optimizer, learning rate scheduler) as `Trainer` takes them; None: AdamW, linear decay.
+        peft_config: LoRA; the head is trained in full and saved with the adapter.
+
+    Raises:
+        UserError: what `make_windows` and `freeze` raise; windows too long for the model; no window to learn from.
+    """
+    check_length(model, args.max_length)
+    windows = make_windows(
+        questions, tokenizer, args.max_length, overlap=args.overlap, step=args.step,
+        max_query_length=args.max_query_length, train=True,
+    )  # fmt: skip
+    if not len(windows):
+        raise UserError("There is no question to learn from: no token covers an answer of theirs.")
+    if args.freeze is not None:
+        freeze(model, args.freeze)
+    if peft_config is not None:
+        model = _with_adapter(model, peft_config)
+    trainer = Trainer(
+        model,
+        args,
+        data_collator=_Collator(tokenizer.pad_token_id or 0, reads_types(model)),
+        train_dataset=_Examples(windows),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+        optimizers=optimizers,
+    )
+    trainer.windows = windows
+    trainer.train()
+    return trainer
+
+
+class _Examples(Dataset):
+    """A window an example, as `Trainer` wants them; `input_ids` are lists, by which it groups like lengths."""
+
+    def __init__(self, windows: Windows):
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, row: int) -> dict[str, list[int] | int]:
+        windows = self.windows
+        tokens = slice(int(windows.first[row]), int(windows.first[row + 1]))
+        example = {
+            "input_ids": windows.input_ids[tokens].tolist(),
+            "start_positions": int(windows.starts[row]),
+            "end_positions": int(windows.ends[row]),
+        }
+        if windows.token_type_ids is not None:
+            example["token_type_ids"] = windows.token_type_ids[tokens].tolist()
+        return example
+
+
+@dataclass(frozen=True)
+class _Collator:
+    """Pads on the right to the longest of the batch; the mask comes from lengths."""
+
+    pad: int
+    types: bool
+
+    def __call__(self, examples: Sequence[dict]) -> dict[str, Tensor]:
+        longest = max(len(example["input_ids"]) for example in examples)
+
+        def padded(rows: list[list[int]], fill: int) -> Tensor:
+            return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
+
+        ids = [example["input_ids"] for example in examples]
+        batch = {
+            "input_ids": padded(ids, self.pad),
+            "attention_mask": padded([[1] * len(row) for row in ids], 0),
+            "start_positions": torch.tensor([example["start_positions"] for example in examples]),
+            "end_positions": torch.tensor([example["end_positions"] for example in examples]),
+        }
+        if self.types and "token_type_ids" in examples[0]:
+            batch["token_type_ids"] = padded([example["token_type_ids"] for example in examples], 0)
+        return batch
+
+
+def _with_adapter(model: PreTrainedModel, config: LoraConfig) -> nn.Module:
+    config = copy.copy(config)
+    config.task_type = TaskType.QUESTION_ANS
+    config.modules_to_save = sorted({*(config.modules_to_save or []), *adapters.head_modules(model)})
+    wrapped = adapters.wrap(model, config)
+    wrapped.forward = wrapped.get_base_model().forward  # peft's own drops `token_type_ids` (0.21)
+    return wrapped
+
+
+def freeze(model: PreTrainedModel, what: str) -> list[str]:
+    """Take parameters from training; returns their names. The head is always trained.
+
+    Args:
+        what: "embeddings"; "encoder", all of the trunk but them, so that they alone learn, with the head (Artetxe et
+            al. 2020, arXiv:1910.11856); or such as "4-layers", the embeddings and the first four layers.
+
+    Raises:
+        UserError: for anything else, or a model that has no such parts.
+    """
+    trunk = model.base_model
+    embeddings = {f"{name}." for name, _ in trunk.named_children() if "embedding" in name}
+    embeddings |= {f"{_name_of(trunk, trunk.get_input_embeddings())}."}
+    stacks = {name: module for name, module in trunk.named_modules() if isinstance(module, nn.ModuleList)}
+    found = re.fullmatch(r"(\d+)-layers?", what)
+    if what not in ("embeddings", "encoder") and not found:
+        raise UserError(f"freeze is {what!r}; give embeddings, encoder, or a number of layers such as 4-layers.")
+    if trunk is model or not stacks:
+        raise UserError(f"{type(model).__name__} has no trunk of layers beside its head; leave out freeze.")
+    layers, stack = max(stacks.items(), key=lambda named: len(named[1]))
+    if found and not 1 <= int(found[1]) <= len(stack):
+        raise UserError(f"freeze is {what!r}; the model has {len(stack)} layers.")
+    first = {f"{layers}.{number}." for number in range(int(found[1]))} if found else set()
+    names = []
+    for name, parameter in trunk.named_parameters():
+        is_embedding = name.startswith(tuple(embeddings))
+        if (not is_embedding) if what == "encoder" else is_embedding or name.startswith(tuple(first)):
+            parameter.requires_grad_(False)
+            names.append(f"{model.base_model_prefix}.{name}")
+    return names
+
+
+def _name_of(trunk: nn.Module, wanted: nn.Module) -> str:
+    return next(name for name, module in trunk.named_modules() if module is wanted)

@@ -1,0 +1,71 @@
+"""Models that answer by a span: loading, with or without a trained head."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from peft import AutoPeftModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
+
+import rlhf_kit.models.qanet  # noqa: F401  registers QANet with AutoConfig and AutoModelForQuestionAnswering
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.checkpoints import DTYPES, LOADING_FAULTS, context_length, load_config, load_tokenizer
+
+HEAD = "ForQuestionAnswering"
+
+
+def load_reader(
+    name: str, dtype: str = "float32", device: torch.device | str = "cpu", trained: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model with a question answering head in eval mode, and its tokenizer; an adapter is merged.
+
+    Args:
+        name: a folder or a hub id.
+        trained: refuse a model that brings no such head. Without, it gets a new one, to be trained.
+
+    Raises:
+        UserError: also when the tokenizer has tokens that the model lacks.
+    """
+    what = "a question answering model"
+    config = load_config(name, what=what)
+    is_adapter = find_adapter_config_file(name) is not None
+    if trained and not is_adapter and not any(HEAD in kind for kind in config.architectures or []):
+        kind = (config.architectures or [config.model_type])[0]
+        raise UserError(
+            f"{name!r} is a {kind}, without a head that gives answers' first and last tokens. Train one with "
+            "--train-data, or give the folder of one. 此模型沒有作答層，請加 --train-data 先微調。"
+        )
+    tokenizer = load_tokenizer(name, needs_eos=False)
+    auto_class = AutoPeftModelForQuestionAnswering if is_adapter else AutoModelForQuestionAnswering
+    try:
+        model = auto_class.from_pretrained(name, dtype=DTYPES[dtype])
+    except LOADING_FAULTS as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{name!r} could not be loaded as {what}: {reason}") from error
+    if is_adapter:
+        model = model.merge_and_unload()
+    known = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > known:
+        raise UserError(
+            f"The tokenizer of {name!r} has {len(tokenizer)} tokens and the model knows {known}: they do not belong "
+            "together. Save the model's own tokenizer beside it."
+        )
+    return model.to(device).eval(), tokenizer
+
+
+def check_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raises UserError for windows that are longer than what the model reads."""
+    limit = context_length(model.config)
+    if limit is not None and max_length > limit:
+        raise UserError(
+            f"Windows of {max_length} tokens do not fit a model that reads {limit}: give --max-length {limit} or "
+            f"less. 視窗長度不可超過 {limit}。"
+        )
+
+
+def reads_types(model: PreTrainedModel) -> bool:
+    """Whether its forward takes `token_type_ids`."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "token_type_ids" in inspect.signature(base.forward).parameters

@@ -1,0 +1,82 @@
+"""Options of `rlhf-kit eval extractive`, and its scorers by name. Light: torch comes later."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from rlhf_kit.eval import scorers
+from rlhf_kit.eval.options import DTYPES, natural, positive
+
+SCORERS: dict[str, scorers.Scorer] = {
+    "squad": scorers.squad,
+    "drcd": scorers.drcd,
+    "drcd-full-width": partial(scorers.drcd, full_width=True),
+    "cmrc": scorers.cmrc,
+    "mlqa-en": partial(scorers.mlqa, language="en"),
+    "mlqa-zh": partial(scorers.mlqa, language="zh"),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="M", help="a folder or hub id 模型")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="D",
+        help="SQuAD v1.1's format (SQuAD, XQuAD, MLQA, DRCD, CMRC): a file, a folder, a hub id; or world:squad_en, "
+        "world:squad_zh 測試資料",
+    )
+    parser.add_argument("--split", metavar="S", help="of a folder or hub id [validation], of the world [test]")
+    parser.add_argument(
+        "--scorer",
+        required=True,
+        choices=SCORERS,
+        help="the data's official one; XQuAD's is squad; drcd drops ASCII punctuation only 評分方式",
+    )
+    parser.add_argument(
+        "--on-bad-row", choices=("error", "drop"), default="error", help="a faulty question: stop, or count it [error]"
+    )
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="the first N questions only: a trial, not a result"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="keep the results and the model there, go on there 輸出資料夾",
+    )
+    _windows(parser.add_argument_group("windows 視窗"))
+    _training(parser.add_argument_group("fine-tuning before the test 先微調"))
+    parser.add_argument(
+        "--max-batch-tokens", type=positive, default=8192, metavar="N", help="bounds the memory; changes no result"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights at the test [float32]")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the training and the intervals [0]")
+
+
+def _windows(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--max-length", type=positive, default=384, metavar="N", help="tokens of a window [384]")
+    group.add_argument(
+        "--step", type=positive, metavar="N", help="tokens from one to the next, BERT's doc_stride [128] 步幅"
+    )
+    group.add_argument("--overlap", type=natural, metavar="N", help="tokens shared, Hugging Face's doc_stride 重疊")
+    group.add_argument("--max-query-length", type=positive, default=64, metavar="N", help="of a question [64]")
+    group.add_argument("--max-answer-length", type=positive, default=30, metavar="N", help="tokens of an answer [30]")
+    group.add_argument("--n-best", type=positive, default=20, metavar="N", help="candidates kept of a question [20]")
+
+
+def _training(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--train-data", nargs="+", default=[], metavar="D", help="one or several, in the forms of --data 訓練資料"
+    )
+    group.add_argument("--epochs", type=float, default=3.0, metavar="N", help="passes over it [3]")
+    group.add_argument("--learning-rate", type=float, default=5e-5, metavar="X", help="its peak [5e-5]")
+    group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="windows a forward [32]")
+    group.add_argument("--lora", type=positive, metavar="R", help="train adapters of rank R and the head only")
+    group.add_argument(
+        "--freeze",
+        metavar="WHAT",
+        help="do not train embeddings, encoder (so that the embeddings alone learn), or the first N-layers 凍結",
+    )

@@ -1,0 +1,208 @@
+"""Extractive question answering measured: data checked, perhaps fine-tuned, predicted, scored officially."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, set_seed
+
+from rlhf_kit.data.sources import WORLD
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval import results, scorers
+from rlhf_kit.eval.extractive.data import Counts, Question, read_questions
+from rlhf_kit.eval.extractive.finetune import ExtractiveConfig, finetune
+from rlhf_kit.eval.extractive.models import check_length, load_reader
+from rlhf_kit.eval.extractive.options import SCORERS
+from rlhf_kit.eval.extractive.page import report_page
+from rlhf_kit.eval.extractive.predict import Prediction, predictions
+from rlhf_kit.eval.extractive.windows import STEP, Windows, make_windows
+from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.items import Item, Results, Run, Settings
+from rlhf_kit.eval.scoring import processes, quiet
+from rlhf_kit.models import adapters
+from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precision
+
+VERSION = 1
+PREDICTIONS, N_BEST, REPORT, MODEL, TRAINED = "predictions.json", "nbest.json", "report.html", "model", "training.json"
+
+
+def run(options: argparse.Namespace) -> None:
+    """`rlhf-kit eval extractive` with parsed options (`options.py`). Raises UserError."""
+    quiet()
+    split = options.split or ("test" if options.data.partition(":")[0] == WORLD else "validation")
+    questions, counts = read_questions(options.data, split, on_bad_row=options.on_bad_row)
+    questions = questions[: options.limit]
+    learning = _training_questions(options)
+    cutting = {name: getattr(options, name) for name in ("max_length", "overlap", "step", "max_query_length")}
+    tokenizer = load_tokenizer(options.model, needs_eos=False)
+    windows = make_windows(questions, tokenizer, **cutting)
+    state = processes()
+    training = _training(options, learning)
+    settings = Settings(
+        "extractive", options.scorer, VERSION, options.model, model_hash(options.model), options.data,
+        results.fingerprint([asdict(question) for question in questions]), options.seed, options.limit,
+        {
+            "split": split, **cutting, "step": (options.step or STEP) if options.overlap is None else None,
+            "max_answer_length": options.max_answer_length, "n_best": options.n_best, "dtype": options.dtype,
+            "training": training,
+        },
+    )  # fmt: skip
+    making = Run(options.output, settings, [question.id for question in questions], state, unit="questions")
+    model = None
+    if making.resumed < len(questions):  # on every process alike: they train together
+        model = _trained(options, learning, training, state) if training else _loaded(options, state)
+        check_length(model, options.max_length)
+    with making:
+        todo = set(making.todo)
+        numbers = torch.tensor([at for at, question in enumerate(questions) if question.id in todo], dtype=torch.long)
+        by_id = {question.id: question for question in questions}
+        part, _ = windows.of(numbers.numpy())
+        for prediction in predictions(
+            model, tokenizer.pad_token_id, questions, part, options.max_answer_length, options.n_best,
+            options.max_batch_tokens,
+        ):  # fmt: skip
+            making.add(item(by_id[prediction.id], prediction, SCORERS[options.scorer]))
+    found = making.finish(details=lambda items: details(questions, counts, windows, options.scorer))
+    if found is not None:
+        show(found)
+        if options.output is not None:
+            write(options.output, found, making.ordered, questions)
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------------------------
+
+
+def _training_questions(options: argparse.Namespace) -> list[Question]:
+    if not options.train_data and (options.lora or options.freeze):
+        raise UserError("--lora and --freeze say how to train; give --train-data too. 請一併給 --train-data。")
+    read = [read_questions(source, "train", on_bad_row=options.on_bad_row)[0] for source in options.train_data]
+    return [question for of_source in read for question in of_source]
+
+
+def _training(options: argparse.Namespace, learning: Sequence[Question]) -> dict[str, Any] | None:
+    """What decides a trained model besides the windows and the seed; None without training."""
+    if not learning:
+        return None
+    names = ("train_data", "epochs", "learning_rate", "batch_size", "lora", "freeze")
+    told = {name: getattr(options, name) for name in names}
+    return told | {"data_hash": results.fingerprint([asdict(question) for question in learning])}
+
+
+def _loaded(options: argparse.Namespace, state: PartialState) -> PreTrainedModel:
+    return load_reader(options.model, options.dtype, state.device)[0]
+
+
+def _trained(
+    options: argparse.Namespace, learning: Sequence[Question], training: Mapping[str, Any], state: PartialState
+) -> PreTrainedModel:
+    """The fine-tuned model: that of the output folder if it was trained alike before, else a new one, kept there."""
+    told = {**training, "seed": options.seed, "model_hash": model_hash(options.model)}
+    told |= {name: getattr(options, name) for name in ("max_length", "overlap", "step", "max_query_length")}
+    with tempfile.TemporaryDirectory() as nowhere:
+        folder = options.output / MODEL if options.output else Path(nowhere)
+        mark = folder / TRAINED
+        if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == told:
+            return load_reader(str(folder), options.dtype, state.device)[0]
+        set_seed(options.seed)  # a new head
+        model, tokenizer = load_reader(options.model, trained=False)
+        args = ExtractiveConfig(
+            str(folder), num_train_epochs=options.epochs, learning_rate=options.learning_rate,
+            per_device_train_batch_size=options.batch_size, seed=options.seed, freeze=options.freeze,
+            max_length=options.max_length, overlap=options.overlap, step=options.step,
+            max_query_length=options.max_query_length, use_cpu=state.device.type == "cpu", **training_precision(),
+        )  # fmt: skip
+        lora = LoraConfig(r=options.lora, lora_alpha=2 * options.lora) if options.lora else None
+        trainer = finetune(model, tokenizer, learning, args, peft_config=lora)
+        if options.output and state.is_main_process:
+            mark.unlink(missing_ok=True)
+            adapters.save(trainer.model, folder)
+            tokenizer.save_pretrained(folder)
+            results.write(mark, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        state.wait_for_everyone()
+        return trainer.model.to(DTYPES[options.dtype]).eval()
+
+
+# --- items and files ------------------------------------------------------------------------------------------------
+
+
+def item(question: Question, prediction: Prediction, scorer: scorers.Scorer) -> Item:
+    score = scorer(prediction.text, question.references)
+    return Item(
+        question.id, question.group, text_hash(f"{question.question}\n{question.context}"), prediction.text,
+        prediction.text, {"em": score.em, "f1": score.f1}, group=question.kind,
+        details={
+            "question": question.question, "references": question.references, "start": prediction.start,
+            "probability": prediction.probability,
+            "n_best": [candidate._asdict() for candidate in prediction.n_best],
+        },
+    )  # fmt: skip
+
+
+def details(questions: Sequence[Question], counts: Counts, windows: Windows, scorer: str) -> dict[str, Any]:
+    """What was read, cut and mended, and how a person scores where there are two answers to a question."""
+    humans = [scorers.human(SCORERS[scorer], one.references) for one in questions if len(one.answers) > 1]
+    return {
+        "scorer": scorer,
+        "human": {
+            name: 100 * sum(getattr(score, name) for score in humans) / len(humans) for name in ("em", "f1")
+        } if humans else None,
+        "references_a_question": sum(len(question.answers) for question in questions) / len(questions),
+        "windows": len(windows),
+        "questions_cut": list(windows.cut_questions),
+        "questions_realigned": list(counts.realigned),
+        "questions_dropped": counts.dropped,
+    }  # fmt: skip
+
+
+def write(folder: Path, found: Results, items: Sequence[Item], questions: Sequence[Question]) -> None:
+    """predictions.json as the official scorers read it, nbest.json, and the page."""
+
+    def dump(value: Any) -> str:
+        return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+    results.write(folder / PREDICTIONS, dump({item.id: item.answer for item in items}))
+    results.write(folder / N_BEST, dump({item.id: item.details["n_best"] for item in items}))
+    results.write(folder / REPORT, report_page(found, items, questions))
+    print(f"Written 已寫入: {folder}/{results_names()}")  # noqa: T201
+
+
+def results_names() -> str:
+    return f"results.json, items.jsonl, {PREDICTIONS}, {N_BEST}, {REPORT}"
+
+
+def show(found: Results) -> None:
+    """A row a kind of question with its intervals, the whole below, and what to know of it."""
+    console = Console(highlight=False)
+    settings, told = found.settings, found.details
+    head = f"{settings.model} · {settings.data} ({settings.options['split']}) · scorer {told['scorer']}"
+    console.print(head, markup=False, soft_wrap=True)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("question 問題", "n 題數", "EM", "F1", "95 %")
+    for name, part in [*found.groups.items(), ("all 全部", found.measured)]:
+        bounds = part.intervals["f1"]
+        between = f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else ""
+        table.add_row(name, str(part.n["items"]), f"{part.scores['em']:.1f}", f"{part.scores['f1']:.1f}", between)
+    if told["human"]:
+        table.add_row("human 人", "", f"{told['human']['em']:.1f}", f"{told['human']['f1']:.1f}")
+    console.print(table)
+    facts = [f"{told['windows']} windows 視窗", f"{told['references_a_question']:.2g} references a question 參考答案"]
+    facts += [
+        f"{len(told[key])} {what}"
+        for key, what in (("questions_cut", "questions cut 問題被截短"), ("questions_realigned", "realigned 重新對齊"))
+        if told[key]
+    ]
+    facts += [f"{len(ids)} dropped 略過: {fault}" for fault, ids in told["questions_dropped"].items()]
+    console.print("; ".join(facts), soft_wrap=True)
+    if not found.reportable:
+        console.print("--limit was given: not a result to report. 只評了一部分，不可當作正式結果。", soft_wrap=True)

@@ -1,0 +1,91 @@
+"""Masked-language modelling: rows, what is guessed, a run from scratch, and what is refused."""
+
+import json
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
+
+from rlhf_kit.recipes import mlm
+
+BERT = [
+    *("--model_name_or_path", "bert", "--train_tokenizer", "90", "--config_overrides"),
+    "num_hidden_layers=1,hidden_size=16,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32",
+]
+FEW = ["--max_steps", "4", "--per_device_train_batch_size", "4", "--logging_steps", "2", "--disable_tqdm"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return mlm.train_tokenizer(["the cat sat on the mat", "貓坐在墊子上", "Élan"] * 3, 80)
+
+
+def test_from_scratch_with_a_vocabulary_of_its_own(texts, tmp_path):
+    out = tmp_path / "out"
+    argv = [*BERT, *FEW, "--dataset_name", str(texts), "--eval_dataset_name", str(texts), "--output_dir", str(out)]
+    assert mlm.main(argv) == 0
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert model.config.model_type == "bert" and model.config.vocab_size == len(tokenizer) <= 90
+    assert tokenizer.mask_token == "[MASK]" and model.config.pad_token_id == tokenizer.pad_token_id
+    told = json.loads((out / "run.json").read_text())
+    assert told["stage"] == "mlm" and told["steps"] == 4
+    assert told["metrics"]["eval_perplexity"] == pytest.approx(2.718281828 ** told["metrics"]["eval_loss"])
+    # It goes on from what it made.
+    more = ["--model_name_or_path", str(out), *FEW, "--dataset_name", str(texts), "--output_dir", str(tmp_path / "on")]
+    assert mlm.main(more) == 0
+
+
+def test_the_vocabulary_keeps_case_and_accents_and_cuts_chinese(tokenizer):
+    assert tokenizer.tokenize("貓坐") == ["貓", "坐"]
+    assert "É" in "".join(tokenizer.tokenize("Élan"))
+
+
+def test_a_long_document_is_cut_and_an_empty_one_gives_nothing(tokenizer):
+    words = tokenizer("the cat sat on the mat", add_special_tokens=False)["input_ids"]
+    rows = mlm.encode(["the cat sat on the mat", " ", "cat"], tokenizer, 6)
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert [row["input_ids"] for row in rows][:2] == [[cls, *words[:4], sep], [cls, *words[4:8], sep]]
+    assert sum(len(row["input_ids"]) - 2 for row in rows) == len(words) + len(
+        tokenizer("cat", add_special_tokens=False)["input_ids"]
+    )
+    (typed,) = mlm.encode(["[SEP]"], tokenizer, 30)
+    assert typed["input_ids"].count(sep) == 1  # text is data: a mark typed inside ends nothing
+
+
+def test_only_masked_tokens_count_in_the_loss(tokenizer):
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(
+        mlm.plan.new_config("bert", {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}, tokenizer)
+    ).eval()
+    rows = mlm.encode(["the cat sat on the mat", "貓坐在墊子上"], tokenizer, 30)
+    batch = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.5)(rows)
+    labels, ids = batch["labels"], batch["input_ids"]
+    special = (ids == tokenizer.cls_token_id) | (ids == tokenizer.pad_token_id)
+    assert (labels != -100).any() and (labels[special] == -100).all()
+    with torch.no_grad():
+        output = model(**batch)
+    guessed = labels != -100
+    by_hand = -output.logits.log_softmax(-1)[guessed].gather(1, labels[guessed][:, None]).mean()
+    assert float(output.loss) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--use_peft"], "adapts a trained model|nothing to adapt"),
+        (["--max_length", "40"], "more than the 32 positions"),
+        (["--mlm_probability", "1.5"], "between 0 and 1"),
+        (["--max_length", "2"], "at least 3"),
+    ],
+)
+def test_what_is_refused(more, said, texts, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert mlm.main([*BERT, *more, "--dataset_name", str(texts), "--output_dir", str(out)]) == 2
+    assert re.search(said, capsys.readouterr().err) and not out.exists()
+
+
+def test_a_gpt_has_nothing_to_put_in_a_blank(base, texts, tmp_path, capsys):
+    argv = ["--model_name_or_path", str(base), "--dataset_name", str(texts), "--output_dir", str(tmp_path / "out")]
+    assert mlm.main(argv) == 2
+    assert "no mask token" in capsys.readouterr().err
