@@ -6,6 +6,7 @@ Commands run with `--dry-run` in a folder that holds the README's own example da
 import ast
 import configparser
 import fnmatch
+import json
 import os
 import re
 import shlex
@@ -16,16 +17,31 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from transformers import GPT2Config
+from transformers import BertConfig, BertForMaskedLM, GPT2Config
 
 from rlhf_kit import cli, demo
 from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
+from rlhf_kit.recipes.mlm import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = (ROOT / name for name in ("README.md", "README.zh-TW.md"))
 DOCUMENTS = [README, CHINESE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SQUAD = [  # a file in SQuAD's format, as the README's my/squad.json
+    {
+        "title": "mat",
+        "paragraphs": [
+            {
+                "context": "the cat sat on the mat",
+                "qas": [
+                    {"id": "1", "question": "who sat?", "answers": [{"text": "the cat", "answer_start": 0}]},
+                    {"id": "2", "question": "where?", "answers": [{"text": "the mat", "answer_start": 15}]},
+                ],
+            }
+        ],
+    }
+]
 LAUNCHER = Path(sys.executable).with_name("accelerate")
 
 
@@ -75,8 +91,17 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
         (tmp_path / name).write_text(source, encoding="utf-8")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
 
+    (tmp_path / "my" / "squad.json").write_text(json.dumps({"data": SQUAD}), encoding="utf-8")
+    bert = BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32)
+
     def put(names):
         for name in names:
+            if name.endswith("bert"):
+                words = train_tokenizer(["who sat on the mat? the cat", "誰來了？"] * 2, 100)
+                bert.vocab_size = len(words)
+                BertForMaskedLM(bert).save_pretrained(tmp_path / name)
+                words.save_pretrained(tmp_path / name)
+                continue
             is_reward = name.rpartition("/")[2].startswith("reward")
             (reward_model if is_reward else policy).save_pretrained(tmp_path / name)
             tokenizer.save_pretrained(tmp_path / name)

@@ -1,0 +1,232 @@
+"""A cell of the table, a row with a seed: fine-tuned once, tested on everything, and never made twice.
+
+OUTPUT/ROW/seed-0/cell.json          all that decides it, written first
+OUTPUT/ROW/seed-0/model/             while its tests are not finished
+OUTPUT/ROW/seed-0/TEST/              settings.json, items.jsonl, results.json, predictions.json, report.html
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval import results
+from rlhf_kit.eval.extractive import run as extractive
+from rlhf_kit.eval.extractive.data import Question
+from rlhf_kit.eval.extractive.finetune import ExtractiveConfig, finetune
+from rlhf_kit.eval.extractive.models import load_reader
+from rlhf_kit.eval.extractive.predict import Prediction, predictions
+from rlhf_kit.eval.extractive.windows import STEP, make_windows
+from rlhf_kit.eval.items import Item, Run, Settings
+from rlhf_kit.eval.progress import Counter
+from rlhf_kit.eval.transfer.config import FIRST, Row, Table, Test
+from rlhf_kit.eval.transfer.data import Read, scores
+from rlhf_kit.eval.transfer.readers import new_reader, row_hash, training_defaults, training_parts
+from rlhf_kit.models.checkpoints import training_precision
+
+VERSION = 1
+CELL, MODEL, TRAINED = "cell.json", "model", "trained"
+CUTTING = ("max_length", "overlap", "step", "max_query_length")  # of the windows, in training and in the tests
+
+
+@dataclass(frozen=True)
+class Cell:
+    row: Row
+    seed: int
+
+    def folder(self, output: Path) -> Path:
+        return output / self.row.name / f"seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Making:
+    """What all cells of a run have in common. `read`: of `data.read_all`; the rest as the command's options."""
+
+    table: Table
+    read: Mapping[str, Mapping[str, Read]]
+    output: Path
+    state: PartialState
+    dtype: str = "float32"
+    limit: int | None = None
+    max_batch_tokens: int = 8192
+
+    def training(self, row: Row) -> dict[str, Any]:
+        return {**training_defaults(row), **self.table.training, **row.training}
+
+    def learned(self, row: Row) -> list[Question]:
+        return [one for name in row.fine_tuned_on for one in self.read["data"][name].questions]
+
+    def deciding(self, cell: Cell) -> dict[str, Any]:
+        """All that decides what the cell's model becomes: JSON values."""
+        row = cell.row
+        told = {
+            "model": row.model, "model_hash": row_hash(row), "from_scratch": row.from_scratch,
+            "sizes": dict(row.sizes), "training": self.training(row),
+            "data": [self.read["data"][name].hash for name in row.fine_tuned_on],
+            "seed": cell.seed, "dtype": self.dtype, "version": VERSION, "versions": results.versions(),
+        }  # fmt: skip
+        return json.loads(json.dumps(told))
+
+
+def finished(cell: Cell, making: Making) -> bool:
+    """Whether nothing of it is left to be made. Raises UserError where its folder holds one of other settings."""
+    check(cell, making)
+    return all((cell.folder(making.output) / test.name / extractive.REPORT).is_file() for test in making.table.tests)
+
+
+def check(cell: Cell, making: Making) -> None:
+    """Raises UserError where the cell's folder, or one of its tests', is of other settings."""
+    folder, now = cell.folder(making.output), making.deciding(cell)
+    path = folder / CELL
+    if path.is_file():
+        try:
+            was = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{str(path)!r} cannot be read: {error}. Remove {str(folder)!r}.") from error
+        told = [
+            f"{name} {was.get(name)!r}, now {now.get(name)!r}"
+            for name in {**was, **now}
+            if was.get(name) != now.get(name)
+        ]
+        if told:
+            raise UserError(
+                f"{str(folder)!r} was made by other settings ({'; '.join(told)}); give another folder by --output. "
+                "設定不同，請換一個輸出資料夾。"
+            )
+    for test in making.table.tests:
+        if (folder / test.name).is_dir():
+            _run_of(test, cell, making)
+
+
+def make(cell: Cell, making: Making) -> None:
+    """Train it and test it, as far as that is not done yet; on every process alike."""
+    folder, state = cell.folder(making.output), making.state
+    results.check_folder(folder)
+    if state.is_main_process:
+        results.write(folder / CELL, json.dumps(making.deciding(cell), indent=2, ensure_ascii=False) + "\n")
+    state.wait_for_everyone()
+    model, tokenizer = _trained(cell, making)
+    for test in making.table.tests:
+        if not (folder / test.name / extractive.REPORT).is_file():
+            _measure(test, cell, making, model, tokenizer)
+    if state.is_main_process:
+        shutil.rmtree(folder / MODEL)
+    state.wait_for_everyone()
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def _trained(cell: Cell, making: Making) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The fine-tuned model in eval mode: what an interrupted run left of it, or a new one."""
+    folder, state = cell.folder(making.output) / MODEL, making.state
+    if not (folder / TRAINED).is_file():
+        set_seed(cell.seed)  # of new weights
+        questions = making.learned(cell.row)
+        model, tokenizer = new_reader(cell.row, questions)
+        parts = training_parts(cell.row, model)
+        callbacks = [*parts.get("callbacks", ()), _Progress(state.is_main_process)]
+        with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):  # of what Trainer prints
+            args = arguments(scratch, cell, making)
+            trainer = finetune(model, tokenizer, questions, args, **{**parts, "callbacks": callbacks})
+        _save(trainer, tokenizer, folder, state)
+    # Read anew even when it was just trained: so a run that was interrupted here gives the same answers.
+    return load_reader(str(folder), making.dtype, state.device)
+
+
+def arguments(scratch: str, cell: Cell, making: Making) -> ExtractiveConfig:
+    """Of the cell's training. Raises UserError for what the table sets and transformers refuses."""
+    quiet = {"disable_tqdm": True, "logging_strategy": "no"}
+    given = {**quiet, **training_precision(), **making.training(cell.row)}
+    try:
+        return ExtractiveConfig(scratch, seed=cell.seed, use_cpu=making.state.device.type == "cpu", **given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"row {cell.row.name}: training: {' '.join(str(error).split())}") from error
+
+
+def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, state: PartialState) -> None:
+    if state.is_main_process:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        results.write(folder / TRAINED, "")
+    state.wait_for_everyone()
+
+
+class _Progress(TrainerCallback):
+    """Steps done, their rate and the time left."""
+
+    def __init__(self, shown: bool):
+        self.shown = shown
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.counter = Counter(state.max_steps, "steps", self.shown)
+        self.counter.__enter__()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.counter.add(1)
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.counter.__exit__()
+
+
+# --- tests ----------------------------------------------------------------------------------------------------------
+
+
+def _run_of(test: Test, cell: Cell, making: Making) -> Run:
+    """The test under way in its folder. Raises UserError where that holds items of other settings."""
+    read, training = making.read["tests"][test.name], making.training(cell.row)
+    args = {name: training.get(name, getattr(ExtractiveConfig, name)) for name in CUTTING}
+    args["step"] = (args["step"] or STEP) if args["overlap"] is None else None
+    settings = Settings(
+        "transfer", " ".join(test.scorers), VERSION, cell.row.model, results.fingerprint(making.deciding(cell)),
+        test.source, read.hash, cell.seed, making.limit, {"split": test.split, **args},
+    )  # fmt: skip
+    folder = cell.folder(making.output) / test.name
+    return Run(folder, settings, [question.id for question in read.questions], making.state, unit="questions")
+
+
+def _measure(
+    test: Test, cell: Cell, making: Making, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    read, run = making.read["tests"][test.name], _run_of(test, cell, making)
+    options = run.settings.options
+    windows = make_windows(read.questions, tokenizer, **{name: options[name] for name in CUTTING})
+    by_id = {question.id: question for question in read.questions}
+    with run:
+        todo = set(run.todo)
+        numbers = torch.tensor([at for at, one in enumerate(read.questions) if one.id in todo], dtype=torch.long)
+        part, _ = windows.of(numbers.numpy())
+        for one in predictions(
+            model, tokenizer.pad_token_id, read.questions, part, max_batch_tokens=making.max_batch_tokens
+        ):
+            run.add(_item(test, by_id[one.id], one))
+    first = test.scorers[0].removesuffix(FIRST)
+    found = run.finish(details=lambda items: extractive.details(read.questions, read.counts, windows, first))
+    if found is not None:
+        with redirect_stdout(io.StringIO()):  # what it wrote, once a test, says nothing here
+            extractive.write(run.folder, found, run.ordered, read.questions)
+
+
+def _item(test: Test, question: Question, prediction: Prediction) -> Item:
+    """Scored by the first scorer as `em` and `f1`, by another one as `cmrc em` and `cmrc f1`."""
+    first, *others = test.scorers
+    item = extractive.item(question, prediction, partial(scores, first))
+    more = {
+        f"{scorer} {name}": value
+        for scorer in others
+        for name, value in scores(scorer, prediction.text, question.references)._asdict().items()
+    }
+    return replace(item, scores={**item.scores, **more})
