@@ -144,7 +144,7 @@ def main() -> None:
     found = in_turns(list(itertools.product(options.shape, options.dtype)), systems, options, run)
     print(table(options, found))
     work = f"{options.stories} stories x {TURNS} turns, answers of {options.new_tokens} tokens"
-    conclude(options, found, ["torch", "transformers", LM_EVAL.requirement], work)
+    conclude(options, found, ["torch", "transformers", *[LM_EVAL.requirement] * (HARNESS in systems)], work)
 
 
 if __name__ == "__main__":

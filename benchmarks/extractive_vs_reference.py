@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from ppo_work import foreign_cpu
+from harness import foreign_cpu
 from transformers import BertConfig, BertForQuestionAnswering, BertTokenizer
 
 from rlhf_kit.eval.extractive.data import Question, read_questions

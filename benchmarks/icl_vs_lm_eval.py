@@ -138,7 +138,7 @@ def main() -> None:
     found = in_turns(list(itertools.product(options.shape, options.dtype, options.tokens)), systems, options, run)
     print(table(options, found))
     work = f"{options.items} items x {CHOICES} choices, contexts of {CONTEXT} tokens"
-    conclude(options, found, ["torch", "transformers", LM_EVAL.requirement], work)
+    conclude(options, found, ["torch", "transformers", *[LM_EVAL.requirement] * (HARNESS in systems)], work)
 
 
 if __name__ == "__main__":

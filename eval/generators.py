@@ -11,7 +11,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, set_chat_template
+from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, lead_ids, set_chat_template
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
@@ -69,7 +69,7 @@ def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
     Raises UserError where the template does.
     """
     with _refusals_told():
-        return encode_prompt(tokenizer, messages)
+        return encode_prompt(tokenizer, messages) + lead_ids(tokenizer)
 
 
 def turn_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -82,7 +82,9 @@ def turn_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 def _refusals_told() -> Iterator[None]:
     try:
         yield
-    except TemplateError as error:
+    except UserError:
+        raise
+    except (TemplateError, TypeError, ValueError) as error:
         raise UserError(f"The tokenizer's chat template refuses the dialogue: {error}. Ask in plain text.") from error
 
 

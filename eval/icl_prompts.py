@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_completion
+from rlhf_kit.data.chat import encode_completion, lead_ids
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.generators import encode, encode_messages, start_ids, turn_ends
 from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, messages, render
@@ -85,4 +85,6 @@ class Prompts:
         return text, start_ids(self.tokenizer) + encode(self.tokenizer, text)
 
     def _choice(self, text: str) -> list[int]:
-        return encode_completion(self.tokenizer, text, eos=False) if self.chat else encode(self.tokenizer, text)
+        if not self.chat:
+            return encode(self.tokenizer, text)
+        return encode_completion(self.tokenizer, text, eos=False)[len(lead_ids(self.tokenizer)) :]

@@ -23,6 +23,13 @@ def natural(text: str) -> int:
     return whole(text, 0)
 
 
+def above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
 def chat_option(parser: argparse.ArgumentParser) -> None:
     """Called as in lm-evaluation-harness."""
     parser.add_argument(

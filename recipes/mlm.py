@@ -86,8 +86,10 @@ def run(settings: Settings) -> dict:
         raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
 
     eval_rows = encode(eval_data["text"], tokenizer, length) if eval_data is not None else None
+    model = load_model(settings, tokenizer, load_masked_lm)
+    model.accepts_loss_kwargs = False  # BERT's loss is the mean of its batch, whatever Trainer tells it
     trainer = Trainer(
-        model=load_model(settings, tokenizer, load_masked_lm),
+        model=model,
         args=settings.training,
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(eval_rows) if eval_rows is not None else None,

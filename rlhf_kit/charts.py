@@ -119,14 +119,16 @@ def svg_lines(name: str, lines: list[Line], x_name: str, y_name: str, levels: tu
 
 def svg_bars(name: str, bars: list[tuple[str, float, str]], unit: str) -> str:
     """Horizontal bars of (label, value, colour), the values written behind them."""
-    most, start, room, parts = max(value for _, value, _ in bars) or 1, 130, WIDTH - 130 - 70, []
+    start, room, parts = 130, WIDTH - 130 - 70, []
+    low, high = (edge(0, *(value for _, value, _ in bars)) for edge in (min, max))
+    scale = room / (high - low or 1)
     for number, (label, value, colour) in enumerate(bars):
-        y, length = 6 + 30 * number, max(1.5, value / most * room)
+        y, length, at = 6 + 30 * number, max(1.5, abs(value) * scale), start + (min(value, 0) - low) * scale
         parts.append(f'<text class="name" x="{start - 10}" y="{y + 15}" text-anchor="end">{escape(label)}</text>')
         tip = f"<title>{escape(label)}: {value:.1f} {escape(unit)}</title>"
-        box = f'x="{start}" y="{y}" width="{length:.1f}" height="20" rx="3"'
+        box = f'x="{at:.1f}" y="{y}" width="{length:.1f}" height="20" rx="3"'
         parts.append(f'<rect class="bar" style="--c:var(--{colour})" {box}>{tip}</rect>')
-        parts.append(f'<text x="{start + length + 8:.1f}" y="{y + 15}">{value:.1f} {escape(unit)}</text>')
+        parts.append(f'<text x="{at + length + 8:.1f}" y="{y + 15}">{value:.1f} {escape(unit)}</text>')
     return _svg(name, 8 + 30 * len(bars), parts)
 
 

@@ -71,6 +71,7 @@ class Demo:
     folder: Path
     seed: int
     seconds: dict[str, float] = field(default_factory=dict)
+    status: int = 0  # of the stage report: what went before is kept whatever becomes of it
 
     def stage(self, name: str, recipe: str, config: str, *options: str) -> None:
         """Run a recipe as its command line would; its own message has been printed when it fails."""
@@ -108,9 +109,7 @@ class Demo:
         output = self.folder / "suite"
         shutil.rmtree(output, ignore_errors=True)
         models = [f"{name}={self.folder / name}" for name in SUITE]
-        status = evaluate.main(["suite", "--models", *models, "--output", str(output)])
-        if status:
-            raise SystemExit(status)
+        self.status = evaluate.main(["suite", "--models", *models, "--output", str(output)])
         self.seconds["suite"] = time.perf_counter() - start
 
     def measure(self) -> dict:
@@ -294,7 +293,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.output_dir.exists() and not options.output_dir.is_dir():
             raise UserError(f"--output_dir {str(options.output_dir)!r} is a file; give a folder.")
-        summary = Demo(options.output_dir, options.seed).run(options.pretrain)
+        story = Demo(options.output_dir, options.seed)
+        summary = story.run(options.pretrain)
     except UserError as error:
         print(f"rlhf-kit demo: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -304,4 +304,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = {name: folder / run for name, run in POLICIES.items()} | {"reward": folder / "reward"}
     write_report(folder / "report.html", summary, runs)
     show(summary, folder)
-    return 0
+    return story.status

@@ -1,6 +1,7 @@
 """The benchmarks' shared harness, and that two of the systems they compare do the same work."""
 
 import argparse
+import importlib
 import itertools
 import json
 import sys
@@ -19,6 +20,11 @@ def harness(monkeypatch):
     import harness  # noqa: PLC0415
 
     return harness
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_every_benchmark_can_be_imported(harness, name):
+    importlib.import_module(name)
 
 
 def options(**more) -> argparse.Namespace:

@@ -155,6 +155,14 @@ def test_bars_are_as_long_as_their_values():
     assert half == pytest.approx(long / 2) and 0 < least < 3
 
 
+def test_bars_of_negative_values_go_the_other_way_from_zero():
+    svg = ElementTree.fromstring(svg_bars("x", [("a", -60.0, "blue"), ("b", 30.0, "red"), ("c", 0.0, "red")], ""))
+    below, above, none = [(float(r.get("x")), float(r.get("width"))) for r in svg.iter() if r.tag.endswith("rect")]
+    zero = above[0]
+    assert below[0] + below[1] == pytest.approx(zero, abs=0.1) and none[0] == pytest.approx(zero, abs=0.1)
+    assert below[1] == pytest.approx(2 * above[1], abs=0.2) and below[0] >= 130
+
+
 def test_series_skips_what_is_no_number_and_keeps_the_later_of_a_step(tmp_path):
     lines = '{"step": 1, "kl": NaN}\n{"step": 2, "kl": null}\n{"step": 3, "kl": true}\n[1]\n{"kl": 1}\n'
     tail = '{"step": 5, "kl": 0.5}\n{"step": 4, "kl": 1}\n{"step": 4, "kl": 2}\n{"step": 6, "kl": 0.'

@@ -80,6 +80,8 @@ def finetune(
     if not len(windows):
         raise UserError("There is no question to learn from: no token covers an answer of theirs.")
     if args.freeze is not None:
+        if peft_config is not None:
+            raise UserError("LoRA trains adapters in every layer, and the head: leave out freeze, or LoRA.")
         freeze(model, args.freeze)
     if peft_config is not None:
         model = _with_adapter(model, peft_config)
@@ -94,6 +96,8 @@ def finetune(
     )
     trainer.windows = windows
     trainer.train()
+    # Trainer leaves its autocast around the forward: what is measured has the model's own precision.
+    trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return trainer
 
 

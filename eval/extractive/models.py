@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from logging import LogRecord
 
 import torch
 from peft import AutoPeftModelForQuestionAnswering
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file, logging
 
 import rlhf_kit.models.qanet  # noqa: F401  registers QANet with AutoConfig and AutoModelForQuestionAnswering
 from rlhf_kit.errors import UserError
@@ -39,6 +40,8 @@ def load_reader(
         )
     tokenizer = load_tokenizer(name, needs_eos=False)
     auto_class = AutoPeftModelForQuestionAnswering if is_adapter else AutoModelForQuestionAnswering
+    if not trained:  # that the old head goes and a new one comes is what was asked for
+        logging.get_logger("transformers.modeling_utils").addFilter(_is_news)
     try:
         model = auto_class.from_pretrained(name, dtype=DTYPES[dtype])
     except LOADING_FAULTS as error:
@@ -69,3 +72,7 @@ def reads_types(model: PreTrainedModel) -> bool:
     """Whether its forward takes `token_type_ids`."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "token_type_ids" in inspect.signature(base.forward).parameters
+
+
+def _is_news(record: LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage() or "qa_outputs" not in record.getMessage()

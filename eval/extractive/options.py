@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from rlhf_kit.eval import scorers
-from rlhf_kit.eval.options import DTYPES, natural, positive
+from rlhf_kit.eval.options import DTYPES, above_zero, natural, positive
 
 SCORERS: dict[str, scorers.Scorer] = {
     "squad": scorers.squad,
@@ -71,8 +71,8 @@ def _training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--train-data", nargs="+", default=[], metavar="D", help="one or several, in the forms of --data 訓練資料"
     )
-    group.add_argument("--epochs", type=float, default=3.0, metavar="N", help="passes over it [3]")
-    group.add_argument("--learning-rate", type=float, default=5e-5, metavar="X", help="its peak [5e-5]")
+    group.add_argument("--epochs", type=above_zero, default=3.0, metavar="N", help="passes over it [3]")
+    group.add_argument("--learning-rate", type=above_zero, default=5e-5, metavar="X", help="its peak [5e-5]")
     group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="windows a forward [32]")
     group.add_argument("--lora", type=positive, metavar="R", help="train adapters of rank R and the head only")
     group.add_argument(

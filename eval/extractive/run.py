@@ -35,6 +35,7 @@ from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precisi
 
 VERSION = 1
 PREDICTIONS, N_BEST, REPORT, MODEL, TRAINED = "predictions.json", "nbest.json", "report.html", "model", "training.json"
+LEARNED = "windows.json"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     split = options.split or ("test" if options.data.partition(":")[0] == WORLD else "validation")
     questions, counts = read_questions(options.data, split, on_bad_row=options.on_bad_row)
     questions = questions[: options.limit]
-    learning = _training_questions(options)
+    learning, mended = _training_questions(options)
     cutting = {name: getattr(options, name) for name in ("max_length", "overlap", "step", "max_query_length")}
     tokenizer = load_tokenizer(options.model, needs_eos=False)
     windows = make_windows(questions, tokenizer, **cutting)
@@ -73,7 +74,8 @@ def run(options: argparse.Namespace) -> None:
             options.max_batch_tokens,
         ):  # fmt: skip
             making.add(item(by_id[prediction.id], prediction, SCORERS[options.scorer]))
-    found = making.finish(details=lambda items: details(questions, counts, windows, options.scorer))
+    told = {"training_data": mended} if learning else {}
+    found = making.finish(details=lambda items: details(questions, counts, windows, options.scorer) | told)
     if found is not None:
         show(found)
         if options.output is not None:
@@ -83,11 +85,13 @@ def run(options: argparse.Namespace) -> None:
 # --- fine-tuning ----------------------------------------------------------------------------------------------------
 
 
-def _training_questions(options: argparse.Namespace) -> list[Question]:
+def _training_questions(options: argparse.Namespace) -> tuple[list[Question], dict[str, Any]]:
+    """All of them, and by source what was mended and left out."""
     if not options.train_data and (options.lora or options.freeze):
         raise UserError("--lora and --freeze say how to train; give --train-data too. 請一併給 --train-data。")
-    read = [read_questions(source, "train", on_bad_row=options.on_bad_row)[0] for source in options.train_data]
-    return [question for of_source in read for question in of_source]
+    read = [read_questions(source, "train", on_bad_row=options.on_bad_row) for source in options.train_data]
+    counts = {source: asdict(found) for source, (_, found) in zip(options.train_data, read, strict=True)}
+    return [question for questions, _ in read for question in questions], counts
 
 
 def _training(options: argparse.Namespace, learning: Sequence[Question]) -> dict[str, Any] | None:
@@ -128,9 +132,15 @@ def _trained(
             mark.unlink(missing_ok=True)
             adapters.save(trainer.model, folder)
             tokenizer.save_pretrained(folder)
+            results.write(folder / LEARNED, json.dumps(learned_windows(trainer.windows)) + "\n")
             results.write(mark, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
         state.wait_for_everyone()
         return trainer.model.to(DTYPES[options.dtype]).eval()
+
+
+def learned_windows(windows: Windows) -> dict[str, list[str]]:
+    """Of the training questions the ids that were cut, whose answer was widened to whole tokens, or has no token."""
+    return {name: list(getattr(windows, name)) for name in ("cut_questions", "widened", "untold")}
 
 
 # --- items and files ------------------------------------------------------------------------------------------------
@@ -151,7 +161,8 @@ def item(question: Question, prediction: Prediction, scorer: scorers.Scorer) -> 
 
 def details(questions: Sequence[Question], counts: Counts, windows: Windows, scorer: str) -> dict[str, Any]:
     """What was read, cut and mended, and how a person scores where there are two answers to a question."""
-    humans = [scorers.human(SCORERS[scorer], one.references) for one in questions if len(one.answers) > 1]
+    everywhere = all(len(one.answers) > 1 for one in questions)
+    humans = [scorers.human(SCORERS[scorer], one.references) for one in questions] if everywhere else []
     return {
         "scorer": scorer,
         "human": {

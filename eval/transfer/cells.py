@@ -64,7 +64,10 @@ class Making:
     max_batch_tokens: int = 8192
 
     def training(self, row: Row) -> dict[str, Any]:
-        return {**training_defaults(row), **self.table.training, **row.training}
+        # A row's way of cutting windows replaces the table's.
+        cut = {"step", "overlap"} if {"step", "overlap"} & set(row.training) else ()
+        table = {name: value for name, value in self.table.training.items() if name not in cut}
+        return {**training_defaults(row), **table, **row.training}
 
     def learned(self, row: Row) -> list[Question]:
         return [one for name in row.fine_tuned_on for one in self.read["data"][name].questions]
@@ -76,7 +79,8 @@ class Making:
             "model": row.model, "model_hash": row_hash(row), "from_scratch": row.from_scratch,
             "sizes": dict(row.sizes), "training": self.training(row),
             "data": [self.read["data"][name].hash for name in row.fine_tuned_on],
-            "seed": cell.seed, "dtype": self.dtype, "version": VERSION, "versions": results.versions(),
+            "seed": cell.seed, "processes": self.state.num_processes, **training_precision(), "dtype": self.dtype,
+            "version": VERSION, "versions": results.versions(),
         }  # fmt: skip
         return json.loads(json.dumps(told))
 
@@ -161,6 +165,8 @@ def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, st
     if state.is_main_process:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        told = extractive.learned_windows(trainer.windows)
+        results.write(folder.parent / extractive.LEARNED, json.dumps(told) + "\n")
         results.write(folder / TRAINED, "")
     state.wait_for_everyone()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ class Read:
     questions: list[Question]
     counts: Counts
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return results.fingerprint([asdict(question) for question in self.questions])
 

@@ -16,7 +16,6 @@ def add_options(parser: argparse.ArgumentParser, tables: Path) -> None:
         "--model-set",
         "--model_set",
         choices=MODEL_SETS,
-        default="world",
         help="the table that is made: the embedded world's, which needs no network, or the paper's [world] 模型組",
     )
     parser.add_argument(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import world
@@ -13,7 +16,7 @@ from rlhf_kit.data.sources import WORLD
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import load_reader
-from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.hashes import model_hash
 from rlhf_kit.eval.transfer.config import QANET, Row
 from rlhf_kit.models.checkpoints import load_config, load_tokenizer
 from rlhf_kit.models.qanet import QANetConfig, QANetForQuestionAnswering, train_word_tokenizer
@@ -43,8 +46,12 @@ def check(row: Row) -> None:
             hint = did_you_mean(name, known)
             raise UserError(f"row {row.name}: sizes: QANet has no {name!r}.{hint}")
     vectors = row.sizes.get(VECTORS)
-    if vectors is not None and not Path(vectors).is_file():
+    if vectors is not None and not (isinstance(vectors, str) and Path(vectors).is_file()):
         raise UserError(f"row {row.name}: sizes: {vectors!r} is no file of word vectors.")
+    try:
+        QANetConfig(**{name: value for name, value in row.sizes.items() if name != VECTORS})
+    except (UserError, StrictDataclassError, TypeError, ValueError) as error:
+        raise UserError(f"row {row.name}: sizes: {' '.join(str(error).split())}") from error
 
 
 def row_hash(row: Row) -> str:
@@ -52,7 +59,7 @@ def row_hash(row: Row) -> str:
     if row.model != QANET:
         return model_hash(checkpoint(row.model))
     vectors = row.sizes.get(VECTORS)
-    return text_hash(Path(vectors).read_text(encoding="utf-8")) if vectors else QANET
+    return hashlib.sha256(Path(vectors).read_bytes()).hexdigest()[:16] if vectors else QANET
 
 
 def new_reader(row: Row, questions: Sequence[Question]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -64,7 +71,8 @@ def new_reader(row: Row, questions: Sequence[Question]) -> tuple[PreTrainedModel
     name = checkpoint(row.model)
     if row.from_scratch:
         config: Any = AutoConfig.from_pretrained(name)
-        return AutoModelForQuestionAnswering.from_config(config), load_tokenizer(name, needs_eos=False)
+        model = AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32)  # a checkpoint may say half
+        return model, load_tokenizer(name, needs_eos=False)
     return load_reader(name, trained=False)
 
 

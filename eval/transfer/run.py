@@ -29,7 +29,9 @@ RESULTS = "results.json"
 def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval transfer` with parsed options (`options.py`). Raises UserError."""
     quiet()
-    path = options.config or options.tables / f"{options.model_set}.yaml"
+    if options.config and options.model_set:
+        raise UserError("--config is a table of its own; leave out --model_set.")
+    path = options.config or options.tables / f"{options.model_set or 'world'}.yaml"
     table, skipped = chosen(read_table(path), options.rows, options.seeds)
     for row in table.rows:
         if row.name not in skipped:

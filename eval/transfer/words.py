@@ -48,6 +48,12 @@ def _gate(report: Report) -> Iterator[Sentence]:
         return
     known = [one for one in report.transfers if one.gates]
     if not known:
+        if report.guesses:
+            yield (
+                "No gate: no row that is tested abroad has a test in a language it learned. Add one.",
+                "沒有門檻：缺少學過的語言的測試。",
+            )
+            return
         yield (
             "No gate: what guessing is worth is known on the embedded world's questions only.",
             "沒有門檻：只有內建世界的題目能算出亂猜的分數。",
@@ -85,7 +91,9 @@ def _transfers(report: Report) -> Iterator[Sentence]:
             continue
         told += f", {percent(one.above, '+.1f')} above guessing"
         reads = one.above.interval is not None and one.above.interval[0] > 0
-        if not one.passed:
+        if one.passed is None:
+            yield f"{told}; not claimed, no test in a language it learned.", f"{told_zh}；沒有可比的測試。"
+        elif not one.passed:
             yield f"{told}; not claimed, the gate.", f"{told_zh}；未過門檻，不算遷移。"
         elif reads:
             yield f"{told}: reading transfers.", f"{told_zh}：閱讀能力遷移了。"

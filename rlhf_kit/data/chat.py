@@ -191,6 +191,14 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
     return before[len(prefix) :], _turn_end(tokenizer, after)
 
 
+def lead_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a template not ours puts before every answer, such as an empty thought; none where it is white space."""
+    if not tokenizer.chat_template or _is_ours(tokenizer):
+        return []
+    lead = _frame(tokenizer)[0]
+    return _rendered_ids(tokenizer, lead, {}) if lead.strip() else []
+
+
 def _turn_end(tokenizer: PreTrainedTokenizerBase, after: str) -> list[int]:
     """Ids from the end of the content to the first special token: the newline many templates add is not said."""
     ids = _rendered_ids(tokenizer, after, {})

@@ -49,10 +49,11 @@ def _missing(path: Path) -> UserError:
 
 def _read_world(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
     kind = source.partition(":")[2] or kinds[0]
-    if _CONTRACTS.get(kind, kind) not in kinds:
+    known = [*kinds, *(name for name, contract in _CONTRACTS.items() if contract in kinds)]
+    if kind not in known:
         raise UserError(
-            f"{source}: {kind!r} is not a kind of data for this stage, which takes {listed(kinds)}."
-            f"{did_you_mean(kind, kinds)}"
+            f"{source}: {kind!r} is not a kind of data for this stage, which takes {listed(known)}."
+            f"{did_you_mean(kind, known)}"
         )
     if split not in WORLD_SPLITS:
         raise UserError(

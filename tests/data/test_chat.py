@@ -169,3 +169,19 @@ def test_a_template_that_rewrites_the_past_is_refused(chatml):
     )
     with pytest.raises(UserError, match="Mark them in it with {% generation %}"):
         chat.encode_dialogue(chatml, DIALOGUE[:2])
+
+
+def test_what_a_template_puts_before_an_answer_belongs_to_the_prompt(chatml):
+    """As some write an empty thought: SFT trains on it, so an evaluation must not take it for the answer."""
+    assert chat.lead_ids(chatml) == []
+    thought = "{% if m['role'] == 'assistant' %}<think></think>{% endif %}"
+    turn = "<|im_start|>{{ m['role'] }}\n" + thought + "{{ m['content'] }}<|im_end|>\n"
+    opening = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    chatml.chat_template = "{% for m in messages %}" + turn + "{% endfor %}" + opening
+    messages = [{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "mat"}]
+    ids, _ = chat.encode_dialogue(chatml, messages)
+    lead = chat.lead_ids(chatml)
+    assert chatml.decode(lead) == "<think></think>"
+    prompt = chat.encode_prompt(chatml, messages[:1]) + lead
+    answer = chat.encode_completion(chatml, "mat", eos=True)[len(lead) :]
+    assert (prompt + answer)[: len(ids)] == ids[: len(prompt + answer)] and chatml.decode(answer).startswith("mat")

@@ -140,3 +140,20 @@ def test_equal_seeds_give_equal_models(tmp_path):
         return finetune(model, TOKENIZER, ASKED, config(tmp_path, max_steps=3)).model.qa_outputs.weight
 
     assert torch.equal(weights(), weights())
+
+
+def test_lora_and_freeze_together_are_refused(tmp_path):
+    with pytest.raises(UserError, match="leave out freeze, or LoRA"):
+        finetune(
+            reader(len(TOKENIZER)), TOKENIZER, ASKED, config(tmp_path, freeze="encoder"), peft_config=LoraConfig(r=2)
+        )
+
+
+def test_what_was_trained_in_bf16_is_measured_in_its_own_precision(tmp_path):
+    args = config(tmp_path / "a", max_steps=1, bf16=True)
+    model = finetune(reader(len(TOKENIZER)), TOKENIZER, ASKED, args).model.eval()
+    model.save_pretrained(tmp_path / "b")
+    again = BertForQuestionAnswering.from_pretrained(tmp_path / "b").eval()
+    ids = torch.tensor([[2, 5, 3, 6, 7, 3]])
+    with torch.no_grad():
+        assert torch.equal(model(ids).start_logits, again(ids).start_logits)

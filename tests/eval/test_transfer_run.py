@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from toy_reader import reader, saved_reader, tokenizer_of, world_questions
 
@@ -233,6 +234,14 @@ def test_a_model_from_scratch_has_the_shape_and_other_weights(done, monkeypatch)
     }
     name = "bert.encoder.layer.0.attention.self.query.weight"
     assert not first[name].equal(second[name]) and len(tokenizer) == trained.config.vocab_size
+    config = Path("toy/config.json")
+    stored = config.read_text()
+    config.write_text(stored.replace('"dtype": "float32"', '"dtype": "float16"'))  # as the kit's own checkpoint says
+    try:
+        half, _ = new_reader(Row("a", "toy", ("zh",), from_scratch=True), [])
+    finally:
+        config.write_text(stored)
+    assert "float16" not in stored and half.dtype == torch.float32
 
 
 def test_names_of_checkpoints(tmp_path):

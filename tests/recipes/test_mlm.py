@@ -89,3 +89,17 @@ def test_a_gpt_has_nothing_to_put_in_a_blank(base, texts, tmp_path, capsys):
     argv = ["--model_name_or_path", str(base), "--dataset_name", str(texts), "--output_dir", str(tmp_path / "out")]
     assert mlm.main(argv) == 2
     assert "no mask token" in capsys.readouterr().err
+
+
+def test_accumulated_batches_weigh_as_one(texts, tmp_path):
+    """BERT's loss is a mean already: the logged loss does not grow with the number of batches a step."""
+
+    def first_loss(batch, accumulated):
+        out = tmp_path / f"{batch}"
+        argv = [*BERT, "--dataset_name", str(texts), "--output_dir", str(out), "--max_steps", "1", "--disable_tqdm"]
+        argv += ["--per_device_train_batch_size", str(batch), "--gradient_accumulation_steps", str(accumulated)]
+        assert mlm.main([*argv, "--logging_steps", "1"]) == 0
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return next(row["loss"] for row in rows if "loss" in row)
+
+    assert first_loss(4, 4) == pytest.approx(first_loss(16, 1), rel=0.2)
