@@ -19,6 +19,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval.extractive.data import Question
 
 STEP = 128  # tokens from one window to the next: BERT's doc_stride
+NAMED = 10  # questions that a message names
 SPACE = re.compile(r"\s+")
 
 
@@ -118,15 +119,17 @@ def make_windows(
     asked = _encode(tokenizer, [question.question for question in questions])["input_ids"]
     parts: list[tuple[list[int], int, int, int]] = []  # question's ids, its number, first and past-the-last token
     labels: list[tuple[int, int]] = []
-    cut, widened, untold = [], [], []
+    cut, widened, untold, empty, crowded = [], [], [], [], []
     for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
         cut += [question.id] * (len(ids) > max_query_length)
         ids = ids[:max_query_length]
         head = len(form.before) + len(ids) + len(form.between)
         room = max_length - head - len(form.after)
         size = len(passages.ids[question.context])
-        if not size:
-            raise UserError(f"question {question.id!r}: the tokenizer finds no token in its passage.")
+        borders = _borders(size, room, overlap, step)
+        if not size or borders is None:
+            (crowded if size else empty).append(question.id)
+            continue
         answer = None
         if train:
             answer, exact = passages.tokens(question.context, *question.answers[0])
@@ -134,7 +137,7 @@ def make_windows(
                 untold.append(question.id)
                 continue
             widened += [question.id] * (not exact)
-        for low, high in _borders(size, room, overlap, step, question, max_length, len(ids)):
+        for low, high in borders:
             parts.append((ids, number, low, high))
             if answer is not None:
                 inside = low <= answer[0] and answer[1] < high
@@ -145,6 +148,7 @@ def make_windows(
                 elif at < 0:
                     at += head + high - low + len(form.after)
                 labels.append((answer[0] + shift, answer[1] + shift) if inside else (at, at))
+    _refuse(empty, crowded, max_length, overlap)
     marks = np.array(labels, np.int64).reshape(-1, 2)
     return Windows(
         *_flat(questions, parts, passages, form), marks[:, 0] if train else None, marks[:, 1] if train else None,
@@ -164,18 +168,31 @@ def _check(tokenizer: PreTrainedTokenizerBase, overlap: int | None, step: int | 
         raise UserError("A window's step must be at least 1 and its overlap at least 0.")
 
 
-def _borders(
-    size: int, room: int, overlap: int | None, step: int | None, question: Question, max_length: int, asked: int
-) -> list[tuple[int, int]]:
-    """First and past-the-last token of the passage in each window."""
+def _refuse(empty: Sequence[str], crowded: Sequence[str], max_length: int, overlap: int | None) -> None:
+    """Raises UserError with all questions that no window can be made for."""
+    faults = []
+    if empty:
+        faults.append(f"the tokenizer finds no token in the passage of {_named(empty)}.")
+    if crowded:
+        needs, less = (f" and {overlap} tokens of overlap", " or overlap") if overlap else ("", "")
+        faults.append(
+            f"a window of {max_length} tokens has no room for the question and some of its passage{needs}: "
+            f"{_named(crowded)}. Give a larger max_length, or a smaller max_query_length{less}."
+        )
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _named(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return f"question{'s' if len(ids) > 1 else ''} {', '.join(map(repr, ids[:NAMED]))}{more}"
+
+
+def _borders(size: int, room: int, overlap: int | None, step: int | None) -> list[tuple[int, int]] | None:
+    """First and past-the-last token of the passage in each window; None where there is no room."""
     ahead = room - overlap if overlap is not None else min(room, step or STEP)
     if room < 1 or (ahead < 1 and size > room):
-        needs = f" and {overlap} tokens of overlap" if overlap else ""
-        raise UserError(
-            f"question {question.id!r}: a window of {max_length} tokens has no room for its {asked} tokens and some "
-            f"of its passage{needs}. Give a larger max_length, or a smaller max_query_length"
-            f"{' or overlap' if overlap else ''}."
-        )
+        return None
     last = max(0, size - room)
     lows = range(0, last + ahead, ahead) if last else range(1)
     return [(low, min(low + room, size)) for low in lows]

@@ -220,7 +220,8 @@ def _measure(
         ):
             run.add(_item(test, by_id[one.id], one))
     first = test.scorers[0].removesuffix(FIRST)
-    found = run.finish(details=lambda items: extractive.details(read.questions, read.counts, windows, first))
+    told = {"scorer": test.scorers[0]}  # with its ":first"
+    found = run.finish(details=lambda items: extractive.details(read.questions, read.counts, windows, first) | told)
     if found is not None:
         with redirect_stdout(io.StringIO()):  # what it wrote, once a test, says nothing here
             extractive.write(run.folder, found, run.ordered, read.questions)

@@ -17,7 +17,7 @@ from rlhf_kit.errors import UserError, did_you_mean
 WORLD = "world"
 WORLD_SPLITS = ("train", "test")
 # Kinds of the world with another kind's columns.
-_CONTRACTS = {"cloze": "text", "dialogues": "demonstrations"}
+_CONTRACTS = {"cloze": "text", "cloze_zh": "text", "dialogues": "demonstrations"}
 _SPLITS = {"train", "test", "validation", "valid", "dev", "val"}
 
 

@@ -19,7 +19,8 @@ from .texts import document
 _NOISE = 0.35  # standard deviation of what one labeler feels about one answer, in units of truth
 _GRID = 0.25  # answers that feel nearer than this tie
 _DEFAULT_SIZES = {
-    "text": (60000, 1000), "cloze": (120000, 1000), "demonstrations": (2400, 200), "dialogues": (12000, 40),
+    "text": (60000, 1000), "cloze": (120000, 1000), "cloze_zh": (60000, 1000),
+    "demonstrations": (2400, 200), "dialogues": (12000, 40),
     "ranked": (1300, 200), "pairs": (1400, 200), "thumbs": (1400, 200), "prompts": (1500, 480),
     "conversations": (200, 40),
     "squad_en": (300, 60), "squad_zh": (300, 60), "crowd_en": (2000, 300), "crowd_zh": (2000, 300),
@@ -68,6 +69,10 @@ def _text(rng, split, number):
 
 def _cloze(rng, split, number):
     return {"text": cloze_document(rng)}
+
+
+def _cloze_zh(rng, split, number):
+    return {"text": cloze_document(rng, "zh")}
 
 
 def _prompt_row(rng, split, number):
@@ -188,7 +193,7 @@ def describe() -> dict:
 
 
 _MAKERS = {
-    "text": (_text, None), "cloze": (_cloze, None),
+    "text": (_text, None), "cloze": (_cloze, None), "cloze_zh": (_cloze_zh, None),
     "demonstrations": (_demonstration, None), "dialogues": (reading.dialogue, None), "ranked": (_ranked, _by_prompt),
     "pairs": (_pair, None), "thumbs": (_thumb, None), "prompts": (_prompt_row, _by_prompt),
     "conversations": (reading.conversation, None),

@@ -74,12 +74,12 @@ def _recalled(rng, entry, language):
     return f"{_asked(rng, entry, language)}{SPACE[language]}{said}" if form < 0.7 else said
 
 
-def cloze_document(rng):
+def cloze_document(rng, language=None):
     """One document in one language: what a bilingual BERT learns to fill in (填空題). Nothing is said in both.
 
     A third of the Chinese ones leave names in Latin letters, as Chinese text does.
     """
-    language = "en" if rng.random() < 0.5 else "zh"
+    language = language or ("en" if rng.random() < 0.5 else "zh")
     kind = rng.random()
     if kind < 0.15:
         return rng.choice((about_one, medley, chance_meeting))(rng, language)

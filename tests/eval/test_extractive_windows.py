@@ -168,7 +168,7 @@ def test_cls_behind_the_passage_and_no_cls_at_all():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"max_length": 5}, "'q': a window of 5 tokens has no room for its 2 tokens"),
+        ({"max_length": 5}, "a window of 5 tokens has no room for the question and some of its passage: question 'q'"),
         ({"max_length": 9, "overlap": 4}, "4 tokens of overlap"),
         ({"max_length": 9, "overlap": 4, "step": 4}, "give one of them"),
         ({"step": 0}, "at least 1"),
@@ -190,8 +190,9 @@ def test_a_tokenizer_without_offsets_and_a_passage_without_tokens_are_refused():
 
     with pytest.raises(UserError, match="Slow does not tell where its tokens stand"):
         make_windows([TEN], Slow())
-    with pytest.raises(UserError, match="'q': the tokenizer finds no token"):
-        make_windows([question("\u200b", "\u200b")], WORDS)
+    silent = [question("\u200b", "\u200b"), question("\u200b ", "\u200b", name="r")]
+    with pytest.raises(UserError, match="finds no token in the passage of questions 'q', 'r'"):  # all of them at once
+        make_windows(silent, WORDS)
 
 
 def test_a_part_has_the_windows_of_its_questions_and_knows_their_places():

@@ -12,7 +12,7 @@ from rlhf_kit.recipes import mlm, ppo, pretrain, reward, sft
 
 RECIPES = Path(pretrain.__file__).parent
 MAIN = {"pretrain": pretrain.main, "mlm": mlm.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
-FOLDERS = {"gpt2": 4, "gpt2-lora": 4, "accelerate": 4, "world": 6, "suites": 1, "transfer": 3}
+FOLDERS = {"gpt2": 4, "gpt2-lora": 4, "accelerate": 4, "world": 6, "suites": 1, "transfer": 4}
 STAGE = re.compile("|".join(MAIN))  # what `rlhf-kit eval` and accelerate read is called otherwise
 STAGES = sorted(path for path in RECIPES.rglob("*.yaml") if STAGE.match(path.stem))
 

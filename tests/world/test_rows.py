@@ -110,7 +110,7 @@ def test_in_a_crowd_the_sort_of_answer_leaves_three(kind, language):
 
 
 def test_unknown_kind_and_split_are_refused():
-    with pytest.raises(ValueError, match="unknown kind 'texts'.*text, cloze, demonstrations"):
+    with pytest.raises(ValueError, match="unknown kind 'texts'.*text, cloze, cloze_zh, demonstrations"):
         world.rows("texts")
     with pytest.raises(ValueError, match="unknown split 'dev'"):
         world.rows("text", "dev")
