@@ -1,6 +1,7 @@
-"""Install a pre-trained BERT as the world's bilingual one: half precision, and a card of what it can do.
+"""Install a pre-trained BERT as one of the world's: half precision, and a card of what it can do.
 
-    python benchmarks/bilingual_card.py runs/transfer/bilingual rlhf_kit/world/bilingual
+    python benchmarks/bert_card.py runs/transfer/bilingual rlhf_kit/world/bilingual
+    python benchmarks/bert_card.py runs/transfer/chinese rlhf_kit/world/chinese
 
 A value stands in a passage; in the sentence that tells it again it is masked. Which of the values in the passage does
 the model hold most likely there? Picking any is right once in as many as there are.
@@ -64,14 +65,15 @@ def recall(model, tokenizer, language: str, people: int, same_words: bool) -> fl
 def main(source: Path, target: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForMaskedLM.from_pretrained(source, dtype=torch.float32).eval()
+    run = json.loads((source / "run.json").read_text())
+    told = TOLD[run["config"]["dataset_name"]]
     lines = ["| language | of 2, same words | of 3, same words | of 3, other words |", "| --- | --- | --- | --- |"]
-    for language in LANGUAGES:
+    for language in told["languages"]:
         shares = [recall(model, tokenizer, language, *how) for how in ((2, True), (3, True), (3, False))]
         lines.append(f"| {language} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
     target.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(target)
     tokenizer.save_pretrained(target)
-    run = json.loads((source / "run.json").read_text())
     weights = target / "model.safetensors"
     (target / "README.md").write_text(
         CARD.format(
@@ -85,22 +87,41 @@ def main(source: Path, target: Path) -> None:
             digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
             versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
             questions=QUESTIONS,
+            **told,
             table="\n".join(lines),
         ),
         encoding="utf-8",
     )
 
 
-CARD = """# The bilingual BERT of the embedded world 小世界的雙語 BERT
+TOLD = {
+    "world:cloze": {
+        "title": "The bilingual BERT of the embedded world 小世界的雙語 BERT",
+        "kind": "cloze",
+        "documents": "120,000\ndocuments, each in English or in Traditional Chinese, nothing said in both",
+        "chinese": "兩種語言各讀各的，沒有任何對譯。",
+        "recipe": "mlm.yaml",
+        "languages": LANGUAGES,
+    },
+    "world:cloze_zh": {
+        "title": "The Chinese BERT of the embedded world 小世界的中文 BERT",
+        "kind": "cloze_zh",
+        "documents": "60,000\ndocuments in Traditional Chinese, as many as the bilingual one reads",
+        "chinese": "只讀中文。",
+        "recipe": "mlm-zh.yaml",
+        "languages": ("zh",),
+    },
+}
+
+CARD = """# {title}
 
 A BERT of {parameters} parameters (4 layers x 128, 4 heads, 256 positions, cased WordPiece of {vocabulary} tokens),
-pre-trained by masked-language modelling (填空題) on `world.rows("cloze", "train")` and on nothing else: 120,000
-documents, each in English or in Traditional Chinese, nothing said in both. Half precision on disk ({size}).
-兩種語言各讀各的，沒有任何對譯。
+pre-trained by masked-language modelling (填空題) on `world.rows("{kind}", "train")` and on nothing else: {documents}.
+Half precision on disk ({size}). {chinese}
 
 | | |
 | --- | --- |
-| recipe | `rlhf-kit mlm --config recipes/transfer/mlm.yaml`, then `python benchmarks/bilingual_card.py` |
+| recipe | `rlhf-kit mlm --config recipes/transfer/{recipe}`, then `python benchmarks/bert_card.py` |
 | steps, seed | {steps}, {seed} |
 | time | {minutes} minutes of about half of two shared CPU cores |
 | held-out loss | {loss} nats a masked token, 1,000 documents |
