@@ -365,3 +365,4 @@ def test_two_processes_train_and_measure_as_one(tmp_path):
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]))
+    torch.distributed.destroy_process_group()  # left to the interpreter's end, its threads now and then abort it
