@@ -13,7 +13,6 @@ where the loop's cut at 20 hid a better span, score higher; without the cut all 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -27,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from harness import foreign_cpu
+from harness import foreign_cpu, say, write_json
 from transformers import BertConfig, BertForQuestionAnswering, BertTokenizer
 
 from rlhf_kit.eval.extractive.data import Question, read_questions
@@ -42,10 +41,6 @@ DATA = {
 MAX_LENGTH, OVERLAP, N_BEST, LONGEST, BATCH = 384, 128, 20, 30, 8
 OURS, REFERENCE = "ours", "reference"
 SHAPES = {"base": (12, 768, 12), "tiny": (2, 128, 2)}  # layers, width, heads
-
-
-def say(text: str) -> None:
-    print(f"[{datetime.now():%H:%M:%S}] {text}", file=sys.stderr, flush=True)
 
 
 def tokenizer_of(questions: list[Question]) -> BertTokenizer:
@@ -241,8 +236,7 @@ def main() -> None:
     print("\n".join(table(found)))
     print(f"\n{provenance(options, found)}")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(options.json, found)
 
 
 if __name__ == "__main__":

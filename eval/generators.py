@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, lead_ids, set_chat_template
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
-from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import check_vocabulary, load_policy, load_tokenizer
 
 
 def load_generator(
@@ -27,12 +27,7 @@ def load_generator(
     """
     tokenizer = load_tokenizer(name)
     model = load_policy(name, tokenizer=tokenizer, dtype=dtype)
-    known = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > known:
-        raise UserError(
-            f"The tokenizer of {name!r} has {len(tokenizer)} tokens and the model knows {known}: they do not belong "
-            "together. Save the model's own tokenizer beside it."
-        )
+    check_vocabulary(name, tokenizer, model)
     # Masks come from lengths, and pad is GPT-2's end of text: transformers would take that for padding and warn.
     model.config.get_text_config().pad_token_id = None
     return model.to(device).eval(), tokenizer

@@ -11,7 +11,6 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
     launch("mlm")
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,9 +29,9 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length, load_masked_lm
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
-from rlhf_kit.recipes.models import check_settings, load_data, load_model, tokenizer_of
-from rlhf_kit.recipes.output import check_output, numbers
-from rlhf_kit.recipes.run import finish, run_stage, train
+from rlhf_kit.recipes.models import check_settings, load_data, load_model, tokenizer_or_new
+from rlhf_kit.recipes.output import check_output
+from rlhf_kit.recipes.run import finish, held_out, run_stage, train
 
 
 @dataclass
@@ -98,21 +97,12 @@ def run(settings: Settings) -> dict:
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:
-        metrics |= numbers(trainer.evaluate())
-        metrics["eval_perplexity"] = math.exp(metrics["eval_loss"])
+        metrics |= held_out(trainer)
     return finish(trainer, settings, output, metrics)
 
 
 def _tokenizer(settings: Settings, train_data: Dataset | None, notes: list[str]) -> PreTrainedTokenizerBase | None:
-    size = settings.training.train_tokenizer
-    if size is not None:
-        if settings.model.tokenizer_name_or_path or settings.model.config_overrides is None:
-            raise UserError(
-                "--train_tokenizer makes a new vocabulary: it goes with --config_overrides (a model from scratch) and "
-                "without --tokenizer_name_or_path."
-            )
-        return train_tokenizer(train_data["text"], size) if train_data is not None else None
-    tokenizer = tokenizer_of(settings, notes)
+    tokenizer = tokenizer_or_new(settings, train_data, notes, train_tokenizer)
     if tokenizer is not None and tokenizer.mask_token is None:
         raise UserError(
             f"The tokenizer of {settings.model.model_name_or_path!r} has no mask token, which mlm puts in "

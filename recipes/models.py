@@ -84,6 +84,21 @@ def tokenizer_of(settings: Settings, notes: list[str]) -> PreTrainedTokenizerBas
         return None
 
 
+def tokenizer_or_new(
+    settings: Settings, train_data: Dataset | None, notes: list[str], make: Callable[..., PreTrainedTokenizerBase]
+) -> PreTrainedTokenizerBase | None:
+    """As `tokenizer_of`, or with --train_tokenizer a new one, `make(texts, size)` of the training text."""
+    size = settings.training.train_tokenizer
+    if size is None:
+        return tokenizer_of(settings, notes)
+    if settings.model.tokenizer_name_or_path or settings.model.config_overrides is None:
+        raise UserError(
+            "--train_tokenizer makes a new vocabulary: it goes with --config_overrides (a model from scratch) and "
+            "without --tokenizer_name_or_path."
+        )
+    return make(train_data["text"], size) if train_data is not None else None
+
+
 def load_model(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, load: Callable[..., PreTrainedModel] = load_policy
 ) -> PreTrainedModel:

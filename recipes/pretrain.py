@@ -10,7 +10,6 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
     launch("pretrain")
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,9 +24,9 @@ from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import context_length
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
-from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_of
-from rlhf_kit.recipes.output import check_output, numbers
-from rlhf_kit.recipes.run import finish, run_stage, train
+from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_or_new
+from rlhf_kit.recipes.output import check_output
+from rlhf_kit.recipes.run import finish, held_out, run_stage, train
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -70,7 +69,7 @@ def run(settings: Settings) -> dict:
     output = check_output(settings)
     check_settings(settings)
     train_data, eval_data, notes = load_data(settings, ("text",), load)
-    tokenizer = _tokenizer(settings, train_data, notes)
+    tokenizer = tokenizer_or_new(settings, train_data, notes, train_tokenizer)
     if (
         settings.model.config_overrides is not None
         and settings.training.block_size
@@ -99,21 +98,8 @@ def run(settings: Settings) -> dict:
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:
-        metrics |= numbers(trainer.evaluate())
-        metrics["eval_perplexity"] = math.exp(metrics["eval_loss"])
+        metrics |= held_out(trainer)
     return finish(trainer, settings, output, metrics)
-
-
-def _tokenizer(settings: Settings, train_data: Dataset | None, notes: list[str]) -> PreTrainedTokenizerBase | None:
-    size = settings.training.train_tokenizer
-    if size is None:
-        return tokenizer_of(settings, notes)
-    if settings.model.tokenizer_name_or_path or settings.model.config_overrides is None:
-        raise UserError(
-            "--train_tokenizer makes a new vocabulary: it goes with --config_overrides (a model from scratch) and "
-            "without --tokenizer_name_or_path."
-        )
-    return train_tokenizer(train_data["text"], size) if train_data is not None else None
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import platform
 import shlex
@@ -139,6 +140,12 @@ def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, flo
     add_callbacks(trainer, output)
     result = trainer.train(resume_from_checkpoint=str(output.checkpoint) if output.checkpoint else None)
     return numbers(result.metrics)
+
+
+def held_out(trainer: Trainer) -> dict[str, float]:
+    """The evaluation's numbers with the perplexity: of a stage whose loss is in nats a token."""
+    found = numbers(trainer.evaluate())
+    return found | {"eval_perplexity": math.exp(found["eval_loss"])}
 
 
 def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[str, Any]) -> dict:

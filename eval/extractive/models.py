@@ -12,7 +12,14 @@ from transformers.utils import find_adapter_config_file, logging
 
 import rlhf_kit.models.qanet  # noqa: F401  registers QANet with AutoConfig and AutoModelForQuestionAnswering
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import DTYPES, LOADING_FAULTS, context_length, load_config, load_tokenizer
+from rlhf_kit.models.checkpoints import (
+    DTYPES,
+    LOADING_FAULTS,
+    check_vocabulary,
+    context_length,
+    load_config,
+    load_tokenizer,
+)
 
 HEAD = "ForQuestionAnswering"
 
@@ -49,12 +56,7 @@ def load_reader(
         raise UserError(f"{name!r} could not be loaded as {what}: {reason}") from error
     if is_adapter:
         model = model.merge_and_unload()
-    known = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > known:
-        raise UserError(
-            f"The tokenizer of {name!r} has {len(tokenizer)} tokens and the model knows {known}: they do not belong "
-            "together. Save the model's own tokenizer beside it."
-        )
+    check_vocabulary(name, tokenizer, model)
     return model.to(device).eval(), tokenizer
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from accelerate import PartialState
 from peft import LoraConfig
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from rlhf_kit.data.sources import WORLD
 from rlhf_kit.errors import UserError
@@ -36,6 +37,7 @@ from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precisi
 VERSION = 1
 PREDICTIONS, N_BEST, REPORT, MODEL, TRAINED = "predictions.json", "nbest.json", "report.html", "model", "training.json"
 LEARNED = "windows.json"
+CUTTING = ("max_length", "overlap", "step", "max_query_length")  # of passages into windows
 
 
 def run(options: argparse.Namespace) -> None:
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     questions, counts = read_questions(options.data, split, on_bad_row=options.on_bad_row)
     questions = questions[: options.limit]
     learning, mended = _training_questions(options)
-    cutting = {name: getattr(options, name) for name in ("max_length", "overlap", "step", "max_query_length")}
+    cutting = {name: getattr(options, name) for name in CUTTING}
     tokenizer = load_tokenizer(options.model, needs_eos=False)
     windows = make_windows(questions, tokenizer, **cutting)
     state = processes()
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         "extractive", options.scorer, VERSION, options.model, model_hash(options.model), options.data,
         results.fingerprint([asdict(question) for question in questions]), options.seed, options.limit,
         {
-            "split": split, **cutting, "step": (options.step or STEP) if options.overlap is None else None,
+            "split": split, **as_cut(cutting),
             "max_answer_length": options.max_answer_length, "n_best": options.n_best, "dtype": options.dtype,
             "training": training,
         },
@@ -62,24 +64,41 @@ def run(options: argparse.Namespace) -> None:
     making = Run(options.output, settings, [question.id for question in questions], state, unit="questions")
     model = None
     if making.resumed < len(questions):  # on every process alike: they train together
-        model = _trained(options, learning, training, state) if training else _loaded(options, state)
+        if training:
+            model = _trained(options, learning, training, state)
+        else:
+            model, _ = load_reader(options.model, options.dtype, state.device)
         check_length(model, options.max_length)
     with making:
-        todo = set(making.todo)
-        numbers = torch.tensor([at for at, question in enumerate(questions) if question.id in todo], dtype=torch.long)
-        by_id = {question.id: question for question in questions}
-        part, _ = windows.of(numbers.numpy())
-        for prediction in predictions(
-            model, tokenizer.pad_token_id, questions, part, options.max_answer_length, options.n_best,
-            options.max_batch_tokens,
-        ):  # fmt: skip
-            making.add(item(by_id[prediction.id], prediction, SCORERS[options.scorer]))
+        answer(
+            making, model, tokenizer, questions, windows, partial(item, scorer=SCORERS[options.scorer]),
+            max_answer_length=options.max_answer_length, n_best=options.n_best,
+            max_batch_tokens=options.max_batch_tokens,
+        )  # fmt: skip
     told = {"training_data": mended} if learning else {}
     found = making.finish(details=lambda items: details(questions, counts, windows, options.scorer) | told)
     if found is not None:
         show(found)
         if options.output is not None:
             write(options.output, found, making.ordered, questions)
+            print(f"Written 已寫入: {options.output}/{results_names()}")  # noqa: T201
+
+
+def as_cut(cutting: Mapping[str, Any]) -> dict[str, Any]:
+    """What `make_windows` makes of its options: with neither overlap nor step the step is BERT's."""
+    return {**cutting, "step": (cutting["step"] or STEP) if cutting["overlap"] is None else None}
+
+
+def answer(
+    making: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question],
+    windows: Windows, item_of: Callable[[Question, Prediction], Item], **options: int,
+) -> None:  # fmt: skip
+    """Answer the run's questions that have no item yet. `options`: of `predictions`."""
+    todo = set(making.todo)
+    by_id = {question.id: question for question in questions}
+    part, _ = windows.of(np.array([at for at, name in enumerate(by_id) if name in todo], np.int64))
+    for prediction in predictions(model, tokenizer.pad_token_id, questions, part, **options):
+        making.add(item_of(by_id[prediction.id], prediction))
 
 
 # --- fine-tuning ----------------------------------------------------------------------------------------------------
@@ -103,16 +122,12 @@ def _training(options: argparse.Namespace, learning: Sequence[Question]) -> dict
     return told | {"data_hash": results.fingerprint([asdict(question) for question in learning])}
 
 
-def _loaded(options: argparse.Namespace, state: PartialState) -> PreTrainedModel:
-    return load_reader(options.model, options.dtype, state.device)[0]
-
-
 def _trained(
     options: argparse.Namespace, learning: Sequence[Question], training: Mapping[str, Any], state: PartialState
 ) -> PreTrainedModel:
     """The fine-tuned model: that of the output folder if it was trained alike before, else a new one, kept there."""
     told = {**training, "seed": options.seed, "model_hash": model_hash(options.model)}
-    told |= {name: getattr(options, name) for name in ("max_length", "overlap", "step", "max_query_length")}
+    told |= {name: getattr(options, name) for name in CUTTING}
     with tempfile.TemporaryDirectory() as nowhere:
         folder = options.output / MODEL if options.output else Path(nowhere)
         mark = folder / TRAINED
@@ -185,7 +200,6 @@ def write(folder: Path, found: Results, items: Sequence[Item], questions: Sequen
     results.write(folder / PREDICTIONS, dump({item.id: item.answer for item in items}))
     results.write(folder / N_BEST, dump({item.id: item.details["n_best"] for item in items}))
     results.write(folder / REPORT, report_page(found, items, questions))
-    print(f"Written 已寫入: {folder}/{results_names()}")  # noqa: T201
 
 
 def results_names() -> str:

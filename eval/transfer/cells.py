@@ -14,11 +14,10 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
@@ -28,18 +27,17 @@ from rlhf_kit.eval.extractive import run as extractive
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig, finetune
 from rlhf_kit.eval.extractive.models import load_reader
-from rlhf_kit.eval.extractive.predict import Prediction, predictions
-from rlhf_kit.eval.extractive.windows import STEP, make_windows
+from rlhf_kit.eval.extractive.predict import Prediction
+from rlhf_kit.eval.extractive.windows import make_windows
 from rlhf_kit.eval.items import Item, Run, Settings
 from rlhf_kit.eval.progress import Counter
 from rlhf_kit.eval.transfer.config import FIRST, Row, Table, Test
 from rlhf_kit.eval.transfer.data import Read, scores
-from rlhf_kit.eval.transfer.readers import new_reader, row_hash, training_defaults, training_parts
+from rlhf_kit.eval.transfer.readers import missing, new_reader, row_hash, training_defaults, training_parts
 from rlhf_kit.models.checkpoints import training_precision
 
 VERSION = 1
 CELL, MODEL, TRAINED = "cell.json", "model", "trained"
-CUTTING = ("max_length", "overlap", "step", "max_query_length")  # of the windows, in training and in the tests
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,11 @@ class Making:
         table = {name: value for name, value in self.table.training.items() if name not in cut}
         return {**training_defaults(row), **table, **row.training}
 
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Of the rows' models, read once a run."""
+        return {row.name: row_hash(row) for row in self.table.rows if not missing(row)}
+
     def learned(self, row: Row) -> list[Question]:
         return [one for name in row.fine_tuned_on for one in self.read["data"][name].questions]
 
@@ -76,7 +79,7 @@ class Making:
         """All that decides what the cell's model becomes: JSON values."""
         row = cell.row
         told = {
-            "model": row.model, "model_hash": row_hash(row), "from_scratch": row.from_scratch,
+            "model": row.model, "model_hash": self.hashes[row.name], "from_scratch": row.from_scratch,
             "sizes": dict(row.sizes), "training": self.training(row),
             "data": [self.read["data"][name].hash for name in row.fine_tuned_on],
             "seed": cell.seed, "processes": self.state.num_processes, **training_precision(), "dtype": self.dtype,
@@ -194,8 +197,9 @@ class _Progress(TrainerCallback):
 def _run_of(test: Test, cell: Cell, making: Making) -> Run:
     """The test under way in its folder. Raises UserError where that holds items of other settings."""
     read, training = making.read["tests"][test.name], making.training(cell.row)
-    args = {name: training.get(name, getattr(ExtractiveConfig, name)) for name in CUTTING}
-    args["step"] = (args["step"] or STEP) if args["overlap"] is None else None
+    args = extractive.as_cut(
+        {name: training.get(name, getattr(ExtractiveConfig, name)) for name in extractive.CUTTING}
+    )
     settings = Settings(
         "transfer", " ".join(test.scorers), VERSION, cell.row.model, results.fingerprint(making.deciding(cell)),
         test.source, read.hash, cell.seed, making.limit, {"split": test.split, **args},
@@ -209,22 +213,17 @@ def _measure(
 ) -> None:
     read, run = making.read["tests"][test.name], _run_of(test, cell, making)
     options = run.settings.options
-    windows = make_windows(read.questions, tokenizer, **{name: options[name] for name in CUTTING})
-    by_id = {question.id: question for question in read.questions}
+    windows = make_windows(read.questions, tokenizer, **{name: options[name] for name in extractive.CUTTING})
     with run:
-        todo = set(run.todo)
-        numbers = torch.tensor([at for at, one in enumerate(read.questions) if one.id in todo], dtype=torch.long)
-        part, _ = windows.of(numbers.numpy())
-        for one in predictions(
-            model, tokenizer.pad_token_id, read.questions, part, max_batch_tokens=making.max_batch_tokens
-        ):
-            run.add(_item(test, by_id[one.id], one))
+        extractive.answer(
+            run, model, tokenizer, read.questions, windows, partial(_item, test),
+            max_batch_tokens=making.max_batch_tokens,
+        )  # fmt: skip
     first = test.scorers[0].removesuffix(FIRST)
     told = {"scorer": test.scorers[0]}  # with its ":first"
     found = run.finish(details=lambda items: extractive.details(read.questions, read.counts, windows, first) | told)
     if found is not None:
-        with redirect_stdout(io.StringIO()):  # what it wrote, once a test, says nothing here
-            extractive.write(run.folder, found, run.ordered, read.questions)
+        extractive.write(run.folder, found, run.ordered, read.questions)
 
 
 def _item(test: Test, question: Question, prediction: Prediction) -> Item:

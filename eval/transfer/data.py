@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from rlhf_kit import world
-from rlhf_kit.data.sources import WORLD
+from rlhf_kit.data.sources import WORLD, WORLD_SPLITS
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
-from rlhf_kit.eval.extractive.data import Counts, Question, questions_of, read_questions
+from rlhf_kit.eval.extractive.data import WORLD_KINDS, Counts, Question, questions_of, read_questions
 from rlhf_kit.eval.extractive.options import SCORERS
 from rlhf_kit.eval.scorers import Score, Scorer
 from rlhf_kit.eval.transfer.config import FIRST, Data, Table, Test
@@ -21,7 +21,6 @@ from rlhf_kit.eval.transfer.word_order import reorder
 from rlhf_kit.eval.type_guess import guess_score, type_guess
 
 PLACE = "{data}"
-READING = ("squad_", "crowd_")  # what the names of the world's kinds of such questions begin with
 
 
 @dataclass(frozen=True)
@@ -77,13 +76,12 @@ def read(one: Data | Test, data_dir: Path | None = None, limit: int | None = Non
 
 def _of_world(source: str, split: str, size: int | None) -> tuple[list[Question], Counts]:
     kind = source.partition(":")[2]
-    kinds = [name for name in world.KINDS if name.startswith(READING)]
-    if kind not in kinds:
-        hint = did_you_mean(kind, kinds)
+    if kind not in WORLD_KINDS:
+        hint = did_you_mean(kind, WORLD_KINDS)
         raise UserError(
-            f"{source}: the world has no such questions about passages.{hint} Give one of {', '.join(kinds)}."
+            f"{source}: the world has no such questions about passages.{hint} Give one of {', '.join(WORLD_KINDS)}."
         )
-    if split not in ("train", "test"):
+    if split not in WORLD_SPLITS:
         raise UserError(f"{source} has no split {split!r}; it has 'train' and 'test'.")
     return questions_of(source, world.rows(kind, split, size=size))
 

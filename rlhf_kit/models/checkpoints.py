@@ -164,6 +164,18 @@ def load_reward_model(
     return model
 
 
+def check_vocabulary(
+    name_or_path: str | os.PathLike, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+) -> None:
+    """Raises UserError where the tokenizer has tokens that the model does not know."""
+    known = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > known:
+        raise UserError(
+            f"The tokenizer of {str(name_or_path)!r} has {len(tokenizer)} tokens and the model knows {known}: they do "
+            "not belong together. Save the model's own tokenizer beside it."
+        )
+
+
 def load_config(
     name_or_path: str | os.PathLike, trust_remote_code: bool = False, what: str = "a model"
 ) -> PretrainedConfig:
