@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, StoppingCriteria
+from by_generate import alone
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import coqa_run, scorers
@@ -73,26 +74,6 @@ def model_of(tokenizer, positions=400):
         if parameter.dim() == 2:
             parameter.data.mul_(5)
     return model.eval()
-
-
-class Stop(StoppingCriteria):
-    def __init__(self, tokenizer, start, stop):
-        self.tokenizer, self.start, self.stop = tokenizer, start, stop
-
-    def __call__(self, input_ids, scores, **kwargs):
-        texts = [self.tokenizer.decode(row[self.start :]).lstrip() for row in input_ids]
-        return torch.tensor([any(stop in text for stop in self.stop) for text in texts])
-
-
-def alone(model, tokenizer, text, how):
-    """What plain `generate` writes after one prompt, which it reads anew."""
-    ids = tokenizer(text, return_tensors="pt")["input_ids"]
-    config = GenerationConfig(
-        max_new_tokens=how.max_new_tokens, do_sample=False, num_beams=how.num_beams, length_penalty=how.length_penalty,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    stop = [Stop(tokenizer, ids.shape[1], how.stop)]
-    return model.generate(ids, config, attention_mask=torch.ones_like(ids), stopping_criteria=stop)[0, ids.shape[1] :]
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -261,8 +242,9 @@ def test_gold_history_answers_are_those_of_generate_on_every_turn(how, context, 
     for story in chosen:
         for turn in range(len(story.questions)):
             one = found[story.id, turn]
-            expected = alone(model, tokenizer, prompts.prompt(story, turn, gold(story)).text, how)
-            assert one.continuation.ids == expected.tolist()
+            text = prompts.prompt(story, turn, gold(story)).text
+            expected = alone(model, tokenizer, tokenizer(text)["input_ids"], how)
+            assert one.continuation.ids == expected
     assert len({len(one.continuation.ids) for one in found.values()}) > 2
 
 
@@ -292,7 +274,7 @@ def test_own_history_is_that_of_generate_turn_after_turn(how, context, max_batch
         for turn in range(len(story.questions)):
             one = found[story.id, turn]
             assert one.prompt == prompts.prompt(story, turn, said)
-            assert one.continuation.ids == alone(model, tokenizer, one.prompt.text, how).tolist()
+            assert one.continuation.ids == alone(model, tokenizer, tokenizer(one.prompt.text)["input_ids"], how)
             said.append(one.continuation.answer)
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, StoppingCriteria
+from by_generate import alone
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_kit.data.chat import GPT2_CHAT_TEMPLATE, encode_dialogue
 from rlhf_kit.errors import UserError
@@ -57,26 +58,6 @@ def model_of(tokenizer, positions=WIDE):
         if parameter.dim() == 2:
             parameter.data.mul_(5)
     return model.eval()
-
-
-class Stop(StoppingCriteria):
-    def __init__(self, tokenizer, start, stop):
-        self.tokenizer, self.start, self.stop = tokenizer, start, stop
-
-    def __call__(self, input_ids, scores, **kwargs):
-        texts = [self.tokenizer.decode(row[self.start :]).lstrip() for row in input_ids]
-        return torch.tensor([any(stop in text for stop in self.stop) for text in texts])
-
-
-def alone(model, tokenizer, ids, how):
-    """What plain `generate` writes after one prompt, which it reads anew."""
-    ids = torch.tensor([ids])
-    config = GenerationConfig(
-        max_new_tokens=how.max_new_tokens, do_sample=False, num_beams=how.num_beams, length_penalty=how.length_penalty,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    stop = [Stop(tokenizer, ids.shape[1], how.stop)]
-    return model.generate(ids, config, attention_mask=torch.ones_like(ids), stopping_criteria=stop)[0, ids.shape[1] :]
 
 
 def chat(tokenizer, context=None):
@@ -148,7 +129,7 @@ def test_answers_are_those_of_generate_on_every_turn(how, context, history, toke
         for turn in range(len(story.questions)):
             one = found[story.id, turn]
             assert one.prompt == prompts.prompt(story, turn, gold(story) if history == "gold" else said)
-            assert one.continuation.ids == alone(model, tokenizer, one.prompt.ids, how).tolist()
+            assert one.continuation.ids == alone(model, tokenizer, one.prompt.ids, how)
             said.append(one.continuation.answer)
 
 

@@ -4,16 +4,15 @@ import random
 
 import pytest
 import torch
+from by_generate import alone
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
-    GenerationConfig,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    StoppingCriteria,
 )
 
 from rlhf_kit.errors import UserError
@@ -45,27 +44,6 @@ def model_of(kind, config):
         size = dict(vocab_size=config.vocab_size, hidden_size=32, n_layer=2, n_head=2)
         return sharpened(BloomForCausalLM(BloomConfig(**size, eos_token_id=config.eos_token_id)))
     return sharpened(GPT2LMHeadModel._from_config(config, attn_implementation=kind))
-
-
-class Stop(StoppingCriteria):
-    def __init__(self, tokenizer, start, stop):
-        self.tokenizer, self.start, self.stop = tokenizer, start, stop
-
-    def __call__(self, input_ids, scores, **kwargs):
-        texts = [self.tokenizer.decode(row[self.start :]).lstrip() for row in input_ids]
-        return torch.tensor([any(stop in text for stop in self.stop) for text in texts])
-
-
-def alone(model, tokenizer, prompt, how):
-    """Tokens that `generate` writes after one prompt."""
-    config = GenerationConfig(
-        max_new_tokens=how.max_new_tokens, do_sample=False, num_beams=how.num_beams, length_penalty=how.length_penalty,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    ids = torch.tensor([prompt])
-    stop = [Stop(tokenizer, len(prompt), how.stop)] if how.stop else []
-    out = model.generate(ids, config, attention_mask=torch.ones_like(ids), stopping_criteria=stop)
-    return out[0, len(prompt) :].tolist()
 
 
 @pytest.fixture
