@@ -1,7 +1,9 @@
 """Install a pre-trained BERT as one of the world's: half precision, and a card of what it can do.
 
-    python benchmarks/bert_card.py runs/transfer/bilingual rlhf_kit/world/bilingual
-    python benchmarks/bert_card.py runs/transfer/chinese rlhf_kit/world/chinese
+    python benchmarks/bert_card.py runs/transfer/bilingual rlhf_kit/world/bilingual "one NVIDIA H200"
+    python benchmarks/bert_card.py runs/transfer/chinese rlhf_kit/world/chinese "one NVIDIA H200"
+
+The last word says on what it was trained.
 
 A value stands in a passage; in the sentence that tells it again it is masked. Which of the values in the passage does
 the model hold most likely there? Picking any is right once in as many as there are.
@@ -62,7 +64,7 @@ def recall(model, tokenizer, language: str, people: int, same_words: bool) -> fl
     return right / QUESTIONS
 
 
-def main(source: Path, target: Path) -> None:
+def main(source: Path, target: Path, machine: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForMaskedLM.from_pretrained(source, dtype=torch.float32).eval()
     run = json.loads((source / "run.json").read_text())
@@ -82,7 +84,8 @@ def main(source: Path, target: Path) -> None:
             size=f"{weights.stat().st_size / 1e6:.1f} MB",
             steps=run["steps"],
             seed=run["seed"],
-            minutes=f"{run['seconds'] / 60:.0f}",
+            minutes=f"{run['seconds'] / 60:.1f}",
+            machine=machine,
             loss=f"{run['metrics']['eval_loss']:.3f}",
             digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
             versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
@@ -123,24 +126,22 @@ Half precision on disk ({size}). {chinese}
 | --- | --- |
 | recipe | `rlhf-kit mlm --config recipes/transfer/{recipe}`, then `python benchmarks/bert_card.py` |
 | steps, seed | {steps}, {seed} |
-| time | {minutes} minutes of about half of two shared CPU cores |
+| time | {minutes} minutes of {machine} |
 | held-out loss | {loss} nats a masked token, 1,000 documents |
 | sha256 of `model.safetensors` | `{digest}` |
 | versions | {versions} |
 
-## What it can and cannot do 會什麼、不會什麼
+## Does it look up? 會不會回頭找
 
 People are told of in one respect; one sentence comes again with its value masked. The share of {questions} such
 blanks in which the right one of the passage's values is the likeliest (by chance 0.50, 0.33, 0.33):
 
 {table}
 
-Where this is chance, it knows which *sort* of word belongs in a blank and not *whose* it is: it has not learned to
-look a name up. `rlhf-kit eval transfer` says what that means for reading
-([docs/transfer.md](../../../docs/transfer.md)).
+What that means for reading: `rlhf-kit eval transfer` ([docs/transfer.md](../../../docs/transfer.md)).
 """
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,7 +1,8 @@
 """Masked-language modelling (填空題): a BERT on plain text, from scratch or continued (Devlin et al. 2019, 3.1).
 
 A document is one row, `[CLS] ... [SEP]`; a long one is cut into several. Which tokens are masked is drawn anew each
-time a row is read.
+time a row is read. A row may name `spans` of its text that are always masked, and whole: its dates, names, whatever
+can be found again elsewhere in it (salient span masking: Guu et al. 2020, REALM, section 3.4).
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
     launch("mlm")
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer
+from torch import nn
+from torch.optim import Optimizer
 from transformers import (
     BertTokenizer,
     DataCollatorForLanguageModeling,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -30,6 +36,7 @@ from rlhf_kit.models.checkpoints import context_length, load_masked_lm
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.recipes.models import check_settings, load_data, load_model, tokenizer_or_new
+from rlhf_kit.recipes.muon import muon_with_adamw
 from rlhf_kit.recipes.output import check_output
 from rlhf_kit.recipes.run import finish, held_out, run_stage, train
 
@@ -45,7 +52,23 @@ class MaskedConfig(TrainingArguments):
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "group_by_length pads little; random is the other way."}
     )
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to be guessed."})
+    mlm_probability: float = field(
+        default=0.15, metadata={"help": "Share of the tokens to be guessed, besides the `spans` of a row."}
+    )
+    muon_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train the hidden layers' matrices with Muon at this peak learning rate, 2e-3 say; embeddings, "
+            "head, norms and biases stay with AdamW. Default: AdamW for all."
+        },
+    )
+    sinusoidal_positions: bool = field(
+        default=False,
+        metadata={
+            "help": "From scratch: learned positions start as sinusoids (Vaswani et al. 2017, 3.5), not by chance; "
+            "looking a little back is then learnt sooner."
+        },
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Tokens a row. Default: the model's positions, 512 at most."}
     )
@@ -63,6 +86,8 @@ class MaskedConfig(TrainingArguments):
             faults.append(f"max_length={self.max_length} must be at least 3: [CLS], a token and [SEP]")
         if self.train_tokenizer is not None and self.train_tokenizer < 10:
             faults.append(f"train_tokenizer={self.train_tokenizer} must be at least 10")
+        if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
+            faults.append(f"muon_learning_rate={self.muon_learning_rate} must be above 0")
         if faults:
             raise UserError("; ".join(faults) + ".")
 
@@ -76,7 +101,7 @@ def run(settings: Settings) -> dict:
     train_data, eval_data, notes = load_data(settings, ("text",), load)
     tokenizer = _tokenizer(settings, train_data, notes)
     length = _length(settings, tokenizer, notes)
-    rows = encode(train_data["text"], tokenizer, length) if train_data is not None and tokenizer is not None else []
+    rows = encode(train_data, tokenizer, length) if train_data is not None and tokenizer is not None else []
     if settings.run.dry_run:
         tokens = sum(len(row["input_ids"]) for row in rows) if rows else None
         plan.show_plan(settings, len(rows) if rows else None, tokens, notes, tokenizer)
@@ -84,21 +109,43 @@ def run(settings: Settings) -> dict:
     if not rows:
         raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
 
-    eval_rows = encode(eval_data["text"], tokenizer, length) if eval_data is not None else None
+    eval_rows = encode(eval_data, tokenizer, length) if eval_data is not None else None
     model = load_model(settings, tokenizer, load_masked_lm)
+    if settings.training.sinusoidal_positions:
+        start_from_sinusoids(model)
     model.accepts_loss_kwargs = False  # BERT's loss is the mean of its batch, whatever Trainer tells it
+    settings.training.remove_unused_columns = False  # `hidden` is the collator's
     trainer = Trainer(
         model=model,
         args=settings.training,
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(eval_rows) if eval_rows is not None else None,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=settings.training.mlm_probability),
+        data_collator=SpanMasking(tokenizer, mlm_probability=settings.training.mlm_probability),
         processing_class=tokenizer,
+        optimizers=(_optimizer(model, settings.training), None),
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:
         metrics |= held_out(trainer)
     return finish(trainer, settings, output, metrics)
+
+
+@torch.no_grad()
+def start_from_sinusoids(model: PreTrainedModel) -> None:
+    """Learned positions as sines and cosines of wavelengths 2 pi to 2000 pi, twice as large as weights by chance."""
+    found = [part for name, part in model.named_modules() if name.endswith("position_embeddings")]
+    if not found or not isinstance(found[0], nn.Embedding):
+        raise UserError(f"--sinusoidal_positions: a {model.config.model_type} has no learned positions. Leave it out.")
+    count, width = found[0].weight.shape
+    half = torch.arange(width // 2) / (width // 2)
+    angles = torch.arange(count)[:, None] / 1000**half
+    waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    found[0].weight[:, : waves.shape[1]] = 2 * model.config.initializer_range * waves
+
+
+def _optimizer(model: PreTrainedModel, args: MaskedConfig) -> Optimizer | None:
+    """None leaves it to `Trainer`: AdamW."""
+    return muon_with_adamw(model, args, args.muon_learning_rate) if args.muon_learning_rate else None
 
 
 def _tokenizer(settings: Settings, train_data: Dataset | None, notes: list[str]) -> PreTrainedTokenizerBase | None:
@@ -127,13 +174,42 @@ def _length(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes
     return wanted or min(limit, 512)
 
 
-def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[dict[str, list[int]]]:
-    """Rows of at most `length` tokens with their special tokens; empty documents give none."""
+def encode(
+    documents: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, length: int
+) -> list[dict[str, list]]:
+    """Rows of at most `length` tokens with their special tokens; empty documents give none.
+
+    `hidden`, a row's second column, is True for each token of the document's `spans`.
+    """
+    documents = [document for document in documents if document["text"].strip()]
+    spans = [document.get("spans") or [] for document in documents]
     encoded = tokenizer(
-        [text for text in texts if text.strip()], truncation=True, max_length=length, return_overflowing_tokens=True,
-        split_special_tokens=True, return_token_type_ids=False, return_attention_mask=False,
+        [document["text"] for document in documents], truncation=True, max_length=length,
+        return_overflowing_tokens=True, return_offsets_mapping=any(spans), split_special_tokens=True,
+        return_token_type_ids=False, return_attention_mask=False,
     )  # fmt: skip
-    return [{"input_ids": ids} for ids in encoded["input_ids"]]
+    rows = [{"input_ids": ids, "hidden": [False] * len(ids)} for ids in encoded["input_ids"]]
+    for row, offsets, at in zip(
+        rows, encoded.get("offset_mapping", ()), encoded["overflow_to_sample_mapping"], strict=False
+    ):
+        row["hidden"] = [any(a <= start < end <= b for a, b in spans[at]) for start, end in offsets]
+    return rows
+
+
+class SpanMasking(DataCollatorForLanguageModeling):
+    """BERT's masking (80 % [MASK], 10 % another token, 10 % as it was); the rows' `hidden` tokens are [MASK], all."""
+
+    def torch_call(self, examples: list[dict[str, list]]) -> dict[str, torch.Tensor]:
+        batch = super().torch_call([{"input_ids": row["input_ids"]} for row in examples])
+        ids, labels = batch["input_ids"], batch["labels"]
+        hidden = torch.zeros_like(ids, dtype=torch.bool)
+        left = self.tokenizer.padding_side == "left"
+        for row, example in zip(hidden, examples, strict=True):
+            count = len(example["hidden"])
+            row[-count if left else 0 : None if left else count] = torch.tensor(example["hidden"])
+        batch["labels"] = torch.where(hidden & (labels == -100), ids, labels)
+        batch["input_ids"] = ids.masked_fill(hidden, self.tokenizer.mask_token_id)
+        return batch
 
 
 def main(argv: Sequence[str] | None = None) -> int:

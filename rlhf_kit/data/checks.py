@@ -292,8 +292,23 @@ def _thumb_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault(WRONG_TYPE, told)
 
 
+def _document_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
+    yield from (faults := list(_text_faults("`text`", row["text"])))
+    spans = row.get("spans")
+    if faults or spans is None:
+        return
+    if not is_list(spans):
+        yield Fault(WRONG_TYPE, f"`spans` is {describe(spans)}; give a list of [start, end]")
+        return
+    for at, span in enumerate(spans, start=1):
+        whole = is_list(span) and len(span) == 2 and all(type(place) is int for place in span)
+        if not whole or not 0 <= span[0] < span[1] <= len(row["text"]):
+            told = f"`spans`, {at}: {span!r} is no part of a text of {len(row['text'])} characters; give [start, end]"
+            yield Fault("span outside the text", told)
+
+
 CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[Fault]]] = {
-    "text": lambda row: _text_faults("`text`", row["text"]),
+    "text": _document_faults,
     "demonstrations": _demonstration_faults,
     "ranked": _ranked_faults,
     "pairs": _pair_faults,

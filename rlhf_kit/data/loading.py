@@ -29,7 +29,8 @@ def load(
 
     `kinds` are the kinds acceptable here; which one it is shows in the columns ("world": the first of `kinds`).
     A file is taken whole whatever `split`; `seed` moves only the world. Columns of the rows:
-    text: `text`; demonstrations: `messages`, or `prompt` + `completion` (str);
+    text: `text`, and where any row has them `spans` (a list of [start, end) in characters, or None);
+    demonstrations: `messages`, or `prompt` + `completion` (str);
     ranked: `prompt`, `completions`, `ranks` (1..K where there are none);
     pairs: the same with K = 2, ranks [1, 2], and `margin` (float | None); pairs of one `group` are one ranking;
     both: `margin` and `weight` (float | None), `labeler` (str | None) where any row of the source has them;
@@ -134,7 +135,8 @@ def _one_prompt_type(rows: Sequence[Row]) -> list[Row]:
 
 
 def _text(rows: Sequence[Row]) -> list[Row]:
-    return [{"text": row["text"]} for row in rows]
+    names = ("text", "spans") if any(row.get("spans") for row in rows) else ("text",)
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
 def _demonstrations(rows: Sequence[Row]) -> list[Row]:
@@ -208,6 +210,7 @@ def _features(kind: str, rows: Sequence[Row]) -> datasets.Features | None:
     messages = datasets.List({"role": string, "content": string})
     types = {
         "text": string,
+        "spans": datasets.List(datasets.List(datasets.Value("int64"))),
         "messages": messages,
         "prompt": string if isinstance(rows[0].get("prompt"), str) else messages,
         "completion": string,

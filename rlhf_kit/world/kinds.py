@@ -68,11 +68,11 @@ def _text(rng, split, number):
 
 
 def _cloze(rng, split, number):
-    return {"text": cloze_document(rng)}
+    return cloze_document(rng)
 
 
 def _cloze_zh(rng, split, number):
-    return {"text": cloze_document(rng, "zh")}
+    return cloze_document(rng, "zh")
 
 
 def _prompt_row(rng, split, number):

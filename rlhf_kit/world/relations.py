@@ -162,6 +162,30 @@ STORY = (
     ),
 )  # fmt: skip
 
+# What documents with blanks say besides: values in digits, which both languages write the same.
+COUNTED = (
+    _relation(
+        "room", "visitor", "number",
+        "{s} sleeps in room {v}.|{s} has room {v}.|The room of {s} is {v}.",
+        "{s}睡在{v}號房。|{s}住{v}號房。|{s}的房間是{v}號。", "Which room does {s} have?", "{s}住幾號房？",
+    ),
+    _relation(
+        "age", "visitor", "number",
+        "{s} is {v} years old.|The age of {s} is {v}.", "{s}今年{v}歲。|{s}的年紀是{v}歲。",
+        "How old is {s}?", "{s}今年幾歲？",
+    ),
+    _relation(
+        "pay", "visitor", "number",
+        "{s} paid {v} coins.|{s} gave {v} coins.", "{s}付了{v}元。|{s}給了{v}元。",
+        "How much did {s} pay?", "{s}付了多少錢？",
+    ),
+    _relation(
+        "time", "visitor", "clock",
+        "{s} came at {v}.|{s} got here at {v}.", "{s}{v}到。|{s}在{v}抵達。",
+        "At what time did {s} come?", "{s}幾點到？",
+    ),
+)  # fmt: skip
+
 
 def is_woman(name):
     return name in WOMEN or name in WOMEN_AWAY

@@ -39,6 +39,18 @@ GOOD = {
 
 FAULTS = [
     ("text", {"text": " \n"}, "`text` is empty; give some text or remove the row"),
+    (
+        "text",
+        {"text": "abc", "spans": [[1, 4]]},
+        "`spans`, 1: [1, 4] is no part of a text of 3 characters; give [start, end]",
+    ),
+    (
+        "text",
+        {"text": "abc", "spans": [[0, 1], [2, 2]]},
+        "`spans`, 2: [2, 2] is no part of a text of 3 characters; give [start, end]",
+    ),
+    ("text", {"text": "abc", "spans": [1]}, "`spans`, 1: 1 is no part of a text of 3 characters; give [start, end]"),
+    ("text", {"text": "abc", "spans": "b"}, "`spans` is the text 'b'; give a list of [start, end]"),
     ("text", {"text": 5}, "`text` is the number 5; give a string"),
     ("text", ["a"], "is a list; a row is an object with `text`"),
     ("text", {"txt": "a"}, "the columns are `txt`; needed: `text` (text). Rename `txt` to `text`."),

@@ -107,6 +107,13 @@ def test_weight_labeler_and_margin_are_kept_where_the_source_has_them(tmp_path):
     assert row == {**ranked, "ranks": [1, 2], "margin": None, "weight": 0.5, "labeler": "Ann"}
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+def test_spans_of_a_text_are_kept_where_the_source_has_them(tmp_path, name):
+    rows = [{"text": "Nora came.", "spans": [[0, 4]]}, {"text": "Who?"}]
+    dataset, _ = load(write(tmp_path / name, rows), ("text",))
+    assert dataset.to_list() == [rows[0], {"text": "Who?", "spans": None}]
+
+
 def test_pairs_of_one_group_are_one_ranking(tmp_path):
     lone = {"prompt": "Ho", "chosen": "x", "rejected": "y"}
     rows = [

@@ -1,13 +1,16 @@
 """Masked-language modelling: rows, what is guessed, a run from scratch, and what is refused."""
 
+import copy
 import json
 import re
+import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from rlhf_kit.recipes import mlm
+from rlhf_kit.recipes.muon import Together
 
 BERT = [
     *("--model_name_or_path", "bert", "--train_tokenizer", "90", "--config_overrides"),
@@ -43,13 +46,13 @@ def test_the_vocabulary_keeps_case_and_accents_and_cuts_chinese(tokenizer):
 
 def test_a_long_document_is_cut_and_an_empty_one_gives_nothing(tokenizer):
     words = tokenizer("the cat sat on the mat", add_special_tokens=False)["input_ids"]
-    rows = mlm.encode(["the cat sat on the mat", " ", "cat"], tokenizer, 6)
+    rows = mlm.encode([{"text": text} for text in ("the cat sat on the mat", " ", "cat")], tokenizer, 6)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert [row["input_ids"] for row in rows][:2] == [[cls, *words[:4], sep], [cls, *words[4:8], sep]]
     assert sum(len(row["input_ids"]) - 2 for row in rows) == len(words) + len(
         tokenizer("cat", add_special_tokens=False)["input_ids"]
     )
-    (typed,) = mlm.encode(["[SEP]"], tokenizer, 30)
+    (typed,) = mlm.encode([{"text": "[SEP]"}], tokenizer, 30)
     assert typed["input_ids"].count(sep) == 1  # text is data: a mark typed inside ends nothing
 
 
@@ -58,8 +61,8 @@ def test_only_masked_tokens_count_in_the_loss(tokenizer):
     model = AutoModelForMaskedLM.from_config(
         mlm.plan.new_config("bert", {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}, tokenizer)
     ).eval()
-    rows = mlm.encode(["the cat sat on the mat", "貓坐在墊子上"], tokenizer, 30)
-    batch = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.5)(rows)
+    rows = mlm.encode([{"text": "the cat sat on the mat"}, {"text": "貓坐在墊子上"}], tokenizer, 30)
+    batch = mlm.SpanMasking(tokenizer, mlm_probability=0.5)(rows)
     labels, ids = batch["labels"], batch["input_ids"]
     special = (ids == tokenizer.cls_token_id) | (ids == tokenizer.pad_token_id)
     assert (labels != -100).any() and (labels[special] == -100).all()
@@ -70,6 +73,85 @@ def test_only_masked_tokens_count_in_the_loss(tokenizer):
     assert float(output.loss) == pytest.approx(float(by_hand), rel=1e-5)
 
 
+def test_spans_are_masked_whole_and_always(tokenizer):
+    """Salient span masking: the row's spans, each token, and no token is shown in place of [MASK]."""
+    text = "the cat sat on the mat"
+    rows = mlm.encode([{"text": text, "spans": [[4, 7], [19, 22]]}, {"text": "cat", "spans": None}], tokenizer, 30)
+    hidden = [
+        [text[a:b] for (a, b), flag in zip(offsets, row["hidden"], strict=True) if flag]
+        for row, offsets in [(rows[0], tokenizer(text, return_offsets_mapping=True)["offset_mapping"])]
+    ]
+    assert "".join(hidden[0]) == "catmat" and not any(rows[1]["hidden"])
+    for _ in range(5):
+        batch = mlm.SpanMasking(tokenizer, mlm_probability=0.0001)(rows)
+        flags = torch.tensor(rows[0]["hidden"])
+        assert (batch["input_ids"][0][flags] == tokenizer.mask_token_id).all()
+        assert batch["labels"][0][flags].tolist() == torch.tensor(rows[0]["input_ids"])[flags].tolist()
+        assert (batch["labels"][0][~flags] == -100).all() and (batch["labels"][1] == -100).all()
+
+
+def test_spans_stay_with_their_piece_of_a_long_document(tokenizer):
+    text = "the cat sat on the mat"
+    rows = mlm.encode([{"text": text, "spans": [[19, 22]]}], tokenizer, 6)
+    shown = [tokenizer.convert_ids_to_tokens(i) for row in rows for i, h in zip(*row.values(), strict=True) if h]
+    assert shown == tokenizer.tokenize("mat") and len(rows) > 1
+
+
+def test_muon_goes_on_from_a_checkpoint(tokenizer, tmp_path):
+    """Stopped and resumed: the weights of an unbroken run. Spans alone are masked, no dropout: nothing is drawn."""
+    data = tmp_path / "data.jsonl"
+    lines = [{"text": f"the cat number {at} sat on the mat", "spans": [[4, 7]]} for at in range(24)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def trained(name, *more):
+        out = tmp_path / name
+        argv = [
+            "--model_name_or_path",
+            "bert",
+            "--tokenizer_name_or_path",
+            str(tmp_path / "words"),
+            "--config_overrides",
+        ]
+        argv += [f"{BERT[-1]},hidden_dropout_prob=0,attention_probs_dropout_prob=0", *FEW, "--save_steps", "2", *more]
+        argv += ["--mlm_probability", "1e-9", "--muon_learning_rate", "1e-2"]
+        assert mlm.main([*argv, "--dataset_name", str(data), "--output_dir", str(out)]) == 0
+        return AutoModelForMaskedLM.from_pretrained(out).state_dict()
+
+    words = tmp_path / "words"
+    tokenizer.save_pretrained(words)  # one trained anew has other ids: ties fall by chance
+    whole = trained("whole")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "broken" / "checkpoint-2")
+    again = trained("broken", "--resume_from_checkpoint")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    adamw, muon = torch.load(tmp_path / "whole" / "checkpoint-4" / "optimizer.pt", weights_only=True)["parts"]
+    assert [sorted(state) for state in muon["state"].values()] == [
+        ["momentum_buffer"]
+    ] * 6  # q, k, v, out and two more
+    assert {"exp_avg", "exp_avg_sq"} < set(adamw["state"][0])
+
+
+def test_muon_and_adamw_take_the_steps_they_take_alone():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.LayerNorm(4))
+    alone = copy.deepcopy(model)
+    matrix, norm = model[0].weight, list(model[1].parameters())
+    both = Together([torch.optim.AdamW(norm, lr=0.1), torch.optim.Muon([matrix], lr=0.2)])
+    parts = torch.optim.AdamW(alone[1].parameters(), lr=0.1), torch.optim.Muon([alone[0].weight], lr=0.2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(both, lambda step: 1 / (1 + step))
+    for step in range(3):
+        batch = torch.randn(5, 4)
+        for net in (model, alone):
+            net(batch).square().mul(torch.arange(4.0)).sum().backward()
+        for part, rate in zip(parts, (0.1, 0.2), strict=True):
+            part.param_groups[0]["lr"] = rate / (1 + step)
+            part.step()
+            part.zero_grad()
+        both.step()
+        both.zero_grad()
+        schedule.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -77,6 +159,7 @@ def test_only_masked_tokens_count_in_the_loss(tokenizer):
         (["--max_length", "40"], "more than the 32 positions"),
         (["--mlm_probability", "1.5"], "between 0 and 1"),
         (["--max_length", "2"], "at least 3"),
+        (["--muon_learning_rate", "-1"], "above 0"),
     ],
 )
 def test_what_is_refused(more, said, texts, tmp_path, capsys):

@@ -15,14 +15,14 @@ from rlhf_kit.eval.type_guess import type_guess
 from rlhf_kit.world import reading
 from rlhf_kit.world.facts import FACTS
 from rlhf_kit.world.kinds import _rng, prompt_key
-from rlhf_kit.world.names import PEOPLE
+from rlhf_kit.world.names import PEOPLE, VALUES
 from rlhf_kit.world.questions import parse
 from rlhf_kit.world.relations import STORY, fill
-from rlhf_kit.world.stories import entries_of, roll_call
+from rlhf_kit.world.stories import _INTERNATIONAL, _NAMES, entries_of, told_twice
 
 # The base model in rlhf_kit/world/base was pre-trained on this text: whoever changes it has to train the base again.
 TEXT_DIGEST = "079457d5238bf20b"
-CLOZE_DIGEST = "dc7919bae529e71a"
+CLOZE_DIGEST = "3aadbf56e840f6f9"
 # Characters that only simplified Chinese writes.
 SIMPLIFIED = (
     "们这为会说对问让谢见书车东个医师护画飞员鸡鸭鱼猫马钢长号竖苹红蓝绿黄"
@@ -80,16 +80,41 @@ def test_cloze_is_what_the_bilingual_bert_was_trained_on():
 
 def test_a_story_tells_nobody_the_same_as_another_in_one_respect():
     rng = random.Random(0)
-    for language in ("en", "zh"):
-        for _ in range(50):
-            relation = rng.choice(STORY)
-            entries = entries_of(rng, [relation], rng.sample(PEOPLE, 3))
-            assert len({person for _, person, *_ in entries}) == len({value for _, _, value, _ in entries}) == 3
-            told = roll_call(rng, language)
-            sentences = re.findall(r"[^.。]+[.。]", told)
-            once = {s.strip() for s in sentences}
-            # Every sentence comes back, as often as the others.
-            assert len(sentences) in (2 * len(once), 3 * len(once)) and 2 <= len(once) <= 5
+    for _ in range(100):
+        relation = rng.choice(STORY)
+        entries = entries_of(rng, [relation], rng.sample(PEOPLE, 3))
+        assert len({person for _, person, *_ in entries}) == len({value for _, _, value, _ in entries}) == 3
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_is_hidden_can_be_found_again(language):
+    """Each span is a whole value or name, and the passage holds it once more, about the same person."""
+    rng, seen = random.Random(0), set()
+    words = {word.say(language) for words in VALUES.values() for word in words} | set(sum(_INTERNATIONAL.values(), ()))
+    names = {word for person in _NAMES for word in person}
+    for _ in range(200):
+        row = told_twice(rng, language)
+        hidden = [row["text"][start:end] for start, end in row["spans"]]
+        assert set(hidden) <= words | names
+        for (start, end), word in zip(row["spans"], hidden, strict=True):
+            seen.add(word in names)
+            shown = row["text"][:start] + row["text"][end:]
+            if word in names or word not in {value.say(language) for value in VALUES["color"]}:
+                assert word in shown
+    assert seen == {True, False}
+
+
+def test_only_one_of_the_two_tellings_is_hidden():
+    """Were values hidden in both, what is left over would tell them, and no name need be read."""
+    rng, seen = random.Random(1), set()
+    names = {name.en for name in _NAMES}
+    for _ in range(200):
+        row = told_twice(rng, "en")
+        values = [span for span in row["spans"] if row["text"][slice(*span)] not in names]
+        first = {not re.search(rf"\b{row['text'][a:b]}\b", row["text"][:a]) for a, b in values}
+        assert len(first) <= 1
+        seen |= first
+    assert seen == {True, False}
 
 
 def test_a_dialogue_is_a_conversation_in_turns():
