@@ -110,7 +110,7 @@ def test_only_one_of_the_two_tellings_is_hidden():
     names = {name.en for name in _NAMES}
     for _ in range(200):
         row = told_twice(rng, "en")
-        values = [span for span in row["spans"] if row["text"][slice(*span)] not in names]
+        values = [(a, b) for a, b in row["spans"] if row["text"][a:b].isalpha() and row["text"][a:b] not in names]
         first = {not re.search(rf"\b{row['text'][a:b]}\b", row["text"][:a]) for a, b in values}
         assert len(first) <= 1
         seen |= first
