@@ -98,6 +98,10 @@ def run(settings: Settings) -> dict:
     check_settings(settings)
     if settings.model.use_peft:
         raise UserError("--use_peft adapts a trained model to a task; mlm trains all weights. Leave it out.")
+    if settings.training.sinusoidal_positions and settings.model.config_overrides is None:
+        raise UserError(
+            "--sinusoidal_positions is how a new model (--config_overrides) starts; a trained one has its own."
+        )
     train_data, eval_data, notes = load_data(settings, ("text",), load)
     tokenizer = _tokenizer(settings, train_data, notes)
     length = _length(settings, tokenizer, notes)

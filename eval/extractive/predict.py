@@ -48,11 +48,9 @@ class Prediction:
     def n_best(self) -> tuple[Candidate, ...]:
         """The best first."""
         spans = self.spans
-        columns = (column.tolist() for column in (spans.start, spans.end, spans.probability, spans.score))
-        return tuple(
-            Candidate(self.context[start:end], start, probability, score)
-            for start, end, probability, score in zip(*columns, strict=True)
-        )
+        starts = spans.start.tolist()
+        texts = [self.context[start:end] for start, end in zip(starts, spans.end.tolist(), strict=True)]
+        return tuple(map(Candidate, texts, starts, spans.probability.tolist(), spans.score.tolist()))
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from rlhf_kit.errors import UserError
 from rlhf_kit.recipes import mlm
 from rlhf_kit.recipes.muon import Together
 
@@ -166,6 +168,32 @@ def test_what_is_refused(more, said, texts, tmp_path, capsys):
     out = tmp_path / "out"
     assert mlm.main([*BERT, *more, "--dataset_name", str(texts), "--output_dir", str(out)]) == 2
     assert re.search(said, capsys.readouterr().err) and not out.exists()
+
+
+def test_new_positions_start_as_sinusoids(tokenizer):
+    sizes = {"hidden_size": 4, "num_attention_heads": 2, "num_hidden_layers": 1, "initializer_range": 0.05}
+    model = AutoModelForMaskedLM.from_config(mlm.plan.new_config("bert", sizes, tokenizer))
+    mlm.start_from_sinusoids(model)
+    positions = model.bert.embeddings.position_embeddings.weight
+    slow = 3 / 1000**0.5
+    by_hand = [math.sin(3), math.cos(3), math.sin(slow), math.cos(slow)]
+    torch.testing.assert_close(positions[3], 0.1 * torch.tensor(by_hand))
+    rotary = AutoModelForMaskedLM.from_config(mlm.plan.new_config("roformer", sizes, tokenizer))
+    with pytest.raises(UserError, match="a roformer has no learned positions"):
+        mlm.start_from_sinusoids(rotary)
+
+
+def test_trained_positions_are_not_overwritten(tmp_path, capsys):
+    argv = [
+        "--model_name_or_path",
+        "some/bert",
+        "--dataset_name",
+        "world:cloze",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert mlm.main([*argv, "--sinusoidal_positions"]) == 2
+    assert "a trained one has its own" in capsys.readouterr().err
 
 
 def test_a_gpt_has_nothing_to_put_in_a_blank(base, texts, tmp_path, capsys):
