@@ -31,13 +31,16 @@ def told_again(rng: random.Random, language: str, people: int, same_words: bool)
     """(passage, the sentence that comes again, its value, all values) of one relation."""
     relation = rng.choice(STORY)
     entries = entries_of(rng, [relation], rng.sample(VISITORS, people))
-    template = rng.choice(relation.says[language])
+    same = rng.choice(relation.says[language])
+    templates = [same if same_words else rng.choice(relation.says[language]) for _ in entries]
     said = [
-        fill(template if same_words else rng.choice(relation.says[language]), person, language, value, color)
-        for _, person, value, color in entries
+        fill(template, person, language, value, color)
+        for template, (_, person, value, color) in zip(templates, entries, strict=True)
     ]
-    _, person, value, color = rng.choice(entries)
-    again = fill(template if same_words else rng.choice(relation.says[language]), person, language, value, color)
+    at = rng.randrange(people)
+    _, person, value, color = entries[at]
+    others = [template for template in relation.says[language] if same_words or template != templates[at]]
+    again = fill(same if same_words else rng.choice(others), person, language, value, color)
     space = " " if language == "en" else ""
     return space.join(said) + space, again, value.say(language), [entry[2].say(language) for entry in entries]
 

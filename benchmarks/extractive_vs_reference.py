@@ -174,8 +174,8 @@ def post_processing(questions: list[Question], repeats: int) -> tuple[list[float
 
 
 def measure(name: str, options: argparse.Namespace) -> dict:
-    everything = read_questions(str(DATA[name]), "validation")[0][:POSTPROCESSED]
-    questions = everything[: options.limit]
+    everything = read_questions(str(DATA[name]), "validation")[0]
+    questions, processed = everything[: options.limit], everything[:POSTPROCESSED]
     tokenizer = tokenizer_of(questions)
     layers, width, heads = SHAPES[options.shape]
     torch.manual_seed(0)
@@ -186,7 +186,7 @@ def measure(name: str, options: argparse.Namespace) -> dict:
     model = BertForQuestionAnswering(config).eval()
     checked = check(model, tokenizer, questions[: options.check], options.max_batch_tokens)
     say(f"{name}: {checked}")
-    ours, theirs = post_processing(everything, max(5, options.repeats))
+    ours, theirs = post_processing(processed, max(5, options.repeats))
     say(f"{name}: post-processing {statistics.median(ours):.3f} s, the reference's {statistics.median(theirs):.3f} s")
     model = model.to(getattr(torch, options.dtype))
     seconds: dict[str, list[float]] = {OURS: [], REFERENCE: []}
@@ -202,7 +202,7 @@ def measure(name: str, options: argparse.Namespace) -> dict:
             foreign.append((foreign_cpu() - before) / seconds[system][-1])
             say(f"{name} {number + 1}/{options.repeats} {system}: {seconds[system][-1]:.1f} s")
     found = {"questions": len(questions), "checked": checked, "seconds": seconds, "foreign_cores": max(foreign)}
-    return found | {"post": {OURS: ours, REFERENCE: theirs}, "post_questions": len(everything)}
+    return found | {"post": {OURS: ours, REFERENCE: theirs}, "post_questions": len(processed)}
 
 
 def table(found: dict[str, dict]) -> list[str]:

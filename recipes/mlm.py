@@ -80,14 +80,22 @@ class MaskedConfig(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         faults = []
-        if not 0 < self.mlm_probability < 1:
-            faults.append(f"mlm_probability={self.mlm_probability} must lie between 0 and 1")
+        if not 0 <= self.mlm_probability < 1:
+            faults.append(f"mlm_probability={self.mlm_probability} must be at least 0 and below 1")
         if self.max_length is not None and self.max_length < 3:
             faults.append(f"max_length={self.max_length} must be at least 3: [CLS], a token and [SEP]")
         if self.train_tokenizer is not None and self.train_tokenizer < 10:
             faults.append(f"train_tokenizer={self.train_tokenizer} must be at least 10")
         if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
             faults.append(f"muon_learning_rate={self.muon_learning_rate} must be above 0")
+        if self.muon_learning_rate is not None and not hasattr(torch.optim, "Muon"):
+            faults.append(f"muon_learning_rate needs torch 2.9 or newer; here is {torch.__version__}")
+        if self.muon_learning_rate is not None and (
+            self.optim_args or "adamw" not in getattr(self.optim, "value", self.optim)
+        ):
+            faults.append(
+                "muon_learning_rate brings its own optimizers, Muon and AdamW: leave out optim and optim_args"
+            )
         if faults:
             raise UserError("; ".join(faults) + ".")
 
@@ -112,6 +120,8 @@ def run(settings: Settings) -> dict:
         return {}
     if not rows:
         raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
+    if settings.training.mlm_probability == 0 and not all(any(row["hidden"]) for row in rows):
+        raise UserError("--mlm_probability 0 masks `spans` alone, and some rows have none. Give it a share.")
 
     eval_rows = encode(eval_data, tokenizer, length) if eval_data is not None else None
     model = load_model(settings, tokenizer, load_masked_lm)
@@ -136,7 +146,7 @@ def run(settings: Settings) -> dict:
 
 @torch.no_grad()
 def start_from_sinusoids(model: PreTrainedModel) -> None:
-    """Learned positions as sines and cosines of wavelengths 2 pi to 2000 pi, twice as large as weights by chance."""
+    """Learned positions as sines and cosines of wavelengths 2 pi to 2000 pi, of twice the spread of new weights."""
     found = [part for name, part in model.named_modules() if name.endswith("position_embeddings")]
     if not found or not isinstance(found[0], nn.Embedding):
         raise UserError(f"--sinusoidal_positions: a {model.config.model_type} has no learned positions. Leave it out.")
@@ -158,6 +168,11 @@ def _tokenizer(settings: Settings, train_data: Dataset | None, notes: list[str])
         raise UserError(
             f"The tokenizer of {settings.model.model_name_or_path!r} has no mask token, which mlm puts in "
             "the place of what is to be guessed. Give a BERT; a GPT goes on with `rlhf-kit pretrain`."
+        )
+    if tokenizer is not None and not tokenizer.is_fast:
+        raise UserError(
+            f"{type(tokenizer).__name__} does not say where in the text its tokens stand, so documents cannot be cut. "
+            "Give a fast tokenizer by --tokenizer_name_or_path."
         )
     return tokenizer
 
@@ -183,7 +198,7 @@ def encode(
 ) -> list[dict[str, list]]:
     """Rows of at most `length` tokens with their special tokens; empty documents give none.
 
-    `hidden`, a row's second column, is True for each token of the document's `spans`.
+    `hidden`, a row's second column, is True for each token that holds a character of the document's `spans`.
     """
     documents = [document for document in documents if document["text"].strip()]
     spans = [document.get("spans") or [] for document in documents]
@@ -193,10 +208,13 @@ def encode(
         return_token_type_ids=False, return_attention_mask=False,
     )  # fmt: skip
     rows = [{"input_ids": ids, "hidden": [False] * len(ids)} for ids in encoded["input_ids"]]
-    for row, offsets, at in zip(
-        rows, encoded.get("offset_mapping", ()), encoded["overflow_to_sample_mapping"], strict=False
-    ):
-        row["hidden"] = [any(a <= start < end <= b for a, b in spans[at]) for start, end in offsets]
+    if any(spans):
+        places = zip(encoded["offset_mapping"], encoded["overflow_to_sample_mapping"], strict=True)
+        for row, (offsets, at) in zip(rows, places, strict=True):
+            row["hidden"] = [
+                start < end and any(start < after and first < end for first, after in spans[at])
+                for start, end in offsets
+            ]
     return rows
 
 

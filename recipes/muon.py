@@ -24,7 +24,8 @@ class Together(Optimizer):
     """
 
     def __init__(self, parts: Sequence[Optimizer]):
-        super().__init__([weight for part in parts for group in part.param_groups for weight in group["params"]], {})
+        weights = [weight for part in parts for group in part.param_groups for weight in group["params"]]
+        super().__init__(weights, {"lr": parts[0].defaults["lr"]})  # the rate that schedules with a floor divide by
         self.parts = list(parts)
         self._share_groups()
 
@@ -40,19 +41,18 @@ class Together(Optimizer):
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "parts" not in state_dict:
+            raise UserError(
+                "The checkpoint was made without --muon_learning_rate. Leave it out, or start anew with another "
+                "--output_dir."
+            )
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share_groups()
 
 
 def muon_with_adamw(model: PreTrainedModel, args: TrainingArguments, muon_learning_rate: float) -> Together:
-    """Muon at `muon_learning_rate` for the two-dimensional weights of the hidden layers; `args` says AdamW's settings.
-
-    Raises:
-        UserError: where torch is older than its Muon (2.9).
-    """
-    if not hasattr(torch.optim, "Muon"):
-        raise UserError(f"--muon_learning_rate needs torch 2.9 or newer; here is {torch.__version__}.")
+    """Muon at `muon_learning_rate` for the matrices of the hidden layers; `args` holds AdamW's settings."""
     embeddings = {id(w) for module in model.modules() if isinstance(module, nn.Embedding) for w in module.parameters()}
     hidden = [w for w in model.base_model.parameters() if w.ndim == 2 and w.requires_grad and id(w) not in embeddings]
     chosen = {id(weight) for weight in hidden}

@@ -301,10 +301,11 @@ def _document_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault(WRONG_TYPE, f"`spans` is {describe(spans)}; give a list of [start, end]")
         return
     for at, span in enumerate(spans, start=1):
-        whole = is_list(span) and len(span) == 2 and all(type(place) is int for place in span)
-        if not whole or not 0 <= span[0] < span[1] <= len(row["text"]):
-            told = f"`spans`, {at}: {span!r} is no part of a text of {len(row['text'])} characters; give [start, end]"
-            yield Fault("span outside the text", told)
+        if not is_list(span) or len(span) != 2 or not all(isinstance(place, numbers.Integral) for place in span):
+            yield Fault(WRONG_TYPE, f"`spans`, {at} is {describe(span)}; give [start, end], whole numbers")
+        elif not 0 <= span[0] < span[1] <= len(row["text"]):
+            told = f"`spans`, {at}: {list(span)} is no part of a text of {len(row['text'])} characters"
+            yield Fault("span outside the text", f"{told}; count characters from 0, the end not included")
 
 
 CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[Fault]]] = {

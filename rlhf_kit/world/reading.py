@@ -1,7 +1,7 @@
 """Passages with questions: CoQA-style conversations and SQuAD-style rows, answers with exact character offsets."""
 
 from .names import VALUES, VISITORS
-from .relations import STORY, fill
+from .relations import STORY, fill, with_aside
 from .stories import entries_of
 from .tasks import FACTS_IN, SPACE, assistant, user
 
@@ -19,10 +19,12 @@ def _passage(rng, split, language):
     return _told(rng, told, language)
 
 
-def _told(rng, told, language):
+def _told(rng, told, language, asides=False):
     text, entries = "", []
     for relation, subject, value, color in told:
-        sentence = fill(rng.choice(relation.says[language]), subject, language, value, color)
+        template = rng.choice(relation.says[language])
+        template = with_aside(rng, template, language) if asides else template
+        sentence = fill(template, subject, language, value, color)
         text += SPACE[language] if text else ""
         words = value.say(language)
         if relation.key == "carry":
@@ -36,7 +38,7 @@ def _crowd(rng, split, language):
     """As `_passage`: three visitors, each told of in the same two respects, so that it takes the name to answer."""
     entries = entries_of(rng, rng.sample(STORY, 2), rng.sample(VISITORS, 3))
     rng.shuffle(entries)
-    return _told(rng, entries, language)
+    return _told(rng, entries, language, asides=True)
 
 
 def _start(entry):

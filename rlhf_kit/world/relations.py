@@ -186,6 +186,18 @@ COUNTED = (
     ),
 )  # fmt: skip
 
+_ASIDES = (" this time", " as always", " after all", ", they say", ", it seems")
+
+
+def with_aside(rng, template, language):
+    """Half of the English templates with words that say nothing, so that a value does not always end its sentence.
+
+    In Chinese it seldom does: the verb comes after.
+    """
+    if language == "zh" or rng.random() < 0.5:
+        return template
+    return f"{template[:-1]}{rng.choice(_ASIDES)}."
+
 
 def is_woman(name):
     return name in WOMEN or name in WOMEN_AWAY

@@ -5,7 +5,7 @@ it takes the name, and not the sort of answer alone, to know which value comes a
 """
 
 from .names import PEOPLE, STRANGERS, VALUES, VISITORS, Name
-from .relations import COUNTED, STORY, fill
+from .relations import COUNTED, STORY, fill, with_aside
 from .texts import RECALLS, SPACE, about_one, chance_meeting, medley
 
 _NAMES = VISITORS + STRANGERS + PEOPLE
@@ -40,7 +40,7 @@ def told_twice(rng, language):
     """{"text", "spans"}: two to four people in one or two respects, then all of it again in another order and words.
 
     The spans are the values of one of the two tellings, so that each can be found in the other by whom it is told of;
-    some are the names instead, to be found by the value.
+    some are the names instead, to be found by the value (or in the question before).
     """
     people = rng.sample(_NAMES, rng.randint(2, 4))
     if language == "zh" and rng.random() < 0.5:  # names in Latin letters, as Chinese text often has them
@@ -49,9 +49,9 @@ def told_twice(rng, language):
     if rng.random() < 0.6:
         entries = _partly_international(rng, entries)
     rng.shuffle(entries)
-    words = {entry[0]: rng.choice(entry[0].says[language]) for entry in entries} if rng.random() < 0.3 else {}
+    words = {entry[0]: _in_words(rng, entry, language) for entry in entries} if rng.random() < 0.3 else {}
     page = _Page(language)
-    first = [page.tell(entry, words.get(entry[0]) or rng.choice(entry[0].says[language])) for entry in entries]
+    first = [page.tell(entry, words.get(entry[0]) or _in_words(rng, entry, language)) for entry in entries]
     order = rng.sample(range(len(entries)), len(entries))
     again = {at: _tell_again(rng, page, entries[at], words.get(entries[at][0])) for at in order}
     hidden = first if rng.random() < 0.5 else [again[at] for at in range(len(entries))]
@@ -105,7 +105,11 @@ def _tell_again(rng, page, entry, template):
         return page.tell(entry, rng.choice(RECALLS[relation.key][page.language]))
     if form < 0.6:
         page.add(fill(rng.choice(relation.asks[page.language]), person, page.language))
-    return page.tell(entry, rng.choice(relation.says[page.language]))
+    return page.tell(entry, _in_words(rng, entry, page.language))
+
+
+def _in_words(rng, entry, language):
+    return with_aside(rng, rng.choice(entry[0].says[language]), language)
 
 
 def cloze_document(rng, language=None):

@@ -42,14 +42,15 @@ FAULTS = [
     (
         "text",
         {"text": "abc", "spans": [[1, 4]]},
-        "`spans`, 1: [1, 4] is no part of a text of 3 characters; give [start, end]",
+        "`spans`, 1: [1, 4] is no part of a text of 3 characters; count characters from 0, the end not included",
     ),
     (
         "text",
         {"text": "abc", "spans": [[0, 1], [2, 2]]},
-        "`spans`, 2: [2, 2] is no part of a text of 3 characters; give [start, end]",
+        "`spans`, 2: [2, 2] is no part of a text of 3 characters; count characters from 0, the end not included",
     ),
-    ("text", {"text": "abc", "spans": [1]}, "`spans`, 1: 1 is no part of a text of 3 characters; give [start, end]"),
+    ("text", {"text": "abc", "spans": [1]}, "`spans`, 1 is the number 1; give [start, end], whole numbers"),
+    ("text", {"text": "abc", "spans": [[0.0, 1.0]]}, "`spans`, 1 is a list; give [start, end], whole numbers"),
     ("text", {"text": "abc", "spans": "b"}, "`spans` is the text 'b'; give a list of [start, end]"),
     ("text", {"text": 5}, "`text` is the number 5; give a string"),
     ("text", ["a"], "is a list; a row is an object with `text`"),

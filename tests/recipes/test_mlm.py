@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast, get_scheduler
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.recipes import mlm
@@ -18,6 +19,7 @@ BERT = [
     *("--model_name_or_path", "bert", "--train_tokenizer", "90", "--config_overrides"),
     "num_hidden_layers=1,hidden_size=16,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32",
 ]
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9")
 FEW = ["--max_steps", "4", "--per_device_train_batch_size", "4", "--logging_steps", "2", "--disable_tqdm"]
 
 
@@ -75,8 +77,11 @@ def test_only_masked_tokens_count_in_the_loss(tokenizer):
     assert float(output.loss) == pytest.approx(float(by_hand), rel=1e-5)
 
 
-def test_spans_are_masked_whole_and_always(tokenizer):
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_spans_are_masked_whole_and_always(tokenizer, side):
     """Salient span masking: the row's spans, each token, and no token is shown in place of [MASK]."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = side
     text = "the cat sat on the mat"
     rows = mlm.encode([{"text": text, "spans": [[4, 7], [19, 22]]}, {"text": "cat", "spans": None}], tokenizer, 30)
     hidden = [
@@ -84,12 +89,28 @@ def test_spans_are_masked_whole_and_always(tokenizer):
         for row, offsets in [(rows[0], tokenizer(text, return_offsets_mapping=True)["offset_mapping"])]
     ]
     assert "".join(hidden[0]) == "catmat" and not any(rows[1]["hidden"])
-    for _ in range(5):
-        batch = mlm.SpanMasking(tokenizer, mlm_probability=0.0001)(rows)
-        flags = torch.tensor(rows[0]["hidden"])
-        assert (batch["input_ids"][0][flags] == tokenizer.mask_token_id).all()
-        assert batch["labels"][0][flags].tolist() == torch.tensor(rows[0]["input_ids"])[flags].tolist()
-        assert (batch["labels"][0][~flags] == -100).all() and (batch["labels"][1] == -100).all()
+    batch = mlm.SpanMasking(tokenizer, mlm_probability=0.0)(rows)
+    flags, padding = torch.tensor(rows[0]["hidden"]), len(rows[0]["hidden"]) - len(rows[1]["hidden"])
+    assert (batch["input_ids"][0][flags] == tokenizer.mask_token_id).all()
+    assert batch["labels"][0][flags].tolist() == torch.tensor(rows[0]["input_ids"])[flags].tolist()
+    assert (batch["labels"][0][~flags] == -100).all() and (batch["labels"][1] == -100).all()
+    assert batch["input_ids"][1].tolist().index(tokenizer.cls_token_id) == (padding if side == "left" else 0)
+    swapped = mlm.SpanMasking(tokenizer, mlm_probability=0.0)(
+        [{**rows[1], "hidden": [True] * len(rows[1]["hidden"])}, rows[0]]
+    )
+    assert (swapped["input_ids"][0] == tokenizer.mask_token_id).sum() == len(rows[1]["hidden"])
+    assert (swapped["labels"][0] != -100).nonzero()[0] == (padding if side == "left" else 0)
+
+
+def test_a_token_that_holds_part_of_a_span_is_masked():
+    """Byte-level tokens begin with the blank before; a span may also begin inside a word."""
+    text = "Nora came by bus. Kofi came by train."
+    words = ByteLevelBPETokenizer()
+    words.train_from_iterator([text] * 4, vocab_size=400, show_progress=False)
+    byte_level = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, mask_token="<mask>", pad_token="<pad>")
+    (row,) = mlm.encode([{"text": text, "spans": [[13, 16], [19, 22]]}], byte_level, 60)
+    masked = [at for at, hidden in zip(row["input_ids"], row["hidden"], strict=True) if hidden]
+    assert byte_level.decode(masked) == " bus Kofi"
 
 
 def test_spans_stay_with_their_piece_of_a_long_document(tokenizer):
@@ -99,10 +120,11 @@ def test_spans_stay_with_their_piece_of_a_long_document(tokenizer):
     assert shown == tokenizer.tokenize("mat") and len(rows) > 1
 
 
+@needs_muon
 def test_muon_goes_on_from_a_checkpoint(tokenizer, tmp_path):
     """Stopped and resumed: the weights of an unbroken run. Spans alone are masked, no dropout: nothing is drawn."""
     data = tmp_path / "data.jsonl"
-    lines = [{"text": f"the cat number {at} sat on the mat", "spans": [[4, 7]]} for at in range(24)]
+    lines = [{"text": f"the cat sat {at}", "spans": [[4, 7]]} for at in range(24)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def trained(name, *more):
@@ -115,7 +137,7 @@ def test_muon_goes_on_from_a_checkpoint(tokenizer, tmp_path):
             "--config_overrides",
         ]
         argv += [f"{BERT[-1]},hidden_dropout_prob=0,attention_probs_dropout_prob=0", *FEW, "--save_steps", "2", *more]
-        argv += ["--mlm_probability", "1e-9", "--muon_learning_rate", "1e-2"]
+        argv += ["--mlm_probability", "0", "--muon_learning_rate", "1e-2"]
         assert mlm.main([*argv, "--dataset_name", str(data), "--output_dir", str(out)]) == 0
         return AutoModelForMaskedLM.from_pretrained(out).state_dict()
 
@@ -132,6 +154,28 @@ def test_muon_goes_on_from_a_checkpoint(tokenizer, tmp_path):
     assert {"exp_avg", "exp_avg_sq"} < set(adamw["state"][0])
 
 
+@needs_muon
+def test_a_checkpoint_of_another_optimizer_is_refused_by_name():
+    both = Together([torch.optim.Muon([torch.nn.Parameter(torch.ones(2, 2))])])
+    with pytest.raises(UserError, match="made without --muon_learning_rate"):
+        both.load_state_dict({"state": {}, "param_groups": []})
+
+
+@needs_muon
+@pytest.mark.parametrize("name", ["linear", "polynomial", "cosine_with_min_lr"])
+def test_every_schedule_moves_both(name):
+    norm, matrix = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, 2))
+    both = Together([torch.optim.AdamW([norm], lr=0.1), torch.optim.Muon([matrix], lr=0.2)])
+    more = {"min_lr": 0.01} if "min_lr" in name else None
+    schedule = get_scheduler(name, both, 0, 10, scheduler_specific_kwargs=more)
+    for _ in range(5):
+        both.step()
+        schedule.step()
+    low, high = (group["lr"] for group in both.param_groups)
+    assert 0.01 < low < 0.1 and high == pytest.approx(2 * low)
+
+
+@needs_muon
 def test_muon_and_adamw_take_the_steps_they_take_alone():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.LayerNorm(4))
@@ -159,9 +203,11 @@ def test_muon_and_adamw_take_the_steps_they_take_alone():
     [
         (["--use_peft"], "adapts a trained model|nothing to adapt"),
         (["--max_length", "40"], "more than the 32 positions"),
-        (["--mlm_probability", "1.5"], "between 0 and 1"),
+        (["--mlm_probability", "1.5"], "at least 0 and below 1"),
         (["--max_length", "2"], "at least 3"),
         (["--muon_learning_rate", "-1"], "above 0"),
+        (["--muon_learning_rate", "1e-3", "--optim", "adafactor"], "brings its own optimizers"),
+        (["--mlm_probability", "0"], "some rows have none"),
     ],
 )
 def test_what_is_refused(more, said, texts, tmp_path, capsys):

@@ -22,7 +22,8 @@ from rlhf_kit.world.stories import _INTERNATIONAL, _NAMES, entries_of, told_twic
 
 # The base model in rlhf_kit/world/base was pre-trained on this text: whoever changes it has to train the base again.
 TEXT_DIGEST = "079457d5238bf20b"
-CLOZE_DIGEST = "3aadbf56e840f6f9"
+CLOZE_DIGEST = "11f35dd4556f4e97"
+CLOZE_ZH_DIGEST = "d934b7b738f553c5"
 # Characters that only simplified Chinese writes.
 SIMPLIFIED = (
     "们这为会说对问让谢见书车东个医师护画飞员鸡鸭鱼猫马钢长号竖苹红蓝绿黄"
@@ -74,8 +75,9 @@ def test_text_is_what_the_base_was_trained_on(text):
     assert digest(text[:2000]) == TEXT_DIGEST
 
 
-def test_cloze_is_what_the_bilingual_bert_was_trained_on():
+def test_cloze_is_what_the_berts_were_trained_on():
     assert digest(world.rows("cloze", size=2000)) == CLOZE_DIGEST
+    assert digest(world.rows("cloze_zh", size=2000)) == CLOZE_ZH_DIGEST
 
 
 def test_a_story_tells_nobody_the_same_as_another_in_one_respect():
@@ -87,21 +89,30 @@ def test_a_story_tells_nobody_the_same_as_another_in_one_respect():
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_what_is_hidden_can_be_found_again(language):
-    """Each span is a whole value or name, and the passage holds it once more, about the same person."""
+def test_what_is_hidden_stands_elsewhere_about_the_same_person(language):
     rng, seen = random.Random(0), set()
-    words = {word.say(language) for words in VALUES.values() for word in words} | set(sum(_INTERNATIONAL.values(), ()))
+    values = {word.say(language) for words in VALUES.values() for word in words} | set(
+        sum(_INTERNATIONAL.values(), ())
+    )
     names = {word for person in _NAMES for word in person}
     for _ in range(200):
         row = told_twice(rng, language)
-        hidden = [row["text"][start:end] for start, end in row["spans"]]
-        assert set(hidden) <= words | names
-        for (start, end), word in zip(row["spans"], hidden, strict=True):
+        sentences = [(part.start(), part.group()) for part in re.finditer(r"[^.。？?]+[.。？?]", row["text"])]
+        for start, end in row["spans"]:
+            word = row["text"][start:end]
+            assert word in values | names
             seen.add(word in names)
-            shown = row["text"][:start] + row["text"][end:]
-            if word in names or word not in {value.say(language) for value in VALUES["color"]}:
-                assert word in shown
+            here = next(said for at, said in sentences if at <= start < at + len(said))
+            elsewhere = [said for at, said in sentences if not at <= start < at + len(said)]
+            (person,) = {name for name in names if whole(name, here)}
+            assert any(whole(word, said) and whole(person, said) for said in elsewhere)
     assert seen == {True, False}
+
+
+def whole(word, text):
+    """Whether it stands there, not as a part of a longer word or number."""
+    edge = "[A-Za-z]" if word[0].isalpha() else "[0-9:/]"
+    return re.search(rf"(?<!{edge}){word}(?!{edge})" if word.isascii() else word, text)
 
 
 def test_only_one_of_the_two_tellings_is_hidden():
