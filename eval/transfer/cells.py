@@ -202,7 +202,8 @@ def _run_of(test: Test, cell: Cell, making: Making) -> Run:
     )
     settings = Settings(
         "transfer", " ".join(test.scorers), VERSION, cell.row.model, results.fingerprint(making.deciding(cell)),
-        test.source, read.hash, cell.seed, making.limit, {"split": test.split, **args},
+        test.source, read.hash, cell.seed, making.limit,
+        {"split": test.split, "max_answer_length": making.table.max_answer_length, **args},
     )  # fmt: skip
     folder = cell.folder(making.output) / test.name
     return Run(folder, settings, [question.id for question in read.questions], making.state, unit="questions")
@@ -217,7 +218,7 @@ def _measure(
     with run:
         extractive.answer(
             run, model, tokenizer, read.questions, windows, partial(_item, test),
-            max_batch_tokens=making.max_batch_tokens,
+            max_answer_length=making.table.max_answer_length, max_batch_tokens=making.max_batch_tokens,
         )  # fmt: skip
     first = test.scorers[0].removesuffix(FIRST)
     told = {"scorer": test.scorers[0]}  # with its ":first"

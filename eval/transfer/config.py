@@ -99,10 +99,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
+    """All of a file. `max_answer_length`: of an answer, in tokens; `training`: of every row, as a row's."""
+
     data: tuple[Data, ...]
     tests: tuple[Test, ...]
     rows: tuple[Row, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
+    max_answer_length: int = 30
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def languages(self, row: Row) -> set[str]:
@@ -203,6 +206,7 @@ WHOLE: dict[str, Rule] = {
         lambda value: isinstance(value, list) and bool(value) and all(_is_count(seed, 0) for seed in value),
         "a list of whole numbers",
     ),
+    "max_answer_length": RULES["size"],
     "training": VALUES,
 }
 PARTS: dict[str, type] = {"data": Data, "tests": Test, "rows": Row}

@@ -73,6 +73,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
         (table(row={"modle": "x"}), "rows 1 (tiny): there is no 'modle'. Did you mean 'model'?"),
         (table(sead=[0]), "there is no 'sead'. Did you mean 'seeds'?"),
         (table(seeds=[]), "seeds is []; give a list of whole numbers"),
+        (table(max_answer_length=0), "max_answer_length is 0; give a whole number from 1"),
         (table(seeds=[0, -1]), "seeds is [0, -1]; give a list of whole numbers"),
         (table(tests={"scorers": ["drdc"]}), "there is no scorer 'drdc'. Did you mean 'drcd'?"),
         (table(tests={"scorers": "drcd"}), "scorers is 'drcd'; give a list of scorers' names"),

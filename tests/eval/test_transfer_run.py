@@ -250,3 +250,13 @@ def test_names_of_checkpoints(tmp_path):
     assert not missing(Row("a", "world:base", ()))
     with pytest.raises(UserError, match="no checkpoint world:nothing, world:less"):
         run.chosen(Table((), (), (Row("a", "world:nothing", ()), Row("b", "world:less", ()))), [], None)
+
+
+def test_no_answer_is_longer_than_the_table_allows(done, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved_reader("toy")
+    declare(seeds=[0], rows=[ROWS[1]], tests=[TESTS[1]], max_answer_length=1)
+    assert evaluate.main(["transfer", "--config", "t.yaml", "--output", "out"]) == 0
+    items = [json.loads(line) for line in Path("out/new/seed-0/en/items.jsonl").read_text().splitlines()]
+    assert items and all(" " not in best["text"] for item in items for best in item["details"]["n_best"])
+    assert json.loads(Path("out/new/seed-0/en/settings.json").read_text())["options"]["max_answer_length"] == 1
