@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from rlhf_kit.eval.transfer.table import GATE, KEPT, OPEN, TURNED, Estimate, Gate, Report, Transfer
@@ -90,15 +91,20 @@ def _transfers(report: Report) -> Iterator[Sentence]:
             yield f"{told}.", f"{told_zh}。"
             continue
         told += f", {percent(one.above, '+.1f')} above guessing"
-        reads = one.above.interval is not None and one.above.interval[0] > 0
+        low, high = one.above.interval or (-math.inf, math.inf)
         if one.passed is None:
             yield f"{told}; not claimed, no test in a language it learned.", f"{told_zh}；沒有可比的測試。"
         elif not one.passed:
             yield f"{told}; not claimed, the gate.", f"{told_zh}；未過門檻，不算遷移。"
-        elif reads:
+        elif low > 0:
             yield f"{told}: reading transfers.", f"{told_zh}：閱讀能力遷移了。"
+        elif high < 0:
+            yield f"{told}: less than guessing, no transfer.", f"{told_zh}：不如亂猜，沒有遷移。"
         else:
-            yield f"{told}: no more than guessing, nothing transfers.", f"{told_zh}：和亂猜差不多，沒有遷移。"
+            yield (
+                f"{told}: cannot be told from guessing, no transfer is claimed.",
+                f"{told_zh}：和亂猜分不出高下，不能說有遷移。",
+            )
 
 
 def _orders(report: Report) -> Iterator[Sentence]:

@@ -160,7 +160,9 @@ def test_one_row_may_pass_and_another_fail(tmp_path):
 
 def test_no_more_than_guessing_is_no_transfer(tmp_path):
     said = told(report(tmp_path, [row("a")], {("a", "zh"): 6, ("a", "en"): 19}))  # 30, as guessing
-    assert "is passed by a" in said and "no more than guessing, nothing transfers" in said
+    assert "is passed by a" in said and "cannot be told from guessing, no transfer is claimed" in said
+    worse = told(report(tmp_path, [row("a")], {("a", "zh"): 0, ("a", "en"): 19}))
+    assert "less than guessing, no transfer" in worse
 
 
 def test_rows_that_learned_the_language_or_nothing_before_transfer_nothing(tmp_path):
