@@ -23,6 +23,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from rlhf_kit.world.names import LANGUAGES, VISITORS
 from rlhf_kit.world.relations import STORY, fill
 from rlhf_kit.world.stories import entries_of
+from rlhf_kit.world.texts import SPACE
 
 QUESTIONS = 200
 
@@ -41,7 +42,7 @@ def told_again(rng: random.Random, language: str, people: int, same_words: bool)
     _, person, value, color = entries[at]
     others = [template for template in relation.says[language] if same_words or template != templates[at]]
     again = fill(same if same_words else rng.choice(others), person, language, value, color)
-    space = " " if language == "en" else ""
+    space = SPACE[language]
     return space.join(said) + space, again, value.say(language), [entry[2].say(language) for entry in entries]
 
 

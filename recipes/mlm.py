@@ -12,7 +12,7 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
     launch("mlm")
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
-from torch.optim import Optimizer
 from transformers import (
     BertTokenizer,
     DataCollatorForLanguageModeling,
@@ -86,18 +85,18 @@ class MaskedConfig(TrainingArguments):
             faults.append(f"max_length={self.max_length} must be at least 3: [CLS], a token and [SEP]")
         if self.train_tokenizer is not None and self.train_tokenizer < 10:
             faults.append(f"train_tokenizer={self.train_tokenizer} must be at least 10")
-        if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
-            faults.append(f"muon_learning_rate={self.muon_learning_rate} must be above 0")
-        if self.muon_learning_rate is not None and not hasattr(torch.optim, "Muon"):
-            faults.append(f"muon_learning_rate needs torch 2.9 or newer; here is {torch.__version__}")
-        if self.muon_learning_rate is not None and (
-            self.optim_args or "adamw" not in getattr(self.optim, "value", self.optim)
-        ):
-            faults.append(
-                "muon_learning_rate brings its own optimizers, Muon and AdamW: leave out optim and optim_args"
-            )
+        if self.muon_learning_rate is not None:
+            faults += self._muon_faults()
         if faults:
             raise UserError("; ".join(faults) + ".")
+
+    def _muon_faults(self) -> Iterator[str]:
+        if self.muon_learning_rate <= 0:
+            yield f"muon_learning_rate={self.muon_learning_rate} must be above 0"
+        if not hasattr(torch.optim, "Muon"):
+            yield f"muon_learning_rate needs torch 2.9 or newer; here is {torch.__version__}"
+        if self.optim_args or "adamw" not in getattr(self.optim, "value", self.optim):
+            yield "muon_learning_rate brings its own optimizers, Muon and AdamW: leave out optim and optim_args"
 
 
 def run(settings: Settings) -> dict:
@@ -120,7 +119,7 @@ def run(settings: Settings) -> dict:
         return {}
     if not rows:
         raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
-    if settings.training.mlm_probability == 0 and not all(any(row["hidden"]) for row in rows):
+    if settings.training.mlm_probability == 0 and not all(any(row.get("hidden", ())) for row in rows):
         raise UserError("--mlm_probability 0 masks `spans` alone, and some rows have none. Give it a share.")
 
     eval_rows = encode(eval_data, tokenizer, length) if eval_data is not None else None
@@ -128,6 +127,8 @@ def run(settings: Settings) -> dict:
     if settings.training.sinusoidal_positions:
         start_from_sinusoids(model)
     model.accepts_loss_kwargs = False  # BERT's loss is the mean of its batch, whatever Trainer tells it
+    rate = settings.training.muon_learning_rate
+    optimizer = muon_with_adamw(model, settings.training, rate) if rate else None  # None: Trainer's AdamW
     settings.training.remove_unused_columns = False  # `hidden` is the collator's
     trainer = Trainer(
         model=model,
@@ -136,7 +137,7 @@ def run(settings: Settings) -> dict:
         eval_dataset=Dataset.from_list(eval_rows) if eval_rows is not None else None,
         data_collator=SpanMasking(tokenizer, mlm_probability=settings.training.mlm_probability),
         processing_class=tokenizer,
-        optimizers=(_optimizer(model, settings.training), None),
+        optimizers=(optimizer, None),
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:
@@ -155,11 +156,6 @@ def start_from_sinusoids(model: PreTrainedModel) -> None:
     angles = torch.arange(count)[:, None] / 1000**half
     waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
     found[0].weight[:, : waves.shape[1]] = 2 * model.config.initializer_range * waves
-
-
-def _optimizer(model: PreTrainedModel, args: MaskedConfig) -> Optimizer | None:
-    """None leaves it to `Trainer`: AdamW."""
-    return muon_with_adamw(model, args, args.muon_learning_rate) if args.muon_learning_rate else None
 
 
 def _tokenizer(settings: Settings, train_data: Dataset | None, notes: list[str]) -> PreTrainedTokenizerBase | None:
@@ -198,7 +194,7 @@ def encode(
 ) -> list[dict[str, list]]:
     """Rows of at most `length` tokens with their special tokens; empty documents give none.
 
-    `hidden`, a row's second column, is True for each token that holds a character of the document's `spans`.
+    Where any document has `spans`, `hidden` is True for each token that holds a character of its spans.
     """
     documents = [document for document in documents if document["text"].strip()]
     spans = [document.get("spans") or [] for document in documents]
@@ -207,7 +203,7 @@ def encode(
         return_overflowing_tokens=True, return_offsets_mapping=any(spans), split_special_tokens=True,
         return_token_type_ids=False, return_attention_mask=False,
     )  # fmt: skip
-    rows = [{"input_ids": ids, "hidden": [False] * len(ids)} for ids in encoded["input_ids"]]
+    rows = [{"input_ids": ids} for ids in encoded["input_ids"]]
     if any(spans):
         places = zip(encoded["offset_mapping"], encoded["overflow_to_sample_mapping"], strict=True)
         for row, (offsets, at) in zip(rows, places, strict=True):
@@ -223,6 +219,8 @@ class SpanMasking(DataCollatorForLanguageModeling):
 
     def torch_call(self, examples: list[dict[str, list]]) -> dict[str, torch.Tensor]:
         batch = super().torch_call([{"input_ids": row["input_ids"]} for row in examples])
+        if "hidden" not in examples[0]:
+            return batch
         ids, labels = batch["input_ids"], batch["labels"]
         hidden = torch.zeros_like(ids, dtype=torch.bool)
         left = self.tokenizer.padding_side == "left"

@@ -22,6 +22,7 @@ from rlhf_kit.data.loading import ON_BAD_ROW
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
 from rlhf_kit.eval.extractive.options import SCORERS
+from rlhf_kit.eval.extractive.run import CUTTING
 from rlhf_kit.eval.transfer.word_order import ORDERS
 
 NAME = re.compile(r"\w[\w.+-]*")  # also of a folder
@@ -260,7 +261,7 @@ def _training_faults(given: Any, where: str) -> Iterator[str]:
             yield f"{where}: there is no {key!r}.{did_you_mean(str(key), known)}"
         elif isinstance(known[key], float) and isinstance(value, str):
             yield f"{where}: {key} is the text {value!r}; write a number, 2.0e-5 where YAML reads 2e-5 as text"
-        elif key in ("max_length", "overlap", "step", "max_query_length") and not _is_count(value, 0):
+        elif key in CUTTING and not _is_count(value, 0):
             yield f"{where}: {key} is {value!r}; give a whole number"
         elif key == "num_train_epochs" and not value > 0:
             yield f"{where}: {key} is {value!r}; give a number above 0"
