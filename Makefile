@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check style bench clean
+.PHONY: demo test check mutants style bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -15,6 +15,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest tests/test_structure.py
+
+# Every guarded line, broken once, must turn its test red; ONLY=ppo takes those whose file or test is named so.
+mutants: $(INSTALLED)
+	$(BIN)/python tests/mutants.py --only "$(ONLY)"
 
 style: $(INSTALLED)
 	$(BIN)/ruff check --fix .

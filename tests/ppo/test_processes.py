@@ -92,7 +92,7 @@ def test_two_processes(policy, tokenizer_folder, tmp_path):
     script = Path(tmp_path / "script.py")
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
-    command += ["--master_port=29617", str(script), str(base), str(tmp_path / "run")]
+    command += ["--master_port=0", "--rdzv-backend=c10d", str(script), str(base), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "two processes agree" in done.stdout

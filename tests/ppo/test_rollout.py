@@ -94,20 +94,26 @@ def test_selected_rows_lose_the_padding_of_the_others():
 
 def test_sampling_and_scoring_use_the_same_distribution(policy):
     """Many draws of one token against the log-probs the trainer gives it, at a temperature other than 1."""
-    generator = torch.Generator().manual_seed(0)
+    generator, count = torch.Generator().manual_seed(0), 20_000
     rollout = sample(
         policy,
-        [[5, 6, 7]] * 4000,
+        [[5, 6, 7]] * count,
         eos_ids=[],
         pad_id=0,
         max_completion_length=1,
         temperature=0.6,
         generator=generator,
     )
-    tokens, counts = rollout.completion_ids[:, 0].unique(return_counts=True)
-    logits = policy(torch.tensor([[5, 6, 7]])).logits[0, -1]
-    probabilities = ops.token_logprobs(logits.expand(len(tokens), -1), tokens, 0.6).exp()
-    torch.testing.assert_close(counts / 4000, probabilities.detach(), atol=0.03, rtol=0)
+    logits = policy(torch.tensor([[5, 6, 7]])).logits[0, -1].detach()
+    tokens = torch.arange(len(logits))
+    shares = torch.bincount(rollout.completion_ids[:, 0], minlength=len(logits)) / count
+
+    def distance(temperature):  # total variation
+        return (shares - ops.token_logprobs(logits.expand(len(tokens), -1), tokens, temperature).exp()).abs().sum() / 2
+
+    assert distance(0.6) < 0.05 < 0.1 < distance(1.0)
+    own = ops.token_logprobs(logits.expand(count, -1), rollout.completion_ids[:, 0], 0.6)
+    torch.testing.assert_close(rollout.logprobs[:, 0], own)
 
 
 def test_logprobs_entropy_and_values_are_those_of_the_training_forward(policy):

@@ -10,6 +10,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from rlhf_kit import ops
+from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.value import PolicyAndValue, ValueHead, completion_logits
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
@@ -169,7 +170,7 @@ def test_kl_in_float32_and_named_right_in_the_logs(make_trainer, policy):
     trainer = make_trainer(ref_model=other)
     experience, metrics = collected(trainer)
     mask = experience.rollout.completion_mask
-    kl = ops.kl_k1(experience.logprobs, trainer.reference_logprobs(experience.rollout))
+    kl = experience.logprobs - trainer.reference_logprobs(experience.rollout)
     assert metrics["kl"] == pytest.approx(float((kl * mask).sum(1).mean()), rel=1e-5)
     assert metrics["kl_per_token"] == pytest.approx(float(kl[mask].mean()), rel=1e-5)
     assert experience.logprobs.dtype == experience.values.dtype == torch.float32
@@ -425,6 +426,15 @@ def test_a_prompt_that_leaves_no_room_is_refused(make_trainer, prompts):
     long = Dataset.from_list([{"prompt": "hello"}, {"prompt": "word " * 200}])
     with pytest.raises(UserError, match=r"1 of 2 prompts are too long: row 1 has \d+ tokens"):
         make_trainer(train_dataset=long)
+
+
+def test_a_prompt_may_leave_just_the_room_of_a_completion(make_trainer, tokenizer):
+    """128 positions, completions of 10: a prompt of 118 tokens fits and one of 119 does not."""
+    fitting = "x" * (118 - len(encode_prompt(tokenizer, "x")) + 1)
+    assert len(encode_prompt(tokenizer, fitting)) == 118
+    assert len(make_trainer(train_dataset=Dataset.from_list([{"prompt": fitting}])).prompts) == 1
+    with pytest.raises(UserError, match="row 0 has 119 tokens"):
+        make_trainer(train_dataset=Dataset.from_list([{"prompt": fitting + "x"}]))
 
 
 def test_a_reward_model_with_two_labels_is_refused(make_trainer, reward_model):

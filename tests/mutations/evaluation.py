@@ -1,0 +1,79 @@
+"""The official scorers to the digit, intervals that draw whole prompts, likelihoods and spans that are exact."""
+
+SCORERS, SCORERS_TEST = "eval/scorers.py", "tests/eval/test_scorers.py::"
+SPANS, SPANS_TEST = "eval/extractive/spans.py", "tests/eval/test_extractive_spans.py::"
+
+MUTANTS = [
+    (
+        SCORERS,
+        "_best(pairs[:left_out] + pairs[left_out + 1 :])",
+        "_best(pairs)",
+        SCORERS_TEST + "test_coqa_leaves_one_reference_out_in_turn",
+    ),
+    (
+        SCORERS,
+        "if all(words) else float(words[0] == words[1])",
+        "",
+        SCORERS_TEST + "test_coqa_of_nothing",
+    ),
+    (
+        SCORERS,
+        "    return Score(*map(max, _columns(scores)))",
+        "    return scores[0]",
+        SCORERS_TEST + "test_squad_is_the_best_over_references_for_each_figure",
+    ),
+    (
+        SCORERS,
+        "Score(float(mine == text), _overlap(mine, text))",
+        "Score(float(mine == text), _overlap(mine.split(), text.split()))",
+        SCORERS_TEST + "test_drcd_counts_characters",
+    ),
+    (
+        SCORERS,
+        "shared = _longest_shared_run(*units)",
+        "shared = sum((Counter(units[0]) & Counter(units[1])).values())",
+        SCORERS_TEST + "test_cmrc_wants_a_run_not_a_subsequence",
+    ),
+    (
+        SCORERS,
+        "scorer(answers[1], [*answers[:1], *answers[2:]])",
+        "scorer(answers[0], answers[1:])",
+        SCORERS_TEST + "test_a_person_is_the_second_answer",
+    ),
+    (
+        "eval/intervals.py",
+        "generator.integers(count, size=(rows, count))",
+        "generator.integers(count // 2 + 1, size=(rows, count))",
+        "tests/eval/test_ranking.py::test_intervals_cover_as_often_as_they_say",
+    ),
+    (
+        "eval/intervals.py",
+        "(ups * (below + downs / 2)).sum(1)",
+        "(ups * below).sum(1)",
+        "tests/eval/test_ranking.py::test_auc_is_its_definition_weighted_by_the_draw",
+    ),
+    (
+        "eval/likelihood.py",
+        "yield max(0, end - 1 - window), start, end",
+        "yield max(0, start - 1), start, end",
+        "tests/eval/test_likelihood.py::test_windows_score_every_token_once_within_what_is_read",
+    ),
+    (
+        "eval/likelihood.py",
+        "at if at < shared else end - (len(row) - 1 - at)",
+        "at",
+        "tests/eval/test_likelihood.py::test_equals_a_forward_a_row",
+    ),
+    (
+        SPANS,
+        "place = allowed + (number[allowed] - low) * longest",
+        "place = allowed",
+        SPANS_TEST + "test_they_are_the_best_of_all_allowed_spans",
+    ),
+    (
+        SPANS,
+        "np.partition(values[begin : begin + size], size - n_best)[size - n_best]",
+        "values[begin : begin + size].max()",
+        SPANS_TEST + "test_they_are_the_best_of_all_allowed_spans",
+    ),
+]

@@ -1,0 +1,98 @@
+"""The rules that PPO keeps whatever the options: README's table, a broken line for each."""
+
+TRAINER, ROLLOUT = "rlhf_kit/ppo/trainer.py", "rlhf_kit/ppo/rollout.py"
+TRAINER_TEST, ROLLOUT_TEST = "tests/ppo/test_trainer.py::", "tests/ppo/test_rollout.py::"
+
+MUTANTS = [
+    (
+        "rlhf_kit/ops.py",
+        "return (mask.cumsum(-1) - 1) * mask",
+        "return torch.arange(mask.shape[-1], device=mask.device).expand_as(mask)",
+        TRAINER_TEST + "test_padding_moves_neither_logprobs_nor_values",
+    ),
+    (TRAINER, "disable_dropout(part)", "pass", TRAINER_TEST + "test_dropout_is_off_everywhere"),
+    (
+        ROLLOUT,
+        "torch.log_softmax(output.logits[:, -1].float() / (temperature or 1.0), -1)",
+        "torch.log_softmax(output.logits[:, -1].float(), -1)",
+        ROLLOUT_TEST + "test_sampling_and_scoring_use_the_same_distribution",
+    ),
+    (
+        ROLLOUT,
+        "positions = (lengths + step)[:, None]",
+        "positions = (lengths + step + 1)[:, None]",
+        TRAINER_TEST + "test_learning_rate_0_means_ratio_1_clip_0_kl_0",
+    ),
+    (
+        "rlhf_kit/ops.py",
+        "    return logprobs - ref_logprobs",
+        "    return (logprobs - ref_logprobs) / 0.6931",
+        TRAINER_TEST + "test_kl_in_float32_and_named_right_in_the_logs",
+    ),
+    (
+        ROLLOUT,
+        "torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)",
+        "torch.where(terminated, ended.int().argmax(1), max_completion_length)",
+        TRAINER_TEST + "test_the_end_token_is_trained",
+    ),
+    (
+        "rlhf_kit/ops.py",
+        "last = completion_mask.sum(1, keepdim=True) - 1  # (B, 1)",
+        "last = completion_mask.sum(1, keepdim=True) * 0 + completion_mask.shape[1] - 1  # (B, 1)",
+        "tests/test_ops.py::test_score_lands_on_the_last_chosen_token",
+    ),
+    (
+        TRAINER,
+        'total * args.world_size / inputs["num_tokens"]',
+        "total * args.world_size / mask.sum() / args.gradient_accumulation_steps",
+        TRAINER_TEST + "test_gradients_do_not_depend_on_the_micro_batch",
+    ),
+    (
+        "rlhf_kit/ops.py",
+        "total = reduce or (lambda t: t)",
+        "total = lambda t: t  # noqa: E731",
+        "tests/test_ops.py::test_whiten_over_processes_equals_whiten_of_all",
+    ),
+    (
+        "rlhf_kit/ppo/experience.py",
+        "bootstrap = torch.where(rollout.terminated, 0.0, last)",
+        "bootstrap = last",
+        TRAINER_TEST + "test_truncated_and_terminated_bootstrap_differently",
+    ),
+    (
+        TRAINER,
+        "ref_model = copy.deepcopy(policy)",
+        "ref_model = policy",
+        TRAINER_TEST + "test_the_reference_is_the_policy_as_handed_over",
+    ),
+    (
+        "rlhf_kit/ppo/prompts.py",
+        "room = None if limit is None else limit - args.max_completion_length",
+        "room = limit",
+        TRAINER_TEST + "test_a_prompt_may_leave_just_the_room_of_a_completion",
+    ),
+    (
+        ROLLOUT,
+        "written.values[rows, step] = ",
+        "written.values[rows, step - 1] = ",
+        ROLLOUT_TEST + "test_logprobs_entropy_and_values_are_those_of_the_training_forward",
+    ),
+    (
+        ROLLOUT,
+        '"attention_mask": mask, "position_ids": positions',
+        '"attention_mask": torch.ones_like(mask), "position_ids": positions',
+        ROLLOUT_TEST + "test_any_causal_lm_samples_as_generate_does",
+    ),
+    (
+        TRAINER,
+        'self.watch.check(f"in optimizer step {self.state.global_step + 1}")',
+        "pass",
+        "tests/ppo/test_options.py::test_a_nan_of_the_update_is_named_before_the_weights_are_touched",
+    ),
+    (
+        "rlhf_kit/ppo/loop.py",
+        "for index in range(done, self.rollouts):",
+        "for index in range(self.rollouts - done):",
+        TRAINER_TEST + "test_resume_is_exact",
+    ),
+]
