@@ -21,7 +21,7 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.data.packing import PackedCollator, pack
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.checkpoints import context_length, context_of
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_or_new
@@ -70,12 +70,10 @@ def run(settings: Settings) -> dict:
     check_settings(settings)
     train_data, eval_data, notes = load_data(settings, ("text",), load)
     tokenizer = tokenizer_or_new(settings, train_data, notes, train_tokenizer)
-    if (
-        settings.model.config_overrides is not None
-        and settings.training.block_size
-        and "n_positions" not in (plan.parse_overrides(settings.model.config_overrides))
-    ):
-        settings.model.config_overrides += f",n_positions={settings.training.block_size}"
+    if settings.model.config_overrides is not None and settings.training.block_size:
+        overrides = plan.parse_overrides(settings.model.config_overrides)
+        context = context_of(plan.known_config(settings, tokenizer, notes), overrides, settings.training.block_size)
+        settings.model.config_overrides += "".join(f",{name}={tokens}" for name, tokens in context.items())
     length = _block_size(settings, tokenizer, notes)
     rows = _rows(train_data, tokenizer, length)
     if settings.run.dry_run:

@@ -32,8 +32,12 @@ from rlhf_kit.errors import UserError, did_you_mean
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-# Encoders whose first token stands one place after that of the padding id: 514 positions are 512 tokens.
-COUNT_FROM_PADDING = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+# What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "seq_length")
+CONTEXT_NAMES += ("max_sequence_length", "context_length", "model_max_length")
+# Models whose first token stands one place after that of the padding id: 514 positions are 512 tokens.
+COUNT_FROM_PADDING = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm")
+COUNT_FROM_PADDING += ("xlm-roberta", "xlm-roberta-xl", "xmod")
 # What transformers and safetensors raise for files that are missing, damaged or do not fit one another.
 LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
 LOADING_FAULTS += (SafetensorError, StrictDataclassError)
@@ -117,7 +121,7 @@ def _language_model(
     if config_overrides is not None:
         config = new_config(name_or_path, config_overrides, tokenizer, trust_remote_code)
         try:
-            return auto_class.from_config(config, **options)
+            return _every_token_learns(auto_class.from_config(config, **options))
         except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"config_overrides: {config_overrides} make no {config.model_type} model: {_reason(error)}"
@@ -128,7 +132,7 @@ def _language_model(
             f"{str(name_or_path)!r} is a reward model or classifier: it gives scores, and {what} is needed. "
             "Give the model it was trained from, or one that `rlhf-kit sft` made."
         )
-    return _load_with_adapter(auto_class, what, name_or_path, config=config, **options)
+    return _every_token_learns(_load_with_adapter(auto_class, what, name_or_path, config=config, **options))
 
 
 def load_reward_model(
@@ -161,6 +165,12 @@ def load_reward_model(
         eos = model.config.eos_token_id
         eos = eos[0] if isinstance(eos, list | tuple) else eos  # Llama 3 has several
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer is not None else eos
+    return _every_token_learns(model)
+
+
+def _every_token_learns(model: PreTrainedModel) -> PreTrainedModel:
+    """torch gives the embedding of the padding id no gradient, and padding here borrows the id of the end of text."""
+    model.get_input_embeddings().padding_idx = None
     return model
 
 
@@ -213,6 +223,8 @@ def new_config(
             "bos_token_id": tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
         }
+        if getattr(config, "pad_token_id", None) is not None:  # that of another vocabulary
+            facts["pad_token_id"] = tokenizer.pad_token_id
     names = {name for name in [*config.to_dict(), *config.attribute_map] if not name.startswith("_")} - {"model_type"}
     unknown = [key for key in overrides if key not in names]
     if unknown:
@@ -238,12 +250,29 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """Tokens the model reads at once, or None when it has no fixed number."""
+    """Tokens the model reads at once, or None when it has no fixed number (BLOOM, Mamba)."""
     config = config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if positions and config.model_type in COUNT_FROM_PADDING:
-        return positions - config.pad_token_id - 1
-    return positions
+    name = context_name(config)
+    return None if name is None else getattr(config, name) - _places_before(config)
+
+
+def context_name(config: PretrainedConfig) -> str | None:
+    """What this configuration calls its context length; None when it has none."""
+    config = config.get_text_config()
+    return next((name for name in CONTEXT_NAMES if isinstance(getattr(config, name, None), int)), None)
+
+
+def context_of(config: PretrainedConfig, overrides: dict, length: int) -> dict[str, int]:
+    """The override that gives a new model a context of `length` tokens: {} where it has no such number, or
+    `overrides` set it already."""
+    name = context_name(config)
+    if name is None or set(CONTEXT_NAMES) & set(overrides):
+        return {}
+    return {name: length + _places_before(config.get_text_config())}
+
+
+def _places_before(config: PretrainedConfig) -> int:
+    return config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
 
 
 def training_precision(requested: str = "auto") -> dict[str, bool]:

@@ -164,7 +164,7 @@ def build_policy_and_value(
         lora: adapters for a value trunk of its own; None trains it in full.
     """
     if value_model == "shared":
-        return PolicyAndValue(policy, None, ValueHead(_hidden_size(policy)))
+        return PolicyAndValue(policy, None, ValueHead(_state_size(policy)))
     if value_model == "separate":
         source = copy.deepcopy(policy)
         source = source.unload() if isinstance(source, PeftModel) else source
@@ -176,7 +176,7 @@ def build_policy_and_value(
             f"{type(source).__name__} reads a text from both sides; a value at each token needs a causal model. "
             "Choose value_model='shared' or 'separate'."
         )
-    head = ValueHead(_hidden_size(source))
+    head = ValueHead(_state_size(source))
     if isinstance(getattr(source, "score", None), nn.Linear):  # a reward model: its calibrated score is a first value
         gain, bias = calibration(source.config)
         head.weight.data = gain * source.score.weight.data.float()
@@ -190,5 +190,7 @@ def build_policy_and_value(
     return PolicyAndValue(policy, trunk.requires_grad_(True) if lora is None else trunk, head)
 
 
-def _hidden_size(model: PreTrainedModel | PeftModel) -> int:
-    return model.config.get_text_config().hidden_size
+def _state_size(model: PreTrainedModel | PeftModel) -> int:
+    """Width of the last hidden state, as the head reads it: OPT-350m's is narrower than its layers (`hidden_size`)."""
+    head = getattr(model, "score", None) or output_embeddings(model)
+    return model.config.get_text_config().hidden_size if head is None else head.in_features

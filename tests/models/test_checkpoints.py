@@ -13,15 +13,19 @@ from transformers import (
     BertForMaskedLM,
     BertTokenizer,
     BloomConfig,
+    GlmConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MptConfig,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
     RobertaConfig,
+    RwkvConfig,
 )
 
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
@@ -30,10 +34,12 @@ from rlhf_kit.models import checkpoints
 from rlhf_kit.models.adapters import save, wrap
 from rlhf_kit.models.checkpoints import (
     context_length,
+    context_of,
     load_config,
     load_policy,
     load_reward_model,
     load_tokenizer,
+    new_config,
     training_precision,
 )
 from rlhf_kit.models.dropout import disable_dropout
@@ -163,6 +169,49 @@ def test_a_new_model_after_a_saved_one_has_its_shape_and_new_weights(folder, tok
 def test_overrides_that_make_no_model(overrides, message, tokenizer):
     with pytest.raises(UserError, match=message):
         load_policy("gpt2", config_overrides=SMALL | overrides, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("config", "override"),
+    [
+        (GPT2Config(), {"max_position_embeddings": 32}),
+        (OPTConfig(), {"max_position_embeddings": 32}),
+        (MptConfig(), {"max_seq_len": 32}),
+        (RwkvConfig(), {"max_position_embeddings": 32}),
+        (RobertaConfig(pad_token_id=1), {"max_position_embeddings": 34}),
+        (BloomConfig(), {}),
+        (MambaConfig(), {}),
+    ],
+    ids=lambda x: getattr(x, "model_type", ""),
+)
+def test_a_new_model_gets_its_context_under_its_own_name(config, override):
+    found = context_of(config, {}, 32)
+    assert found == override
+    if found:
+        assert context_length(type(config)(**{**config.to_diff_dict(), **found})) == 32
+
+
+def test_a_context_that_is_given_stays(tokenizer):
+    assert context_of(GPT2Config(), {"n_positions": 48}, 32) == {}
+    assert context_of(OPTConfig(), {"max_position_embeddings": 48}, 32) == {}
+
+
+def test_a_new_models_padding_id_is_of_its_own_vocabulary(tokenizer):
+    """The default of another vocabulary may lie outside: XGLM's is 1, Qwen's 151,643."""
+    config = new_config("glm", {}, tokenizer)
+    assert GlmConfig().pad_token_id > len(tokenizer)
+    assert config.pad_token_id == tokenizer.pad_token_id
+    assert new_config("gpt2", {}, tokenizer).pad_token_id is None
+    assert new_config("glm", {"pad_token_id": 7}, tokenizer).pad_token_id == 7
+
+
+@pytest.mark.parametrize("load", [load_policy, load_reward_model])
+def test_the_end_of_text_learns_though_padding_borrows_it(load, tmp_path, tokenizer):
+    sizes = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=60)
+    LlamaForCausalLM(LlamaConfig(**sizes, eos_token_id=5, pad_token_id=5)).save_pretrained(tmp_path)
+    model = load(tmp_path)
+    model(input_ids=IDS).logits.sum().backward()
+    assert (model.get_input_embeddings().weight.grad[5:10].abs().sum(1) > 0).all()
 
 
 # ------------------------------------------------------------------------------------------
@@ -347,6 +396,9 @@ def test_context_length():
     assert context_length(GPT2Config(n_positions=48)) == 48
     assert context_length(LlamaConfig(max_position_embeddings=77)) == 77
     assert context_length(BloomConfig()) is None
+    assert context_length(MptConfig(max_seq_len=66)) == 66
+    assert context_length(RwkvConfig(context_length=55)) == 55
+    assert context_length(MambaConfig()) is None
     assert context_length(BertConfig()) == 512
     assert context_length(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
 

@@ -5,7 +5,15 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.dropout import disable_dropout
@@ -226,3 +234,16 @@ def test_values_and_logprobs_are_float32_under_autocast(policy, batch):
         output = module(**batch, with_entropy=True)
     assert {tensor.dtype for tensor in output.values()} == {torch.float32}
     assert not torch.equal(output["values"], output["values"].bfloat16().float())
+
+
+@pytest.mark.parametrize("value_model", ["shared", "separate"])
+def test_the_value_head_is_as_wide_as_what_reaches_the_lm_head(value_model, batch):
+    """OPT-350m's embeddings are half as wide as its layers, which `hidden_size` tells of."""
+    sizes = dict(hidden_size=32, word_embed_proj_dim=16, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4)
+    policy = OPTForCausalLM(OPTConfig(**sizes, vocab_size=60, do_layer_norm_before=False, pad_token_id=0)).eval()
+    module = nonzero(build_policy_and_value(policy, value_model, None))
+    trunk = module.value_trunk or policy.model
+    alone = trunk(batch["input_ids"][:1]).last_hidden_state[0, -COMPLETION - 1 :]
+    assert alone.shape[-1] == 16
+    values = alone @ module.value_head.weight[0] + module.value_head.bias
+    torch.testing.assert_close(module(**batch)["values"][0], values, atol=1e-5, rtol=1e-5)
