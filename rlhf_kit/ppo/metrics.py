@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -32,6 +33,29 @@ class Averages:
         sums = torch.stack([mask.sum().float(), *(ops.masked_sum(x, mask) for x in xs.values())])
         count, *totals = self.reduce(sums).tolist()
         return {name: total / max(count, 1) for name, total in zip(xs, totals, strict=True)}
+
+
+class Tracked:
+    """What happens between two logs, number by number; a log is their mean, over the time and over all processes."""
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor], processes: int):
+        self.reduce, self.processes = reduce, processes
+        self.values: dict[str, list[Tensor | float]] = defaultdict(list)
+
+    def add(self, name: str, value: Tensor | float) -> None:
+        """Every process adds the same names in the same order; a tensor is not waited for."""
+        self.values[name].append(value.detach() if isinstance(value, Tensor) else value)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each number, and a fresh start. Every process takes part."""
+        if not self.values:
+            return {}
+        means = torch.stack([torch.tensor(values).mean() for values in self.values.values()])
+        device = next((x.device for values in self.values.values() for x in values if isinstance(x, Tensor)), None)
+        totals = self.reduce(means.to(device)).tolist()
+        names = list(self.values)
+        self.values.clear()
+        return {name: total / self.processes for name, total in zip(names, totals, strict=True)}
 
 
 def rollout_metrics(

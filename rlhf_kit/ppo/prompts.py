@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import context_length
-from rlhf_kit.ppo.config import PPOConfig
 
 
 def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> list[int]:
@@ -29,19 +27,18 @@ def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> l
 
 
 def encode_prompts(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig, policy: PreTrainedModel
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, limit: int | None
 ) -> list[dict]:
-    """Rows with their `prompt_ids`, once it is sure that each prompt leaves room for a completion."""
+    """Rows with their `prompt_ids`, once it is sure that each leaves room for a completion in `limit` tokens."""
     rows = [{**row, "prompt_ids": encode_prompt(tokenizer, row["prompt"])} for row in dataset]
-    limit = context_length(policy.config)
-    room = None if limit is None else limit - args.max_completion_length
+    room = None if limit is None else limit - max_completion_length
     lengths = [len(row["prompt_ids"]) for row in rows]
     long = [] if room is None else [(row, tokens) for row, tokens in enumerate(lengths) if tokens > room]
     if long:
         row, tokens = max(long, key=lambda item: item[1])
         raise UserError(
             f"{len(long)} of {len(rows)} prompts are too long: row {row} has {tokens} tokens, and the context of "
-            f"{limit} leaves {room} beside max_completion_length={args.max_completion_length}. "
+            f"{limit} leaves {room} beside max_completion_length={max_completion_length}. "
             "Shorten or drop these prompts, or lower max_completion_length."
         )
     return rows

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -30,7 +29,7 @@ from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.checkpoints import end_ids, load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import context_length, end_ids, load_policy, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.precision import HeldCasts, cast_frozen
@@ -46,10 +45,11 @@ from rlhf_kit.ppo.checkpoints import load_policy_and_value, load_state, save_pol
 from rlhf_kit.ppo.checks import Watch
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.ema import MovingAverage
+from rlhf_kit.ppo.evaluation import Evaluation, check_share
 from rlhf_kit.ppo.experience import Experience, advantages, losses
 from rlhf_kit.ppo.kl import AdaptiveKL, FixedKL
 from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
-from rlhf_kit.ppo.metrics import Averages, rollout_metrics
+from rlhf_kit.ppo.metrics import Averages, Tracked, rollout_metrics
 from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd
@@ -123,13 +123,7 @@ class PPOTrainer(Trainer):
         if self.ref_model is not None:
             self.ref_model.eval().requires_grad_(False)
 
-        if train_dataset is None or len(train_dataset) == 0:
-            raise UserError("train_dataset has no rows; PPO needs prompts.")
-        self.prompts = encode_prompts(train_dataset, tokenizer, args, policy)
-        self.eval_prompts = None if eval_dataset is None else encode_prompts(eval_dataset, tokenizer, args, policy)
-        if (ptx_dataset is None) != (args.ptx_coef == 0):
-            raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
-        self.ptx = None if ptx_dataset is None else PretrainingTexts(ptx_dataset, tokenizer, args.ptx_max_length)
+        self._read_data(args, tokenizer, context_length(policy.config), train_dataset, eval_dataset, ptx_dataset)
         args.gradient_accumulation_steps = args.micro_batches(args.world_size)
         args.max_steps = args.steps(len(self.prompts))
         super().__init__(
@@ -160,10 +154,23 @@ class PPOTrainer(Trainer):
         self.averages = Averages(self._total, self.args.device)
         self.watch = Watch()
         self.casts = HeldCasts()
-        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self.tracked = Tracked(self._total, self.args.world_size)
+        self.evaluation = Evaluation(self)
         self._completions: list[dict] = []  # of the last rollout
-        self._ref_scores: Tensor | None = None  # of the evaluation prompts
         self._update_began = 0.0
+
+    def _read_data(self, args, tokenizer, context: int | None, train_dataset, eval_dataset, ptx_dataset) -> None:
+        """Prompts and texts as tokens, once it is sure that all of them fit the context."""
+        if train_dataset is None or len(train_dataset) == 0:
+            raise UserError("train_dataset has no rows; PPO needs prompts.")
+        self.prompts = encode_prompts(train_dataset, tokenizer, args.max_completion_length, context)
+        self.eval_prompts = None
+        if eval_dataset is not None:
+            self.eval_prompts = encode_prompts(eval_dataset, tokenizer, args.max_completion_length, context)
+            check_share(self.eval_prompts, args.world_size)
+        if (ptx_dataset is None) != (args.ptx_coef == 0):
+            raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
+        self.ptx = None if ptx_dataset is None else PretrainingTexts(ptx_dataset, tokenizer, args.ptx_max_length)
 
     def _value_source(self, value_model):
         if value_model == "reward" and len(self.rewards.models) != 1:
@@ -369,7 +376,7 @@ class PPOTrainer(Trainer):
         self.watch.look("The new values", output["values"][:, :-1], mask)
         self.watch.look("The loss", loss)
         for name, value in means.items():  # micro-batches add up to a mini-batch; a log is the mean over those
-            self._track(LOGGED[name], value * args.gradient_accumulation_steps)
+            self.tracked.add(LOGGED[name], value * args.gradient_accumulation_steps)
         return (loss, output) if return_outputs else loss
 
     def train(self, *args, **kwargs):
@@ -404,7 +411,7 @@ class PPOTrainer(Trainer):
             return
         self.kl_controller.update(metrics["kl"], args.rollout_batch_size)
         for name, value in metrics.items():
-            self._track(name, value)
+            self.tracked.add(name, value)
         self._update_began = time.perf_counter()
         yield from self.minibatches(experience, generator, index)
 
@@ -413,46 +420,20 @@ class PPOTrainer(Trainer):
         if self.ema is not None:
             self.ema.update()
         if rollout_ended:
-            self._track("seconds/update", time.perf_counter() - self._update_began)
+            self.tracked.add("seconds/update", time.perf_counter() - self._update_began)
 
     def evaluate(self, eval_dataset: Dataset | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
-        """Sample the evaluation prompts with a fixed seed. -> reward, KL, length, win rate and more, prefixed.
-
-        `win_rate` is the share of prompts where the completion scores above that of the reference; a tie is half.
-        """
+        """Sample the evaluation prompts with a fixed seed. -> reward, KL, length, win rate and more, prefixed."""
         prompts = self.eval_prompts
         if eval_dataset is not None:
-            policy = self.accelerator.unwrap_model(self.model).policy
-            prompts = encode_prompts(eval_dataset, self.processing_class, self.args, policy)
-        if not prompts:
-            raise UserError("There is nothing to evaluate on; give an eval_dataset.")
-        share = -(-len(prompts) // self.args.world_size)  # the last process may repeat prompts: all must take part
-        mine = [prompts[(self.args.process_index * share + i) % len(prompts)] for i in range(share)]
-        seed = self.args.seed + 100_003 * self.args.process_index
-        experience, metrics = self.collect(mine, torch.Generator().manual_seed(seed), training=False)
-        gap = (
-            experience.scores - self._reference_scores(mine, seed, cached=eval_dataset is None)
-        ).sign()  # 1 won, -1 lost
-        names = ["reward", "reward_std", "kl", "kl_per_token", "entropy"]
-        logs = {f"{metric_key_prefix}_{name}": metrics[name] for name in names}
-        logs |= {f"{metric_key_prefix}_{k}": v for k, v in metrics.items() if k.startswith("rewards/")}
-        logs[f"{metric_key_prefix}_length"] = metrics["completions/length"]
-        logs[f"{metric_key_prefix}_terminated"] = metrics["completions/terminated"]
-        logs[f"{metric_key_prefix}_win_rate"] = self.averages.mean((gap + 1) / 2)
+            context = context_length(self.accelerator.unwrap_model(self.model).config)
+            longest = self.args.max_completion_length
+            prompts = encode_prompts(eval_dataset, self.processing_class, longest, context)
+        found = self.evaluation(prompts or [], cached=eval_dataset is None)
+        logs = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
-
-    @torch.no_grad()
-    def _reference_scores(self, rows: list[dict], seed: int, cached: bool) -> Tensor:
-        """Scores of what the reference says to evaluation prompts: it does not change, so it is asked once. (B,)."""
-        if not cached or self._ref_scores is None:
-            rollout = self.sample(rows, torch.Generator().manual_seed(seed), reference=True)
-            scores = self.shape_scores(self.score(rows, rollout)[0], rollout, training=False)
-            if not cached:
-                return scores
-            self._ref_scores = scores
-        return self._ref_scores
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.args.value_learning_rate is not None:
@@ -463,8 +444,7 @@ class PPOTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs = logs | {name: float(torch.tensor(values).mean()) for name, values in self._metrics.items()}
-            self._metrics.clear()
+            logs = logs | self.tracked.means()
             if self._completions and self.is_world_process_zero():
                 completions.write(self._completions, self.args.output_dir, self.state.global_step)
                 completions.show(self._completions, self.state.global_step, self.args.num_completions_to_print)
@@ -492,6 +472,3 @@ class PPOTrainer(Trainer):
 
     def _total(self, x: Tensor) -> Tensor:
         return self.accelerator.reduce(x, "sum")
-
-    def _track(self, name: str, value: Tensor | float) -> None:
-        self._metrics[name].append(value.detach() if isinstance(value, Tensor) else value)

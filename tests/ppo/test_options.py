@@ -239,14 +239,15 @@ def test_win_rate_counts_ties_as_half(make_trainer, policy, prompts):
     trainer = make_trainer(eval_dataset=prompts.select(range(6)), ref_model=type(policy)(policy.config))
     rows, seed = trainer.eval_prompts, trainer.args.seed
     scores = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    trainer._ref_scores = torch.tensor([0.0, 2.0, 4.0, 3.0, 5.0, 7.0])  # won, even, lost, won, even, lost
+    others = torch.tensor([0.0, 2.0, 4.0, 3.0, 5.0, 7.0])  # won, even, lost, won, even, lost
+    trainer.evaluation.reference_scores = others
     trainer.score = lambda rows, rollout: (scores, {"own": scores})
     assert trainer.evaluate()["eval_win_rate"] == pytest.approx(0.5)
-    trainer._ref_scores = scores - 1
+    trainer.evaluation.reference_scores = scores - 1
     assert trainer.evaluate()["eval_win_rate"] == 1.0
     del trainer.score
     ours = trainer.score(rows, trainer.sample(rows, torch.Generator().manual_seed(seed)))[0]
-    theirs = trainer._reference_scores(rows, seed, cached=False)
+    theirs = trainer.evaluation.scores_of_reference(rows)
     assert not torch.equal(ours, theirs)  # the reference is another model, and it is the one that was asked
 
 
