@@ -25,7 +25,6 @@ from transformers import (
     DataCollatorForLanguageModeling,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
 
@@ -38,6 +37,7 @@ from rlhf_kit.recipes.models import check_settings, load_data, load_model, token
 from rlhf_kit.recipes.muon import muon_with_adamw
 from rlhf_kit.recipes.output import check_output
 from rlhf_kit.recipes.run import finish, held_out, run_stage, train
+from rlhf_kit.training import Trainer
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 from tokenizers import ByteLevelBPETokenizer
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
 
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.packing import PackedCollator, pack
@@ -27,6 +27,7 @@ from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_or_new
 from rlhf_kit.recipes.output import check_output
 from rlhf_kit.recipes.run import finish, held_out, run_stage, train
+from rlhf_kit.training import Trainer
 
 END_OF_TEXT = "<|endoftext|>"
 

@@ -27,7 +27,7 @@ import peft
 import torch
 import transformers
 import trl
-from transformers import Trainer, set_seed
+from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import rlhf_kit
@@ -37,6 +37,7 @@ from rlhf_kit.models.checkpoints import training_precision
 from rlhf_kit.recipes.arguments import Settings, distributed_rank, parse
 from rlhf_kit.recipes.output import RECORD, SAVING, MetricsFile, Output, numbers, write_atomically
 from rlhf_kit.recipes.progress import ProgressBar
+from rlhf_kit.training import Trainer
 
 
 def run_stage(
@@ -47,7 +48,7 @@ def run_stage(
     extra_class: type | None = None,
     renamed: dict[str, str] | None = None,
 ) -> int:
-    """Parse, run, and answer with an exit status: 0 done, 2 a mistake of the user (one message), 130 interrupted."""
+    """Parse, run, and answer with an exit status: 0 done, 1 a NaN, 2 a mistake of the user, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     prepare_environment()
     try:
@@ -57,7 +58,7 @@ def run_stage(
     except UserError as error:
         if distributed_rank() == 0:
             print(f"rlhf-kit {stage}: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        return error.status
     except KeyboardInterrupt:
         if distributed_rank() == 0:
             again = [*argv] if "--resume_from_checkpoint" in argv else [*argv, "--resume_from_checkpoint"]
@@ -153,6 +154,7 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
 
     Returns what `run.json` holds.
     """
+    trainer.check_weights()
     saving = output.folder / SAVING
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.config.use_cache = True  # the trainer turns it off; who loads the model generates with it

@@ -9,8 +9,16 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A mistake in the input: the message says what was given, what is needed and what to do.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with `status`.
     """
+
+    status = 2
+
+
+class NotFiniteError(UserError):
+    """Training came to a NaN or an infinity: the message names the tensor and the optimizer step."""
+
+    status = 1
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

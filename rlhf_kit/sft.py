@@ -20,6 +20,7 @@ from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, enco
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer
+from rlhf_kit.training import TrainerMixin
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ REFUSED = {
 }
 
 
-class SFTTrainer(trl.SFTTrainer):
+class SFTTrainer(TrainerMixin, trl.SFTTrainer):
     """Train a causal LM on demonstrations, with loss on every assistant turn and its EOS, and on nothing else.
 
     Args:

@@ -21,6 +21,7 @@ LAYERS = [
     ["report"],
     ["recipes"],
     ["sft", "reward", "ppo", "eval"],
+    ["training"],
     ["models"],
     ["data"],
     ["page"],

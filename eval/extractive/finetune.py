@@ -11,13 +11,14 @@ import torch
 from peft import LoraConfig, TaskType
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import check_length, reads_types
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
 from rlhf_kit.models import adapters
+from rlhf_kit.training import Trainer
 
 
 @dataclass

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
@@ -42,7 +42,6 @@ from rlhf_kit.models.value import (
 )
 from rlhf_kit.ppo import completions
 from rlhf_kit.ppo.checkpoints import load_policy_and_value, load_state, save_policy_and_value, save_state
-from rlhf_kit.ppo.checks import Watch
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.ema import MovingAverage
 from rlhf_kit.ppo.evaluation import Evaluation, check_share
@@ -54,6 +53,7 @@ from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd
 from rlhf_kit.ppo.rollout import Rollout, sample
+from rlhf_kit.training import Trainer
 
 logger = logging.getLogger(__name__)
 LOGGED = {  # what `losses` calls it -> its name in the logs
@@ -152,7 +152,6 @@ class PPOTrainer(Trainer):
         self.reward_std = RunningStd()
         self.ema = None if args.ema_decay is None else MovingAverage(policy, args.ema_decay)
         self.averages = Averages(self._total, self.args.device)
-        self.watch = Watch()
         self.casts = HeldCasts()
         self.tracked = Tracked(self._total, self.args.world_size)
         self.evaluation = Evaluation(self)
@@ -374,7 +373,6 @@ class PPOTrainer(Trainer):
 
         self.watch.look("The new log-probs of the policy", output["logprobs"], mask)
         self.watch.look("The new values", output["values"][:, :-1], mask)
-        self.watch.look("The loss", loss)
         for name, value in means.items():  # micro-batches add up to a mini-batch; a log is the mean over those
             self.tracked.add(LOGGED[name], value * args.gradient_accumulation_steps)
         return (loss, output) if return_outputs else loss
@@ -452,10 +450,7 @@ class PPOTrainer(Trainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         self.casts.release()
-        norm = super()._get_grad_norm(model, grad_norm)
-        self.watch.look("The gradient", torch.as_tensor(norm))
-        self.watch.check(f"in optimizer step {self.state.global_step + 1}")
-        return norm
+        return super()._get_grad_norm(model, grad_norm)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)

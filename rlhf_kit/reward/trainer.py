@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     set_seed,
 )
@@ -44,6 +43,7 @@ from rlhf_kit.ops import length_mask
 from rlhf_kit.reward.config import RewardConfig
 from rlhf_kit.reward.data import ComparisonCollator, encode_comparisons
 from rlhf_kit.reward.measures import centering, list_losses, list_measures, summarize
+from rlhf_kit.training import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +191,7 @@ class RewardTrainer(Trainer):
             losses = losses + self.args.center_rewards_coefficient * centering(scores, inputs)
         loss = (weights * losses).sum()
         if model.training:
+            self.watch.look("The scores", scores)
             self._measures.append(list_measures(scores.detach(), inputs, self.args))
         if num_items_in_batch is None:
             loss = loss / weights.sum()

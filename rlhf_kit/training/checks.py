@@ -1,0 +1,47 @@
+"""Numbers that are none: which tensor was the first to hold a NaN or an infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_kit.errors import NotFiniteError
+
+ADVICE = "The last checkpoint is untouched: go on from it with a lower learning rate, or in float32."
+
+
+class Watch:
+    """Remembers, without waiting for the device, whether each named tensor was finite; tells at `check`.
+
+    Names come in the order of the computation, so that the first bad one is where it began.
+    """
+
+    def __init__(self):
+        self.fine: dict[str, Tensor] = {}
+
+    def look(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
+        self.note(name, (x if mask is None else torch.where(mask, x, 0.0)).detach().isfinite().all())
+
+    def note(self, name: str, fine: Tensor) -> None:
+        """As `look`, with the answer (a bool of no dimensions) at hand."""
+        self.fine[name] = self.fine[name] & fine if name in self.fine else fine
+
+    def check(self, when: str, model: nn.Module | None = None) -> None:
+        """Raise for the first tensor that was not finite since the last check.
+
+        `model`: what computed it; weights of its own that are not finite are named too. Raises NotFiniteError.
+        """
+        names = list(self.fine)
+        told = torch.stack(list(self.fine.values())).tolist() if names else []
+        self.fine.clear()
+        if not all(told):
+            weight = first_not_finite(model.named_parameters()) if model is not None else None
+            cause = f" (so are the weights {weight})" if weight else ""
+            raise NotFiniteError(f"{names[told.index(False)]} became NaN or infinite {when}{cause}. {ADVICE}")
+
+
+def first_not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> str | None:
+    """The name of the first of these that holds a NaN or an infinity; None where all are finite."""
+    return next((name for name, x in tensors if x is not None and not bool(x.isfinite().all())), None)
