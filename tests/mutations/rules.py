@@ -84,8 +84,8 @@ MUTANTS = [
         ROLLOUT_TEST + "test_any_causal_lm_samples_as_generate_does",
     ),
     (
-        TRAINER,
-        'self.watch.check(f"in optimizer step {self.state.global_step + 1}")',
+        "rlhf_kit/training/trainer.py",
+        'self.watch.check(f"in optimizer step {self.state.global_step + 1}", self._plain_model())',
         "pass",
         "tests/ppo/test_options.py::test_a_nan_of_the_update_is_named_before_the_weights_are_touched",
     ),
