@@ -24,7 +24,7 @@ WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model)([-.].*)?\.(safetensor
 RUN_FILES = re.compile(
     r"checkpoint-\d+|run\.json|metrics\.jsonl|config\.json|generation_config\.json|training_args\.bin|README\.md"
     r"|tokenizer(_config)?\.json|tokenizer\.model|special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt"
-    r"|chat_template\.jinja|adapter_config\.json|trainer_state\.json|value\.safetensors|ppo_state\.json|ema|completions"
+    r"|chat_template\.jinja|adapter_config\.json|reward_config\.json|trainer_state\.json|value\.safetensors|ppo_state\.json|ema|completions"
     r"|\.saving|runs|" + WEIGHTS.pattern
 )
 

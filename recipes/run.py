@@ -73,6 +73,8 @@ def prepare_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would warn about it
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated.*")  # peft and TRL ask it
+    # Of an adapter on an adapter, whose folder holds no config.json; vocabularies are never resized here.
+    warnings.filterwarnings("ignore", message="Could not find a config file in .* the vocabulary was not modified")
     transformers.utils.logging.set_verbosity_warning()
     transformers.utils.logging.disable_progress_bar()  # one bar a shard; the trainer's own bar is another
     for name in ("modeling_utils", "trainer", "trainer_utils"):

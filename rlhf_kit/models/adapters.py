@@ -8,10 +8,12 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_kit.models.checkpoints import REWARD_CONFIG, located
 from rlhf_kit.models.heads import fold_calibration
+from rlhf_kit.models.merging import merged
 
 
 def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -22,15 +24,14 @@ def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     the adapter, and so is what else an encoder puts between its layers and the score (`head_modules`).
     """
     config = copy.copy(config)
-    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     if config.task_type is None:
-        config.task_type = TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM
-    if is_classifier and config.task_type == TaskType.SEQ_CLS:
+        config.task_type = TaskType.SEQ_CLS if is_classifier(model) else TaskType.CAUSAL_LM
+    if is_classifier(model) and config.task_type == TaskType.SEQ_CLS:
         config.modules_to_save = sorted({*(config.modules_to_save or []), *head_modules(model)})
     if config.target_modules is None:
         config.target_modules = default_targets(model)
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
-    model.config.architectures = [type(model).__name__]  # saved beside the adapter, it tells what the adapter is for
+    model.name_or_path = located(model.name_or_path)
     return get_peft_model(model, config)
 
 
@@ -60,7 +61,23 @@ def save(model: PreTrainedModel | PeftModel, folder: str | Path, merge: bool = F
     training can go on.
     """
     if isinstance(model, PeftModel) and merge:
-        model = copy.deepcopy(model).merge_and_unload()
+        model = merged(copy.deepcopy(model))
     state_dict, config = fold_calibration(model.state_dict(), model)
     model.save_pretrained(folder, state_dict=state_dict)
-    config.save_pretrained(folder)
+    save_config(model, config, folder)
+
+
+def save_config(model: PreTrainedModel | PeftModel, config: PretrainedConfig, folder: str | Path) -> None:
+    """Write `config` beside the weights of `model`.
+
+    Beside an adapter only what its base's config does not say, that of a scalar head, and under a name of its own:
+    transformers takes a folder with a config.json for whole weights, and would look for them in vain.
+    """
+    if not isinstance(model, PeftModel):
+        config.save_pretrained(folder)
+    elif is_classifier(model.get_base_model()):
+        config.to_json_file(Path(folder) / REWARD_CONFIG)
+
+
+def is_classifier(model: nn.Module) -> bool:
+    return type(model).__name__.endswith("ForSequenceClassification")

@@ -26,11 +26,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.utils import find_adapter_config_file, has_file
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
+from transformers.utils import cached_file, find_adapter_config_file, has_file
 
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.models.merging import merged
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# The config of a reward model beside its adapter: a config.json there would promise whole weights.
+REWARD_CONFIG = "reward_config.json"
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "seq_length")
@@ -189,16 +193,32 @@ def check_vocabulary(
 def load_config(
     name_or_path: str | os.PathLike, trust_remote_code: bool = False, what: str = "a model"
 ) -> PretrainedConfig:
-    """The configuration of a hub id or folder; an adapter's own, else that of its base model.
+    """The configuration of a hub id or folder; a reward adapter's own, else that of an adapter's base model.
 
     Args:
         what: is being loaded, for the error message.
     """
     adapter = _adapter_config(what, name_or_path)
-    if adapter is not None and not has_file(str(name_or_path), "config.json"):
+    read = AutoConfig.from_pretrained
+    if adapter is not None and has_file(str(name_or_path), REWARD_CONFIG):
+        read = _read_reward_config
+    elif adapter is not None and not has_file(str(name_or_path), "config.json"):
         what = f"{what} (the base of the adapter {str(name_or_path)!r})"
-        return load_config(adapter.base_model_name_or_path, trust_remote_code, what)
-    return _load(AutoConfig.from_pretrained, what, name_or_path, trust_remote_code=trust_remote_code)
+        config = load_config(adapter.base_model_name_or_path, trust_remote_code, what)
+        return _with_head(config) if adapter.task_type == "SEQ_CLS" else config
+    return _load(read, what, name_or_path, trust_remote_code=trust_remote_code)
+
+
+def _read_reward_config(name: str, **options) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(cached_file(name, REWARD_CONFIG), **options)
+
+
+def _with_head(config: PretrainedConfig) -> PretrainedConfig:
+    """The config of a base whose adapter, made elsewhere, brings a scalar head."""
+    if not _is_classifier(config):
+        config.num_labels = 1
+        config.architectures = [CLASSIFIERS.get(config.model_type, "ForSequenceClassification")]
+    return config
 
 
 def new_config(
@@ -332,16 +352,26 @@ def _load_with_adapter(
     """A model with the adapters on the way to it merged; `config` is the outermost one's."""
     adapter = _adapter_config(what, name_or_path)
     if adapter is None:
-        return _load(auto_class.from_pretrained, what, name_or_path, config=config, **options)
-    what_base = f"{what} (the base of the adapter {str(name_or_path)!r})"
-    base = _load_with_adapter(auto_class, what_base, adapter.base_model_name_or_path, config, **options)
-    if auto_class is AutoModelForSequenceClassification and adapter.task_type == "CAUSAL_LM":
-        adapter.task_type = None  # the trunk's adapters serve; generating does not
-    load = partial(PeftModel.from_pretrained, base, config=adapter)
-    merged = _load(load, "an adapter", name_or_path).merge_and_unload()
-    # An adapter trained on this model must name this one as its base: the first base lacks what was merged here.
-    merged.name_or_path = merged.config.name_or_path = str(name_or_path)
-    return merged
+        model = _load(auto_class.from_pretrained, what, name_or_path, config=config, **options)
+    else:
+        what_base = f"{what} (the base of the adapter {str(name_or_path)!r})"
+        base = _load_with_adapter(auto_class, what_base, adapter.base_model_name_or_path, config, **options)
+        if auto_class is AutoModelForSequenceClassification and adapter.task_type == "CAUSAL_LM":
+            adapter.task_type = None  # the trunk's adapters serve; generating does not
+        fixed = {name for name, parameter in base.named_parameters() if not parameter.requires_grad}
+        load = partial(PeftModel.from_pretrained, base, config=adapter)
+        model = merged(_load(load, "an adapter", name_or_path))
+        for name, parameter in model.named_parameters():  # peft has frozen all of the base
+            parameter.requires_grad_(name not in fixed)
+    # An adapter trained on this model names it as its base, and is loaded from wherever its user stands.
+    model.name_or_path = model.config.name_or_path = located(name_or_path)
+    return model
+
+
+def located(name_or_path: str | os.PathLike) -> str:
+    """A folder by its absolute path, links followed, a hub id as it is."""
+    name = str(name_or_path)
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
 def _load(load, what: str, name_or_path: str | os.PathLike, **options):

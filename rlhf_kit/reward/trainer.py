@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.adapters import save_config, wrap
 from rlhf_kit.models.checkpoints import context_length, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
@@ -266,5 +266,5 @@ class RewardTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         state_dict, config = fold_calibration(model.state_dict() if state_dict is None else state_dict, model)
         super()._save(output_dir, state_dict)
-        if self.args.should_save:  # peft saves no model config at all
-            config.save_pretrained(output_dir or self.args.output_dir)
+        if self.args.should_save:
+            save_config(model, config, output_dir or self.args.output_dir)

@@ -18,10 +18,10 @@ import trl
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
 from toys import EOS, PAIRS, RANKED, batch_of, byte_tokenizer, gradients, make, tiny
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import load_reward_model
+from rlhf_kit.models.checkpoints import load_config, load_reward_model
 from rlhf_kit.models.heads import calibration, logit_scale, pad_right, score_texts, sequence_scores
 from rlhf_kit.ops import length_mask
 from rlhf_kit.reward import RewardConfig, encode_comparisons
@@ -307,8 +307,9 @@ def test_an_adapter_keeps_its_head_and_calibration(tmp_path, checkpointing):
     trainer.save_model(str(tmp_path / "adapter"))
     texts = (["one", "two"], ["good", "bad"])
     expected = score_texts(trainer.model, byte_tokenizer(), *texts)
-    gain, bias = calibration(AutoConfig.from_pretrained(tmp_path / "adapter"))
+    gain, bias = calibration(load_config(tmp_path / "adapter"))
     assert (gain, bias) == (1.0, calibration(model.config)[1]) and calibration(model.config)[0] != 1.0
+    assert not (tmp_path / "adapter" / "config.json").exists()
     plain = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=1)
     raw = score_texts(plain, byte_tokenizer(), *texts)  # the base's config knows no bias
     torch.testing.assert_close(raw + bias, expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,128 @@
+"""Adapters from stage to stage: what a stage leaves is what it trained, wherever and by whomever it is read."""
+
+import shutil
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
+from rlhf_kit.models.heads import calibration, unwrapped
+from rlhf_kit.recipes import ppo, pretrain, reward, sft
+
+MAIN = {"pretrain": pretrain.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
+IDS = torch.tensor([[5, 6, 7, 8, 9, 40, 41]])
+COMMON = ["--disable_tqdm", "--learning_rate", "1e-2", "--per_device_train_batch_size", "2", "--save_strategy", "no"]
+LORA = ["--use_peft", "--lora_r", "2"]
+OPTIONS = {
+    "pretrain": ["--max_steps", "2", "--block_size", "32"],
+    "sft": ["--max_steps", "2"],
+    "reward": ["--max_steps", "2", "--gradient_accumulation_steps", "1"],
+    "ppo": [
+        *("--rollout_batch_size", "4", "--mini_batch_size", "2", "--num_ppo_epochs", "1", "--total_episodes", "4"),
+        *("--max_completion_length", "4", "--reward_funcs", "judge"),
+    ],
+}
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tokenizer_folder):
+    """A folder with a base model, and LoRA runs of SFT and a reward model on it (`sft`, `judge`)."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(tokenizer_folder, folder / "base")
+    torch.manual_seed(0)
+    size = len(load_tokenizer(tokenizer_folder))
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=128, vocab_size=size))
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.data.mul_(5)
+    model.save_pretrained(folder / "base")
+    rows = {
+        "pretrain": '{"text": "the cat %d sat on the mat"}\n',
+        "sft": '{"prompt": "hello %d", "completion": "the cat"}\n',
+        "reward": '{"prompt": "say %d", "completions": ["the cat", "a dog", "mat"]}\n',
+        "ppo": '{"prompt": "hello %d"}\n',
+    }
+    for stage, row in rows.items():
+        (folder / f"{stage}.jsonl").write_text("".join(row % i for i in range(16)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run("sft", "base", "sft", *LORA) == 0
+        assert run("reward", "base", "judge", *LORA) == 0
+    return folder
+
+
+def run(stage, model, out, *options) -> int:
+    """A stage on its rows in the current folder, whose paths are relative, as a user gives them."""
+    argv = ["--model_name_or_path", model, "--dataset_name", f"{stage}.jsonl", "--output_dir", str(out)]
+    return MAIN[stage]([*argv, *COMMON, *OPTIONS[stage], *options])
+
+
+@pytest.fixture
+def trained(monkeypatch, home):
+    """The trainer of the last run, as it was when it had ended. The folder is `home`."""
+    seen = {}
+    monkeypatch.chdir(home)
+    for stage, recipe in (("pretrain", pretrain), ("sft", sft), ("reward", reward), ("ppo", ppo)):
+        finish = recipe.finish
+
+        def finished(trainer, *args, finish=finish):
+            seen["trainer"] = trainer
+            return finish(trainer, *args)
+
+        monkeypatch.setattr(recipe, "finish", finished)
+    return seen
+
+
+@pytest.mark.parametrize("stage", MAIN)
+def test_all_weights_are_trained_from_the_folder_of_an_adapter(stage, trained, home, tmp_path):
+    before = {name: weight.clone() for name, weight in load_policy(home / "sft").state_dict().items()}
+    assert run(stage, "sft", tmp_path / "out") == 0
+    load = load_reward_model if stage == "reward" else load_policy
+    after = load(tmp_path / "out").state_dict()
+    shared = before.keys() & after.keys()
+    assert len(shared) >= len(before) - 1
+    assert [name for name in shared if torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "merged"])
+@pytest.mark.parametrize("start", ["base", "sft"])
+@pytest.mark.parametrize("stage", MAIN)
+def test_what_a_stage_leaves_loads_in_plain_transformers(stage, start, kind, trained, home, tmp_path, monkeypatch):
+    options = {"full": [], "lora": LORA, "merged": [*LORA, "--merge_adapter"]}[kind]
+    out = tmp_path / "out"
+    ema = ["--ema_decay", "0.5"] if stage == "ppo" else []
+    assert run(stage, start, out, *options, *ema, "--save_strategy", "steps", "--save_steps", "1") == 0
+    model = getattr(trained["trainer"].model, "policy", trained["trainer"].model)
+    gain, bias = calibration(unwrapped(model).config)
+    expected = gain * logits(model) + bias
+    monkeypatch.chdir(tmp_path)  # a relative path would be lost here
+
+    auto, auto_peft, ours, labels = AutoModelForCausalLM, AutoPeftModelForCausalLM, load_policy, {}
+    if stage == "reward":
+        auto, auto_peft = AutoModelForSequenceClassification, AutoPeftModelForSequenceClassification
+        ours, labels = load_reward_model, {"num_labels": 1}
+    steps = [path for path in out.glob("checkpoint-*")]
+    assert steps
+    for folder in [out, *steps, *([out / "ema"] if ema else [])]:
+        is_adapter = kind == "lora" or (kind == "merged" and folder != out)
+        assert (folder / "adapter_config.json").exists() == is_adapter != (folder / "config.json").exists()
+        mine = ours(folder)
+        left = calibration(mine.config)[1]
+        assert left == 0 or stage == "reward"
+        if start == "sft" and is_adapter:  # an adapter on an adapter is for this kit to load
+            if folder == out:
+                torch.testing.assert_close(logits(mine) + left, expected, atol=1e-5, rtol=1e-5)
+            continue
+        plain = auto.from_pretrained(folder, **labels if is_adapter else {})
+        again = auto_peft.from_pretrained(folder, **labels) if is_adapter else plain
+        torch.testing.assert_close(logits(plain), logits(again))
+        torch.testing.assert_close(logits(plain), logits(mine), atol=1e-5, rtol=1e-5)
+        if folder == out:
+            torch.testing.assert_close(logits(plain) + left, expected, atol=1e-5, rtol=1e-5)
