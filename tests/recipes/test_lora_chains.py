@@ -69,7 +69,7 @@ def trained(monkeypatch, home):
     """The trainer of the last run, as it was when it had ended. The folder is `home`."""
     seen = {}
     monkeypatch.chdir(home)
-    for stage, recipe in (("pretrain", pretrain), ("sft", sft), ("reward", reward), ("ppo", ppo)):
+    for recipe in (pretrain, sft, reward, ppo):
         finish = recipe.finish
 
         def finished(trainer, *args, finish=finish):
