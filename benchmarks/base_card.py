@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rlhf_kit import world
 from rlhf_kit.charts import STYLE, Line, svg_lines
-from rlhf_kit.data.chat import decode_completion, encode_prompt, set_chat_template
+from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.ppo.rollout import sample
 from rlhf_kit.report import read_metrics
@@ -42,7 +42,7 @@ def answers(model, tokenizer, prompts: list[list[int]]) -> list[str]:
         model, prompts, eos_ids=[tokenizer.eos_token_id], pad_id=tokenizer.pad_token_id, max_completion_length=40,
         temperature=0, batch_size=64,
     )  # fmt: skip
-    return [decode_completion(tokenizer, ids) for ids in rollout.completions()]
+    return rollout.texts(tokenizer)
 
 
 def correct_by_kind(rows: list[dict], texts: list[str]) -> dict[tuple[str, str], tuple[int, int]]:

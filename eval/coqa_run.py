@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results, scorers
 from rlhf_kit.eval.coqa_data import Story, read_stories
 from rlhf_kit.eval.coqa_turns import PRESETS, Answered, Prompts, answer_by_gold, answer_by_own
-from rlhf_kit.eval.generators import layout, load_generator, turn_ends
+from rlhf_kit.eval.generators import layout, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.scoring import processes, quiet
@@ -38,8 +38,6 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(options.model)
     context = context_length(load_config(options.model, what="a causal language model"))
     asked = layout(tokenizer, options.apply_chat_template)
-    if options.apply_chat_template:
-        how = replace(how, ends=turn_ends(tokenizer))
     prompts = Prompts(tokenizer, context, how.max_new_tokens, options.apply_chat_template)
     prompts.check(stories)
     pool = _demonstrations(options)

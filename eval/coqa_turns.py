@@ -20,10 +20,11 @@ from itertools import zip_longest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message
+from rlhf_kit.data.refusals import TemplateRefusal, refused_rows
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.coqa_data import Story
 from rlhf_kit.eval.decoding import Continuation, Decoding, Dialogues, continuations
-from rlhf_kit.eval.generators import encode_messages
+from rlhf_kit.eval.generators import encode_begun, encode_messages
 
 # GPT-2 (section 3.5) decodes greedily, GPT-3 (section 2.4) with 4 beams and 0.6. Neither says how an answer ends.
 PRESETS = {
@@ -77,13 +78,20 @@ class Prompts:
         return Prompt(text, ids, dropped)
 
     def check(self, stories: Iterable[Story]) -> None:
-        """Raises UserError where a story with a question has no room, with all such stories."""
-        long = {}
+        """Raises UserError where the template refuses a dialogue or a story with a question has no room: all such."""
+        long, refusals, stories = {}, {}, list(stories)
         for story in stories:
             alone = [replace(story, questions=(question,)) for question in story.questions]
-            longest = max(len(self._put([one], [])[1]) for one in alone)
+            try:
+                longest = max(len(self._put([one], [])[1]) for one in alone)
+                self._longest([], story)
+            except TemplateRefusal as refusal:
+                refusals[story.id] = refusal
+                continue
             if self.limit is not None and longest > self.limit:
                 long[story.id] = longest
+        if refusals:
+            raise UserError(f"{refused_rows(refusals, len(stories))} Or ask in plain text.")
         if long:
             named = [f"{name!r} ({tokens} tokens)" for name, tokens in long.items()]
             more = f" and {len(long) - NAMED} more" if len(long) > NAMED else ""
@@ -119,7 +127,7 @@ class Prompts:
             ids = encode_messages(self.tokenizer, messages(stories, answers))
             return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False), ids
         text = layout(stories, answers)
-        return text, self.tokenizer(text, verbose=False)["input_ids"]
+        return text, encode_begun(self.tokenizer, text)
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.limit is None or len(ids) <= self.limit

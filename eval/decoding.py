@@ -32,14 +32,12 @@ class Decoding:
         num_beams: 1 is greedy.
         length_penalty: a beam's score is its log-probability / tokens ** length_penalty: transformers' formula. That
             of Wu et al. 2016 (equation 14), which GPT-3 section 2.4 may mean, is ((5 + tokens) / 6) ** length_penalty.
-        ends: tokens that end it beside the model's and the tokenizer's own: a chat template's end of a turn.
     """
 
     max_new_tokens: int
     stop: tuple[str, ...] = ("\n",)
     num_beams: int = 1
     length_penalty: float = 1.0
-    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class Ending:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: Decoding):
         self.tokenizer, self.how = tokenizer, how
-        self.end_ids = sorted({*end_ids(model, tokenizer), *how.ends})
+        self.end_ids = end_ids(model, tokenizer)
 
     def __call__(self, ids: list[int]) -> bool:
         return ids[-1] in self.end_ids or self._cut(self._text(ids))[1]

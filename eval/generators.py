@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, lead_ids, set_chat_template
+from rlhf_kit.data.chat import Message, encode_prompt, lead_ids, set_chat_template, start_ids
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.models.checkpoints import check_vocabulary, load_policy, load_tokenizer
@@ -33,15 +31,15 @@ def load_generator(
     return model.to(device).eval(), tokenizer
 
 
-def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer itself puts before a text: Llama's begin-of-text, nothing for GPT-2."""
-    return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a text as it stands: nothing is put around it."""
     # verbose: a text longer than the model's context is no fault here
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def encode_begun(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text with BOS in front where the tokenizer's own call puts it."""
+    return start_ids(tokenizer) + encode(tokenizer, text)
 
 
 # --- in turns -------------------------------------------------------------------------------------------------------
@@ -61,26 +59,9 @@ def layout(tokenizer: PreTrainedTokenizerBase, chat: bool) -> dict[str, str]:
 def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Ids of messages up to where the assistant speaks, as SFT trains on them; after `layout`.
 
-    Raises UserError where the template does.
+    Raises TemplateRefusal where the template does not take them.
     """
-    with _refusals_told():
-        return encode_prompt(tokenizer, messages) + lead_ids(tokenizer)
-
-
-def turn_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token that ends the assistant's turn under the chat template. Raises UserError where the template does."""
-    with _refusals_told():
-        return tuple(encode_completion(tokenizer, "", eos=True)[-1:])
-
-
-@contextmanager
-def _refusals_told() -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except (TemplateError, TypeError, ValueError) as error:
-        raise UserError(f"The tokenizer's chat template refuses the dialogue: {error}. Ask in plain text.") from error
+    return encode_prompt(tokenizer, messages) + lead_ids(tokenizer)
 
 
 def folders(models: Sequence[str], output: Path | None) -> list[Path | None]:

@@ -35,7 +35,7 @@ from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
 from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.eval.scoring import processes, quiet
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.checkpoints import context_length, load_tokenizer
 
 PROTOCOL, VERSION = "gpt3-greedy", 1
 
@@ -113,7 +113,7 @@ def _write(
     model: PreTrainedModel, prompts: Prompts, task: Task, asked: Sequence[Asked], max_batch_tokens: int
 ) -> Iterator[Item]:
     """Answers written by the model, scored."""
-    how = Decoding(task.max_new_tokens, stop=task.stop, ends=prompts.ends)
+    how = Decoding(task.max_new_tokens, stop=task.stop)
     ids = [item.ids for item in asked]
     for at, written in continuations(model, prompts.tokenizer, ids, how, max_batch_tokens):
         scores = answer_scores(task, asked[at].example, written.answer)
@@ -182,6 +182,15 @@ def _details(model: PreTrainedModel, items: Sequence[Item]) -> dict:
     return {"parameters": model.num_parameters(), "shots_shown": shown}
 
 
+def check_template(name: str, chosen: Sequence[Task], shots: int, seed: int) -> None:
+    """Raises UserError where the chat template of a model refuses a task's dialogues; they differ in words alone."""
+    tokenizer = load_tokenizer(name)
+    layout(tokenizer, chat=True)
+    prompts = Prompts(tokenizer, None, chat=True)
+    for task in chosen:
+        prompts.ask(f"{task.name}/{shots}-shot", task, 0, shots, seed)
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +208,8 @@ def run(options: argparse.Namespace) -> None:
         draw_shots(task, 0, shots[-1], options.seed)  # raises before a model is loaded
     state = processes()
     curves = []
+    for name in options.models if options.apply_chat_template else ():
+        check_template(name, chosen, shots[-1], options.seed)
     for name, folder in zip(options.models, folders(options.models, options.output), strict=True):
         model, tokenizer = load_generator(name, options.dtype, state.device)
         curve = Curve(name, model.num_parameters())

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_completion, lead_ids
+from rlhf_kit.data.refusals import TemplateRefusal
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.generators import encode, encode_messages, start_ids, turn_ends
+from rlhf_kit.eval.generators import encode, encode_begun, encode_messages
 from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, messages, render
 
 
@@ -42,13 +43,18 @@ class Prompts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int | None, chat: bool = False):
         self.tokenizer, self.context, self.chat = tokenizer, context, chat
-        self.ends = turn_ends(tokenizer) if chat else ()
 
     def ask(self, id: str, task: Task, number: int, wanted: int, seed: int) -> Asked:
         """Item `number` of a task behind up to `wanted` shots; the first are left out where there is no room.
 
-        Raises UserError where the question alone has none.
+        Raises UserError where the question alone has none, or the template refuses it.
         """
+        try:
+            return self._ask(id, task, number, wanted, seed)
+        except TemplateRefusal as refusal:
+            raise UserError(f"{id}: {refusal} Ask in plain text.") from refusal
+
+    def _ask(self, id: str, task: Task, number: int, wanted: int, seed: int) -> Asked:
         example, drawn = task.examples[number], draw_shots(task, number, wanted, seed)
         choices = [self._choice(choice) for choice in example.choices]
         # The last token of a choice is not read.
@@ -74,7 +80,7 @@ class Prompts:
         """The prompt of the task's cue alone."""
         if self.chat:
             return encode_messages(self.tokenizer, [{"role": "user", "content": task.cue}])
-        return start_ids(self.tokenizer) + encode(self.tokenizer, task.cue)
+        return encode_begun(self.tokenizer, task.cue)
 
     def _put(self, task: Task, shots: Sequence[Example], example: Example) -> tuple[str, list[int]]:
         """A prompt as text and as the model gets it."""
@@ -82,7 +88,7 @@ class Prompts:
             ids = encode_messages(self.tokenizer, messages(task, shots, example))
             return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False), ids
         text = render(task, shots, example)
-        return text, start_ids(self.tokenizer) + encode(self.tokenizer, text)
+        return text, encode_begun(self.tokenizer, text)
 
     def _choice(self, text: str) -> list[int]:
         if not self.chat:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_kit.data.chat import last_tokens, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.generators import encode, load_generator, start_ids
+from rlhf_kit.eval.generators import encode, encode_begun, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
@@ -70,8 +71,8 @@ def _request(tokenizer: PreTrainedTokenizerBase, passage: str, limit: int | None
     """Of a passage longer than the model reads, the beginning is left out."""
     context, word = split_last_word(passage)
     target = encode(tokenizer, word)
-    ids = start_ids(tokenizer) + encode(tokenizer, context)
-    return Request(ids if limit is None else ids[-(limit + 1 - len(target)) :], [target])
+    ids = encode_begun(tokenizer, context)
+    return Request(last_tokens(ids, limit and limit + 1 - len(target), start_ids(tokenizer)), [target])
 
 
 def _item(number: int, passage: str, likely: Likelihood) -> Item:

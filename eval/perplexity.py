@@ -15,10 +15,11 @@ from functools import partial
 
 from numpy.typing import NDArray
 
+from rlhf_kit.data.chat import last_tokens, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.generators import encode, load_generator, start_ids
+from rlhf_kit.eval.generators import encode, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Run, Settings
@@ -42,11 +43,11 @@ def run(options: argparse.Namespace) -> None:
     stride = options.stride or window // 2
     if stride > window:
         raise UserError(f"--stride {stride} is more than the {window} tokens that a window reads; give a smaller one.")
-    starts = start_ids(tokenizer) or [tokenizer.eos_token_id]
-    pieces, plan = [starts + encode(tokenizer, text) for text in documents], {}
+    start = start_ids(tokenizer)  # which stands before every window; a document begins with EOS where there is none
+    pieces, plan = [(start or [tokenizer.eos_token_id]) + encode(tokenizer, text) for text in documents], {}
     for number, ids in enumerate(pieces):
-        for begin, start, end in windows(len(ids), window, stride):
-            plan[f"{number}/{start}"] = (number, begin, start, end)
+        for begin, first, end in windows(len(ids), window, stride):
+            plan[f"{number}/{first}"] = (number, begin, first, end)
     settings = Settings(
         "perplexity", PROTOCOL, VERSION, options.model, model_hash(options.model), options.data,
         results.fingerprint(documents), options.seed, options.limit,
@@ -55,10 +56,11 @@ def run(options: argparse.Namespace) -> None:
     with Run(options.output, settings, list(plan), state, unit="windows") as under_way:
         asked = [plan[name] for name in under_way.todo]
         requests = [
-            Request(pieces[number][begin:start], [pieces[number][start:end]]) for number, begin, start, end in asked
+            Request(last_tokens(pieces[number][:first], first - begin, start), [pieces[number][first:end]])
+            for number, begin, first, end in asked
         ]
         for at, (likely,) in likelihoods(model, requests, options.max_batch_tokens):
-            number, begin, start, end = asked[at]
+            number, begin, first, end = asked[at]
             under_way.add(
                 Item(
                     id=under_way.todo[at],
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
                     output="",
                     answer="",
                     scores={"nll": -likely.total},
-                    details={"tokens": end - start},
+                    details={"tokens": end - first},
                 )
             )
     found = under_way.finish(partial(figures, documents))

@@ -32,13 +32,13 @@ from rlhf_kit.data import sources
 from rlhf_kit.data.formats import report
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.generators import encode, folders, load_generator, start_ids
+from rlhf_kit.eval.generators import encode, encode_begun, folders, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.options import BASELINES
 from rlhf_kit.eval.rouge import rouge
 from rlhf_kit.eval.scoring import processes, quiet
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.models.heads import pad_right
 
 PROTOCOL, VERSION = "gpt2", 1
@@ -136,10 +136,9 @@ def sample(
     Args:
         numbers: MAX_NEW_TOKENS of 0 to 1 for each prompt: below the likeliest token's share of the two, it is taken.
     """
-    own = model.generation_config.eos_token_id
-    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+    ends = end_ids(model, tokenizer)
     config = GenerationConfig(
-        max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=sorted(ends), pad_token_id=0,
+        max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=ends, pad_token_id=0,
         repetition_penalty=1.0,
     )  # fmt: skip
     order = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))
@@ -195,7 +194,7 @@ def measure_tldr(
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, article: str, hint: str, limit: int | None) -> list[int]:
     """The article's first tokens, as many as leave room for the hint and the summary, and the hint."""
     after = encode(tokenizer, hint)
-    ids = start_ids(tokenizer) + encode(tokenizer, article)
+    ids = encode_begun(tokenizer, article)
     if limit is None:
         return ids + after
     room = limit - MAX_NEW_TOKENS - len(after)

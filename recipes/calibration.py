@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import decode_completion, encode_prompt, set_chat_template
+from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.checks import prompt_key
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
@@ -109,4 +109,4 @@ def sampled(policy, tokenizer: PreTrainedTokenizerBase, chosen: list, settings: 
         generator=torch.Generator().manual_seed(settings.training.seed),
         batch_size=64,
     )
-    return [decode_completion(tokenizer, ids) for ids in rollout.completions()]
+    return rollout.texts(tokenizer)

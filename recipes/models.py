@@ -9,7 +9,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.recipes.run import seed_everything
@@ -120,10 +120,7 @@ def load_model(
             f"The tokenizer has {len(tokenizer)} tokens and the model {rows}: they do not belong together. "
             "Give the model's own tokenizer (leave out --tokenizer_name_or_path)."
         )
-    for config in filter(None, (model.config, getattr(model, "generation_config", None))):
-        config.bos_token_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        config.eos_token_id = tokenizer.eos_token_id
-        config.pad_token_id = tokenizer.pad_token_id
+    set_special_tokens(model, tokenizer)
     if context_length(model.config):
         tokenizer.model_max_length = context_length(model.config)
     return model

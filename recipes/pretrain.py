@@ -10,13 +10,14 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
     launch("pretrain")
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from datasets import Dataset
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
 
+from rlhf_kit.data.chat import encode_texts, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.packing import PackedCollator, pack
 from rlhf_kit.errors import UserError
@@ -127,16 +128,8 @@ def _block_size(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, n
 def _rows(data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, length: int) -> list[dict]:
     if data is None or tokenizer is None:
         return []
-    return pack(_encoded(data["text"], tokenizer), length, tokenizer.eos_token_id)
-
-
-def _encoded(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, batch: int = 1000) -> Iterator[list[int]]:
-    for start in range(0, len(texts), batch):
-        # Text is data: an end-of-text mark typed inside a document does not end it.
-        encoded = tokenizer(
-            list(texts[start : start + batch]), add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        yield from (ids for ids in encoded["input_ids"] if ids)
+    texts = encode_texts(tokenizer, data["text"])
+    return pack(texts, length, tokenizer.eos_token_id, start_ids(tokenizer))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

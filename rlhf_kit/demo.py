@@ -24,9 +24,9 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import recipes, world
-from rlhf_kit.data.chat import decode_completion, encode_prompt
+from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
+from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
 from rlhf_kit.ppo.rollout import Rollout, sample
@@ -151,13 +151,13 @@ def answer(
     rollout = sample(
         policy,
         [encode_prompt(tokenizer, prompt) for prompt in prompts],
-        eos_ids=[tokenizer.eos_token_id],
+        eos_ids=end_ids(policy, tokenizer),
         pad_id=tokenizer.pad_token_id,
         max_completion_length=40,
         temperature=TEMPERATURE,
         generator=torch.Generator().manual_seed(seed),
     )
-    texts = [decode_completion(tokenizer, ids) for ids in rollout.completions()]
+    texts = rollout.texts(tokenizer)
     kl = ((answer_logprobs(policy, rollout) - answer_logprobs(sft, rollout)) * rollout.completion_mask).sum(1).mean()
     return Answers(
         texts,

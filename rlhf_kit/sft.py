@@ -19,7 +19,7 @@ from trl import SFTConfig
 from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.training import TrainerMixin
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
                 eval_rows = {key: self._encoded(rows, tokenizer, key) for key, rows in eval_dataset.items()}
             else:
                 eval_rows = None if eval_dataset is None else self._encoded(eval_dataset, tokenizer, "eval")
+        set_special_tokens(policy, tokenizer)  # once its template is settled
         args.max_length = self.limit
         args.assistant_only_loss = False  # done: TRL would look for the messages that are no longer there
         super().__init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,30 +12,39 @@ from rlhf_kit.errors import UserError
 IGNORED = -100
 
 
-def pack(documents: Iterable[Sequence[int]], length: int, eos_token_id: int) -> list[dict[str, list[int]]]:
+def pack(
+    documents: Iterable[Sequence[int]], length: int, eos_token_id: int, start: Sequence[int] = ()
+) -> list[dict[str, list[int]]]:
     """Rows of at most `length` tokens: `input_ids`, `position_ids` (from 0 in each document), `labels`.
 
     EOS is added to each document. A document of n tokens (EOS counted) longer than `length` is cut into
     p = ceil(n / length) consecutive pieces, each a document of its own. The first token of a piece has no label
     (nothing before it predicts it), so the document trains n - p tokens. A piece of one token would train nothing and
-    is left out. Best fit decreasing: each piece goes, longest first, into the fullest row that has room. Same input,
-    same rows.
-    Raises UserError if `length` < 2.
+    is left out. Where documents begin with `start` (BOS), so does each piece, and neither it nor the first token of a
+    later piece has a label. Best fit decreasing: each piece goes, longest first, into the fullest row that has room.
+    Same input, same rows.
+    Raises UserError if `length` < 2 behind `start`.
     """
-    if length < 2:
-        raise UserError(f"Rows of {length} token(s) cannot be packed: a row needs 2 at least.")
-    pieces = _pieces(documents, length, eos_token_id)
-    rows = _best_fit([len(piece) for piece in pieces], length)
+    if length < 2 + len(start):
+        raise UserError(f"Rows of {length} token(s) cannot be packed: a row needs {2 + len(start)} at least.")
+    pieces = list(_pieces(documents, length, eos_token_id, list(start)))
+    rows = _best_fit([len(ids) for ids, _ in pieces], length)
     positions = list(range(length))
     return [_row([pieces[at] for at in row], positions) for row in rows]
 
 
-def _pieces(documents: Iterable[Sequence[int]], length: int, eos_token_id: int) -> list[list[int]]:
-    pieces = []
+def _pieces(
+    documents: Iterable[Sequence[int]], length: int, eos_token_id: int, start: list[int]
+) -> Iterator[tuple[list[int], int]]:
+    """(ids, how many of the first have no label) of every piece that trains something."""
     for document in documents:
-        ids = [*document, eos_token_id]
-        pieces += [ids[start : start + length] for start in range(0, len(ids), length)]
-    return [piece for piece in pieces if len(piece) > 1]
+        ids, skipped = [*document, eos_token_id], len(start)
+        if len(ids) > 1:
+            yield ids[:length], 1
+        for at in range(length, len(ids), length - skipped):
+            piece = start + ids[at : at + length - skipped]
+            if len(piece) > 1 + skipped:
+                yield piece, 1 + skipped
 
 
 def _best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
@@ -62,13 +71,12 @@ def _best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
     return sorted(sorted(row) for row in rows)
 
 
-def _row(pieces: Sequence[Sequence[int]], positions: Sequence[int]) -> dict[str, list[int]]:
+def _row(pieces: Sequence[tuple[list[int], int]], positions: Sequence[int]) -> dict[str, list[int]]:
     row: dict[str, list[int]] = {"input_ids": [], "position_ids": [], "labels": []}
-    for piece in pieces:
-        row["input_ids"] += piece
-        row["position_ids"] += positions[: len(piece)]
-        row["labels"].append(IGNORED)
-        row["labels"] += piece[1:]
+    for ids, unlabelled in pieces:
+        row["input_ids"] += ids
+        row["position_ids"] += positions[: len(ids)]
+        row["labels"] += [IGNORED] * unlabelled + ids[unlabelled:]
     return row
 
 

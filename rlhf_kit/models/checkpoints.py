@@ -29,6 +29,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 from transformers.utils import cached_file, find_adapter_config_file, has_file
 
+from rlhf_kit.data.chat import turn_ends
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.merging import merged
 
@@ -263,10 +264,37 @@ def new_config(
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a completion: the model's own (Llama 3 has several) and the tokenizer's."""
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    return sorted({token for token in [*ends, tokenizer.eos_token_id] if token is not None})
+    """Every token that ends a completion: the model's own list (Llama 3 and Gemma have several), the tokenizer's end
+    of text and its chat template's end of a turn."""
+    return sorted({*_own_ends(model, tokenizer), *turn_ends(tokenizer)})
+
+
+def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the model's configs, which are saved with it, end a completion where `end_ids` does and begin and pad as its
+    tokenizer does. The model's own list of ends is extended; its padding token stays where the tokenizer has none."""
+    ends = list(dict.fromkeys([*_own_ends(model, tokenizer), *turn_ends(tokenizer)]))
+    config = model.config.get_text_config()
+    own_pad = config.pad_token_id
+    if tokenizer.pad_token_id == tokenizer.eos_token_id and own_pad in tokenizer.added_tokens_decoder:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(own_pad)  # the end of text was only borrowed
+    for each in filter(None, (config, getattr(model, "generation_config", None))):
+        has_list = each is not config or isinstance(each.eos_token_id, list)
+        each.eos_token_id = ends if has_list and len(ends) > 1 else tokenizer.eos_token_id
+        if tokenizer.bos_token_id is not None:
+            each.bos_token_id = tokenizer.bos_token_id
+        elif each.bos_token_id is None:
+            each.bos_token_id = tokenizer.eos_token_id
+        each.pad_token_id = tokenizer.pad_token_id
+
+
+def _own_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    config = model.config.get_text_config()
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = config.eos_token_id if ends is None else ends
+    ends = ends if isinstance(ends, list | tuple) else [ends]
+    # What the architecture ends with by default (Llama's 2) says nothing of a tokenizer that has a text there.
+    default = getattr(type(config), "eos_token_id", None)
+    return [end for end in ends if end is not None and (end != default or end in tokenizer.added_tokens_decoder)]
 
 
 def context_length(config: PretrainedConfig) -> int | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from rlhf_kit.data.chat import Message, encode_completion, encode_prompt
+from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, start_ids
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length
 from rlhf_kit.ops import length_mask
@@ -65,12 +65,13 @@ PLAIN = RowFormat()
 
 
 def row_format(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> RowFormat:
-    """How a model of this `config` reads a pair: an encoder as its tokenizer joins two texts, others just in a row.
+    """How a model of this `config` reads a pair: an encoder as its tokenizer joins two texts, others just in a row,
+    behind BOS where the tokenizer begins a text with it.
 
     For BERT [CLS] prompt [SEP] completion [SEP] (Devlin et al. 2019, section 3), for RoBERTa two separators between.
     """
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return PLAIN
+        return RowFormat(before=tuple(start_ids(tokenizer)))
     pair = tokenizer("a", "a", return_special_tokens_mask=True)
     ids, special = pair["input_ids"], pair["special_tokens_mask"]
     text = [place for place, is_special in enumerate(special) if not is_special]
@@ -89,13 +90,15 @@ def fit_context(
 ) -> list[int] | None:
     """The row of prompt and completion in `limit` tokens: the prompt loses its beginning, the completion nothing.
 
+    What the prompt begins with of `row_format.before` stands there once, and is never lost.
     None when the completion and the special tokens alone are longer. `limit=None`: no limit.
     """
-    kept = [*row_format.between, *completion_ids, *row_format.after]
-    room = len(prompt_ids) if limit is None else limit - len(row_format.before) - len(kept)
+    before, kept = [*row_format.before], [*row_format.between, *completion_ids, *row_format.after]
+    prompt_ids = prompt_ids[len(before) :] if list(prompt_ids[: len(before)]) == before else prompt_ids
+    room = len(prompt_ids) if limit is None else limit - len(before) - len(kept)
     if room < 0:
         return None
-    return [*row_format.before, *prompt_ids[max(len(prompt_ids) - room, 0) :], *kept]
+    return [*before, *prompt_ids[max(len(prompt_ids) - room, 0) :], *kept]
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int | None) -> tuple[Tensor, Tensor]:
@@ -337,7 +340,7 @@ def score_texts(
                 f"Row {number}: the completion has {len(completion_ids)} tokens and the reward model reads {room}. "
                 "Shorten it: a completion is never cut, since its end is what is judged."
             )
-        if not (prompt_ids or completion_ids):
+        if len(ids) == len(fit_context([], [], None, form)):
             raise UserError(f"Row {number}: prompt and completion are empty, there is nothing to score.")
         rows.append(ids)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)  # alike lengths pad little

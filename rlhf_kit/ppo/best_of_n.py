@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import Message, decode_completion, encode_prompt
+from rlhf_kit.data.chat import Message, encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards
@@ -147,8 +147,7 @@ def best_of_n(
             generator=generator,
             batch_size=batch_size,
         )
-    ids = rollout.completions()
-    texts = [decode_completion(tokenizer, tokens) for tokens in ids]
+    ids, texts = rollout.completions(), rollout.texts(tokenizer)
     given = ([prompt for prompt in prompts for _ in range(n)], texts, ids)
     repeated = {name: [value for value in column for _ in range(n)] for name, column in columns.items()}
 

@@ -11,7 +11,6 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.ppo.rollout import Rollout
 
 console = Console(stderr=True)
@@ -23,8 +22,7 @@ def table_of(
     """One row a completion, those of all processes: prompt (its last turn), completion, score, each reward's own."""
     columns = {"score": scores.tolist()} | {f"rewards/{name}": part.tolist() for name, part in parts.items()}
     prompts = [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
-    texts = [decode_completion(tokenizer, ids) for ids in rollout.completions()]
-    table = {"prompt": prompts, "completion": texts} | columns
+    table = {"prompt": prompts, "completion": rollout.texts(tokenizer)} | columns
     return gather_object([dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])
 
 

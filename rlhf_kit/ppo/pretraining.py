@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_kit.data.chat import encode_texts
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import pad_right
 from rlhf_kit.ops import length_mask
@@ -27,8 +28,8 @@ class PretrainingTexts:
         if "text" not in dataset.column_names:
             raise UserError(f"ptx_dataset has the columns {', '.join(dataset.column_names)}; it needs `text`.")
         end = [tokenizer.eos_token_id]
-        rows = (tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in dataset["text"])
-        self.rows = [ids[:max_length] for ids in rows if len(ids) > 1]
+        rows = (ids + end for ids in encode_texts(tokenizer, dataset["text"]))
+        self.rows = [ids[:max_length] for ids in rows]
         if not self.rows:
             raise UserError("ptx_dataset has no text to learn from.")
         self.pad_id = tokenizer.pad_token_id

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import ops
+from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.models.cache import growing_cache
 from rlhf_kit.models.value import ValueHead, captured_input, output_embeddings
 
@@ -42,6 +43,11 @@ class Rollout:
         """The chosen tokens of each row, the end token included."""
         rows = zip(self.completion_ids.tolist(), self.completion_lengths.tolist(), strict=True)
         return [ids[:length] for ids, length in rows]
+
+    def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """What the completions say, without the token that ended them."""
+        rows = zip(self.completions(), self.terminated.tolist(), strict=True)
+        return [decode_completion(tokenizer, ids[: len(ids) - ended]) for ids, ended in rows]
 
     def select(self, rows: Tensor) -> Rollout:
         """Some rows, without the padding that only the others needed."""

@@ -26,10 +26,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rlhf_kit import ops
-from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.checkpoints import context_length, end_ids, load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import (
+    context_length,
+    end_ids,
+    load_policy,
+    load_tokenizer,
+    set_special_tokens,
+)
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.precision import HeldCasts, cast_frozen
@@ -104,6 +109,7 @@ class PPOTrainer(Trainer):
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
         policy = load_policy(model) if isinstance(model, str) else model
+        set_special_tokens(policy, tokenizer)
 
         # Whatever copies the policy must do so before adapters and training touch it.
         if isinstance(ref_model, str):
@@ -255,8 +261,7 @@ class PPOTrainer(Trainer):
 
     def score(self, rows: list[dict], rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """What the rewards think. -> (B,) on the device, and each reward's own (B,)."""
-        ids = rollout.completions()
-        texts = [decode_completion(self.processing_class, tokens) for tokens in ids]
+        ids, texts = rollout.completions(), rollout.texts(self.processing_class)
         prompts = [row["prompt"] for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "prompt_ids")}
         with self.accelerator.autocast():

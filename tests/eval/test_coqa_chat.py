@@ -16,7 +16,7 @@ from rlhf_kit.eval.coqa_data import read_stories, stories
 from rlhf_kit.eval.coqa_run import guessing
 from rlhf_kit.eval.coqa_turns import Prompts, answer_by_gold, answer_by_own, gold, messages
 from rlhf_kit.eval.decoding import Decoding, Ending
-from rlhf_kit.eval.generators import layout, turn_ends
+from rlhf_kit.eval.generators import layout
 from rlhf_kit.models.checkpoints import load_tokenizer
 from rlhf_kit.recipes import evaluate
 
@@ -160,20 +160,16 @@ def test_a_template_ends_a_turn_by_its_own_token(chatml):
     assert layout(chatml, chat=True)["layout"] == "chat" and chatml.chat_template == CHATML
     prompt = Prompts(chatml, None, 8, chat=True).prompt(cat, 0, [])
     assert prompt.text == ("<|im_start|>user\nThe cat sat on the mat.\n\nWho sat?<|im_end|>\n<|im_start|>assistant\n")
-    (end,) = turn_ends(chatml)
-    assert end == chatml.convert_tokens_to_ids("<|im_end|>") != chatml.eos_token_id
-    said = [*chatml("the cat")["input_ids"], end]
-    found = Ending(model_of(chatml), chatml, Decoding(8, ends=(end,))).continuation(said)
-    assert (found.answer, found.ended) == ("the cat", True)
-    without = Ending(model_of(chatml), chatml, Decoding(8)).continuation(said)
-    assert (without.answer, without.ended) == ("the cat<|im_end|>", False)
+    for end in (chatml.convert_tokens_to_ids("<|im_end|>"), chatml.eos_token_id):
+        found = Ending(model_of(chatml), chatml, Decoding(8)).continuation([*chatml("the cat")["input_ids"], end])
+        assert (found.answer, found.ended) == ("the cat", True)
 
 
 def test_without_a_template_it_is_the_one_that_sft_gives(tokenizer_folder):
     plain, asked = load_tokenizer(tokenizer_folder), load_tokenizer(tokenizer_folder)
     assert layout(plain, chat=False) == {"layout": "plain"} and not plain.chat_template
     assert layout(asked, chat=True).keys() == {"layout", "chat_template"}
-    assert asked.chat_template == GPT2_CHAT_TEMPLATE and turn_ends(asked) == (asked.eos_token_id,)
+    assert asked.chat_template == GPT2_CHAT_TEMPLATE
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -210,7 +206,6 @@ def test_the_command_keeps_the_layout_and_tells_it(saved, data, tmp_path, capsys
     }
     assert options[plain]["layout"] == "plain" and "chat_template" not in options[plain]
     assert options[asked]["layout"] == "chat" and len(options[asked]["chat_template"]) == 16
-    assert options[asked]["decoding"]["ends"] and not options[plain]["decoding"]["ends"]
     found = compare_folders(plain, asked)  # allowed: base as it reads best, SFT as it reads best
     assert found["other_prompts"] == 6
     assert [told["layout"] for told in found["settings"]["options"]] == ["plain", "chat"]
@@ -224,7 +219,8 @@ def test_a_template_that_refuses_is_told_in_a_sentence(saved, data, capsys):
     tokenizer.save_pretrained(saved)
     assert run(saved, "--data", data, "--apply_chat_template") == 2
     said = capsys.readouterr().err
-    assert "refuses the dialogue: only the sages may speak. Ask in plain text." in said and "Traceback" not in said
+    assert "refuses 2 of 2 rows: only the sages may speak (row cat, dog)" in said and "ask in plain text" in said
+    assert "Traceback" not in said
 
 
 def test_on_the_world_guessing_the_type_stands_beside(saved, tmp_path, capsys):

@@ -1,0 +1,47 @@
+"""What a chat template refuses, told with the rows and in the template's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from rlhf_kit.errors import UserError
+
+SHOWN = 5  # rows and sentences that are named
+
+
+class TemplateRefusal(UserError):
+    """A chat template does not take a dialogue: its own words, and what to do about it if that is known."""
+
+    def __init__(self, words: str, advice: str = ""):
+        super().__init__(f"The tokenizer's chat template refuses the dialogue: {words.rstrip('.')}. {advice}".rstrip())
+        self.words, self.advice = words, advice
+
+
+def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
+    """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
+    found, refusals = [], {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            found.append(encode(row))
+        except TemplateRefusal as refusal:
+            refusals[number] = refusal
+    if refusals:
+        raise refused_rows(refusals, len(found) + len(refusals), name)
+    return found
+
+
+def refused_rows(refusals: Mapping[int | str, TemplateRefusal], rows: int, name: str = "") -> UserError:
+    """One error of the refusals by row: each of the template's sentences with the rows it was said of."""
+    said: dict[str, list[str]] = {}
+    for row, refusal in refusals.items():
+        said.setdefault(refusal.words, []).append(str(row))
+    told = [f"{words} (row {_first(numbers, ', ')})" for words, numbers in said.items()]
+    advice = " ".join(dict.fromkeys(refusal.advice for refusal in refusals.values() if refusal.advice))
+    return UserError(
+        f"{name + ': ' if name else ''}the tokenizer's chat template refuses {len(refusals)} of {rows} rows: "
+        f"{_first(told, '; ')}. {advice or 'Mend these rows, or give another chat template.'}"
+    )
+
+
+def _first(items: list[str], between: str) -> str:
+    return between.join(items[:SHOWN] + [f"and {len(items) - SHOWN} more"] * (len(items) > SHOWN))
