@@ -80,8 +80,8 @@ MUTANTS = [
     ),
     (
         HEADS,
-        "[*row_format.before, *prompt_ids[max(len(prompt_ids) - room, 0) :], *kept]",
-        "[*row_format.before, *prompt_ids[:room], *kept]",
+        "[*before, *prompt_ids[max(len(prompt_ids) - room, 0) :], *kept]",
+        "[*before, *prompt_ids[:room], *kept]",
         HEADS_TEST + "test_the_prompt_gives_way_never_the_completion",
     ),
     (
