@@ -18,6 +18,7 @@ from trl import SFTConfig
 
 from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
 from rlhf_kit.errors import UserError
+from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.training import TrainerMixin
@@ -96,6 +97,25 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             processing_class=tokenizer,
             **options,
         )
+        self._preflight(train_rows)
+
+    def _preflight(self, rows: Dataset) -> None:
+        """Refuse a model that computes something else in the batches of this run than of each dialogue alone."""
+        preflight.check_trainable(self.model)
+        texts = preflight.short_texts(self.model, (row["input_ids"] for row in rows))
+        preflight.check_texts(self.model, texts)
+        rows = [{"input_ids": ids, "labels": [IGNORED, *ids[1:]]} for ids in texts]
+        if self.padding_free:
+            both = {name: rows[0][name] + rows[1][name] for name in rows[0]}
+            rows = [{**both, "seq_lengths": [*map(len, texts)]}, {**rows[1], "seq_lengths": [len(texts[1])]}]
+            texts = [*texts, texts[1]]
+        batch = preflight.Batch(texts, [len(row["input_ids"]) for row in rows], self.data_collator(rows))
+        fault = preflight.agreed(lambda: preflight.fault(self.model, batch))
+        if fault:
+            raise UserError(f"{type(self.model).__name__}, packing: {fault}. Leave packing out.")
+        if self.args.loss_type == "nll":
+            preflight.check_loss(self, batch)
+            self._metrics["eval"].clear()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL's LM head goes tile by tile, made for vocabularies of 100,000 on a GPU. On a CPU the tiles cost a third

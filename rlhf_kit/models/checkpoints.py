@@ -234,9 +234,10 @@ def new_config(
         UserError: for a key the architecture does not have, with the nearest one it has.
     """
     if str(architecture) in CONFIG_MAPPING_NAMES:
-        config = AutoConfig.for_model(str(architecture))
+        config, saved = AutoConfig.for_model(str(architecture)), {}  # what follows from other fields follows anew
     else:
         config = load_config(architecture, trust_remote_code)
+        saved = config.to_diff_dict()
     facts = {}
     if tokenizer is not None:
         facts = {
@@ -251,7 +252,7 @@ def new_config(
     if unknown:
         hints = "; ".join(f"{key!r}.{did_you_mean(key, names)}" for key in unknown)
         raise UserError(f"config_overrides: a {config.model_type} configuration has no {hints}")
-    values = {**config.to_diff_dict(), **facts, **overrides}
+    values = {**saved, **facts, **overrides}
     values.pop("model_type", None)
     try:
         config = type(config)(**values)
@@ -274,7 +275,7 @@ def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     tokenizer does. The model's own list of ends is extended; its padding token stays where the tokenizer has none."""
     ends = list(dict.fromkeys([*_own_ends(model, tokenizer), *turn_ends(tokenizer)]))
     config = model.config.get_text_config()
-    own_pad = config.pad_token_id
+    own_pad = getattr(config, "pad_token_id", None)  # RWKV and CodeGen have none
     if tokenizer.pad_token_id == tokenizer.eos_token_id and own_pad in tokenizer.added_tokens_decoder:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(own_pad)  # the end of text was only borrowed
     for each in filter(None, (config, getattr(model, "generation_config", None))):
