@@ -25,7 +25,7 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.data.packing import PackedCollator, pack
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
-from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, context_of
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
@@ -92,9 +92,7 @@ def run(settings: Settings) -> dict:
         raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
 
     model = load_model(settings, tokenizer)
-    if settings.model.use_peft:
-        model = wrap(model, peft_config(settings))
-    preflight.check_trainable(model)
+    model = trainable(model, peft_config(settings))
     texts = preflight.short_texts(model, (row["input_ids"] for row in rows))
     how = arrange(model, texts, settings)
     if how == "apart":

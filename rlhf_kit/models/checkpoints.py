@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -351,8 +352,27 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def names_classifier(architecture: str) -> bool:
+    return architecture.endswith("ForSequenceClassification")
+
+
+def is_classifier(model: nn.Module) -> bool:
+    return names_classifier(type(model).__name__)
+
+
 def _is_classifier(config: PretrainedConfig) -> bool:
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    return any(map(names_classifier, config.architectures or []))
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the modules of a classifier that its trunk's checkpoint may lack: they begin at random.
+
+    All that stands beside the trunk, and the trunk's pooler: BERT saved for masked tokens has none.
+    """
+    beside = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
+    trunk = getattr(model, model.base_model_prefix)
+    has_pooler = isinstance(getattr(trunk, "pooler", None), nn.Module)
+    return [name for name in beside if name != model.base_model_prefix] + ["pooler"] * has_pooler
 
 
 def _adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | None:

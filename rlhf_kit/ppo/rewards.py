@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,7 +26,8 @@ from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
 
-RewardFunc = str | PreTrainedModel | Ensemble | Callable
+RewardFunc = str | PreTrainedModel | PeftModel | Ensemble | Callable
+MODELS = (PreTrainedModel, PeftModel)
 
 
 class Rewards:
@@ -61,7 +63,7 @@ class Rewards:
             if isinstance(func, str):
                 self.tokenizers[i] = self.tokenizers[i] or load_tokenizer(func, needs_eos=False)
                 self.funcs[i] = load_reward_model(func, tokenizer=self.tokenizers[i])
-            if isinstance(self.funcs[i], PreTrainedModel):
+            if isinstance(self.funcs[i], MODELS):
                 if self.funcs[i].config.num_labels != 1:
                     raise UserError(
                         f"Reward model {self.names[i]!r} has {self.funcs[i].config.num_labels} labels, not 1."
@@ -74,7 +76,7 @@ class Rewards:
     def models(self) -> list[PreTrainedModel]:
         """All reward models, those of ensembles included."""
         ensembles = [func.models for func in self.funcs if isinstance(func, Ensemble)]
-        return [func for func in self.funcs if isinstance(func, PreTrainedModel)] + sum(ensembles, [])
+        return [func for func in self.funcs if isinstance(func, MODELS)] + sum(ensembles, [])
 
     def to(self, device) -> Rewards:
         for model in self.models:
@@ -95,7 +97,7 @@ class Rewards:
             for prompt, text in zip(prompts, completions, strict=True)
         ]
         for name, func, tokenizer in zip(self.names, self.funcs, self.tokenizers, strict=True):
-            if isinstance(func, PreTrainedModel):
+            if isinstance(func, MODELS):
                 parts[name] = score_texts(func, tokenizer, prompts, completions, self.batch_size)
             elif isinstance(func, Ensemble):
                 members = func.member_scores(prompts, completions)  # (M, B)
@@ -136,7 +138,7 @@ def _checked(name: str, scores: list, completions: list[str]) -> Tensor:
 def _name(func: RewardFunc) -> str:
     if isinstance(func, str):
         return func.rstrip("/").split("/")[-1]
-    if isinstance(func, PreTrainedModel):
+    if isinstance(func, MODELS):
         return func.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
     return getattr(func, "__name__", type(func).__name__)
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import (
     context_length,
     end_ids,
@@ -44,6 +44,8 @@ from rlhf_kit.models.value import (
     adapters_off,
     build_policy_and_value,
     completion_logprobs,
+    reference_of,
+    refuse_shared_weights,
 )
 from rlhf_kit.ppo import completions
 from rlhf_kit.ppo.checkpoints import load_policy_and_value, load_state, save_policy_and_value, save_state
@@ -112,13 +114,9 @@ class PPOTrainer(Trainer):
         set_special_tokens(policy, tokenizer)
 
         # Whatever copies the policy must do so before adapters and training touch it.
-        if isinstance(ref_model, str):
-            ref_model = load_policy(ref_model)
-        elif ref_model is None and peft_config is None:
-            ref_model = copy.deepcopy(policy)
-        self.ref_model = ref_model  # None: the policy with its adapters off
-        if peft_config is not None:
-            policy = wrap(policy, peft_config)
+        refuse_shared_weights(policy, ref_model, reward_funcs)
+        self.ref_model = reference_of(policy, ref_model, peft_config)  # None: the policy with its adapters off
+        policy = trainable(policy, peft_config)
         self.rewards = Rewards(
             reward_funcs, reward_processing_classes, args.reward_weights, tokenizer, args.per_device_eval_batch_size
         )
