@@ -157,6 +157,15 @@ def _distinct(names: list[str]) -> list[str]:
     return distinct
 
 
+def less_missing_eos(scores: Tensor, terminated: Tensor, penalty: float | None) -> Tensor:
+    """Scores, those of completions that never ended less the `penalty` (None: as they are). Two of one shape -> it.
+
+    Subtracted, as the "EOS trick" of Huang et al. 2024 is in TRL: a fixed score in their place would be a reward where
+    all others are below it.
+    """
+    return scores if penalty is None else scores - penalty * (~terminated).to(scores.dtype)
+
+
 class RunningStd:
     """Standard deviation of all scores so far, over all processes (Chan et al. 1983's update of two moments)."""
 

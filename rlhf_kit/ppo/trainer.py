@@ -58,7 +58,7 @@ from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
 from rlhf_kit.ppo.metrics import Averages, Tracked, rollout_metrics
 from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_eos
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.training import Trainer
 
@@ -267,16 +267,14 @@ class PPOTrainer(Trainer):
         return scores.to(self.args.device), parts
 
     def shape_scores(self, scores: Tensor, rollout: Rollout, training: bool) -> Tensor:
-        """Scale, clip, then the fixed score of what never ended, which so cannot buy its way out. (B,) -> (B,)."""
+        """Scale, clip, then take off the penalty of what never ended, which no clip so takes away. (B,) -> (B,)."""
         args = self.args
         if args.reward_scaling and training:
             self.reward_std.update(scores, self._total)
             scores = scores / self.reward_std.std
         if args.reward_clip is not None:
             scores = scores.clamp(-args.reward_clip, args.reward_clip)
-        if args.missing_eos_penalty is not None:
-            scores = torch.where(rollout.terminated, scores, -args.missing_eos_penalty)
-        return scores
+        return less_missing_eos(scores, rollout.terminated, args.missing_eos_penalty)
 
     def score_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs (B, R), values (B, R + 1) and entropy (B, R) of the policy and its value function."""
