@@ -131,49 +131,6 @@ def test_rewards_are_kl_a_token_and_the_score_at_the_end(make_trainer, policy):
     assert kl.abs().sum() > 1
 
 
-@pytest.mark.parametrize("shape", [{}, {"reward_clip": 0.01}, {"reward_scaling": True}])
-def test_the_penalty_is_taken_off_what_never_ended_after_scaling_and_clip(make_trainer, policy, shape):
-    policy.generation_config.eos_token_id = list(range(0, 300, 2))  # half of all tokens
-    trainer = make_trainer(missing_eos_penalty=7.0, max_completion_length=2, kl_coef=0.0, lam=1.0, **shape)
-    experience, metrics = collected(trainer)
-    rollout = experience.rollout
-    ended = rollout.terminated
-    assert ended.any() and not ended.all()
-    scores, _ = trainer.score(rows_of(trainer), rollout)
-    scores = (scores / trainer.reward_std.std).clamp(-trainer.args.reward_clip, trainer.args.reward_clip)
-    scores = torch.where(ended, scores, scores - 7)
-    torch.testing.assert_close(experience.scores, scores)
-    torch.testing.assert_close(experience.returns[:, 0], scores)
-    assert 0 < metrics["completions/terminated"] < 1
-    gap = float(scores[ended].mean() - scores[~ended].mean())
-    assert metrics["completions/ended_score_gap"] == pytest.approx(gap, abs=1e-5) and gap > 5
-
-
-def test_a_rollout_of_which_all_ended_has_no_gap(make_trainer, policy):
-    policy.generation_config.eos_token_id = list(range(300))
-    assert "completions/ended_score_gap" not in collected(make_trainer())[1]
-
-
-def test_minus_the_length_teaches_to_end(make_trainer, policy, tokenizer):
-    """All scores far below minus the penalty: a completion that is cut off must not be the best of them."""
-    with torch.no_grad():
-        policy.transformer.wte.weight[tokenizer.eos_token_id] *= 0.1
-    trainer = make_trainer(
-        reward_funcs=lambda completion_ids, **_: [-5.0 - len(ids) for ids in completion_ids], reward_clip=None,
-        missing_eos_penalty=1.0, total_episodes=8 * 25, learning_rate=3e-3, kl_coef=0.0,
-        lr_scheduler_type="constant",
-    )  # fmt: skip
-
-    def share_of_ends():
-        prompt = torch.tensor([rows_of(trainer)[0]["prompt_ids"]])
-        with torch.no_grad():
-            return float(trainer.model.policy(prompt).logits[0, -1].softmax(-1)[tokenizer.eos_token_id])
-
-    before = share_of_ends()
-    trainer.train()
-    assert share_of_ends() > 3 * before
-
-
 def test_truncated_and_terminated_bootstrap_differently(make_trainer, policy):
     policy.generation_config.eos_token_id = list(range(0, 300, 2))
     trainer = make_trainer(
