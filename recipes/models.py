@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapter_checks import check_config
 from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.recipes import plan
-from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.arguments import ModelArguments, Settings
 from rlhf_kit.recipes.run import seed_everything
+
+LORA_OPTIONS = {name for name in vars(ModelArguments()) if name.startswith("lora_")}
+LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without --use_peft
 
 
 def check_settings(settings: Settings) -> None:
@@ -25,14 +35,31 @@ def check_settings(settings: Settings) -> None:
             faults.append("--config_overrides makes a new model, which needs a vocabulary: --tokenizer_name_or_path.")
         if model.use_peft:
             faults.append("--use_peft adapts a trained model; a new one (--config_overrides) has nothing to adapt.")
-    if model.merge_adapter and not model.use_peft:
-        faults.append("--merge_adapter goes with --use_peft.")
+    if not model.use_peft:
+        given = {name for name in settings.given & LORA_OPTIONS if getattr(model, name) is not False}
+        faults += [f"--{name} goes with --use_peft." for name in sorted(given)]
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not settings.data.eval_dataset_name:
         faults.append("--eval_strategy needs something to evaluate on: give --eval_dataset_name.")
     if faults:
         raise UserError(
             faults[0] if len(faults) == 1 else "\n".join(["several problems:", *(f"  - {f}" for f in faults)])
         )
+    if model.use_peft:
+        check_adapter(settings)
+
+
+def check_adapter(settings: Settings) -> None:
+    """Refuse LoRA's names that the model does not have before its weights are read."""
+    config = plan.known_config(settings, None, [])
+    if config is None:  # of a dry run that cannot reach it
+        return
+    auto_class = AutoModelForSequenceClassification if settings.stage == "reward" else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = auto_class.from_config(config, trust_remote_code=settings.model.trust_remote_code)
+    except ValueError:  # a model of another kind: told where it is loaded
+        return
+    check_config(model, peft_config(settings))
 
 
 def refuse_new_model(settings: Settings) -> None:

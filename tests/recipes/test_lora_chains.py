@@ -1,10 +1,12 @@
 """Adapters from stage to stage: what a stage leaves is what it trained, wherever and by whomever it is read."""
 
+import re
 import shutil
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
@@ -126,3 +128,35 @@ def test_what_a_stage_leaves_loads_in_plain_transformers(stage, start, kind, tra
         torch.testing.assert_close(logits(plain), logits(mine), atol=1e-5, rtol=1e-5)
         if folder == out:
             torch.testing.assert_close(logits(plain) + left, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--use_peft", "--lora_target_modules", "q_proj", "v_proj"], "no 'q_proj', 'v_proj' .* has c_attn, c_fc, c_"),
+        (["--use_peft", "--lora_target_modules", "c_attn", "c_prj"], "no 'c_prj' .* Did you mean 'c_proj'"),
+        (["--use_peft", "--lora_target_modules", "ln_f"], "no 'ln_f'"),
+        (["--use_peft", "--lora_target_modules", "all-linear", "c_fc"], "no 'all-linear'"),
+        (
+            ["--use_peft", "--lora_target_modules", "c_attn", "wte"],
+            "'wte' is tied to 'lm_head'.*--lora_modules_to_save",
+        ),
+        (["--use_peft", "--lora_target_modules", "lm_head"], "'lm_head' is tied to 'wte'"),
+        (["--use_peft", "--lora_modules_to_save", "embed_tokens"], "no 'embed_tokens' .* has .*wte"),
+        (["--lora_r", "4"], "^rlhf-kit sft: --lora_r goes with --use_peft"),
+        (["--use_dora", "--lora_target_modules", "c_fc"], "--lora_target_modules goes with.*--use_dora goes"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry_run"]], ids=["run", "dry"])
+def test_what_lora_cannot_do_is_refused_before_anything_is_written(options, message, dry, trained, tmp_path, capsys):
+    assert run("sft", "base", tmp_path / "out", *options, *dry) == 2
+    told = capsys.readouterr().err
+    assert re.search(message, told, re.DOTALL) and not (tmp_path / "out").exists() and not trained
+
+
+@pytest.mark.parametrize("stage", MAIN)
+def test_all_linear_is_pefts_word(stage, trained, tmp_path):
+    assert run(stage, "base", tmp_path / "out", "--use_peft", "--lora_target_modules", "all-linear") == 0
+    model = getattr(trained["trainer"].model, "policy", trained["trainer"].model)
+    adapted = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, BaseTunerLayer)}
+    assert adapted == {"c_attn", "c_proj", "c_fc"}
