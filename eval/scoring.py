@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 import torch
@@ -16,10 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_completion, encode_prompt
-from rlhf_kit.errors import UserError
 from rlhf_kit.eval.progress import Counter
 from rlhf_kit.models import heads
-from rlhf_kit.models.checkpoints import context_length, load_config, load_reward_model, load_tokenizer
+from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_reward_model, load_tokenizer
 
 Prompt = str | Sequence[Message]
 BATCHES = 8  # scored between two looks at the progress; sorted by length within
@@ -44,23 +42,9 @@ def load_scorer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises:
         UserError: also for a language model, whose scores would come from a head that nobody trained.
     """
-    config = load_config(name, what="a reward model")
-    if not _has_head(name, config.architectures or []):
-        kind = (config.architectures or [config.model_type])[0]
-        raise UserError(
-            f"{name!r} is no reward model: it is a {kind}, without a head that gives scores. "
-            "Train one with `rlhf-kit reward`, or give the folder of one."
-        )
+    check_scorer(name, load_config(name, what="a reward model"))
     tokenizer = load_tokenizer(name, needs_eos=False)
     return load_reward_model(name, tokenizer=tokenizer).eval(), tokenizer
-
-
-def _has_head(name: str, architectures: Sequence[str]) -> bool:
-    if any(architecture.endswith("ForSequenceClassification") for architecture in architectures):
-        return True
-    # peft's own folders hold no config of the model; a classifier's adapter brings the head with it.
-    adapter = Path(name) / "adapter_config.json"
-    return adapter.is_file() and json.loads(adapter.read_text()).get("task_type") == "SEQ_CLS"
 
 
 @dataclass(frozen=True)

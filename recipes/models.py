@@ -20,6 +20,8 @@ from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokeni
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import ModelArguments, Settings
 from rlhf_kit.recipes.run import seed_everything
+from rlhf_kit.training.bounds import TRAINING, range_faults
+from rlhf_kit.training.launch import refuse_data_parallel
 
 LORA_OPTIONS = {name for name in vars(ModelArguments()) if name.startswith("lora_")}
 LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without --use_peft
@@ -28,7 +30,8 @@ LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without -
 def check_settings(settings: Settings) -> None:
     """Options that only make sense together, all of them, before anything is read."""
     model, args = settings.model, settings.training
-    faults = []
+    refuse_data_parallel(args)
+    faults = [] if settings.stage == "ppo" else [f"--{fault}." for fault in range_faults(args, TRAINING)]
     if model.config_overrides is not None:
         plan.parse_overrides(model.config_overrides)
         if not model.tokenizer_name_or_path and not getattr(args, "train_tokenizer", None):

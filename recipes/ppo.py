@@ -22,9 +22,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_reward_model
+from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_policy, load_reward_model
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
+from rlhf_kit.ppo.pretraining import text_length
 from rlhf_kit.ppo.trainer import PPOTrainer
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
@@ -84,8 +85,10 @@ def run(settings: Settings) -> dict:
     output = check_output(settings)
     check_settings(settings)
     refuse_new_model(settings)
+    settings.training.micro_batches(settings.training.world_size)
     rewards = [resolve_reward(name) for name in settings.extra.reward_funcs]
     check_ensemble(settings, rewards)
+    check_reward_models(settings, rewards)
     train_data, eval_data, notes = load_data(settings, KINDS, load)
     ptx_data = load_texts(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
@@ -94,6 +97,8 @@ def run(settings: Settings) -> dict:
         train_data = fitting_prompts(settings, settings.data.dataset_name, train_data, tokenizer, config)
     if eval_data is not None:
         eval_data = fitting_prompts(settings, settings.data.eval_dataset_name, eval_data, tokenizer, config)
+    if ptx_data is not None and config is not None:
+        text_length(settings.training.ptx_max_length, context_length(config))
     if settings.run.dry_run:
         _dry_run(settings, rewards, train_data, tokenizer, notes)
         return {}
@@ -142,6 +147,18 @@ def resolve_reward(name: str) -> str | Callable:
             f"{did_you_mean(function_name, found)}"
         )
     return function
+
+
+def check_reward_models(settings: Settings, rewards: list[str | Callable]) -> None:
+    """Refuse a model that gives no score before anything else is read; a dry run goes on without what is not there."""
+    for name in (reward for reward in rewards if isinstance(reward, str)):
+        try:
+            config = load_config(name, what="a reward model")
+        except UserError:
+            if not plan.may_be_missing(settings, name):
+                raise
+            continue
+        check_scorer(name, config)
 
 
 def check_ensemble(settings: Settings, rewards: list[str | Callable]) -> None:
@@ -267,7 +284,7 @@ def _dry_run(settings: Settings, rewards: list, train_data: Dataset | None, toke
     frozen = 0
     for name in [r for r in rewards if isinstance(r, str)] + [extra.ref_model_name_or_path]:
         if name is not None:
-            frozen += _parameters(settings, name, name in rewards, notes)
+            frozen += _parameters(settings, name, notes)
     steps = args.steps(0 if train_data is None else len(train_data))
     tokens = None
     if train_data is not None and tokenizer is not None:
@@ -285,7 +302,7 @@ def _dry_run(settings: Settings, rewards: list, train_data: Dataset | None, toke
     )
 
 
-def _parameters(settings: Settings, name: str, is_reward: bool, notes: list[str]) -> int:
+def _parameters(settings: Settings, name: str, notes: list[str]) -> int:
     """Parameters of a frozen model; a note where the hub cannot be reached."""
     try:
         config = load_config(name)
@@ -294,11 +311,6 @@ def _parameters(settings: Settings, name: str, is_reward: bool, notes: list[str]
             raise
         notes.append(plan.missing_note("model", name, error))
         return 0
-    scorer = any(item.endswith("ForSequenceClassification") for item in config.architectures or [])
-    if is_reward and scorer and config.num_labels != 1:
-        raise UserError(
-            f"--reward_funcs {name!r} has {config.num_labels} labels; a reward model has one number a completion."
-        )
     return plan.count_parameters(config)
 
 

@@ -290,6 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--pretrain", action="store_true", help="first pre-train a smaller base on the spot 先自己預訓練一個"
     )
     options = parser.parse_args(argv)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one GPU
     try:
         if options.output_dir.exists() and not options.output_dir.is_dir():
             raise UserError(f"--output_dir {str(options.output_dir)!r} is a file; give a folder.")

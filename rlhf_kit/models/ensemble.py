@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
-from rlhf_kit.models.heads import score_texts
+from rlhf_kit.models.checkpoints import check_scorer, load_config, load_reward_model, load_tokenizer
+from rlhf_kit.models.heads import check_head, score_texts
 
 REDUCTIONS = ("mean", "min", "mean-std")
 
@@ -55,6 +55,8 @@ class Ensemble:
         labels = [model.config.num_labels for model in models]
         if set(labels) != {1}:
             raise UserError(f"The models of the ensemble have {labels} labels; a reward model has 1.")
+        for number, model in enumerate(models):
+            check_head(model, model.config._name_or_path or str(number))
         if reduce not in REDUCTIONS:
             raise UserError(
                 f"reduce={reduce!r} is not one of {', '.join(REDUCTIONS)}.{did_you_mean(reduce, REDUCTIONS)}"
@@ -70,6 +72,8 @@ class Ensemble:
     @classmethod
     def from_pretrained(cls, names: Sequence[str], **options) -> Ensemble:
         """The reward models of these hub ids or folders; `options` as above."""
+        for name in names:
+            check_scorer(name, load_config(name, what="a reward model"))
         tokenizers = [load_tokenizer(name, needs_eos=False) for name in names]
         models = [load_reward_model(name, tokenizer=own) for name, own in zip(names, tokenizers, strict=True)]
         return cls(models, tokenizers, **options)

@@ -285,6 +285,19 @@ def _head(model: PreTrainedModel) -> str:
     return next((name for name in names if not name.startswith(f"{model.base_model_prefix}.")), "")
 
 
+def check_head(model: nn.Module, name: str) -> None:
+    """Raises UserError for a model that gives no score: a language model, a bare trunk, several labels."""
+    inner = unwrapped(model)
+    kind, is_classifier = type(inner).__name__, type(inner).__name__.endswith("ForSequenceClassification")
+    if is_classifier and inner.config.num_labels != 1:
+        raise UserError(f"Reward model {name!r} has {inner.config.num_labels} labels, not 1.")
+    if not _head(inner):
+        raise UserError(
+            f"Reward model {name!r} is no reward model: it is a {kind}, without a head that gives scores. Train one "
+            "with `rlhf-kit reward`, or give the folder of one."
+        )
+
+
 def _last_norm_bias(model: PreTrainedModel) -> str:
     """Name of the bias of the LayerNorm that stands in the trunk after its layers; "" where there is none."""
     trunk = list(getattr(model, model.base_model_prefix).named_children())

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.ppo.rollout import Rollout
-from rlhf_kit.storage import RUN, Folder
 
 console = Console(stderr=True)
 
@@ -29,8 +28,10 @@ def table_of(
 
 def write(rows: list[dict], folder: str | Path, step: int) -> Path:
     """`folder`/completions/completions_STEP.parquet, the names of TRL's GRPO."""
-    content = pandas.DataFrame([{"step": step, **row} for row in rows]).to_parquet()
-    return Folder(Path(folder), RUN).write(f"completions/completions_{step:05d}.parquet", content)
+    path = Path(folder) / "completions" / f"completions_{step:05d}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pandas.DataFrame([{"step": step, **row} for row in rows]).to_parquet(path)
+    return path
 
 
 def show(rows: list[dict], step: int, count: int) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.training.bounds import A_SHARE, ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, TRAINING, Bound, range_faults
+from rlhf_kit.training.launch import sharding_faults
 
 # TRL 1.12 and earlier: names whose meaning is not kept, and what to write instead.
 RENAMED = {
@@ -28,7 +30,7 @@ RENAMED = {
     "world_size": "nothing: the launcher says how many processes there are",
     "model_adapter_name": "nothing: one adapter is trained, the run's own",
     "ref_adapter_name": "ref_model_name_or_path; without it the reference is the model with its adapter off",
-    "ds3_gather_for_generation": "nothing: DeepSpeed ZeRO-3 has not been tried",
+    "ds3_gather_for_generation": "nothing: DeepSpeed is refused",
     "dataset_num_proc": "nothing: prompts are encoded when the trainer is made",
     "steps": "total_episodes (completions in all)",
     "ppo_epochs": "num_ppo_epochs",
@@ -49,6 +51,35 @@ RENAMED = {
     "reward_model": "reward_funcs",
     "query_dataset": "dataset_name",
     "log_with": "report_to",
+}
+
+BOUNDS: dict[str, Bound] = {
+    "value_learning_rate": NOT_NEGATIVE,
+    "value_warmup_rollouts": NOT_NEGATIVE,
+    "total_episodes": AT_LEAST_1,
+    "rollout_batch_size": AT_LEAST_1,
+    "max_completion_length": AT_LEAST_1,
+    "temperature": ("be above 0: PPO needs a distribution to sample from", lambda x: x > 0),
+    "generation_batch_size": AT_LEAST_1,
+    "reward_clip": ABOVE_0,
+    "missing_eos_penalty": ("not be negative: never to end would be rewarded", lambda x: x >= 0),
+    "kl_coef": NOT_NEGATIVE,
+    "kl_target": ABOVE_0,
+    "kl_horizon": AT_LEAST_1,
+    "max_kl": ABOVE_0,
+    "num_ppo_epochs": AT_LEAST_1,
+    "mini_batch_size": AT_LEAST_1,
+    "gamma": A_SHARE,
+    "lam": A_SHARE,
+    "cliprange": ABOVE_0,
+    "cliprange_value": ABOVE_0,
+    "vf_coef": NOT_NEGATIVE,
+    "entropy_coef": NOT_NEGATIVE,
+    "ptx_coef": NOT_NEGATIVE,
+    "ptx_batch_size": AT_LEAST_1,
+    "ptx_max_length": ("be at least 2: a token, and one to predict", lambda x: x >= 2),
+    "ema_decay": ("lie between 0 and 1, as 0.992", lambda x: 0 < x < 1),
+    "num_completions_to_print": NOT_NEGATIVE,
 }
 
 
@@ -82,7 +113,10 @@ class PPOConfig(TrainingArguments):
     # Sampling
     total_episodes: int | None = field(
         default=None,
-        metadata={"help": "Completions to sample in all; None: `num_train_epochs` passes over the data."},
+        metadata={
+            "help": "Completions to sample in all; None: `num_train_epochs` passes over the data. `max_steps` goes "
+            "before both."
+        },
     )
     rollout_batch_size: int = field(default=256, metadata={"help": "Prompts a rollout, over all processes."})
     max_completion_length: int = field(default=53, metadata={"help": "Longest completion, in tokens."})
@@ -110,8 +144,8 @@ class PPOConfig(TrainingArguments):
     missing_eos_penalty: float | None = field(
         default=1.0,
         metadata={
-            "help": "Taken off the score of a completion that never ended, after scaling and clip (the 'EOS trick' of "
-            "Huang et al. 2024, arXiv:2403.17031, as TRL has it); None: nothing."
+            "help": "A completion that never ended scores minus this, whatever its reward (the 'EOS trick' of "
+            "Huang et al. 2024, arXiv:2403.17031); None: it keeps its reward."
         },
     )
     bootstrap_truncated: bool = field(
@@ -157,7 +191,10 @@ class PPOConfig(TrainingArguments):
         default=None,
         metadata={"help": "Texts of `ptx_dataset` an optimizer step, over all processes; None: `mini_batch_size`."},
     )
-    ptx_max_length: int = field(default=512, metadata={"help": "Longest text of `ptx_dataset`, in tokens; cut there."})
+    ptx_max_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest text of `ptx_dataset`, in tokens; cut there. None: 512, the context at most."},
+    )
     ema_decay: float | None = field(
         default=None,
         metadata={
@@ -188,39 +225,36 @@ class PPOConfig(TrainingArguments):
     shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts anew each pass."})
 
     def __post_init__(self):
+        sharded = sharding_faults(self)
+        if sharded:
+            raise UserError(
+                f"PPO does not run under {' or '.join(sharded)}: it samples from whole weights, and each process "
+                "would have a piece of them. What does: one process a GPU (`accelerate launch --multi_gpu`), and for "
+                "less memory LoRA (peft_config), activation_checkpointing, bf16, value_model='shared'."
+            )
         super().__post_init__()
-        faults = [
-            f"{name}={getattr(self, name)} must be at least 1"
-            for name in ("rollout_batch_size", "mini_batch_size", "max_completion_length", "num_ppo_epochs")
-            if getattr(self, name) < 1
-        ]
+        faults = range_faults(self, TRAINING | BOUNDS)
         if not faults and self.rollout_batch_size % self.mini_batch_size:
             faults.append(
                 f"rollout_batch_size={self.rollout_batch_size} must be a multiple of "
                 f"mini_batch_size={self.mini_batch_size}"
             )
-        if self.temperature <= 0:
-            faults.append(f"temperature={self.temperature} must be above 0: PPO needs a distribution to sample from")
         if self.kl_estimator not in ("k1", "k3"):
             faults.append(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            faults.append(f"ema_decay={self.ema_decay} must lie between 0 and 1, as 0.992")
-        for name in ("kl_coef", "entropy_coef", "ptx_coef", "vf_coef", "value_warmup_rollouts"):
-            if getattr(self, name) < 0:
-                faults.append(f"{name}={getattr(self, name)} must not be negative")
-        for name in ("max_kl", "kl_target", "reward_clip"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                faults.append(f"{name}={getattr(self, name)} must be above 0, or null for none")
+        if not all(isinstance(x, int | float) and math.isfinite(x) for x in self.reward_weights or []):
+            faults.append(f"reward_weights={self.reward_weights} must be finite numbers")
         if self.bootstrap_truncated and self.missing_eos_penalty is not None:
             faults.append(
                 "bootstrap_truncated and missing_eos_penalty are two answers to the same question; "
                 "set missing_eos_penalty to null to bootstrap"
             )
-        if self.gradient_accumulation_steps != 1:
+        if self.gradient_accumulation_steps > 1:
             faults.append(
                 "gradient_accumulation_steps follows from the batch sizes in PPO: "
                 "leave it out and set mini_batch_size and per_device_train_batch_size"
             )
+        if self.enable_jit_checkpoint:
+            faults.append("enable_jit_checkpoint saves inside a rollout, where no run can go on; give save_steps")
         if faults:
             raise UserError("PPOConfig: " + "; ".join(faults) + ".")
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
+from rlhf_kit.errors import UserError
 from rlhf_kit.ppo.config import PPOConfig
 
 
@@ -29,15 +31,24 @@ class RolloutLoader:
         return self.trainer.args.max_steps * self.trainer.args.gradient_accumulation_steps
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        done = self.trainer.state.global_step // self.trainer.args.steps_per_rollout
+        trainer = self.trainer
+        done, inside = divmod(trainer.state.global_step, trainer.args.steps_per_rollout)
+        if inside:
+            raise UserError(
+                f"The checkpoint of step {trainer.state.global_step} was saved inside a rollout of "
+                f"{trainer.args.steps_per_rollout} optimizer steps, which is gone. Resume from one that is a multiple."
+            )
         for index in range(done, self.rollouts):
-            yield from self.trainer.rollout_batches(index)
+            yield from trainer.rollout_batches(index)
+            if trainer.control.should_training_stop:
+                return
 
 
 class RolloutBoundary(TrainerCallback):
     """Logging, saving and evaluating wait for the end of the rollout they fall in.
 
-    Between rollouts a run is its policy, value, optimizer and counters; inside one it is a whole rollout more.
+    Between rollouts a run is its policy, value, optimizer and counters; inside one it is a whole rollout more. So a
+    run that ends inside one (`max_steps`) logs and evaluates there, and its last checkpoint is of the rollout before.
     """
 
     WAITING = ("should_log", "should_save", "should_evaluate")
@@ -45,17 +56,34 @@ class RolloutBoundary(TrainerCallback):
     def __init__(self, trainer):
         self.trainer = trainer
         self.asked: set[str] = set()
+        self.saved = 0  # step of the last checkpoint
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.saved = state.global_step
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved = state.global_step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.before_step()
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step / args.steps_per_rollout * args.rollout_batch_size / len(self.trainer.prompts)
         self.asked |= {name for name in self.WAITING if getattr(control, name)}
-        at_end = state.global_step % args.steps_per_rollout == 0 or state.global_step >= args.max_steps
+        rollout_ended = state.global_step % args.steps_per_rollout == 0
+        at_end = rollout_ended or state.global_step >= args.max_steps
         for name in self.WAITING:
             setattr(control, name, at_end and name in self.asked)
+        control.should_save &= rollout_ended
         if at_end:
             self.asked.clear()
         self.trainer.step_ended(rollout_ended=at_end)
         return control
+
+    def stop(self, args, state, control) -> None:
+        """End the run here, between two rollouts: what was not logged is, and there is a checkpoint to go on from."""
+        control.should_training_stop = control.should_log = True
+        control.should_save = args.save_strategy == SaveStrategy.STEPS and state.global_step > self.saved
 
 
 def parameter_groups(model: nn.Module, decayed: set[str], args: PPOConfig) -> list[dict]:

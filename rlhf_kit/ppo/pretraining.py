@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,16 @@ from rlhf_kit.ops import length_mask
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.prompts import prompt_order
 
+logger = logging.getLogger(__name__)
+LONGEST = 512  # tokens of a text, where nobody says otherwise
+
+
+def text_length(asked: int | None, context: int | None) -> int:
+    """Tokens a text may have: `ptx_max_length`, or `LONGEST`; the context at most. Raises UserError for more."""
+    if asked is not None and context is not None and asked > context:
+        raise UserError(f"ptx_max_length={asked} is more than the policy's context of {context} tokens; lower it.")
+    return asked or min(LONGEST, context or LONGEST)
+
 
 class PretrainingTexts:
     """Texts as token rows, dealt out to optimizer steps by the step's number alone.
@@ -27,11 +38,20 @@ class PretrainingTexts:
     def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int):
         if "text" not in dataset.column_names:
             raise UserError(f"ptx_dataset has the columns {', '.join(dataset.column_names)}; it needs `text`.")
-        end = [tokenizer.eos_token_id]
-        rows = (ids + end for ids in encode_texts(tokenizer, dataset["text"]))
+        texts = list(dataset["text"])
+        wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise UserError(f"ptx_dataset: row {wrong} has the `text` {texts[wrong]!r}; it needs to be text.")
+        rows = [ids + [tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]
         self.rows = [ids[:max_length] for ids in rows]
         if not self.rows:
             raise UserError("ptx_dataset has no text to learn from.")
+        empty, cut = len(texts) - len(rows), sum(len(ids) > max_length for ids in rows)
+        if empty or cut:
+            logger.warning(
+                "ptx_dataset: of %d texts %d are empty and left out, %d are cut to %d tokens.",
+                len(texts), empty, cut, max_length,
+            )  # fmt: skip
         self.pad_id = tokenizer.pad_token_id
 
     def batches(self, step: int, args: PPOConfig) -> Iterator[dict[str, Tensor]]:

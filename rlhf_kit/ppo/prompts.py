@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 
 
@@ -30,7 +33,8 @@ def encode_prompts(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, limit: int | None
 ) -> list[dict]:
     """Rows with their `prompt_ids`, once it is sure that each leaves room for a completion in `limit` tokens."""
-    rows = [{**row, "prompt_ids": encode_prompt(tokenizer, row["prompt"])} for row in dataset]
+    encoded = encode_each(dataset["prompt"], partial(encode_prompt, tokenizer))
+    rows = [{**row, "prompt_ids": ids} for row, ids in zip(dataset, encoded, strict=True)]
     room = None if limit is None else limit - max_completion_length
     lengths = [len(row["prompt_ids"]) for row in rows]
     long = [] if room is None else [(row, tokens) for row, tokens in enumerate(lengths) if tokens > room]

@@ -9,25 +9,36 @@ Several of them can be one reward (`models.ensemble.Ensemble`).
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import math
+import copy
+import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
+from rlhf_kit.models.checkpoints import (
+    check_scorer,
+    check_vocabulary,
+    context_length,
+    load_config,
+    load_reward_model,
+    load_tokenizer,
+)
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.ensemble import Ensemble
-from rlhf_kit.models.heads import score_texts
+from rlhf_kit.models.heads import check_head, fit_context, row_format, score_texts, unwrapped
+from rlhf_kit.ppo.functions import GIVEN, call, check_signature, read_scores
 
+logger = logging.getLogger(__name__)
 RewardFunc = str | PreTrainedModel | PeftModel | Ensemble | Callable
-MODELS = (PreTrainedModel, PeftModel)
+MODEL = PreTrainedModel | PeftModel
 
 
 class Rewards:
@@ -59,24 +70,54 @@ class Rewards:
         self.batch_size = batch_size
         self.disagreement: Tensor | None = None  # (B,) of the last call: std over the members of the ensemble
         self.names = _distinct([_name(func) for func in self.funcs])
+        for func in self.funcs:
+            if isinstance(func, str):
+                check_scorer(func, load_config(func, what="a reward model"))
         for i, func in enumerate(self.funcs):
             if isinstance(func, str):
                 self.tokenizers[i] = self.tokenizers[i] or load_tokenizer(func, needs_eos=False)
                 self.funcs[i] = load_reward_model(func, tokenizer=self.tokenizers[i])
-            if isinstance(self.funcs[i], MODELS):
-                if self.funcs[i].config.num_labels != 1:
-                    raise UserError(
-                        f"Reward model {self.names[i]!r} has {self.funcs[i].config.num_labels} labels, not 1."
-                    )
-                self.tokenizers[i] = self.tokenizers[i] or policy_tokenizer
-        for model in self.models:
+            if isinstance(self.funcs[i], MODEL):
+                check_head(self.funcs[i], self.names[i])
+                self.tokenizers[i] = self.tokenizers[i] or _own_tokenizer(self.funcs[i], policy_tokenizer)
+        for _, model, tokenizer in self.readers:
+            check_vocabulary(model.config._name_or_path, tokenizer, model)
             disable_dropout(model.eval().requires_grad_(False))
 
     @property
-    def models(self) -> list[PreTrainedModel]:
+    def readers(self) -> list[tuple[str, PreTrainedModel | PeftModel, PreTrainedTokenizerBase]]:
+        """All reward models by name, each with its tokenizer, those of ensembles included."""
+        found = []
+        for name, func, tokenizer in zip(self.names, self.funcs, self.tokenizers, strict=True):
+            if isinstance(func, MODEL):
+                found.append((name, func, tokenizer))
+            elif isinstance(func, Ensemble):
+                found += [(name, *pair) for pair in zip(func.models, func.tokenizers, strict=True)]
+        return found
+
+    @property
+    def models(self) -> list[PreTrainedModel | PeftModel]:
         """All reward models, those of ensembles included."""
-        ensembles = [func.models for func in self.funcs if isinstance(func, Ensemble)]
-        return [func for func in self.funcs if isinstance(func, MODELS)] + sum(ensembles, [])
+        return [model for _, model, _ in self.readers]
+
+    def check(self, rows: list[dict], max_completion_length: int, **extra) -> None:
+        """Raise UserError, before anything is sampled, for prompts that a reward model or function cannot take.
+
+        Args:
+            rows: with `prompt` and what columns there are. extra: what `__call__` will get besides.
+        """
+        columns = [name for name in rows[0] if name not in ("prompt", "prompt_ids")]
+        for name, func in zip(self.names, self.funcs, strict=True):
+            if not isinstance(func, MODEL | Ensemble):
+                check_signature(name, func, [*GIVEN, *columns, *extra])
+        prompts = [row["prompt"] for row in rows]
+        for name, model, tokenizer in self.readers:
+            cut = prompts_cut(name, model, tokenizer, prompts, max_completion_length)
+            if cut:
+                logger.warning(
+                    "Reward model %r reads %d tokens: %d of %d prompts lose their beginning to a completion of %d.",
+                    name, context_length(unwrapped(model).config), cut, len(prompts), max_completion_length,
+                )  # fmt: skip
 
     def to(self, device) -> Rewards:
         for model in self.models:
@@ -97,14 +138,15 @@ class Rewards:
             for prompt, text in zip(prompts, completions, strict=True)
         ]
         for name, func, tokenizer in zip(self.names, self.funcs, self.tokenizers, strict=True):
-            if isinstance(func, MODELS):
+            if isinstance(func, MODEL):
                 parts[name] = score_texts(func, tokenizer, prompts, completions, self.batch_size)
             elif isinstance(func, Ensemble):
                 members = func.member_scores(prompts, completions)  # (M, B)
                 parts[name], self.disagreement = func.combine(members), members.std(0, correction=0)
             else:
-                given = dict(prompts=prompts, completions=spoken, completion_ids=completion_ids, **columns, **extra)
-                parts[name] = _checked(name, _call(name, func, given), completions)
+                # Copies: what a function does to them is not done to the run's prompts, nor to the next function's.
+                given = copy.deepcopy(dict(zip(GIVEN, (prompts, spoken, completion_ids), strict=True)) | columns)
+                parts[name] = read_scores(name, call(name, func, given | extra), completions)
         stacked = torch.stack(list(parts.values()))  # (functions, B)
         nobody = stacked.isnan().all(0)
         if nobody.any():
@@ -114,31 +156,47 @@ class Rewards:
         return (weights * stacked).nansum(0), parts
 
 
-def _call(name: str, func: Callable, given: dict) -> list:
+def _own_tokenizer(
+    model: PreTrainedModel | PeftModel, policy_tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    """Of the folder or hub id that the model says it came from, as for GRPO; made in memory it has the policy's."""
+    name = model.config._name_or_path
+    if not name:
+        return policy_tokenizer
     try:
-        result = func(**given)
-        return asyncio.run(result) if inspect.iscoroutine(result) else result
-    except Exception as error:
-        first = given["prompts"][0]
+        return load_tokenizer(name, needs_eos=False)
+    except UserError as error:
+        raise UserError(f"{error} Or give the reward model's tokenizer: reward_processing_classes.") from error
+
+
+def prompts_cut(
+    name: str, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list, longest: int
+) -> int:
+    """How many prompts lose their beginning in the reward model's context beside a completion of `longest` tokens.
+
+    Raises UserError where the context does not hold the completion, or the model's template does not take a prompt.
+    """
+    config = unwrapped(model).config
+    limit, form = context_length(config), row_format(config, tokenizer)
+    room = None if limit is None else limit - len(fit_context([], [], None, form))
+    if room is not None and longest > room:
         raise UserError(
-            f"Reward function {name!r} raised {type(error).__name__}: {error}. It was given "
-            f"{len(given['prompts'])} completions, the first {given['completions'][0]!r} to the prompt {first!r}."
-        ) from error
-
-
-def _checked(name: str, scores: list, completions: list[str]) -> Tensor:
-    if len(scores) != len(completions):
-        raise UserError(f"Reward function {name!r} returned {len(scores)} scores for {len(completions)} completions.")
-    for score, completion in zip(scores, completions, strict=True):
-        if score is not None and not math.isfinite(score):
-            raise UserError(f"Reward function {name!r} returned {score} for the completion {completion!r}.")
-    return torch.tensor([math.nan if score is None else float(score) for score in scores])
+            f"Reward model {name!r} reads {room} tokens, and a completion may have max_completion_length={longest}: "
+            "its end is what is judged, and would be cut. Lower max_completion_length."
+        )
+    try:
+        ids = encode_each(prompts, partial(encode_prompt, tokenizer))
+    except UserError as error:
+        raise UserError(f"Reward model {name!r} cannot read the prompts: {error}") from error
+    completion = [0] * longest
+    whole, read = ([fit_context(row, completion, most, form) for row in ids] for most in (None, limit))
+    return sum(len(a) < len(b) for a, b in zip(read, whole, strict=True))
 
 
 def _name(func: RewardFunc) -> str:
     if isinstance(func, str):
         return func.rstrip("/").split("/")[-1]
-    if isinstance(func, MODELS):
+    if isinstance(func, MODEL):
         return func.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
     return getattr(func, "__name__", type(func).__name__)
 
@@ -155,15 +213,6 @@ def _distinct(names: list[str]) -> list[str]:
         seen[name] += 1
         distinct.append(name if counts[name] == 1 else f"{name}-{seen[name]}")
     return distinct
-
-
-def less_missing_eos(scores: Tensor, terminated: Tensor, penalty: float | None) -> Tensor:
-    """Scores, those of completions that never ended less the `penalty` (None: as they are). Two of one shape -> it.
-
-    Subtracted, as the "EOS trick" of Huang et al. 2024 is in TRL: a fixed score in their place would be a reward where
-    all others are below it.
-    """
-    return scores if penalty is None else scores - penalty * (~terminated).to(scores.dtype)
 
 
 class RunningStd:

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import trainable
+from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import (
     context_length,
     end_ids,
@@ -44,11 +44,8 @@ from rlhf_kit.models.value import (
     adapters_off,
     build_policy_and_value,
     completion_logprobs,
-    reference_of,
-    refuse_shared_weights,
 )
-from rlhf_kit.ppo import completions
-from rlhf_kit.ppo.checkpoints import load_policy_and_value, load_state, save_policy_and_value, save_state
+from rlhf_kit.ppo import checkpoints, completions
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.ema import MovingAverage
 from rlhf_kit.ppo.evaluation import Evaluation, check_share
@@ -56,11 +53,12 @@ from rlhf_kit.ppo.experience import Experience, advantages, losses
 from rlhf_kit.ppo.kl import AdaptiveKL, FixedKL
 from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
 from rlhf_kit.ppo.metrics import Averages, Tracked, rollout_metrics
-from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask
+from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask, text_length
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_eos
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.launch import refuse_data_parallel
 
 logger = logging.getLogger(__name__)
 LOGGED = {  # what `losses` calls it -> its name in the logs
@@ -108,15 +106,20 @@ class PPOTrainer(Trainer):
     ):
         name = model if isinstance(model, str) else model.config._name_or_path
         args = copy.copy(args or PPOConfig(f"{name.rstrip('/').split('/')[-1]}-PPO"))
+        refuse_data_parallel(args)
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
         policy = load_policy(model) if isinstance(model, str) else model
         set_special_tokens(policy, tokenizer)
 
         # Whatever copies the policy must do so before adapters and training touch it.
-        refuse_shared_weights(policy, ref_model, reward_funcs)
-        self.ref_model = reference_of(policy, ref_model, peft_config)  # None: the policy with its adapters off
-        policy = trainable(policy, peft_config)
+        if isinstance(ref_model, str):
+            ref_model = load_policy(ref_model)
+        elif ref_model is None and peft_config is None:
+            ref_model = copy.deepcopy(policy)
+        self.ref_model = ref_model  # None: the policy with its adapters off
+        if peft_config is not None:
+            policy = wrap(policy, peft_config)
         self.rewards = Rewards(
             reward_funcs, reward_processing_classes, args.reward_weights, tokenizer, args.per_device_eval_batch_size
         )
@@ -141,7 +144,9 @@ class PPOTrainer(Trainer):
         )
         self.loss_is_scaled_for_ga = True
         self.args.ignore_data_skip = True  # RolloutLoader starts where the trainer's state says
-        self.add_callback(RolloutBoundary(self))
+        self.boundary = RolloutBoundary(self)
+        self.add_callback(self.boundary)
+        self.stop_reason: str | None = None  # why a run ended before its steps
         self.rewards.to(self.args.device)
         if self.ref_model is not None:
             self.ref_model.to(self.args.device)
@@ -160,7 +165,7 @@ class PPOTrainer(Trainer):
         self.tracked = Tracked(self._total, self.args.world_size)
         self.evaluation = Evaluation(self)
         self._completions: list[dict] = []  # of the last rollout
-        self._update_began = 0.0
+        self._update_began, self._scaled_by = 0.0, 1.0
 
     def _read_data(self, args, tokenizer, context: int | None, train_dataset, eval_dataset, ptx_dataset) -> None:
         """Prompts and texts as tokens, once it is sure that all of them fit the context."""
@@ -171,9 +176,13 @@ class PPOTrainer(Trainer):
         if eval_dataset is not None:
             self.eval_prompts = encode_prompts(eval_dataset, tokenizer, args.max_completion_length, context)
             check_share(self.eval_prompts, args.world_size)
+        for prompts in filter(None, (self.prompts, self.eval_prompts)):
+            self.rewards.check(prompts, args.max_completion_length, trainer_state=None)
         if (ptx_dataset is None) != (args.ptx_coef == 0):
             raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
-        self.ptx = None if ptx_dataset is None else PretrainingTexts(ptx_dataset, tokenizer, args.ptx_max_length)
+        self.ptx = None
+        if ptx_dataset is not None:
+            self.ptx = PretrainingTexts(ptx_dataset, tokenizer, text_length(args.ptx_max_length, context))
 
     def _value_source(self, value_model):
         if value_model == "reward" and len(self.rewards.models) != 1:
@@ -267,14 +276,16 @@ class PPOTrainer(Trainer):
         return scores.to(self.args.device), parts
 
     def shape_scores(self, scores: Tensor, rollout: Rollout, training: bool) -> Tensor:
-        """Scale, clip, then take off the penalty of what never ended, which no clip so takes away. (B,) -> (B,)."""
+        """Scale, clip, then the fixed score of what never ended, which so cannot buy its way out. (B,) -> (B,)."""
         args = self.args
         if args.reward_scaling and training:
             self.reward_std.update(scores, self._total)
             scores = scores / self.reward_std.std
         if args.reward_clip is not None:
             scores = scores.clamp(-args.reward_clip, args.reward_clip)
-        return less_missing_eos(scores, rollout.terminated, args.missing_eos_penalty)
+        if args.missing_eos_penalty is not None:
+            scores = torch.where(rollout.terminated, scores, -args.missing_eos_penalty)
+        return scores
 
     def score_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs (B, R), values (B, R + 1) and entropy (B, R) of the policy and its value function."""
@@ -354,12 +365,11 @@ class PPOTrainer(Trainer):
         """Clipped policy loss plus `vf_coef` times clipped value loss, per token of the whole mini-batch."""
         args, mask = self.args, inputs["completion_mask"]
         names = ("input_ids", "attention_mask", "position_ids", "completion_ids", "ptx_ids", "ptx_lengths")
-        warming_up = self.state.global_step < args.value_warmup_rollouts * args.steps_per_rollout
         output = model(
             **{name: inputs[name] for name in names if name in inputs},
             temperature=args.temperature,
             with_entropy=args.entropy_coef > 0,
-            value_detached=warming_up,
+            value_detached=self.warming_up,
         )
         sums = losses(output, inputs, args.cliprange, args.cliprange_value)
 
@@ -370,7 +380,7 @@ class PPOTrainer(Trainer):
             texts = next_token_mask(inputs["ptx_lengths"], inputs["ptx_ids"].shape[1])
             means["ptx"] = -ops.masked_sum(output["ptx_logprobs"], texts) * args.world_size / inputs["ptx_tokens"]
             loss = loss + args.ptx_coef * means["ptx"]
-        loss = loss * (0.0 if warming_up else 1.0) + args.vf_coef * means["value"]
+        loss = loss * (0.0 if self.warming_up else 1.0) + args.vf_coef * means["value"]
 
         self.watch.look("The new log-probs of the policy", output["logprobs"], mask)
         self.watch.look("The new values", output["values"][:, :-1], mask)
@@ -402,11 +412,9 @@ class PPOTrainer(Trainer):
         order = prompt_order(len(self.prompts), range(first, first + share), args.seed, args.shuffle_dataset)
         experience, metrics = self.collect([self.prompts[i] for i in order], generator)
         if args.max_kl is not None and metrics["kl"] > args.max_kl:
-            logger.warning(
-                "Stopped after %d steps: the KL of %.2f nats passed max_kl=%.2f.",
-                self.state.global_step, metrics["kl"], args.max_kl,
-            )  # fmt: skip
-            self.control.should_training_stop = True
+            self.stop_reason = f"the KL of {metrics['kl']:.2f} nats passed max_kl={args.max_kl:g}"
+            logger.warning("Stopped after %d steps: %s.", self.state.global_step, self.stop_reason)
+            self.boundary.stop(args, self.state, self.control)
             return
         self.kl_controller.update(metrics["kl"], args.rollout_batch_size)
         for name, value in metrics.items():
@@ -414,9 +422,30 @@ class PPOTrainer(Trainer):
         self._update_began = time.perf_counter()
         yield from self.minibatches(experience, generator, index)
 
+    @property
+    def warming_up(self) -> bool:
+        """Only the value function learns."""
+        return self.state.global_step < self.args.value_warmup_rollouts * self.args.steps_per_rollout
+
+    def before_step(self) -> None:
+        """Gradients are there, clipped. A warming-up policy has none: zeros would decay it and age its moments."""
+        self._scaled_by = self._loss_scale()
+        if self.warming_up:
+            for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
+                if not name.startswith("value_"):
+                    parameter.grad = None
+
+    def _loss_scale(self) -> float:
+        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
+
+    @property
+    def step_was_skipped(self) -> bool:
+        """fp16's gradients overflowed in the last optimizer step. A fused optimizer hides it, the scale does not."""
+        return self.accelerator.optimizer_step_was_skipped or self._loss_scale() < self._scaled_by
+
     def step_ended(self, rollout_ended: bool) -> None:
-        """After every optimizer step (`RolloutBoundary`)."""
-        if self.ema is not None:
+        """After every optimizer step."""
+        if self.ema is not None and not self.step_was_skipped:
             self.ema.update()
         if rollout_ended:
             self.tracked.add("seconds/update", time.perf_counter() - self._update_began)
@@ -455,13 +484,14 @@ class PPOTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
-        save_policy_and_value(self.accelerator.unwrap_model(self.model), self.processing_class, folder)
-        save_state(folder, self.kl_controller, self.reward_std, self.ema, self.processing_class)
+        checkpoints.save_policy_and_value(self.accelerator.unwrap_model(self.model), self.processing_class, folder)
+        checkpoints.save_state(folder, self.args, self.kl_controller, self.reward_std, self.ema, self.processing_class)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         folder = Path(resume_from_checkpoint)
-        load_policy_and_value(self.accelerator.unwrap_model(self.model), folder)
-        load_state(folder, self.kl_controller, self.reward_std, self.ema)
+        checkpoints.check_rollout(folder, self.args)
+        checkpoints.load_policy_and_value(self.accelerator.unwrap_model(self.model), folder)
+        checkpoints.load_state(folder, self.kl_controller, self.reward_std, self.ema)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import save_config, trainable
+from rlhf_kit.models.adapters import save_config, wrap
 from rlhf_kit.models.checkpoints import context_length, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
@@ -44,6 +44,7 @@ from rlhf_kit.reward.config import RewardConfig
 from rlhf_kit.reward.data import ComparisonCollator, encode_comparisons
 from rlhf_kit.reward.measures import centering, list_losses, list_measures, summarize
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.launch import refuse_data_parallel
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +96,7 @@ class RewardTrainer(Trainer):
     ):
         name = str(model) if not isinstance(model, nn.Module) else unwrapped(model).config._name_or_path
         args = args or RewardConfig(f"{name.rstrip('/').split('/')[-1]}-Reward")
-        if args.n_gpu > 1:
-            raise UserError(
-                f"{args.n_gpu} GPUs are visible to one process, which would split a list's answers between them. "
-                "Start with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
-            )
+        refuse_data_parallel(args)
         self.tokenizer = processing_class or load_tokenizer(name, needs_eos=False)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -147,7 +144,7 @@ class RewardTrainer(Trainer):
         if args.disable_dropout:
             disable_dropout(model)
         fuse_activations(model)
-        return trainable(model, peft_config)
+        return model if peft_config is None else wrap(model, peft_config)
 
     def _encoded(self, dataset: Dataset, name: str, args: RewardConfig) -> Dataset:
         if "input_ids" in dataset.column_names:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlhf_kit.errors import NotFiniteError
 from rlhf_kit.training.checks import ADVICE, Watch, first_not_finite
+from rlhf_kit.training.launch import refuse_data_parallel
 
 
 class TrainerMixin:
@@ -21,6 +22,7 @@ class TrainerMixin:
     def __init__(self, *args: Any, **options: Any):
         self.watch = Watch()
         super().__init__(*args, **options)
+        refuse_data_parallel(self.args)
 
     def training_step(self, *args: Any, **options: Any) -> Tensor:
         loss = super().training_step(*args, **options)

@@ -54,15 +54,27 @@ MUTANTS = [
         "tests/test_ops.py::test_whiten_over_processes_equals_whiten_of_all",
     ),
     (
+        TRAINER,
+        "total * args.world_size / inputs",
+        "total / inputs",
+        "tests/ppo/test_processes.py::test_two_processes_give_the_gradients_of_one",
+    ),
+    (
+        TRAINER,
+        "values, reduce=self._total, **how)",
+        "values, reduce=None, **how)",
+        "tests/ppo/test_processes.py::test_two_processes_give_the_gradients_of_one",
+    ),
+    (
         "rlhf_kit/ppo/experience.py",
         "bootstrap = torch.where(rollout.terminated, 0.0, last)",
         "bootstrap = last",
         TRAINER_TEST + "test_truncated_and_terminated_bootstrap_differently",
     ),
     (
-        "rlhf_kit/models/value.py",
-        "return copy.deepcopy(policy)",
-        "return policy",
+        TRAINER,
+        "ref_model = copy.deepcopy(policy)",
+        "ref_model = policy",
         TRAINER_TEST + "test_the_reference_is_the_policy_as_handed_over",
     ),
     (

@@ -71,9 +71,12 @@ def test_values_read_the_state_before_each_token(policy):
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("value_model", ["shared", "separate"])
-def test_learning_rate_0_means_ratio_1_clip_0_kl_0(make_trainer, lora, value_model):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_learning_rate_0_means_ratio_1_clip_0_kl_0(make_trainer, temperature, lora, value_model):
     peft_config = LoraConfig(r=4, lora_dropout=0.3, init_lora_weights=True) if lora else None
-    trainer = make_trainer(learning_rate=0.0, peft_config=peft_config, value_model=value_model)
+    trainer = make_trainer(
+        learning_rate=0.0, peft_config=peft_config, value_model=value_model, temperature=temperature
+    )
     trainer.train()
     logs = [log for log in trainer.state.log_history if "policy/ratio" in log]
     assert len(logs) == 2
@@ -129,6 +132,17 @@ def test_rewards_are_kl_a_token_and_the_score_at_the_end(make_trainer, policy):
     kl = (experience.logprobs - trainer.reference_logprobs(rollout)) * rollout.completion_mask
     torch.testing.assert_close(experience.returns[:, 0], scores - 0.3 * kl.sum(1), atol=1e-4, rtol=1e-4)
     assert kl.abs().sum() > 1
+
+
+def test_an_unfinished_completion_gets_the_fixed_score(make_trainer, policy):
+    policy.generation_config.eos_token_id = list(range(0, 300, 2))  # half of all tokens
+    trainer = make_trainer(missing_eos_penalty=7.0, max_completion_length=2, kl_coef=0.0, lam=1.0)
+    experience, metrics = collected(trainer)
+    ended = experience.rollout.terminated
+    assert ended.any() and not ended.all()
+    assert (experience.returns[~ended][:, 0] == -7).all()
+    assert (experience.returns[ended][:, 0] > -7).all()
+    assert 0 < metrics["completions/terminated"] < 1
 
 
 def test_truncated_and_terminated_bootstrap_differently(make_trainer, policy):

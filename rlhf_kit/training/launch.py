@@ -1,0 +1,32 @@
+"""Ways to start training that the trainers here have not been made for, refused before anything is loaded."""
+
+from __future__ import annotations
+
+from accelerate.utils import parse_flag_from_env
+from transformers import TrainingArguments
+
+from rlhf_kit.errors import UserError
+
+
+def refuse_data_parallel(args: TrainingArguments) -> None:
+    """Several GPUs in one process: torch's DataParallel would cut up batches whose losses are means of the whole.
+
+    Raises UserError.
+    """
+    if args.n_gpu > 1:
+        raise UserError(
+            f"{args.n_gpu} GPUs are visible to one process, which would spread every batch over them with torch's "
+            "DataParallel and divide the losses here wrongly. Start one process a GPU (`accelerate launch "
+            f"--num_processes {args.n_gpu} ...`), or show it a single one (CUDA_VISIBLE_DEVICES=0)."
+        )
+
+
+def sharding_faults(args: TrainingArguments) -> list[str]:
+    """What of the options or of `accelerate launch` would leave each process with a piece of the weights."""
+    asked = {
+        "FSDP": bool(args.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP"),
+        "DeepSpeed": bool(args.deepspeed) or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
+        "parallelism_config": bool(getattr(args, "parallelism_config", None))
+        or parse_flag_from_env("ACCELERATE_USE_PARALLELISM_CONFIG"),
+    }
+    return [name for name, is_asked in asked.items() if is_asked]
