@@ -10,6 +10,7 @@ import dataclasses
 import os
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +84,8 @@ class DataArguments:
 @dataclass
 class RunArguments:
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Remove the run that output_dir holds and start anew."}
+        default=False,
+        metadata={"help": "Remove the run that output_dir holds, by its own record and nothing else, and start anew."},
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Check config and data, print the plan, train nothing, write nothing."}
@@ -102,6 +104,16 @@ class Settings:
     extra: Any = None
     given: frozenset[str] = frozenset()
     argv: tuple[str, ...] = ()
+    closing: ExitStack = field(default_factory=ExitStack)  # what the run does at its end, whatever that is
+
+
+def given_values(settings: Settings) -> dict[str, Any]:
+    """What the user gave, by name; everything else is a default."""
+    records = [settings.model, settings.data, settings.run, settings.training, settings.extra]
+    return {
+        name: getattr(next(record for record in records if hasattr(record, name)), name)
+        for name in sorted(settings.given)
+    }
 
 
 def parse(

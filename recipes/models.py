@@ -26,6 +26,9 @@ from rlhf_kit.training.launch import refuse_data_parallel
 LORA_OPTIONS = {name for name in vars(ModelArguments()) if name.startswith("lora_")}
 LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without --use_peft
 
+LORA_OPTIONS = {name for name in vars(ModelArguments()) if name.startswith("lora_")}
+LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without --use_peft
+
 
 def check_settings(settings: Settings) -> None:
     """Options that only make sense together, all of them, before anything is read."""

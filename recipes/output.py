@@ -6,26 +6,30 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.recipes.arguments import Settings, distributed_rank
+from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values
+from rlhf_kit.storage import RUN, Folder, listed, replace
 
 METRICS, RECORD, SAVING = "metrics.jsonl", "run.json", ".saving"
+CHECKPOINT = r"checkpoint-\d+"
+FUNCTION = r"([\w.]+):[A-Za-z_]\w*"  # a reward function by its module
 WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model)([-.].*)?\.(safetensors|bin|index\.json)|.*\.index\.json")
-# What a run may write into its folder; --overwrite_output_dir removes these and nothing else.
+# What a run may write into its folder: none of these may be there before it, unless a run is recorded to have made it.
 RUN_FILES = re.compile(
     r"checkpoint-\d+|run\.json|metrics\.jsonl|config\.json|generation_config\.json|training_args\.bin|README\.md"
-    r"|tokenizer(_config)?\.json|tokenizer\.model|special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt"
-    r"|chat_template\.jinja|adapter_config\.json|reward_config\.json|trainer_state\.json|value\.safetensors|ppo_state\.json|ema|completions"
-    r"|\.saving|runs|" + WEIGHTS.pattern
+    r"|tokenizer(_config)?\.json|.*\.(bpe\.)?model|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)"
+    r"|merges\.txt|chat_template\.jinja|adapter_config\.json|reward_config\.json|trainer_state\.json|value\.safetensors|ppo_state\.json|ema"
+    r"|completions|\.saving|" + WEIGHTS.pattern
 )
 
 
@@ -37,19 +41,29 @@ class Output:
     checkpoint: Path | None
     started: float
 
+    @property
+    def files(self) -> Folder:
+        return Folder(self.folder, RUN)
+
     def open(self, settings: Settings) -> None:
-        """Make the folder ready: called when everything has been validated, by the main process alone."""
+        """Make the folder ready: called when everything has been validated, by the main process alone.
+
+        It ends, and what the run has written is recorded as it then is, when `settings.closing` does.
+        """
         if distributed_rank() != 0:
             return
-        if settings.run.overwrite_output_dir and self.checkpoint is None:
-            _remove_run(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECORD).unlink(missing_ok=True)  # from here on the folder holds an unfinished run
-        shutil.rmtree(self.folder / SAVING, ignore_errors=True)
+        files = self.files
+        if self.checkpoint is None:
+            files.clear()
+        else:  # what it goes on with becomes its own, though a run of an earlier version had no record
+            files.settle(METRICS, *(path.name for path in checkpoints(self.folder)))
+        files.remove(RECORD, SAVING)  # from here on the folder holds an unfinished run
+        files.claim(METRICS, SAVING)
+        settings.closing.callback(files.settle_all)
 
 
 def check_output(settings: Settings) -> Output:
-    """Look at `output_dir` without touching it. Raises UserError where another run would be mixed with this one."""
+    """Look at `output_dir` without touching it. Raises UserError where what is not this run's would be replaced."""
     folder = Path(settings.training.output_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
@@ -62,17 +76,93 @@ def check_output(settings: Settings) -> Output:
                 "--overwrite_output_dir starts anew and --resume_from_checkpoint goes on: give one of them."
             )
         checkpoint = _wanted_checkpoint(folder, str(wanted))
-    elif folder.is_dir() and not settings.run.overwrite_output_dir:
-        held = sorted(item.name for item in folder.iterdir() if _marks_a_run(item))
-        if held:
-            raise UserError(
-                f"--output_dir {str(folder)!r} holds another run ({', '.join(held[:4])}). Go on with it by "
-                "--resume_from_checkpoint, replace it by --overwrite_output_dir, or give another folder."
-            )
     if checkpoint is None:
         # The trainer would take any other value for the name of a checkpoint.
         settings.training.resume_from_checkpoint = None
+    if settings.run.overwrite_output_dir:
+        refuse_own_sources(settings, folder)
+    _check_contents(folder, checkpoint, settings.run.overwrite_output_dir)
     return Output(folder, checkpoint, time.time())
+
+
+def _check_contents(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
+    """Raises UserError for another run, and for what would be replaced and no run is recorded to have made."""
+    files = Folder(folder, RUN)
+    held = (
+        [item.name for item in sorted(folder.iterdir()) if RUN_FILES.fullmatch(item.name)] if folder.is_dir() else []
+    )
+    if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():  # the run that goes on
+        held = [name for name in held if name != METRICS and not re.fullmatch(CHECKPOINT, name)]
+    elif not overwrite and _holds_a_run(folder, held):
+        replaced = "replace it by --overwrite_output_dir, or give another folder."
+        if files.foreign(held):
+            replaced = (
+                "or give another folder. --overwrite_output_dir would not replace it: the folder has no record that a "
+                "run of this version wrote it (or it was changed since)."
+            )
+        marks = ", ".join(name for name in held if _marks_a_run(name))
+        raise UserError(
+            f"--output_dir {str(folder)!r} holds another run ({marks}). Go on with it by --resume_from_checkpoint, "
+            f"{replaced}"
+        )
+    foreign = files.foreign([*held, *files.entries()])
+    if foreign:
+        raise UserError(
+            f"--output_dir {str(folder)!r} holds files under names that a run writes, and no run is recorded to have "
+            f"written them as they are now: {listed(foreign)}. Nothing was removed or replaced. Move them away, or "
+            "give another folder."
+        )
+
+
+def _holds_a_run(folder: Path, held: list[str]) -> bool:
+    """Whether something is left of a run: one that failed before it had trained or saved anything is none."""
+    return any(_marks_a_run(name) and (name != METRICS or _has_trained(folder / METRICS)) for name in held)
+
+
+def _has_trained(metrics: Path) -> bool:
+    """Whether there are rows of a training step, or anything else than rows."""
+    rows = [_row(line) for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return any(row is None or row["step"] for row in rows)
+
+
+# -- what a run reads ------------------------------------------------------------------------------------------------
+
+
+def refuse_own_sources(settings: Settings, folder: Path) -> None:
+    """Raises UserError where removing a run would remove what this one reads: its model, data, rewards."""
+    inside = [f"--{name} {source!r}" for name, source in sources(settings) if _lies_in(source, folder)]
+    if inside:
+        raise UserError(
+            f"--overwrite_output_dir: --output_dir {str(folder)!r} holds what this run reads ({', '.join(inside)}). "
+            "Give another --output_dir."
+        )
+
+
+def sources(settings: Settings) -> Iterator[tuple[str, str]]:
+    """(option, path) of all that the options name, and of the models below the adapters among them."""
+    for name, value in given_values(settings).items():
+        for source in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(source, str | Path) and str(source) and name not in ("output_dir", "logging_dir"):
+                function = re.fullmatch(FUNCTION, str(source))
+                source = f"{function[1].replace('.', '/')}.py" if function else str(source)
+                yield from ((name, path) for path in [source, *_bases(source)])
+
+
+def _bases(adapter: str) -> Iterator[str]:
+    config = Path(adapter) / "adapter_config.json"
+    try:
+        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return
+    if base and base != adapter:
+        yield from (base, *_bases(base))
+
+
+def _lies_in(source: str, folder: Path) -> bool:
+    """Whether a file or folder stands in `folder` or is it, under whatever spelling and behind whatever links."""
+    path = Path(source).expanduser()
+    ways = {Path(os.path.abspath(path)), path.resolve()} if path.exists() else set()
+    return any(way.is_relative_to(home) for way in ways for home in (Path(os.path.abspath(folder)), folder.resolve()))
 
 
 def _wanted_checkpoint(folder: Path, wanted: str) -> Path | None:
@@ -115,20 +205,30 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     return next((path for path in reversed(checkpoints(folder)) if is_complete(path)), None)
 
 
-def _marks_a_run(item: Path) -> bool:
-    return bool(
-        re.fullmatch(r"checkpoint-\d+|run\.json|metrics\.jsonl|\.saving", item.name) or WEIGHTS.fullmatch(item.name)
-    )
+def _marks_a_run(name: str) -> bool:
+    return bool(re.fullmatch(rf"{CHECKPOINT}|run\.json|metrics\.jsonl", name) or WEIGHTS.fullmatch(name))
 
 
-def _remove_run(folder: Path) -> None:
-    for item in folder.iterdir() if folder.is_dir() else ():
-        if not RUN_FILES.fullmatch(item.name):
-            continue  # not ours: a user's notes, a report
-        if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
+class CheckpointRecord(TrainerCallback):
+    """Records each checkpoint as the run's own: before it is written, and again when it is whole."""
+
+    def __init__(self, files: Folder):
+        self.files = files
+
+    def _claim(self, args, state, control, **kwargs):
+        at_best = (
+            str(getattr(args.save_strategy, "value", args.save_strategy)) == "best"
+        )  # decided when it is too late
+        if state.is_world_process_zero and (control.should_save or at_best):
+            self.files.claim(f"checkpoint-{state.global_step}")
+
+    on_step_end = on_epoch_end = on_evaluate = _claim
+
+    def on_save(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            PartialState().wait_for_everyone()  # each process has written its part
+        if state.is_world_process_zero:
+            self.files.settle(f"checkpoint-{state.global_step}")
 
 
 class MetricsFile(TrainerCallback):
@@ -146,7 +246,7 @@ class MetricsFile(TrainerCallback):
             rows = [_row(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
             kept = [row for row in rows if row is not None and row["step"] <= state.global_step and state.global_step]
         self.start = time.time() - (kept[-1]["time"] if kept else 0.0)
-        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        replace(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not logs:
@@ -173,9 +273,3 @@ def numbers(values: dict[str, Any]) -> dict[str, float | int | None]:
         number = value if isinstance(value, int) else float(value)
         result[key] = number if math.isfinite(number) else None
     return result
-
-
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,6 +1,7 @@
 """Stage 0, next-token prediction (文字接龍): a causal language model on plain text, from scratch or continued.
 
-Documents are packed into rows of `block_size` tokens; a document attends to itself only.
+Documents are packed into rows of `block_size` tokens; a document attends to itself only. Where a model would let
+packed documents read each other, each has a row of its own.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
     launch("pretrain")
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from datasets import Dataset
+from peft import PeftModel
 from tokenizers import ByteLevelBPETokenizer
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
 
 from rlhf_kit.data.chat import encode_texts, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.packing import PackedCollator, pack
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models import preflight
+from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, context_of
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
@@ -29,6 +33,8 @@ from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_
 from rlhf_kit.recipes.output import check_output
 from rlhf_kit.recipes.run import finish, held_out, run_stage, train
 from rlhf_kit.training import Trainer
+
+logger = logging.getLogger(__name__)
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -86,16 +92,21 @@ def run(settings: Settings) -> dict:
         raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
 
     model = load_model(settings, tokenizer)
-    if settings.model.use_peft:
-        model = wrap(model, peft_config(settings))
+    model = trainable(model, peft_config(settings))
+    texts = preflight.short_texts(model, (row["input_ids"] for row in rows))
+    how = arrange(model, texts, settings)
+    if how == "apart":
+        rows = _rows(train_data, tokenizer, length, apart=True)
+    held = None if eval_data is None else _rows(eval_data, tokenizer, length, apart=how == "apart")
     trainer = Trainer(
         model=model,
         args=settings.training,
         train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(_rows(eval_data, tokenizer, length)) if eval_data is not None else None,
-        data_collator=PackedCollator(tokenizer.pad_token_id),
+        eval_dataset=None if held is None else Dataset.from_list(held),
+        data_collator=PackedCollator(tokenizer.pad_token_id, how),
         processing_class=tokenizer,
     )
+    preflight.check_loss(trainer, preflight.pretraining_batch(texts, how))
     metrics = train(trainer, settings, output)
     if eval_data is not None:
         metrics |= held_out(trainer)
@@ -125,11 +136,25 @@ def _block_size(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, n
     return wanted or min(limit, 1024)
 
 
-def _rows(data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, length: int) -> list[dict]:
+def arrange(model: PreTrainedModel | PeftModel, texts: list[list[int]], settings: Settings) -> str:
+    """How documents share rows: packed, or as this model keeps them apart."""
+    if not (settings.training.fsdp or settings.training.deepspeed):
+        model.to(settings.training.device)  # where the trainer would put it; flash attention runs nowhere else
+    preflight.check_texts(model, texts)
+    how, fault = preflight.arrangement(model, texts)
+    if fault:
+        told = {"flattened": "a batch is one long row", "apart": "each document has a row of its own, which is slower"}
+        logger.warning("%s, packed: %s; %s.", settings.model.model_name_or_path, fault, told[how])
+    return how
+
+
+def _rows(
+    data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, length: int, apart: bool = False
+) -> list[dict]:
     if data is None or tokenizer is None:
         return []
     texts = encode_texts(tokenizer, data["text"])
-    return pack(texts, length, tokenizer.eos_token_id, start_ids(tokenizer))
+    return pack(texts, length, tokenizer.eos_token_id, start_ids(tokenizer), apart)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from rlhf_kit.recipes.calibration import (
 )
 from rlhf_kit.recipes.card import reward_card
 from rlhf_kit.recipes.models import check_settings, load_data, peft_config, refuse_new_model, tokenizer_of
-from rlhf_kit.recipes.output import check_output, numbers, write_atomically
+from rlhf_kit.recipes.output import check_output, numbers
 from rlhf_kit.recipes.run import finish, run_stage, seed_everything, train
 from rlhf_kit.reward import RewardConfig, RewardTrainer, encode_comparisons
 
@@ -74,7 +74,7 @@ def run(settings: Settings) -> dict:
             found = evaluate_reward(trainer.accelerator.unwrap_model(trainer.model), tokenizer, eval_data)
     record = finish(trainer, settings, output, metrics)
     if args.should_save:
-        write_atomically(output.folder / "README.md", reward_card(trainer, settings, record, found))
+        output.files.write("README.md", reward_card(trainer, settings, record, found))
     return record
 
 

@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import shlex
-import shutil
 import sys
 import time
 import warnings
@@ -34,8 +33,8 @@ import rlhf_kit
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import save
 from rlhf_kit.models.checkpoints import training_precision
-from rlhf_kit.recipes.arguments import Settings, distributed_rank, parse
-from rlhf_kit.recipes.output import RECORD, SAVING, MetricsFile, Output, numbers, write_atomically
+from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values, parse
+from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers
 from rlhf_kit.recipes.progress import ProgressBar
 from rlhf_kit.training import Trainer
 
@@ -54,7 +53,8 @@ def run_stage(
     try:
         complete = functools.partial(complete_for_machine, training_class=training_class)
         settings = parse(stage, training_class, argv, extra_class, complete=complete, renamed=renamed)
-        run(settings)
+        with settings.closing:
+            run(settings)
     except UserError as error:
         if distributed_rank() == 0:
             print(f"rlhf-kit {stage}: {error}", file=sys.stderr)  # noqa: T201
@@ -135,6 +135,7 @@ def add_callbacks(trainer: Trainer, output: Output) -> None:
         trainer.remove_callback(shown)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(ProgressBar())
+    trainer.add_callback(CheckpointRecord(output.files))  # the last: it sees whether the others want one
 
 
 def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, float]:
@@ -178,25 +179,18 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
         "versions": versions(),
     }
     if trainer.args.should_save:
-        # config.json goes last: without it no library takes the folder for a model
-        for item in sorted(saving.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json")):
-            if item.is_dir():  # a folder is not replaced by one of its name
-                shutil.rmtree(output.folder / item.name, ignore_errors=True)
-            os.replace(item, output.folder / item.name)
-        saving.rmdir()
-        write_atomically(output.folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        output.files.take(SAVING)
+        output.files.write(RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     trainer.accelerator.wait_for_everyone()
     return record
 
 
 def config_record(settings: Settings) -> dict[str, Any]:
     """What the user gave, by name; everything else is a default of the versions in `run.json`."""
-    records = [settings.model, settings.data, settings.run, settings.training, settings.extra]
-    found = {}
-    for name in sorted(settings.given):
-        holder = next(record for record in records if hasattr(record, name))
-        value = getattr(holder, name)
-        found[name] = value if isinstance(value, (int, float, str, list, dict, type(None))) else str(value)
+    found = {
+        name: value if isinstance(value, (int, float, str, list, dict, type(None))) else str(value)
+        for name, value in given_values(settings).items()
+    }
     return json.loads(json.dumps(found, default=str))
 
 

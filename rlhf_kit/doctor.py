@@ -75,9 +75,17 @@ SERIOUS = {  # the worst first
     ),
     "never_ends": Remedy(
         "Completions never end by themselves",
-        "A completion without an end scores minus --missing_eos_penalty, whatever it says: there is nothing to learn.",
+        "Every completion loses --missing_eos_penalty alike, and none shows that an end is worth anything: PPO cannot "
+        "learn to end.",
         "See whether the SFT model ends its answers (rlhf-kit sft trains that). If so, raise --max_completion_length.",
         "回答從不自己結束（EOS）：檢查 SFT 有沒有學會結束；有的話提高 --max_completion_length。",
+    ),
+    "not_ending_pays": Remedy(
+        "Completions that never end score above those that end",
+        "What is cut off earns more, --missing_eos_penalty already taken off: PPO learns not to end.",
+        "Raise --missing_eos_penalty above the gap, or let the reward charge for what is unfinished; raise "
+        "--max_completion_length where good answers are cut off.",
+        "沒講完的回答分數反而比講完的高（已扣 --missing_eos_penalty）：會學成不結束。提高這個懲罰，或提高長度上限。",
     ),
     "reward_falls": Remedy(
         "The reward falls",
@@ -89,7 +97,7 @@ SERIOUS = {  # the worst first
 WARNINGS = {
     "few_ends": Remedy(
         "Many completions are cut off before they end",
-        "What is cut off scores minus --missing_eos_penalty, whatever it says: the reward tells of length above all.",
+        "What is cut off loses --missing_eos_penalty, and its end is never judged.",
         "Raise --max_completion_length, or begin from an SFT model that answers more briefly.",
         "很多回答沒講完就被截斷：提高 --max_completion_length，或用回答較短的 SFT 模型。",
     ),
@@ -233,7 +241,9 @@ def notes(run: Run, truths: Sequence[str]) -> list[str]:
     if not run.is_ppo:
         told.append("This is not a PPO run: only NaN, a rising loss and gradient spikes were looked for.")
     if len(run.logs) < LEAST:
-        told.append(f"Only {len(run.logs)} logged: too little to judge more than NaN. {LEAST} are needed, 8 better.")
+        told.append(
+            f"Only {len(run.logs)} logged: too little to judge more than NaN and ends. {LEAST} are needed, 8 better."
+        )
     if run.is_ppo and truths:
         told.append(f"Held out from training, as the truth to compare with: {', '.join(truths)}.")
     elif run.is_ppo:

@@ -13,12 +13,14 @@ from typing import Any
 import trl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from trl import SFTConfig
 
 from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models import preflight
+from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import refuse_data_parallel
@@ -79,6 +81,8 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             args.chat_template_path = None  # TRL would put it on again, and may add tokens to the vocabulary
         set_seed(args.seed)  # before adapters draw their weights
         policy = load_policy(model, trust_remote_code=args.trust_remote_code) if isinstance(model, str) else model
+        policy = trainable(policy, peft_config)
+        refuse_adapted_head(policy)
         self.limit = min((n for n in (args.max_length, context_length(policy.config)) if n), default=None)
         self.data_counts: dict[str, dict[str, int]] = {}
         with args.main_process_first(desc="tokenizing the demonstrations"):
@@ -91,13 +95,31 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         args.max_length = self.limit
         args.assistant_only_loss = False  # done: TRL would look for the messages that are no longer there
         super().__init__(
-            model=policy if peft_config is None else wrap(policy, peft_config),
+            model=policy,
             args=args,
             train_dataset=train_rows,
             eval_dataset=eval_rows,
             processing_class=tokenizer,
             **options,
         )
+        self._preflight(train_rows)
+
+    def _preflight(self, rows: Dataset) -> None:
+        """Refuse a model that computes something else in the batches of this run than of each dialogue alone."""
+        texts = preflight.short_texts(self.model, (row["input_ids"] for row in rows))
+        preflight.check_texts(self.model, texts)
+        rows = [{"input_ids": ids, "labels": [IGNORED, *ids[1:]]} for ids in texts]
+        if self.padding_free:
+            both = {name: rows[0][name] + rows[1][name] for name in rows[0]}
+            rows = [{**both, "seq_lengths": [*map(len, texts)]}, {**rows[1], "seq_lengths": [len(texts[1])]}]
+            texts = [*texts, texts[1]]
+        batch = preflight.Batch(texts, [len(row["input_ids"]) for row in rows], self.data_collator(rows))
+        fault = preflight.agreed(lambda: preflight.fault(self.model, batch))
+        if fault:
+            raise UserError(f"{type(self.model).__name__}, packing: {fault}. Leave packing out.")
+        if self.args.loss_type == "nll":
+            preflight.check_loss(self, batch)
+            self._metrics["eval"].clear()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL's LM head goes tile by tile, made for vocabularies of 100,000 on a GPU. On a CPU the tiles cost a third
@@ -131,6 +153,17 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
                 split, counts["rows"], counts["cut"], self.limit, counts["dropped"],
             )  # fmt: skip
         return rows
+
+
+def refuse_adapted_head(policy: PreTrainedModel | PeftModel) -> None:
+    """TRL's loss multiplies by the weights of the LM head itself: an adapter on it would learn nothing."""
+    head = policy.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer):
+        name = next(name for name, module in policy.named_modules() if module is head).rpartition(".")[2]
+        raise UserError(
+            f"SFT puts no LoRA on the output layer {name!r}. Leave it out of the targets, or train it in full: "
+            f"--lora_modules_to_save {name} (modules_to_save in a peft_config)."
+        )
 
 
 def refuse_options(args: SFTConfig) -> None:

@@ -59,8 +59,12 @@ class Window:
     first: int
     last: int
 
+    @property
+    def span(self) -> str:
+        return f"steps {self.first}-{self.last}"
+
     def __str__(self) -> str:
-        return f"{self.mean:.3g} (steps {self.first}-{self.last})"
+        return f"{self.mean:.3g} ({self.span})"
 
 
 def window_size(points: int) -> int:
@@ -76,6 +80,17 @@ def windows(rows: list[dict], key: str, least: int = LEAST) -> list[Window]:
     starts = [*range(0, len(points) - 2 * size + 1, size), len(points) - size]
     parts = [points[start : start + size] for start in starts]
     return [Window(statistics.fmean(value for _, value in part), part[0][0], part[-1][0]) for part in parts]
+
+
+def levels(rows: list[dict], key: str) -> list[Window]:
+    """As `windows`; of a run too short for a trend one, with its highest value: to stay below a bound is none."""
+    points = series(rows, key)
+    short = [Window(max(value for _, value in points), points[0][0], points[-1][0])] if points else []
+    return windows(rows, key) or short
+
+
+def _told(found: list[Window]) -> str:
+    return f"{found[0]} → {found[-1]}" if len(found) > 1 else f"{found[0].mean:.3g} at most ({found[0].span})"
 
 
 def noise(rows: list[dict], key: str) -> float:
@@ -169,11 +184,20 @@ def steps_too_large(rows: list[dict]) -> Finding | None:
 
 
 def few_ends(rows: list[dict]) -> Finding | None:
-    found = windows(rows, "completions/terminated")
-    if not found or found[-1].mean >= ENDED_FEW:
+    found = levels(rows, "completions/terminated")
+    if not found or found[-1].mean >= (ENDED_FEW if len(found) > 1 else ENDED_NEVER):
         return None
     name = "never_ends" if found[-1].mean < ENDED_NEVER else "few_ends"
-    return Finding(name, f"completions/terminated {found[0]} → {found[-1]}")
+    return Finding(name, f"completions/terminated {_told(found)}")
+
+
+def not_ending_pays(rows: list[dict]) -> Finding | None:
+    """What was cut off scores above what ended, `missing_eos_penalty` taken off."""
+    rows = with_numbers(rows, "completions/ended_score_gap", "reward_std")
+    found, stds = levels(rows, "completions/ended_score_gap"), levels(rows, "reward_std")
+    if not found or found[-1].mean >= -max(RISE * stds[-1].mean, STD_NONE):
+        return None
+    return Finding("not_ending_pays", f"completions/ended_score_gap {_told(found)}; reward_std {stds[-1]}")
 
 
 def length_rewarded(rows: list[dict]) -> Finding | None:
@@ -239,6 +263,6 @@ def reward_hacking(rows: list[dict], truth: str) -> Finding | None:
 
 OTHER_CHECKS = (not_a_number, loss_rising, gradient_spikes)
 PPO_CHECKS = (
-    *(not_a_number, kl_negative, kl_exploding, steps_too_large, few_ends, reward_flat),
+    *(not_a_number, kl_negative, kl_exploding, steps_too_large, few_ends, not_ending_pays, reward_flat),
     *(length_rewarded, entropy_collapse, value_not_learning, nothing_left, gradient_spikes),
 )

@@ -74,6 +74,10 @@ CASES = {  # what is found in the first and not in the second
         logs(policy__approx_kl=lambda t, n: 0.2 if t < 0.2 else 0.01),
     ),
     "never_ends": (logs(completions__terminated=rising(0.1, 0)), logs(completions__terminated=rising(0.1, 0.07))),
+    "not_ending_pays": (
+        logs(completions__ended_score_gap=rising(0.1, -0.3)),
+        logs(completions__ended_score_gap=rising(-0.3, 0.1)),
+    ),
     "few_ends": (logs(completions__terminated=rising(1, 0.6)), logs(completions__terminated=rising(0.5, 0.9))),
     "reward_falls": (logs(reward=rising(0.5, 0.35)), logs(reward=rising(0.5, 0.46))),
     "reward_flat": (logs(reward=rising(0.5, 0.5)), logs(reward=rising(0.5, 0.6))),
@@ -128,7 +132,7 @@ def test_each_finding_is_found_and_its_near_miss_is_not(name):
 
 def test_every_finding_has_words_a_case_and_options_that_exist():
     checks = (*symptoms.PPO_CHECKS, *symptoms.OTHER_CHECKS, symptoms.reward_hacking)
-    assert CASES.keys() == REMEDIES.keys() and len(set(checks)) == 13
+    assert CASES.keys() == REMEDIES.keys() and len(set(checks)) == 14
     options = {option.name for _, options in stage_help("ppo", everything=True) for option in options}
     for remedy in REMEDIES.values():
         named = re.findall(r"--(\w+)", " ".join(vars(remedy).values()))
@@ -249,6 +253,14 @@ def test_json(save, capsys):
     (finding,) = told["findings"]
     assert finding["name"] == "kl_negative" and finding["serious"] is True
     assert all(finding[key] for key in ("title", "seen", "why", "change", "chinese"))
+
+
+@pytest.mark.parametrize("count", [2, 3, 28])
+def test_that_nothing_ends_or_that_not_ending_pays_needs_no_trend(count):
+    assert names(logs(count)) == []
+    assert names(logs(count, completions__terminated=lambda t, n: 0.0)) == ["never_ends"]
+    gap = {"completions__terminated": lambda t, n: 0.8, "completions__ended_score_gap": lambda t, n: -0.5}
+    assert names(logs(count, **gap)) == ["not_ending_pays"]
 
 
 def test_a_run_that_goes_on(save, capsys):

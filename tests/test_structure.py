@@ -25,6 +25,7 @@ LAYERS = [
     ["models"],
     ["data"],
     ["page"],
+    ["storage"],
     ["world", "ops", "errors", "charts"],
 ]
 LEVEL = {name: number for number, layer in enumerate(LAYERS) for name in layer}

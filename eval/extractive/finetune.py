@@ -18,6 +18,7 @@ from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import check_length, reads_types
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
 from rlhf_kit.models import adapters
+from rlhf_kit.models.checkpoints import head_modules
 from rlhf_kit.training import Trainer
 
 
@@ -152,7 +153,7 @@ class _Collator:
 def _with_adapter(model: PreTrainedModel, config: LoraConfig) -> nn.Module:
     config = copy.copy(config)
     config.task_type = TaskType.QUESTION_ANS
-    config.modules_to_save = sorted({*(config.modules_to_save or []), *adapters.head_modules(model)})
+    config.modules_to_save = sorted({*(config.modules_to_save or []), *head_modules(model)})
     wrapped = adapters.wrap(model, config)
     wrapped.forward = wrapped.get_base_model().forward  # peft's own drops `token_type_ids` (0.21)
     return wrapped

@@ -13,7 +13,7 @@ IGNORED = -100
 
 
 def pack(
-    documents: Iterable[Sequence[int]], length: int, eos_token_id: int, start: Sequence[int] = ()
+    documents: Iterable[Sequence[int]], length: int, eos_token_id: int, start: Sequence[int] = (), apart: bool = False
 ) -> list[dict[str, list[int]]]:
     """Rows of at most `length` tokens: `input_ids`, `position_ids` (from 0 in each document), `labels`.
 
@@ -21,16 +21,16 @@ def pack(
     p = ceil(n / length) consecutive pieces, each a document of its own. The first token of a piece has no label
     (nothing before it predicts it), so the document trains n - p tokens. A piece of one token would train nothing and
     is left out. Where documents begin with `start` (BOS), so does each piece, and neither it nor the first token of a
-    later piece has a label. Best fit decreasing: each piece goes, longest first, into the fullest row that has room.
-    Same input, same rows.
+    later piece has a label. Best fit decreasing: each piece goes, longest first, into the fullest row that has room;
+    with `apart` each has a row of its own. Same input, same rows.
     Raises UserError if `length` < 2 behind `start`.
     """
     if length < 2 + len(start):
         raise UserError(f"Rows of {length} token(s) cannot be packed: a row needs {2 + len(start)} at least.")
     pieces = list(_pieces(documents, length, eos_token_id, list(start)))
-    rows = _best_fit([len(ids) for ids, _ in pieces], length)
-    positions = list(range(length))
-    return [_row([pieces[at] for at in row], positions) for row in rows]
+    alone = [[at] for at in range(len(pieces))]
+    rows = alone if apart else _best_fit([len(ids) for ids, _ in pieces], length)
+    return [row_of([pieces[at] for at in row]) for row in rows]
 
 
 def _pieces(
@@ -71,30 +71,44 @@ def _best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
     return sorted(sorted(row) for row in rows)
 
 
-def _row(pieces: Sequence[tuple[list[int], int]], positions: Sequence[int]) -> dict[str, list[int]]:
+def row_of(pieces: Sequence[tuple[list[int], int]]) -> dict[str, list[int]]:
+    """Pieces side by side as a row of `pack`: (ids, how many of the first have no label) of each."""
     row: dict[str, list[int]] = {"input_ids": [], "position_ids": [], "labels": []}
     for ids, unlabelled in pieces:
         row["input_ids"] += ids
-        row["position_ids"] += positions[: len(ids)]
+        row["position_ids"] += range(len(ids))
         row["labels"] += [IGNORED] * unlabelled + ids[unlabelled:]
     return row
 
 
 @dataclass(frozen=True)
 class PackedCollator:
-    """Packed rows -> `input_ids`, `position_ids`, `labels`, each (B, T) int64, right-padded to the longest row.
+    """Rows of `pack` -> `input_ids`, `labels` and what keeps documents apart, each (B, T) int64.
 
-    There is no `attention_mask`: given `position_ids` alone, transformers >= 5 lets each document attend to itself
-    only. It does so only without a key-value cache: call the model with `use_cache=False` (Trainer's default).
+    Args:
+        arrangement: how they are kept apart; which of these a model heeds, `models.preflight` tries.
+            "packed": by `position_ids`, rows right-padded to the longest. There is no `attention_mask`: given
+            `position_ids` alone, transformers >= 5 lets each document attend to itself only, in models that use its
+            masks. It does so only without a key-value cache: call the model with `use_cache=False`, as Trainer does.
+            "flattened": the same in one long row (1, sum of lengths), as flash attention needs it.
+            "apart": rows of one document, right-padded, with an `attention_mask`.
     """
 
     pad_token_id: int
+    arrangement: str = "packed"
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows)
         # Position 0 at every padding token makes each a document of its own, which nothing real attends to.
-        fill = {"input_ids": self.pad_token_id, "position_ids": 0, "labels": IGNORED}
+        fill = {"input_ids": self.pad_token_id, "position_ids": 0, "labels": IGNORED, "attention_mask": 0}
+        if self.arrangement == "apart":
+            names = ("input_ids", "attention_mask", "labels")
+            rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+        else:
+            names = ("input_ids", "position_ids", "labels")
+        if self.arrangement == "flattened":
+            rows = [{name: [token for row in rows for token in row[name]] for name in names}]
+        longest = max(len(row["input_ids"]) for row in rows)
         return {
-            name: torch.tensor([[*row[name], *[value] * (longest - len(row[name]))] for row in rows])
-            for name, value in fill.items()
+            name: torch.tensor([[*row[name], *[fill[name]] * (longest - len(row[name]))] for row in rows])
+            for name in names
         }

@@ -11,9 +11,33 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_kit.models.checkpoints import REWARD_CONFIG, located
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapter_checks import ALL_LINEAR, check_config, check_handed_over, is_all_linear
+from rlhf_kit.models.checkpoints import REWARD_CONFIG, head_modules, is_classifier, located
 from rlhf_kit.models.heads import fold_calibration
 from rlhf_kit.models.merging import merged
+from rlhf_kit.models.preflight import check_trainable
+
+
+def trainable(model: PreTrainedModel | PeftModel, config: LoraConfig | None) -> PreTrainedModel | PeftModel:
+    """What a trainer trains: `model` with the adapters of `config`, or as it was handed over where that is None.
+
+    Raises:
+        UserError: for an adapter that could not be trained, saved or merged right, or a model with nothing to train.
+    """
+    if isinstance(model, PeftModel):
+        check_handed_over(model, config)
+        for adapter in model.peft_config.values():
+            adapter.base_model_name_or_path = located(adapter.base_model_name_or_path or "") or None
+    elif getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            "The model has an adapter that transformers put in (from_pretrained of an adapter's folder, add_adapter). "
+            "Give the folder itself, which is loaded with its adapter merged, or a peft.PeftModel."
+        )
+    elif config is not None:
+        return wrap(model, config)
+    check_trainable(model)
+    return model
 
 
 def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -22,17 +46,26 @@ def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     GPT-2 keeps its weights transposed (`Conv1D`), which LoRA must know (`fan_in_fan_out`); its targets are the
     attention and MLP projections `c_attn`, `c_proj`, `c_fc`. A classifier's head is trained in full and saved with
     the adapter, and so is what else an encoder puts between its layers and the score (`head_modules`).
+
+    Raises:
+        UserError: for targets or modules to save that the model does not have, or a tied embedding among the targets.
     """
     config = copy.copy(config)
     if config.task_type is None:
         config.task_type = TaskType.SEQ_CLS if is_classifier(model) else TaskType.CAUSAL_LM
+    check_config(model, config)
     if is_classifier(model) and config.task_type == TaskType.SEQ_CLS:
         config.modules_to_save = sorted({*(config.modules_to_save or []), *head_modules(model)})
-    if config.target_modules is None:
+    if is_all_linear(config.target_modules):
+        config.target_modules = ALL_LINEAR
+    if config.target_modules is None and not config.target_parameters:
         config.target_modules = default_targets(model)
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
     model.name_or_path = located(model.name_or_path)
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"LoRA could not be put on {type(model).__name__}: {str(error).splitlines()[0]}") from error
 
 
 def default_targets(model: nn.Module) -> list[str] | str:
@@ -40,18 +73,12 @@ def default_targets(model: nn.Module) -> list[str] | str:
     model_type = model.config.model_type
     if model_type == "gpt2":
         return ["c_attn", "c_proj", "c_fc"]
-    return PEFT_TARGETS.get(model_type, "all-linear")
+    return PEFT_TARGETS.get(model_type, ALL_LINEAR)
 
 
-def head_modules(model: nn.Module) -> list[str]:
-    """Names of the modules of a classifier that its trunk's checkpoint may lack: they begin at random.
-
-    All that stands beside the trunk, and the trunk's pooler: BERT saved for masked tokens has none.
-    """
-    beside = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
-    trunk = getattr(model, model.base_model_prefix)
-    has_pooler = isinstance(getattr(trunk, "pooler", None), nn.Module)
-    return [name for name in beside if name != model.base_model_prefix] + ["pooler"] * has_pooler
+def off_is_as_it_was(config: LoraConfig) -> bool:
+    """Whether a model with these adapters switched off is the model before they came."""
+    return config.bias == "none" and config.init_lora_weights in (True, False, "gaussian", "orthogonal")
 
 
 def save(model: PreTrainedModel | PeftModel, folder: str | Path, merge: bool = False) -> None:
@@ -77,7 +104,3 @@ def save_config(model: PreTrainedModel | PeftModel, config: PretrainedConfig, fo
         config.save_pretrained(folder)
     elif is_classifier(model.get_base_model()):
         config.to_json_file(Path(folder) / REWARD_CONFIG)
-
-
-def is_classifier(model: nn.Module) -> bool:
-    return type(model).__name__.endswith("ForSequenceClassification")

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -252,9 +253,10 @@ def new_config(
         UserError: for a key the architecture does not have, with the nearest one it has.
     """
     if str(architecture) in CONFIG_MAPPING_NAMES:
-        config = AutoConfig.for_model(str(architecture))
+        config, saved = AutoConfig.for_model(str(architecture)), {}  # what follows from other fields follows anew
     else:
         config = load_config(architecture, trust_remote_code)
+        saved = config.to_diff_dict()
     facts = {}
     if tokenizer is not None:
         facts = {
@@ -269,7 +271,7 @@ def new_config(
     if unknown:
         hints = "; ".join(f"{key!r}.{did_you_mean(key, names)}" for key in unknown)
         raise UserError(f"config_overrides: a {config.model_type} configuration has no {hints}")
-    values = {**config.to_diff_dict(), **facts, **overrides}
+    values = {**saved, **facts, **overrides}
     values.pop("model_type", None)
     try:
         config = type(config)(**values)
@@ -292,7 +294,7 @@ def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     tokenizer does. The model's own list of ends is extended; its padding token stays where the tokenizer has none."""
     ends = list(dict.fromkeys([*_own_ends(model, tokenizer), *turn_ends(tokenizer)]))
     config = model.config.get_text_config()
-    own_pad = config.pad_token_id
+    own_pad = getattr(config, "pad_token_id", None)  # RWKV and CodeGen have none
     if tokenizer.pad_token_id == tokenizer.eos_token_id and own_pad in tokenizer.added_tokens_decoder:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(own_pad)  # the end of text was only borrowed
     for each in filter(None, (config, getattr(model, "generation_config", None))):
@@ -368,8 +370,27 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def names_classifier(architecture: str) -> bool:
+    return architecture.endswith("ForSequenceClassification")
+
+
+def is_classifier(model: nn.Module) -> bool:
+    return names_classifier(type(model).__name__)
+
+
 def _is_classifier(config: PretrainedConfig) -> bool:
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    return any(map(names_classifier, config.architectures or []))
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the modules of a classifier that its trunk's checkpoint may lack: they begin at random.
+
+    All that stands beside the trunk, and the trunk's pooler: BERT saved for masked tokens has none.
+    """
+    beside = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
+    trunk = getattr(model, model.base_model_prefix)
+    has_pooler = isinstance(getattr(trunk, "pooler", None), nn.Module)
+    return [name for name in beside if name != model.base_model_prefix] + ["pooler"] * has_pooler
 
 
 def _adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | None:

@@ -13,8 +13,11 @@ from transformers import PreTrainedModel
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.adapter_checks import is_all_linear, names_found
+from rlhf_kit.models.adapters import off_is_as_it_was, wrap
+from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.models.heads import calibration
+from rlhf_kit.models.merging import merged
 
 VALUE_MODELS = ("shared", "separate", "reward")
 
@@ -155,6 +158,37 @@ def adapters_off(model: nn.Module):
     return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 
+def reference_of(
+    policy: PreTrainedModel | PeftModel, reference: str | nn.Module | None, lora: LoraConfig | None
+) -> nn.Module | None:
+    """The model to stay near: that given, else `policy` as it is now, frozen by a copy.
+
+    None where the coming adapters of `lora` need only be switched off to give it.
+    """
+    if isinstance(reference, str):
+        return load_policy(reference)
+    if reference is None and (lora is None or not off_is_as_it_was(lora)):
+        return copy.deepcopy(policy)
+    return reference
+
+
+def refuse_shared_weights(policy: nn.Module, reference: nn.Module | str | None, rewards: object) -> None:
+    """Raises UserError where a model that must stay as it is has weights of the policy, which change."""
+    trained = {id(parameter) for parameter in policy.parameters()}
+    rewards = rewards if isinstance(rewards, list | tuple) else [rewards]
+    judges = [judge for reward in rewards for judge in getattr(reward, "models", [reward])]
+    for name, model in [("ref_model", reference), *(("A reward model", judge) for judge in judges)]:
+        if isinstance(model, nn.Module) and any(id(parameter) in trained for parameter in model.parameters()):
+            raise UserError(
+                f"{name} uses the policy's own weights, which training changes. Give a copy (copy.deepcopy)"
+                + (
+                    ", or leave ref_model out: the reference is then the policy as it starts."
+                    if model is reference
+                    else "."
+                )
+            )
+
+
 def build_policy_and_value(
     policy: PreTrainedModel | PeftModel,
     value_model: str | PreTrainedModel,
@@ -172,10 +206,9 @@ def build_policy_and_value(
         return PolicyAndValue(policy, None, ValueHead(_state_size(policy)))
     if value_model == "separate":
         source = copy.deepcopy(policy)
-        source = source.unload() if isinstance(source, PeftModel) else source
     else:
         source = copy.deepcopy(reward_model if value_model == "reward" else value_model)
-        source = source.merge_and_unload() if isinstance(source, PeftModel) else source
+    source = merged(source) if isinstance(source, PeftModel) else source
     if type(source).__name__.endswith("ForSequenceClassification") and not hasattr(source, "score"):
         raise UserError(
             f"{type(source).__name__} reads a text from both sides; a value at each token needs a causal model. "
@@ -191,6 +224,8 @@ def build_policy_and_value(
     if lora is not None:
         trunk_lora = copy.copy(lora)
         trunk_lora.task_type, trunk_lora.modules_to_save = TaskType.FEATURE_EXTRACTION, None
+        if isinstance(lora.target_modules, list | set) and not is_all_linear(lora.target_modules):
+            trunk_lora.target_modules = sorted(names_found(trunk, lora.target_modules))  # an LM head is the policy's
         trunk = wrap(trunk, trunk_lora)
     return PolicyAndValue(policy, trunk.requires_grad_(True) if lora is None else trunk, head)
 

@@ -23,7 +23,7 @@ from rlhf_kit.data.chat import Message, encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.ppo.functions import GIVEN
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards, less_missing_eos
 from rlhf_kit.ppo.rollout import sample
 
 
@@ -118,8 +118,8 @@ def best_of_n(
             all B * n completions, prompt after prompt, without `trainer_state`: nothing is trained. Or a `Rewards`,
             where weights or tokenizers are wanted.
         max_completion_length: tokens. temperature: of the draw, and of the policy that the KL is measured from.
-        missing_eos_penalty: a completion that never ended scores minus this, as in `PPOConfig`; None: what the
-            rewards say. Held-out scores stay as they are.
+        missing_eos_penalty: is taken off the score of a completion that never ended, as in `PPOConfig`; None: what
+            the rewards say. Held-out scores stay as they are.
         heldout_funcs: a second score that chooses nothing, e.g. the truth: what best-of-m by the first one is worth.
         columns: further columns for the functions, each with one entry a prompt.
         generator: on the CPU; it alone decides the draw (None: torch's own). `batch_size` does not.
@@ -152,8 +152,7 @@ def best_of_n(
 
     terminated = rollout.terminated.cpu().view(-1, n)  # (B * n,) -> (B, n)
     scores = rewards(*given, repeated)[0].cpu().view(-1, n)
-    if missing_eos_penalty is not None:
-        scores = torch.where(terminated, scores, -missing_eos_penalty)
+    scores = less_missing_eos(scores, terminated, missing_eos_penalty)
     pool = [texts[start : start + n] for start in range(0, len(texts), n)]
     result = BestOfN(
         completions=pool,

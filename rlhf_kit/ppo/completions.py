@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.ppo.rollout import Rollout
+from rlhf_kit.storage import RUN, Folder
 
 console = Console(stderr=True)
 
@@ -28,10 +29,8 @@ def table_of(
 
 def write(rows: list[dict], folder: str | Path, step: int) -> Path:
     """`folder`/completions/completions_STEP.parquet, the names of TRL's GRPO."""
-    path = Path(folder) / "completions" / f"completions_{step:05d}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pandas.DataFrame([{"step": step, **row} for row in rows]).to_parquet(path)
-    return path
+    content = pandas.DataFrame([{"step": step, **row} for row in rows]).to_parquet()
+    return Folder(Path(folder), RUN).write(f"completions/completions_{step:05d}.parquet", content)
 
 
 def show(rows: list[dict], step: int, count: int) -> None:

@@ -144,8 +144,8 @@ class PPOConfig(TrainingArguments):
     missing_eos_penalty: float | None = field(
         default=1.0,
         metadata={
-            "help": "A completion that never ended scores minus this, whatever its reward (the 'EOS trick' of "
-            "Huang et al. 2024, arXiv:2403.17031); None: it keeps its reward."
+            "help": "Taken off the score of a completion that never ended, after scaling and clip (the 'EOS trick' of "
+            "Huang et al. 2024, arXiv:2403.17031, as TRL has it); None: nothing."
         },
     )
     bootstrap_truncated: bool = field(

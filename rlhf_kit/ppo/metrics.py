@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -79,6 +80,10 @@ def rollout_metrics(
         "square": returns**2,
     }
     means = averages.token_means(per_token, mask)
+    ended, cut_off = (
+        experience.scores.masked_fill(~rows, math.nan) for rows in (rollout.terminated, ~rollout.terminated)
+    )
+    gap = averages.mean(ended) - averages.mean(cut_off)
     residual, spread = means.pop("residual"), means.pop("square") - means["value/return"] ** 2
     return {
         "reward": averages.mean(experience.scores),
@@ -89,4 +94,5 @@ def rollout_metrics(
         "value/explained_variance": 1 - residual / max(spread, 1e-8),
         "completions/length": averages.mean(rollout.completion_lengths),
         "completions/terminated": averages.mean(rollout.terminated),
+        **({} if math.isnan(gap) else {"completions/ended_score_gap": gap}),  # all or none ended
     }

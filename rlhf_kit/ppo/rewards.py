@@ -38,7 +38,7 @@ from rlhf_kit.ppo.functions import GIVEN, call, check_signature, read_scores
 
 logger = logging.getLogger(__name__)
 RewardFunc = str | PreTrainedModel | PeftModel | Ensemble | Callable
-MODEL = PreTrainedModel | PeftModel
+MODELS = (PreTrainedModel, PeftModel)
 
 
 class Rewards:
@@ -77,7 +77,7 @@ class Rewards:
             if isinstance(func, str):
                 self.tokenizers[i] = self.tokenizers[i] or load_tokenizer(func, needs_eos=False)
                 self.funcs[i] = load_reward_model(func, tokenizer=self.tokenizers[i])
-            if isinstance(self.funcs[i], MODEL):
+            if isinstance(self.funcs[i], MODELS):
                 check_head(self.funcs[i], self.names[i])
                 self.tokenizers[i] = self.tokenizers[i] or _own_tokenizer(self.funcs[i], policy_tokenizer)
         for _, model, tokenizer in self.readers:
@@ -89,7 +89,7 @@ class Rewards:
         """All reward models by name, each with its tokenizer, those of ensembles included."""
         found = []
         for name, func, tokenizer in zip(self.names, self.funcs, self.tokenizers, strict=True):
-            if isinstance(func, MODEL):
+            if isinstance(func, MODELS):
                 found.append((name, func, tokenizer))
             elif isinstance(func, Ensemble):
                 found += [(name, *pair) for pair in zip(func.models, func.tokenizers, strict=True)]
@@ -108,7 +108,7 @@ class Rewards:
         """
         columns = [name for name in rows[0] if name not in ("prompt", "prompt_ids")]
         for name, func in zip(self.names, self.funcs, strict=True):
-            if not isinstance(func, MODEL | Ensemble):
+            if not isinstance(func, (*MODELS, Ensemble)):
                 check_signature(name, func, [*GIVEN, *columns, *extra])
         prompts = [row["prompt"] for row in rows]
         for name, model, tokenizer in self.readers:
@@ -138,7 +138,7 @@ class Rewards:
             for prompt, text in zip(prompts, completions, strict=True)
         ]
         for name, func, tokenizer in zip(self.names, self.funcs, self.tokenizers, strict=True):
-            if isinstance(func, MODEL):
+            if isinstance(func, MODELS):
                 parts[name] = score_texts(func, tokenizer, prompts, completions, self.batch_size)
             elif isinstance(func, Ensemble):
                 members = func.member_scores(prompts, completions)  # (M, B)
@@ -196,7 +196,7 @@ def prompts_cut(
 def _name(func: RewardFunc) -> str:
     if isinstance(func, str):
         return func.rstrip("/").split("/")[-1]
-    if isinstance(func, MODEL):
+    if isinstance(func, MODELS):
         return func.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
     return getattr(func, "__name__", type(func).__name__)
 
@@ -213,6 +213,15 @@ def _distinct(names: list[str]) -> list[str]:
         seen[name] += 1
         distinct.append(name if counts[name] == 1 else f"{name}-{seen[name]}")
     return distinct
+
+
+def less_missing_eos(scores: Tensor, terminated: Tensor, penalty: float | None) -> Tensor:
+    """Scores, those of completions that never ended less the `penalty` (None: as they are). Two of one shape -> it.
+
+    Subtracted, as the "EOS trick" of Huang et al. 2024 is in TRL: a fixed score in their place would be a reward where
+    all others are below it.
+    """
+    return scores if penalty is None else scores - penalty * (~terminated).to(scores.dtype)
 
 
 class RunningStd:

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import (
     context_length,
     end_ids,
@@ -44,6 +44,8 @@ from rlhf_kit.models.value import (
     adapters_off,
     build_policy_and_value,
     completion_logprobs,
+    reference_of,
+    refuse_shared_weights,
 )
 from rlhf_kit.ppo import checkpoints, completions
 from rlhf_kit.ppo.config import PPOConfig
@@ -55,7 +57,7 @@ from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
 from rlhf_kit.ppo.metrics import Averages, Tracked, rollout_metrics
 from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask, text_length
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_eos
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import refuse_data_parallel
@@ -113,13 +115,9 @@ class PPOTrainer(Trainer):
         set_special_tokens(policy, tokenizer)
 
         # Whatever copies the policy must do so before adapters and training touch it.
-        if isinstance(ref_model, str):
-            ref_model = load_policy(ref_model)
-        elif ref_model is None and peft_config is None:
-            ref_model = copy.deepcopy(policy)
-        self.ref_model = ref_model  # None: the policy with its adapters off
-        if peft_config is not None:
-            policy = wrap(policy, peft_config)
+        refuse_shared_weights(policy, ref_model, reward_funcs)
+        self.ref_model = reference_of(policy, ref_model, peft_config)  # None: the policy with its adapters off
+        policy = trainable(policy, peft_config)
         self.rewards = Rewards(
             reward_funcs, reward_processing_classes, args.reward_weights, tokenizer, args.per_device_eval_batch_size
         )
@@ -276,16 +274,14 @@ class PPOTrainer(Trainer):
         return scores.to(self.args.device), parts
 
     def shape_scores(self, scores: Tensor, rollout: Rollout, training: bool) -> Tensor:
-        """Scale, clip, then the fixed score of what never ended, which so cannot buy its way out. (B,) -> (B,)."""
+        """Scale, clip, then take off the penalty of what never ended, which no clip so takes away. (B,) -> (B,)."""
         args = self.args
         if args.reward_scaling and training:
             self.reward_std.update(scores, self._total)
             scores = scores / self.reward_std.std
         if args.reward_clip is not None:
             scores = scores.clamp(-args.reward_clip, args.reward_clip)
-        if args.missing_eos_penalty is not None:
-            scores = torch.where(rollout.terminated, scores, -args.missing_eos_penalty)
-        return scores
+        return less_missing_eos(scores, rollout.terminated, args.missing_eos_penalty)
 
     def score_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs (B, R), values (B, R + 1) and entropy (B, R) of the policy and its value function."""

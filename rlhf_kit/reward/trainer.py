@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import save_config, wrap
+from rlhf_kit.models.adapters import save_config, trainable
 from rlhf_kit.models.checkpoints import context_length, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
@@ -144,7 +144,7 @@ class RewardTrainer(Trainer):
         if args.disable_dropout:
             disable_dropout(model)
         fuse_activations(model)
-        return model if peft_config is None else wrap(model, peft_config)
+        return trainable(model, peft_config)
 
     def _encoded(self, dataset: Dataset, name: str, args: RewardConfig) -> Dataset:
         if "input_ids" in dataset.column_names:

@@ -72,9 +72,9 @@ MUTANTS = [
         TRAINER_TEST + "test_truncated_and_terminated_bootstrap_differently",
     ),
     (
-        TRAINER,
-        "ref_model = copy.deepcopy(policy)",
-        "ref_model = policy",
+        "rlhf_kit/models/value.py",
+        "return copy.deepcopy(policy)",
+        "return policy",
         TRAINER_TEST + "test_the_reference_is_the_policy_as_handed_over",
     ),
     (

@@ -188,11 +188,11 @@ def test_weights_come_with_a_rewards_of_ones_own(run, tokenizer):
     torch.testing.assert_close(run(rewards).scores, 2 * run().scores + 10)
 
 
-def test_a_completion_that_never_ended_gets_the_fixed_score(run, policy):
+def test_the_penalty_is_taken_off_a_completion_that_never_ended(run, policy):
     policy.generation_config.eos_token_id = list(range(0, 300, 2))  # half of all tokens
-    result = run(n=8, max_completion_length=2, missing_eos_penalty=7.0)
+    plain, result = (run(n=8, max_completion_length=2, missing_eos_penalty=given) for given in (None, 7.0))
     assert result.terminated.any() and not result.terminated.all()
-    assert (result.scores[~result.terminated] == -7).all() and (result.scores[result.terminated] != -7).all()
+    assert torch.equal(result.scores, torch.where(result.terminated, plain.scores, plain.scores - 7))
 
 
 def test_dropout_is_not_drawn_and_the_mode_comes_back(run, policy):

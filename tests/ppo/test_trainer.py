@@ -134,17 +134,6 @@ def test_rewards_are_kl_a_token_and_the_score_at_the_end(make_trainer, policy):
     assert kl.abs().sum() > 1
 
 
-def test_an_unfinished_completion_gets_the_fixed_score(make_trainer, policy):
-    policy.generation_config.eos_token_id = list(range(0, 300, 2))  # half of all tokens
-    trainer = make_trainer(missing_eos_penalty=7.0, max_completion_length=2, kl_coef=0.0, lam=1.0)
-    experience, metrics = collected(trainer)
-    ended = experience.rollout.terminated
-    assert ended.any() and not ended.all()
-    assert (experience.returns[~ended][:, 0] == -7).all()
-    assert (experience.returns[ended][:, 0] > -7).all()
-    assert 0 < metrics["completions/terminated"] < 1
-
-
 def test_truncated_and_terminated_bootstrap_differently(make_trainer, policy):
     policy.generation_config.eos_token_id = list(range(0, 300, 2))
     trainer = make_trainer(

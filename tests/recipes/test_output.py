@@ -4,13 +4,15 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.recipes.arguments import RunArguments
+from rlhf_kit.recipes.arguments import DataArguments, ModelArguments, RunArguments, Settings
 from rlhf_kit.recipes.output import MetricsFile, check_output, last_complete_checkpoint, numbers
+from rlhf_kit.storage import RUN, Folder
 
 
-def asked(folder, resume=None, overwrite=False):
+def asked(folder, resume=None, overwrite=False, **data):
     training = SimpleNamespace(output_dir=str(folder), resume_from_checkpoint=resume)
-    return SimpleNamespace(training=training, run=RunArguments(overwrite_output_dir=overwrite))
+    run, given = RunArguments(overwrite_output_dir=overwrite), frozenset(data)
+    return Settings("sft", ModelArguments(), DataArguments(**data), run, training, given=given)
 
 
 def checkpoint(folder, number, state='{"global_step": 1}'):
@@ -50,15 +52,18 @@ def test_checkpoints_alone_are_a_run_too(tmp_path):
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
+    files = Folder(tmp_path, RUN)
     checkpoint(tmp_path, 3)
-    for name in ("run.json", "metrics.jsonl", "model.safetensors", "config.json", "chat_template.jinja", "notes.txt"):
-        (tmp_path / name).write_text("{}")
+    files.settle("checkpoint-3")
+    for name in ("run.json", "metrics.jsonl", "model.safetensors", "config.json", "chat_template.jinja"):
+        files.write(name, "{}")
     (tmp_path / "checkpoint-notes").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
     settings = asked(tmp_path, overwrite=True)
     output = check_output(settings)
     assert (tmp_path / "run.json").exists()  # looking touches nothing
     output.open(settings)
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["checkpoint-notes", "notes.txt"]
+    assert sorted(item.name for item in tmp_path.iterdir()) == [".rlhf_kit", "checkpoint-notes", "notes.txt"]
 
 
 def test_resuming_takes_the_last_complete_checkpoint(tmp_path):

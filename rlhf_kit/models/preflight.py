@@ -1,0 +1,237 @@
+"""Before a stage trains: does the model, in the stage's rows, compute what it computes of each text alone?
+
+Architectures differ in what they read besides the tokens before: padding, the neighbours in a packed row, a state
+that no cache hands on. None is known by name here. Each is tried on two short texts of the run's own; the truth is the
+plain forward of one text, without padding, mask, positions or cache.
+
+Notation: T tokens of a text, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from rlhf_kit.data.packing import PackedCollator, row_of
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.heads import unwrapped
+
+LENGTHS = (12, 7)  # tokens of the two texts
+ROUNDING = 1e-3  # of the numbers' spread: what float32 may lose, a hundredth of what the smallest leak seen changes
+
+
+def short_texts(model: nn.Module, rows: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Two short texts of different lengths from the first rows; a row that is too short is repeated."""
+    found = list(islice((row for row in rows if len(row)), 2))
+    if not found:
+        raise UserError("There is nothing to train on: every row is empty.")
+    limit = context_length(unwrapped(model).config) or sum(LENGTHS)
+    lengths = [max(2, min(length, limit * length // sum(LENGTHS))) for length in LENGTHS]
+    return [list(islice(cycle(row), length)) for row, length in zip((found[0], found[-1]), lengths, strict=True)]
+
+
+@contextmanager
+def trial(model: nn.Module) -> Iterator[None]:
+    """Within, `model` is as in evaluation and no gradient is kept; it and the random numbers stay as they were."""
+    training = [module for module in model.modules() if module.training]
+    inner = unwrapped(model)
+    device = next(inner.parameters()).device
+    # Flash attention computes in half precision only.
+    half = "flash" in str(inner.config._attn_implementation) and inner.dtype == torch.float32
+    precision = torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []), precision:
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def taken(model: nn.Module, **inputs: Any) -> dict[str, Any]:
+    """Those `inputs` that the forward of `model` names: BLOOM knows no `position_ids`, GPT-1 no cache."""
+    names = inspect.signature(type(unwrapped(model)).forward).parameters
+    return {name: value for name, value in inputs.items() if name in names}
+
+
+def alone(model: nn.Module, text: Sequence[int]) -> Tensor:
+    """Logits of a text by itself. -> (T, V) float32."""
+    ids = torch.tensor([text], device=next(model.parameters()).device)
+    return model(input_ids=ids, **taken(model, use_cache=False)).logits[0].float()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts as a stage feeds them. `widths`: the tokens of each row of `inputs`, whose texts follow one another."""
+
+    texts: list[list[int]]
+    widths: list[int]
+    inputs: dict[str, Any]
+
+    def logits(self, model: nn.Module) -> list[Tensor]:
+        """Of each text: (T, V)."""
+        inputs = {name: value for name, value in self.on(model).items() if name != "labels"}
+        logits = model(**inputs, **taken(model, use_cache=False)).logits
+        rows = logits if len(logits) == 1 else [row[:width] for row, width in zip(logits, self.widths, strict=True)]
+        sizes = [len(text) for text in self.texts]
+        return list(torch.cat([*rows]).float()[: sum(sizes)].split(sizes))
+
+    def on(self, model: nn.Module) -> dict[str, Any]:
+        """`inputs` on the device of `model`."""
+        device = next(model.parameters()).device
+        return {name: x.to(device) if isinstance(x, Tensor) else x for name, x in self.inputs.items()}
+
+
+def gap(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+    """The largest difference, in units of the truth's spread."""
+    worst = max((a - b).abs().max().item() for a, b in zip(found, truth, strict=True))
+    return worst / _spread(truth) if worst else 0.0
+
+
+def _spread(numbers: Sequence[Tensor]) -> float:
+    flat = torch.cat([x.flatten() for x in numbers])
+    return flat.std().item() + ROUNDING * flat.abs().mean().item()
+
+
+def tolerance(model: nn.Module) -> float:
+    """The gap that rounding may make in the precision that `model` computes in."""
+    inner = unwrapped(model)
+    half = torch.is_autocast_enabled(inner.device.type) or inner.dtype in (torch.bfloat16, torch.float16)
+    tf32 = inner.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return 0.15 if half else 0.02 if tf32 else ROUNDING
+
+
+def tried(model: nn.Module, compare: Callable[[], float], what: str = "its logits are") -> str | None:
+    """What is wrong where `compare` finds a gap or fails; None when it is what rounding makes."""
+    with trial(model):
+        try:
+            found = compare()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an architecture's forward raises
+            return f"its forward ends in {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return None if found <= tolerance(model) else f"{what} off by {found:.2g} of their spread"
+
+
+def fault(model: nn.Module, batch: Batch) -> str | None:
+    """What is wrong with how `model` reads a batch; None when each text has the logits that it has alone."""
+    if "position_ids" in batch.inputs and not taken(model, position_ids=None):
+        return "its forward takes no position_ids"
+    return tried(model, lambda: gap(batch.logits(model), [alone(model, text) for text in batch.texts]))
+
+
+def agreed(decide: Callable[[], Any]) -> Any:
+    """What the main process finds, on all: they must go on alike, and some may not hold the weights yet (FSDP).
+
+    None under ZeRO-3, where no process holds them before training begins.
+    """
+    if is_deepspeed_zero3_enabled():
+        return None
+    state = PartialState()
+    found = [decide() if state.is_main_process else None]
+    return broadcast_object_list(found)[0] if state.num_processes > 1 else found[0]
+
+
+# --- what stages ask ------------------------------------------------------------------------------------------------
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raises UserError where no parameter would learn."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            f"{_name(model)}: every parameter is frozen (requires_grad is False), nothing would be trained. Unfreeze "
+            "some, or train adapters (peft_config, --use_peft). peft freezes an adapter that it loads without "
+            "is_trainable=True, and the base of one, which stays frozen when it is merged."
+        )
+
+
+def check_texts(model: nn.Module, texts: list[list[int]]) -> None:
+    """Raises UserError for a model that reads what stands behind a token: later tokens, or padding on the right."""
+
+    def decide() -> str | None:
+        return tried(model, lambda: gap(_beginnings(model, texts), [alone(model, text) for text in texts]))
+
+    found = agreed(decide)
+    if found:
+        raise UserError(
+            f"{_name(model)} is no causal language model: with other tokens behind a text {found}, so that it would "
+            "not learn to predict the next token. (Some models have `is_decoder` in their config.json.)"
+        )
+    found = agreed(lambda: fault(model, pretraining_batch(texts, "apart")))
+    if found:
+        raise UserError(f"{_name(model)} cannot be trained on texts of different lengths: in a batch of them {found}.")
+
+
+def arrangement(model: nn.Module, texts: list[list[int]]) -> tuple[str, str | None]:
+    """How documents may share rows (`PackedCollator`): the first arrangement that changes no document's logits, and
+    what is wrong with "packed" where it is not that."""
+
+    def decide() -> tuple[str, str | None]:
+        packed = fault(model, pretraining_batch(texts, "packed"))
+        if packed is None:
+            return "packed", None
+        flattened = fault(model, pretraining_batch(texts, "flattened"))
+        return "apart" if flattened else "flattened", packed
+
+    return agreed(decide) or ("packed", None)
+
+
+def check_loss(trainer: Trainer, batch: Batch) -> None:
+    """Raises UserError where a trainer's loss is not the mean negative log-likelihood that the texts have alone.
+
+    It is tried as one part of a step of two: a model that does not divide by the tokens of the whole step, though it
+    takes any argument, is left to the trainer to average. Every process takes part. Not tried: other losses, and a
+    router's part of the loss.
+    """
+    model, config = trainer.model, unwrapped(trainer.model).config.get_text_config()
+    plain = trainer.label_smoother is None and trainer.compute_loss_func is None
+    if not plain or getattr(config, "output_router_logits", False) or is_deepspeed_zero3_enabled():
+        return
+    tokens = sum(len(text) - 1 for text in batch.texts)
+
+    def compare() -> float:
+        truth = [alone(model, text) for text in batch.texts]
+        targets = [torch.tensor(text[1:], device=x.device) for text, x in zip(batch.texts, truth, strict=True)]
+        nats = sum(F.cross_entropy(x[:-1], ids, reduction="sum") for x, ids in zip(truth, targets, strict=True))
+        mean = (nats / tokens).item()
+        loss = trainer.compute_loss(model, batch.on(model), num_items_in_batch=torch.tensor(2 * tokens)).item()
+        share = mean / 2 * (trainer.accelerator.num_processes if trainer.args.average_tokens_across_devices else 1)
+        if trainer.model_accepts_loss_kwargs and abs(loss - mean) < abs(loss - share):
+            trainer.model_accepts_loss_kwargs, share = False, mean
+        return min(abs(loss - share), abs(loss - mean)) / _spread(truth)
+
+    found = tried(model, compare, "it is")
+    found = agreed(lambda: found)
+    if found:
+        raise UserError(
+            f"{_name(model)} computes another loss than that of predicting each text's next tokens: {found}."
+        )
+
+
+def pretraining_batch(texts: list[list[int]], how: str) -> Batch:
+    """Two documents in a row and one of them in another, or a document a row. Padding has id 0."""
+    rows = [[text] for text in texts] if how == "apart" else [texts, texts[-1:]]
+    inputs = PackedCollator(0, how)([row_of([(text, 1) for text in row]) for row in rows])
+    return Batch([text for row in rows for text in row], [sum(map(len, row)) for row in rows], inputs)
+
+
+def _name(model: nn.Module) -> str:
+    return type(unwrapped(model)).__name__
+
+
+def _beginnings(model: nn.Module, texts: list[list[int]]) -> list[Tensor]:
+    """The logits of each text, read with the other one behind it."""
+    return [alone(model, text + other)[: len(text)] for text, other in zip(texts, reversed(texts), strict=True)]

@@ -1,0 +1,241 @@
+"""What we write, and the record of it: a file is ours only where a record says so and nobody has changed it since.
+
+Every command writes through a `Folder`. Its record, the hidden file `.rlhf_kit`, gets a line for each file before the
+file appears: the command, the name, and a fingerprint of the content. So a run that is killed at any moment leaves no
+file of its own that is not known, and what a user puts there, or in the place of a file of ours, is known to be his.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_kit.errors import UserError
+
+RECORD = ".rlhf_kit"
+RUN = "a run of a stage"  # all stages write as one
+HEADER = {"about": "What rlhf-kit wrote into this folder; it replaces and removes nothing else.", "version": 1}
+HASHED = 16 * 2**20  # bytes; a larger file is known by its size and the time of its last change
+NAMED = 5  # files that a message names
+
+
+@dataclass
+class Entry:
+    """A file, or a folder with all that is in it: who wrote it, whether it is still written, contents that it had."""
+
+    by: str
+    open: bool = False
+    prints: list[dict] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that a command writes into. Names are relative to it and written with slashes.
+
+    Args:
+        path: need not exist.
+        by: the command, such as "eval icl"; what another command wrote is not its own.
+    """
+
+    path: Path
+    by: str
+
+    # --- whose is it ------------------------------------------------------------------------------------------------
+
+    def entries(self) -> dict[str, Entry]:
+        """By name what the record says of this command's files. Raises UserError for a record that is not ours."""
+        path = self.path / RECORD
+        rows = [_row(line) for line in path.read_bytes().split(b"\n")] if path.is_file() else []
+        if any(rows) and (rows[0] or {}).get("about") != HEADER["about"]:
+            raise UserError(f"{str(path)!r} is no record of this kit's; it keeps one under this name. Move it away.")
+        found: dict[str, Entry] = {}
+        for row in rows[1:]:
+            if row is None or row.get("by") != self.by:
+                continue
+            if row.get("forgotten"):
+                found.clear()
+                continue
+            entry = found.setdefault(row["name"], Entry(self.by))
+            entry.open = row.get("open", False)
+            entry.prints += [row["print"]] if "print" in row else []
+        return found
+
+    def foreign(self, names: Iterable[str]) -> list[str]:
+        """Of these files, and of all in these folders, what exists and is not this command's own as it left it."""
+        known = self.entries()
+        return [name for name in dict.fromkeys(names) for name in self._files(name) if not self._owns(name, known)]
+
+    def refuse_foreign(self, names: Iterable[str]) -> None:
+        """Raises UserError where one of these exists and is not this command's own."""
+        foreign = self.foreign(names)
+        if foreign:
+            raise UserError(
+                f"{listed(foreign)} in {str(self.path)!r} would be written over, and is not recorded there as an "
+                f"unchanged output of ours ({self.by}). Move it away, or give another place to write to."
+            )
+
+    def _files(self, name: str) -> list[str]:
+        """The file itself, or the files of the folder; symbolic links are files and not followed."""
+        path = self.path / name
+        if path.is_symlink() or not path.is_dir():
+            return [name] if os.path.lexists(path) else []
+        return [file.relative_to(self.path).as_posix() for file in _walk(path)]
+
+    def _owns(self, name: str, known: dict[str, Entry]) -> bool:
+        path = self.path / name
+        above = [parent.as_posix() for parent in Path(name).parents][:-1]
+        if any((self.path / part).is_symlink() for part in (name, *above)) or not path.is_file():
+            return False
+        entry = known.get(name)
+        if any(known[part].open for part in (name, *above) if part in known):
+            return True
+        return entry is not None and fingerprint(path) in entry.prints
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """A file that is there whole or not at all. Raises UserError where it would replace one that is not ours."""
+        self.refuse_foreign([name])
+        path = self.path / name
+        self.path.mkdir(parents=True, exist_ok=True)
+        return replace(
+            path, content, lambda unfinished: self._note([{"name": name, "print": fingerprint(unfinished)}])
+        )
+
+    def claim(self, *names: str) -> None:
+        """Before others write these files and folders, or we bit by bit: until `settle` they are ours as they are.
+
+        Raises UserError where one exists that is not ours.
+        """
+        self.refuse_foreign(names)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._note([{"name": name, "open": True} for name in names])
+
+    def settle(self, *names: str) -> None:
+        """These are written: what they hold now is ours, what comes later is not. Their modes follow the umask."""
+        rows = []
+        for name in names:
+            files = self._files(name)
+            follow_umask(self.path / file for file in files)
+            rows += [{"name": file, "print": fingerprint(self.path / file)} for file in files]
+            rows += [{"name": name}] if name not in files else []
+        self._note(rows)
+
+    def settle_all(self) -> None:
+        """All that is still open is written, whole or not."""
+        self.settle(*(name for name, entry in self.entries().items() if entry.open))
+
+    def take(self, source: str) -> None:
+        """Move all that stands in the folder `source`, which is ours, up into this one: `config.json` last.
+
+        Without it no library takes a folder for a model. Raises UserError, and moves nothing, where something else
+        would be replaced.
+        """
+        names = [file.removeprefix(f"{source}/") for file in self._files(source)]
+        foreign = self.foreign(names)
+        if foreign:
+            raise UserError(
+                f"{listed(foreign)} appeared in {str(self.path)!r} while we were at work. What was to stand there is "
+                f"whole in {str(self.path / source)!r}: move the others away, and its files up."
+            )
+        follow_umask(self.path / source / name for name in names)
+        self._note([{"name": name, "print": fingerprint(self.path / source / name)} for name in names])
+        self.remove(
+            *{name.partition("/")[0] for name in names if "/" in name}
+        )  # such a folder is not mixed with the last
+        for name in sorted(names, key=lambda name: name in ("config.json", "adapter_config.json")):
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.path / source / name, self.path / name)
+        _prune(self.path / source)
+
+    def remove(self, *names: str) -> None:
+        """Remove these files and folders, as far as they are ours as we left them."""
+        known = self.entries()
+        for name in names:
+            for file in self._files(name):
+                if self._owns(file, known):
+                    (self.path / file).unlink()
+            _prune(self.path / name)
+            for above in list((self.path / name).relative_to(self.path).parents)[:-1]:
+                _prune(self.path / above)
+
+    def clear(self) -> None:
+        """Remove all that this command wrote here and nobody has changed, and begin a new record of it."""
+        self.remove(*self.entries())
+        self._note([{"forgotten": True}])
+
+    def _note(self, rows: list[dict]) -> None:
+        """Append to the record: in one piece, and on a line of its own whatever a kill left before it."""
+        path = self.path / RECORD
+        before = path.read_bytes()[-1:] if path.is_file() else b""
+        lines = [] if before else [json.dumps(HEADER)]
+        lines += [json.dumps({"by": self.by, **row}, ensure_ascii=False) for row in rows]
+        if rows:
+            with path.open("ab") as file:
+                file.write(b"\n" * (before not in (b"", b"\n")) + "".join(f"{line}\n" for line in lines).encode())
+
+
+def replace(path: Path, content: str | bytes, before: Callable[[Path], None] = lambda unfinished: None) -> Path:
+    """Write a file that is there whole or not at all, whatever stood there; `before` it takes its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}{RECORD}")
+    try:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        before(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def _row(line: bytes) -> dict | None:
+    try:
+        row = json.loads(line)
+    except ValueError:  # cut off by a kill or a full disk
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for item in sorted(folder.iterdir()):
+        if item.is_dir() and not item.is_symlink():
+            yield from _walk(item)
+        else:
+            yield item
+
+
+def _prune(folder: Path) -> None:
+    """Remove the folder and those in it, as far as they are empty."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for item in folder.iterdir():
+        _prune(item)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def fingerprint(path: Path) -> dict:
+    """What tells a file's content from another's: its size, and its hash or the time of its last change (ns)."""
+    found = path.stat()
+    if found.st_size > HASHED:
+        return {"size": found.st_size, "changed": found.st_mtime_ns}
+    return {"size": found.st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def follow_umask(paths: Iterable[Path]) -> None:
+    """Files get the mode that the user's umask gives new ones; safetensors makes its own readable by him alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in paths:
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode | 0o666 & ~mask)
+
+
+def listed(names: list[str]) -> str:
+    """`a, b and 3 more`."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

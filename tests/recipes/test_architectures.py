@@ -1,0 +1,136 @@
+"""Architectures that packing, caches or padding would make wrong: numbers are those of each text alone."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.recipes import pretrain, sft
+
+SIZES = {
+    "llama": dict(intermediate_size=32, num_key_value_heads=2),
+    "opt": dict(ffn_dim=32, word_embed_proj_dim=8),
+    "falcon": dict(alibi=False),
+    "bloom": dict(),
+    "mpt": dict(d_model=16, n_heads=4, n_layers=2),
+    "mamba": dict(hidden_size=16, num_hidden_layers=2, state_size=4),
+    "rwkv": dict(hidden_size=16, num_hidden_layers=2),
+    "openai-gpt": dict(),
+    "gpt_oss": dict(num_key_value_heads=2, num_local_experts=4, head_dim=4, intermediate_size=16, sliding_window=8),
+    "qwen3_5_text": dict(
+        num_hidden_layers=4, num_key_value_heads=2, linear_num_key_heads=2, linear_num_value_heads=4,
+        linear_key_head_dim=4, linear_value_head_dim=4, head_dim=4, intermediate_size=32,
+    ),
+    "lfm2": dict(num_key_value_heads=2, intermediate_size=32, layer_types=["conv", "full_attention"]),
+}  # fmt: skip
+KEEPS_DOCUMENTS_APART = {"llama"}  # when they share a row; the others read on
+SIZE = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
+SHAPES = {kind: sizes if kind in ("mpt", "mamba", "rwkv") else SIZE | sizes for kind, sizes in SIZES.items()}
+TEXTS = ["the cat sat", "hello there", "so did the dog on the mat", "and the mat"]
+QUIET = ["--disable_tqdm", "--max_steps", "1", "--learning_rate", "0", "--logging_steps", "1"]
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory, tokenizer_folder):
+    """A tiny model's folder by its type, its weights large enough for its numbers to tell something."""
+    made = {}
+
+    def make(kind):
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+            ends = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
+            torch.manual_seed(0)
+            config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **ends, **SHAPES[kind])
+            for name in config.to_dict():
+                if "drop" in name:
+                    setattr(config, name, 0.0)
+            model = AutoModelForCausalLM.from_config(config)
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.data += 0.2 * torch.randn_like(parameter)
+            model.save_pretrained(made[kind])
+            tokenizer.save_pretrained(made[kind])
+        return made[kind]
+
+    return make
+
+
+def nats_alone(folder, texts):
+    """Mean negative log-likelihood of the tokens of each text with its end, read by itself."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    total = count = 0
+    with torch.no_grad():
+        for text in texts:
+            ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+            total += F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum").item()
+            count += ids.shape[1] - 1
+    return total / count
+
+
+def logged(folder):
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+
+
+def pretrained(folder, write_jsonl, out, *options):
+    data = write_jsonl("texts.jsonl", [{"text": text} for text in TEXTS])
+    argv = ["--model_name_or_path", str(folder), "--dataset_name", str(data), "--output_dir", str(out), *QUIET]
+    return pretrain.main([*argv, "--block_size", "48", "--per_device_train_batch_size", "8", *options])
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_pretraining_reads_each_document_alone(kind, folder_of, write_jsonl, tmp_path, caplog):
+    assert pretrained(folder_of(kind), write_jsonl, tmp_path / "out") == 0
+    assert logged(tmp_path / "out")["loss"] == pytest.approx(nats_alone(folder_of(kind), TEXTS), abs=1e-4)
+    assert ("each document has a row of its own" in caplog.text) == (kind not in KEEPS_DOCUMENTS_APART)
+
+
+def answers_alone(folder, rows):
+    """Mean negative log-likelihood of the answers and their ends, each dialogue read by itself."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    total = count = 0
+    for row in rows:
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        ids = torch.tensor([[*prompt, *tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id]])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(prompt) - 1 : -1]
+        total += F.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum").item()
+        count += len(logits)
+    return total / count
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("kind", SIZES)
+def test_sft_reads_each_dialogue_alone_or_is_refused(kind, packing, folder_of, write_jsonl, tmp_path, capsys):
+    rows = [{"prompt": text, "completion": f" the dog{'s' * at}"} for at, text in enumerate(TEXTS)]
+    data, out = write_jsonl("rows.jsonl", rows), tmp_path / "out"
+    argv = ["--model_name_or_path", str(folder_of(kind)), "--dataset_name", str(data), "--output_dir", str(out)]
+    argv += ["--max_length", "48", "--per_device_train_batch_size", "8", *QUIET, *["--packing"] * packing]
+    argv += ["--router_aux_loss_coef", "0"]  # TRL adds a router's part, which is no text's likelihood
+    refused = packing and kind not in KEEPS_DOCUMENTS_APART
+    assert sft.main(argv) == (2 if refused else 0)
+    if refused:
+        assert "packing: its" in capsys.readouterr().err and not (out / "metrics.jsonl").exists()
+    else:
+        assert logged(out)["loss"] == pytest.approx(answers_alone(folder_of(kind), rows), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_pretraining_from_scratch_takes_a_block_size(kind, tokenizer_folder, write_jsonl, tmp_path):
+    sizes = ",".join(f"{name}={size}" for name, size in SHAPES[kind].items() if isinstance(size, int))
+    options = ("--config_overrides", sizes, "--tokenizer_name_or_path", str(tokenizer_folder), "--block_size", "40")
+    assert pretrained(kind, write_jsonl, tmp_path / "out", *options) == 0
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert context_length(config) == (None if kind in ("bloom", "mamba") else 40)
+
+
+def test_a_model_that_reads_what_comes_is_refused(folder_of, tokenizer_folder, write_jsonl, tmp_path, capsys):
+    sizes = "hidden_size=16,num_hidden_layers=2,num_attention_heads=4,intermediate_size=32"
+    options = ("--config_overrides", sizes, "--tokenizer_name_or_path", str(tokenizer_folder))
+    assert pretrained("bert", write_jsonl, tmp_path / "out", *options) == 2
+    assert "BertLMHeadModel is no causal language model" in capsys.readouterr().err
+    options = ("--config_overrides", sizes + ",is_decoder=true", *options[2:])
+    assert pretrained("bert", write_jsonl, tmp_path / "decoder", *options) == 0
