@@ -104,6 +104,7 @@ class Settings:
     extra: Any = None
     given: frozenset[str] = frozenset()
     argv: tuple[str, ...] = ()
+    provenance: Any = None  # what the run trains with (recipes.resume.Provenance)
     closing: ExitStack = field(default_factory=ExitStack)  # what the run does at its end, whatever that is
 
 

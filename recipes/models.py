@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -19,12 +20,10 @@ from rlhf_kit.models.adapter_checks import check_config
 from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import ModelArguments, Settings
+from rlhf_kit.recipes.resume import Provenance
 from rlhf_kit.recipes.run import seed_everything
 from rlhf_kit.training.bounds import TRAINING, range_faults
 from rlhf_kit.training.launch import refuse_data_parallel
-
-LORA_OPTIONS = {name for name in vars(ModelArguments()) if name.startswith("lora_")}
-LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without --use_peft
 
 LORA_OPTIONS = {name for name in vars(ModelArguments()) if name.startswith("lora_")}
 LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without --use_peft
@@ -50,6 +49,9 @@ def check_settings(settings: Settings) -> None:
         raise UserError(
             faults[0] if len(faults) == 1 else "\n".join(["several problems:", *(f"  - {f}" for f in faults)])
         )
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint or not settings.run.dry_run:
+        settings.provenance = Provenance(settings, Path(checkpoint) if checkpoint else None)
     if model.use_peft:
         check_adapter(settings)
 
@@ -86,9 +88,9 @@ def load_data(
     """
     data, notes = settings.data, []
     found = []
-    for source, split, limit in (
-        (data.dataset_name, data.dataset_train_split, data.max_train_samples),
-        (data.eval_dataset_name, data.dataset_test_split, data.max_eval_samples),
+    for name, source, split, limit in (
+        ("training data", data.dataset_name, data.dataset_train_split, data.max_train_samples),
+        ("evaluation data", data.eval_dataset_name, data.dataset_test_split, data.max_eval_samples),
     ):
         rows = None
         if source:
@@ -100,6 +102,8 @@ def load_data(
                 notes.append(plan.missing_note("data", source, error))
         if rows is not None and limit is not None:
             rows = rows.select(range(min(limit, len(rows))))
+        if rows is not None and settings.provenance is not None:
+            settings.provenance.add(name, rows)
         found.append(rows)
     return found[0], found[1], notes
 
@@ -129,6 +133,8 @@ def tokenizer_or_new(
             "--train_tokenizer makes a new vocabulary: it goes with --config_overrides (a model from scratch) and "
             "without --tokenizer_name_or_path."
         )
+    if settings.training.resume_from_checkpoint:  # one trained anew may number its tokens otherwise
+        return load_tokenizer(settings.training.resume_from_checkpoint, needs_eos=settings.stage != "mlm")
     return make(train_data["text"], size) if train_data is not None else None
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +14,17 @@ from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values
+from rlhf_kit.recipes.resume import wanted_checkpoint
 from rlhf_kit.storage import RUN, Folder, listed, replace
+from rlhf_kit.training.checkpoints import WEIGHTS, checkpoints
 
 METRICS, RECORD, SAVING = "metrics.jsonl", "run.json", ".saving"
 CHECKPOINT = r"checkpoint-\d+"
 FUNCTION = r"([\w.]+):[A-Za-z_]\w*"  # a reward function by its module
-WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model)([-.].*)?\.(safetensors|bin|index\.json)|.*\.index\.json")
 # What a run may write into its folder: none of these may be there before it, unless a run is recorded to have made it.
 RUN_FILES = re.compile(
     r"checkpoint-\d+|run\.json|metrics\.jsonl|config\.json|generation_config\.json|training_args\.bin|README\.md"
@@ -75,25 +76,27 @@ def check_output(settings: Settings) -> Output:
             raise UserError(
                 "--overwrite_output_dir starts anew and --resume_from_checkpoint goes on: give one of them."
             )
-        checkpoint = _wanted_checkpoint(folder, str(wanted))
-    if checkpoint is None:
-        # The trainer would take any other value for the name of a checkpoint.
-        settings.training.resume_from_checkpoint = None
+        checkpoint = wanted_checkpoint(folder, str(wanted))
+    # The trainer would take any other value for the name of a checkpoint.
+    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     if settings.run.overwrite_output_dir:
         refuse_own_sources(settings, folder)
-    _check_contents(folder, checkpoint, settings.run.overwrite_output_dir)
+    _check_contents(folder, checkpoint, settings.run.overwrite_output_dir or resume)
     return Output(folder, checkpoint, time.time())
 
 
-def _check_contents(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
-    """Raises UserError for another run, and for what would be replaced and no run is recorded to have made."""
+def _check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> None:
+    """Raises UserError for another run, and for what would be replaced and no run is recorded to have made.
+
+    `may_replace`: the run that is there is given up, or had saved nothing to go on from.
+    """
     files = Folder(folder, RUN)
     held = (
         [item.name for item in sorted(folder.iterdir()) if RUN_FILES.fullmatch(item.name)] if folder.is_dir() else []
     )
     if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():  # the run that goes on
         held = [name for name in held if name != METRICS and not re.fullmatch(CHECKPOINT, name)]
-    elif not overwrite and _holds_a_run(folder, held):
+    elif not may_replace and _holds_a_run(folder, held):
         replaced = "replace it by --overwrite_output_dir, or give another folder."
         if files.foreign(held):
             replaced = (
@@ -165,46 +168,6 @@ def _lies_in(source: str, folder: Path) -> bool:
     return any(way.is_relative_to(home) for way in ways for home in (Path(os.path.abspath(folder)), folder.resolve()))
 
 
-def _wanted_checkpoint(folder: Path, wanted: str) -> Path | None:
-    if wanted.lower() in ("true", "yes", "last"):
-        found = last_complete_checkpoint(folder)
-        if found is None and distributed_rank() == 0:
-            print(f"No complete checkpoint in {str(folder)!r} yet: starting from the beginning.", file=sys.stderr)  # noqa: T201
-        return found
-    path = Path(wanted)
-    if not path.is_dir():
-        here = [item.name for item in checkpoints(folder)]
-        raise UserError(
-            f"--resume_from_checkpoint {wanted!r}: there is no such folder. "
-            + (f"{str(folder)!r} has {', '.join(here)}." if here else "Without a value it takes the last checkpoint.")
-        )
-    if not is_complete(path):
-        raise UserError(f"--resume_from_checkpoint {wanted!r} is not a complete checkpoint (its writing was cut off).")
-    return path
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """`checkpoint-N` folders, oldest first."""
-    found = folder.glob("checkpoint-*") if folder.is_dir() else []
-    numbered = [path for path in found if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """The trainer writes `trainer_state.json` last: a checkpoint whose state reads and that has weights is whole."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return any(
-        WEIGHTS.fullmatch(item.name) or item.name.startswith("pytorch_model_fsdp") for item in checkpoint.iterdir()
-    )
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    return next((path for path in reversed(checkpoints(folder)) if is_complete(path)), None)
-
-
 def _marks_a_run(name: str) -> bool:
     return bool(re.fullmatch(rf"{CHECKPOINT}|run\.json|metrics\.jsonl", name) or WEIGHTS.fullmatch(name))
 
@@ -231,20 +194,28 @@ class CheckpointRecord(TrainerCallback):
             self.files.settle(f"checkpoint-{state.global_step}")
 
 
-class MetricsFile(TrainerCallback):
+class MetricsFile(TrainerCallback, ExportableState):
     """Appends every log to `metrics.jsonl` as {"step", "time" (seconds of this run), ...numbers}."""
 
     def __init__(self, folder: Path):
         self.path = folder / METRICS
         self.start = time.time()
+        self.rows = 0
+
+    def state(self) -> dict[str, dict]:
+        """What a checkpoint keeps: how many rows were written before it."""
+        return {"args": {}, "attributes": {"rows": self.rows}}
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
         kept = []
-        if self.path.is_file():  # after a resume: what came after the checkpoint will be logged again
+        known = state.stateful_callbacks.setdefault("MetricsFile", {"attributes": {}})["attributes"].get("rows")
+        if self.path.is_file() and state.global_step:  # what came after the checkpoint will be logged again
             rows = [_row(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-            kept = [row for row in rows if row is not None and row["step"] <= state.global_step and state.global_step]
+            kept = [row for row in rows if row is not None and row["step"] <= state.global_step]
+            kept = kept[:known]
+        self.rows = len(kept)
         self.start = time.time() - (kept[-1]["time"] if kept else 0.0)
         replace(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -254,6 +225,7 @@ class MetricsFile(TrainerCallback):
         row = {"step": state.global_step, "time": round(time.time() - self.start, 3), **numbers(logs)}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self.rows += 1
 
 
 def _row(line: str) -> dict | None:

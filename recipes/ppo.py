@@ -212,12 +212,15 @@ def load_texts(settings: Settings, notes: list[str]) -> Dataset | None:
     if source is None:
         return None
     try:
-        return load(source, ("text",), split=settings.data.dataset_train_split)[0]
+        rows = load(source, ("text",), split=settings.data.dataset_train_split)[0]
     except UserError as error:
         if not plan.may_be_missing(settings, source):
             raise
         notes.append(plan.missing_note("data", source, error))
         return None
+    if settings.provenance is not None:
+        settings.provenance.add("ptx data", rows)
+    return rows
 
 
 def only_prompts(data: Dataset) -> Dataset:

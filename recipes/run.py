@@ -90,6 +90,7 @@ STALE_NEWS = (
     "mtime may not be",
     "There were missing keys in the checkpoint model loaded: ['lm_head.weight']",
     "There seems not to be a single sample in your epoch_iterator",
+    "Warning: The following arguments do not match the ones in the `trainer_state.json`",  # those given hold
 )
 
 
@@ -143,6 +144,7 @@ def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, flo
     output.open(settings)
     trainer.accelerator.wait_for_everyone()
     add_callbacks(trainer, output)
+    trainer.provenance = settings.provenance.record()
     result = trainer.train(resume_from_checkpoint=str(output.checkpoint) if output.checkpoint else None)
     return numbers(result.metrics)
 
@@ -176,6 +178,7 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
         "seed": settings.training.seed,
         "seconds": round(time.time() - output.started, 3),
         "resumed_from": output.checkpoint.name if output.checkpoint else None,
+        "changes": settings.provenance.changes,
         "versions": versions(),
     }
     if trainer.args.should_save:

@@ -20,7 +20,7 @@ from rlhf_kit.models.adapters import save
 from rlhf_kit.models.value import PolicyAndValue
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.ema import MovingAverage
-from rlhf_kit.ppo.kl import FixedKL
+from rlhf_kit.ppo.kl import AdaptiveKL, FixedKL
 from rlhf_kit.ppo.rewards import RunningStd
 
 ROLLOUT = ("num_ppo_epochs", "rollout_batch_size", "mini_batch_size")  # what a rollout's optimizer steps follow from
@@ -80,7 +80,8 @@ def check_rollout(folder: Path, args: PPOConfig) -> None:
 
 def load_state(folder: Path, controller: FixedKL, moments: RunningStd, ema: MovingAverage | None) -> None:
     state = json.loads((folder / STATE_FILE).read_text())
-    controller.coef = state["kl_coef"]
+    if isinstance(controller, AdaptiveKL):  # a fixed one is what this run was given
+        controller.coef = state["kl_coef"]
     vars(moments).update(state["scores"])
     if ema is not None:
         ema.load(load_file(folder / EMA_FILE))

@@ -1,28 +1,52 @@
-"""What transformers' Trainer leaves undone in all of the kit's trainers: numbers that are none stop the run."""
+"""What transformers' Trainer leaves undone in all of the kit's trainers.
+
+* The first NaN or infinity stops the run, before it reaches the weights. (transformers logs the mean of the losses
+  before in its place, and trains on.)
+* A checkpoint is whole or known not to be, and older ones go only when it is.
+* A resumed run is the unbroken one: the order of the data, what was counted since the last log, the end. What it is
+  given anew, a learning rate say, holds from there on. (transformers goes on with the optimizer's old one.)
+"""
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers.trainer_utils import rotate_checkpoints
 
-from rlhf_kit.errors import NotFiniteError
+from rlhf_kit.errors import NotFiniteError, UserError
+from rlhf_kit.training.checkpoints import begin, damage, last_whole, seal
 from rlhf_kit.training.checks import ADVICE, Watch, first_not_finite
 from rlhf_kit.training.launch import refuse_data_parallel
 
+logger = logging.getLogger(__name__)
+
+# What trainers count between two logs, or over the run, and keep nowhere else: transformers', TRL's, and ours.
+COUNTED = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_total_train_tokens", "_metrics", "_measures")
+
 
 class TrainerMixin:
-    """Before a `transformers.Trainer`: training stops at the first NaN or infinity, before it reaches the weights.
+    """Stands before a `transformers.Trainer` among the bases.
 
-    transformers logs the mean of the losses before in the place of a loss that is none, and trains on.
+    `provenance`: what the run trains with, kept in each checkpoint; a recipe sets it, and has then looked at the
+    checkpoint it goes on from.
     """
 
     def __init__(self, *args: Any, **options: Any):
         self.watch = Watch()
+        self.provenance: dict[str, Any] | None = None
+        self._continued: dict[str, Any] | None = None  # what the checkpoint had counted, until it is put back
+        self._counts_all = True  # `_total_loss_scalar` is of all steps, those before the checkpoint too
+        self._epoch_rng: Tensor | None = None  # the generator's state when the order of this epoch was drawn
         super().__init__(*args, **options)
         refuse_data_parallel(self.args)
+
+    # -- numbers that are none -------------------------------------------------------------------------------
 
     def training_step(self, *args: Any, **options: Any) -> Tensor:
         loss = super().training_step(*args, **options)
@@ -74,9 +98,149 @@ class TrainerMixin:
                 f"The weights {name} became NaN or infinite in optimizer step {self.state.global_step}. {ADVICE}"
             )
 
+    # -- writing a checkpoint --------------------------------------------------------------------------------
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.check_weights()
-        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            begin(checkpoint, self.provenance)
+        kept, self.args.save_total_limit = self.args.save_total_limit, None  # older ones stay until it is whole
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = kept
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(checkpoint)
+            rotate_checkpoints(str(folder), kept, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        counted = {name: _plain(getattr(self, name)) for name in COUNTED if hasattr(self, name)}
+        found = {"counted": counted, "epoch_rng": self._epoch_rng}
+        torch.save(found, self._counted_file(output_dir))
+
+    def _counted_file(self, checkpoint: str) -> Path:
+        rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        return Path(checkpoint) / f"counted{rank}.pt"
+
+    # -- going on from one -----------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
+        """As transformers'; `True` is the last checkpoint that is whole, a damaged one is refused by name."""
+        if resume_from_checkpoint and self.provenance is None:
+            resume_from_checkpoint = self._whole(resume_from_checkpoint)
+        if resume_from_checkpoint:
+            self.args.eval_on_start = False  # it was evaluated at the start
+            path = self._counted_file(str(resume_from_checkpoint))
+            self._continued = torch.load(path, weights_only=True) if path.is_file() else {}
+        return super().train(resume_from_checkpoint or None, *args, **options)
+
+    def _whole(self, wanted: str | bool) -> str:
+        if wanted is not True:
+            found = damage(Path(wanted)) if Path(wanted).is_dir() else "there is no such folder"
+            if found:
+                raise UserError(f"resume_from_checkpoint={wanted!r}: {found}.")
+            return wanted
+        checkpoint, wrong = last_whole(Path(self.args.output_dir))
+        told = "; ".join(f"{path.name}: {found}" for path, found in wrong.items())
+        if checkpoint is None:
+            raise UserError(f"{self.args.output_dir!r} has no whole checkpoint to go on from. {told}".strip())
+        if told:
+            logger.warning("%s. Going on from %s.", told, checkpoint.name)
+        return str(checkpoint)
+
+    def _init_training_state(self, max_steps: int, *args: Any, **options: Any) -> tuple[int, int]:
+        place = super()._init_training_state(max_steps, *args, **options)
+        self.state.compute_steps(self.args, max_steps)  # how often to log, save and evaluate: as given now
+        if self.state.global_step > max_steps:
+            raise UserError(
+                f"The checkpoint has {self.state.global_step} optimizer steps behind it, and the run asked for has "
+                f"{max_steps}. Ask for more, or start anew from its weights with another output_dir."
+            )
+        return place
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The moments of the checkpoint; rates, betas, decay and schedule as this run was given them."""
+        groups, scheduler = self.optimizer.param_groups, self.lr_scheduler
+        given = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        rates = list(getattr(scheduler, "base_lrs", ()))
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            raise UserError(f"The optimizer of {checkpoint} is not that of this model: {error}") from error
+        if checkpoint is None or self.is_deepspeed_enabled:
+            return
+        groups = self.optimizer.param_groups
+        follows = isinstance(scheduler, LambdaLR)  # others keep the rate in their state
+        for group, options in zip(groups, given, strict=True):
+            group.update({k: v for k, v in options.items() if k != "lr" and (follows or k != "initial_lr")})
+        if not follows:
+            return
+        before = [group["lr"] for group in groups]
+        scheduler.base_lrs = rates
+        factors = (factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas)
+        now = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
+        for group, rate in zip(groups, now, strict=True):
+            group["lr"] = rate
+        scheduler._last_lr = now
+        if before != now:
+            logger.warning(
+                "The learning rate goes on at %.4g, where the checkpoint left it at %.4g.", now[0], before[0]
+            )
+
+    def _run_epoch(self, **options: Any) -> None:
+        self._put_back()
+        if self.state.global_step >= self.state.max_steps:
+            return  # the checkpoint was the run's last
+        inside = options["epoch"] == options["epochs_trained"] and options["steps_trained_in_current_epoch"]
+        if inside and self._epoch_rng is not None:
+            torch.set_rng_state(self._epoch_rng)
+        else:
+            self._epoch_rng = torch.get_rng_state()
+        super()._run_epoch(**options)
+
+    def _finalize_training(self, *args: Any, **options: Any) -> Any:
+        self._put_back()
+        return super()._finalize_training(*args, **options)
+
+    def _put_back(self) -> None:
+        """Go on counting where the checkpoint stood."""
+        if self._continued is None:
+            return
+        self._counts_all = "counted" in self._continued
+        for name, value in self._continued.get("counted", {}).items():
+            if hasattr(self, name):
+                setattr(self, name, _put_back(getattr(self, name), value, self.args.device))
+        self._epoch_rng = self._continued.get("epoch_rng")
+        self._continued = None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs and self._counts_all:  # transformers' is the mean since the checkpoint
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, start_time)
+
+
+def _plain(value: Any) -> Any:
+    """What torch loads without running code: dicts and lists of numbers and tensors."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def _put_back(now: Any, saved: Any, device: torch.device) -> Any:
+    """`saved` as the kind of thing that `now` is; a dict keeps its default factory."""
+    if isinstance(saved, dict):
+        now = now if isinstance(now, dict) else {}
+        now.update({key: _put_back(now.get(key), item, device) for key, item in saved.items()})
+        return now
+    if isinstance(saved, list):
+        return [_put_back(None, item, device) for item in saved]
+    return saved.to(device) if isinstance(saved, Tensor) else saved
 
 
 class Trainer(TrainerMixin, transformers.Trainer):

@@ -1,0 +1,175 @@
+"""Whether a checkpoint is whole: its last file names every other one with its size and hash.
+
+`checkpoint.json` is written first without `files`, and again when all else is on disk: a checkpoint whose writing was
+cut off says so, and one of which a byte was changed or lost later is found, whatever the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from safetensors import SafetensorError, safe_open
+
+RECORD, STATE = "checkpoint.json", "trainer_state.json"
+WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model)([-.].*)?\.(safetensors|bin|index\.json)|.*\.index\.json")
+BLOCK = 1 << 22
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """`checkpoint-N` folders, the one that was written last at the end: a run may have gone back to an earlier one."""
+    found = folder.glob("checkpoint-*") if folder.is_dir() else []
+    numbered = [path for path in found if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(numbered, key=lambda path: (record(path).get("saved", 0.0), steps_of(path)))
+
+
+def last_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The last checkpoint that is whole, and what is wrong with each one written after it, the last first."""
+    wrong = {}
+    for checkpoint in reversed(checkpoints(folder)):
+        found = damage(checkpoint)
+        if found is None:
+            return checkpoint, wrong
+        wrong[checkpoint] = found
+    return None, wrong
+
+
+def steps_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def record(checkpoint: Path) -> dict[str, Any]:
+    """What `checkpoint.json` holds; empty where there is none that reads."""
+    try:
+        found = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def begin(checkpoint: Path, provenance: dict[str, Any] | None) -> None:
+    """Before anything is written into it: a checkpoint that is not whole. `provenance`: what the run trains with."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    _write(checkpoint, {"saved": time.time(), "files": None, "provenance": provenance})
+
+
+def seal(checkpoint: Path) -> None:
+    """When everything is written: it is whole."""
+    files = {name: [path.stat().st_size, fingerprint(path)] for name, path in _files(checkpoint).items()}
+    _write(checkpoint, record(checkpoint) | {"files": files})
+
+
+def _write(checkpoint: Path, found: dict[str, Any]) -> None:
+    temporary = checkpoint / f".{RECORD}"
+    temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    os.replace(temporary, checkpoint / RECORD)
+
+
+def _files(checkpoint: Path) -> dict[str, Path]:
+    found = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    return {name: path for name, path in found.items() if name not in (RECORD, f".{RECORD}")}
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of a file's content, 128 bits: for damage, not for malice."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_cut_off(checkpoint: Path) -> bool:
+    """Whether its writing never ended: it was no checkpoint yet. (One that was whole once is damaged.)"""
+    found = record(checkpoint)
+    if found:
+        return not isinstance(found.get("files"), dict)
+    return not (checkpoint / RECORD).exists() and not (checkpoint / STATE).exists()
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What keeps a run from going on from here, by the file; None: the checkpoint is whole."""
+    if is_cut_off(checkpoint):
+        return "its writing was cut off"
+    if (checkpoint / RECORD).exists():
+        files = record(checkpoint).get("files")
+        found = _unlike(checkpoint, files) if files is not None else f"{RECORD} does not read"
+    else:
+        found = _unreadable(checkpoint)  # made before checkpoints had a record
+    return found or _missing(checkpoint)
+
+
+def _unlike(checkpoint: Path, files: dict[str, list]) -> str | None:
+    for name, (size, digest) in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes of {size}"
+        if fingerprint(path) != digest:
+            return f"the content of {name} has changed"
+    return None
+
+
+def _unreadable(checkpoint: Path) -> str | None:
+    for name, path in _files(checkpoint).items():
+        if name.endswith(".safetensors") and not _is_safetensors(path):
+            return f"{name} is cut off or is no safetensors file"
+        if name.endswith((".pt", ".pth", ".bin")) and not _is_archive(path):
+            return f"{name} is cut off or damaged"
+        if name.endswith(".json") and not _reads(path):
+            return f"{name} does not read"
+        if name.endswith(".index.json"):
+            shards = set(json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values())
+            lost = sorted(shard for shard in shards if not (path.parent / shard).is_file())
+            if lost:
+                return f"{lost[0]} is missing"
+    return None
+
+
+def _missing(checkpoint: Path) -> str | None:
+    """Files that a run cannot go on without (FSDP and DeepSpeed keep weights and optimizer in folders of theirs)."""
+    names = [item.name for item in checkpoint.iterdir()]
+    if STATE not in names:
+        return f"{STATE} is missing"
+    if any(name.startswith(("global_step", "pytorch_model_fsdp", "optimizer_")) for name in names):
+        return None
+    if not any(WEIGHTS.fullmatch(name) for name in names):
+        return "it has no weights"
+    wanted = {"optimizer.pt": "optimizer.pt", "scheduler.pt": "scheduler.pt", "rng_state": "rng_state.pth"}
+    lost = [name for start, name in wanted.items() if not any(item.startswith(start) for item in names)]
+    if len(lost) == len(wanted):
+        return "it holds the model alone, as --save_only_model leaves it"
+    return f"{lost[0]} is missing" if lost else None
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the header reads and the tensors it names fill the file."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether what torch.save wrote is whole: a zip archive with a checksum a record."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError):
+        return False
+
+
+def _reads(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
