@@ -95,9 +95,7 @@ STALE_NEWS = (
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    new_head = "LOAD REPORT" in message and ("score.weight" in message or "classifier.weight" in message)  # by design
-    return not (message.startswith(STALE_NEWS) or new_head)
+    return not record.getMessage().startswith(STALE_NEWS)
 
 
 # The kit's defaults where transformers' own stand; a stage that chose for itself keeps its choice.

@@ -18,7 +18,7 @@ from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import check_length, reads_types
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
 from rlhf_kit.models import adapters
-from rlhf_kit.models.checkpoints import head_modules
+from rlhf_kit.models.weights import head_modules
 from rlhf_kit.training import Trainer
 
 

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from logging import LogRecord
 
 import torch
-from peft import AutoPeftModelForQuestionAnswering
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file, logging
+from transformers.utils import find_adapter_config_file
 
 import rlhf_kit.models.qanet  # noqa: F401  registers QANet with AutoConfig and AutoModelForQuestionAnswering
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import (
-    DTYPES,
-    LOADING_FAULTS,
-    check_vocabulary,
-    context_length,
-    load_config,
-    load_tokenizer,
-)
+from rlhf_kit.models.checkpoints import DTYPES, check_vocabulary, context_length, load_config, load_tokenizer
+from rlhf_kit.models.weights import load_weights
 
 HEAD = "ForQuestionAnswering"
 
@@ -46,16 +38,7 @@ def load_reader(
             "--train-data, or give the folder of one. 此模型沒有作答層，請加 --train-data 先微調。"
         )
     tokenizer = load_tokenizer(name, needs_eos=False)
-    auto_class = AutoPeftModelForQuestionAnswering if is_adapter else AutoModelForQuestionAnswering
-    if not trained:  # that the old head goes and a new one comes is what was asked for
-        logging.get_logger("transformers.modeling_utils").addFilter(_is_news)
-    try:
-        model = auto_class.from_pretrained(name, dtype=DTYPES[dtype])
-    except LOADING_FAULTS as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{name!r} could not be loaded as {what}: {reason}") from error
-    if is_adapter:
-        model = model.merge_and_unload()
+    model = load_weights(AutoModelForQuestionAnswering, what, name, config, new_head=not trained, dtype=DTYPES[dtype])
     check_vocabulary(name, tokenizer, model)
     return model.to(device).eval(), tokenizer
 
@@ -74,7 +57,3 @@ def reads_types(model: PreTrainedModel) -> bool:
     """Whether its forward takes `token_type_ids`."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "token_type_ids" in inspect.signature(base.forward).parameters
-
-
-def _is_news(record: LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage() or "qa_outputs" not in record.getMessage()

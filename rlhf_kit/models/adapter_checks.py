@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.models.checkpoints import head_modules, is_classifier, names_classifier
+from rlhf_kit.models.weights import head_modules, is_classifier, names_classifier
 
 ALL_LINEAR = "all-linear"  # peft's word for all linear layers but the head
 

@@ -13,10 +13,10 @@ from transformers.pytorch_utils import Conv1D
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import ALL_LINEAR, check_config, check_handed_over, is_all_linear
-from rlhf_kit.models.checkpoints import REWARD_CONFIG, head_modules, is_classifier, located
 from rlhf_kit.models.heads import fold_calibration
 from rlhf_kit.models.merging import merged
 from rlhf_kit.models.preflight import check_trainable
+from rlhf_kit.models.weights import REWARD_CONFIG, head_modules, is_classifier, located
 
 
 def trainable(model: PreTrainedModel | PeftModel, config: LoraConfig | None) -> PreTrainedModel | PeftModel:

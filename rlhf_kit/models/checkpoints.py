@@ -7,14 +7,10 @@ never from token ids, so that borrowing is harmless.
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,25 +24,19 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
-from transformers.utils import cached_file, find_adapter_config_file, has_file
+from transformers.utils import cached_file, has_file
 
 from rlhf_kit.data.chat import turn_ends
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.models.merging import merged
+from rlhf_kit.models.weights import REWARD_CONFIG, adapter_config, attempt, load_weights, names_classifier, reason
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# The config of a reward model beside its adapter: a config.json there would promise whole weights.
-REWARD_CONFIG = "reward_config.json"
-MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "seq_length")
 CONTEXT_NAMES += ("max_sequence_length", "context_length", "model_max_length")
 # Models whose first token stands one place after that of the padding id: 514 positions are 512 tokens.
 COUNT_FROM_PADDING = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm")
 COUNT_FROM_PADDING += ("xlm-roberta", "xlm-roberta-xl", "xmod")
-# What transformers and safetensors raise for files that are missing, damaged or do not fit one another.
-LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
-LOADING_FAULTS += (SafetensorError, StrictDataclassError)
 
 
 def load_tokenizer(
@@ -68,9 +58,9 @@ def load_tokenizer(
     others = ("tokenizer_config.json", "tokenizer.json", "config.json")
     bare = (path / "merges.txt").is_file() and not any((path / name).is_file() for name in others)
     if bare:
-        tokenizer = _load(GPT2Tokenizer.from_pretrained, "a tokenizer", name_or_path)
+        tokenizer = attempt(GPT2Tokenizer.from_pretrained, "a tokenizer", name_or_path)
     else:
-        tokenizer = _load(
+        tokenizer = attempt(
             AutoTokenizer.from_pretrained, "a tokenizer", name_or_path, trust_remote_code=trust_remote_code
         )
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one from config.json alone
@@ -130,7 +120,7 @@ def _language_model(
             return _every_token_learns(auto_class.from_config(config, **options))
         except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"config_overrides: {config_overrides} make no {config.model_type} model: {_reason(error)}"
+                f"config_overrides: {config_overrides} make no {config.model_type} model: {reason(error)}"
             ) from error
     config = load_config(name_or_path, trust_remote_code, what)
     if _is_classifier(config):
@@ -138,7 +128,7 @@ def _language_model(
             f"{str(name_or_path)!r} is a reward model or classifier: it gives scores, and {what} is needed. "
             "Give the model it was trained from, or one that `rlhf-kit sft` made."
         )
-    return _every_token_learns(_load_with_adapter(auto_class, what, name_or_path, config=config, **options))
+    return _every_token_learns(load_weights(auto_class, what, name_or_path, config, **options))
 
 
 def load_reward_model(
@@ -155,7 +145,8 @@ def load_reward_model(
         UserError: when the model has a head of another size (a classifier with several labels).
     """
     config = load_config(name_or_path, trust_remote_code, "a reward model")
-    if _is_classifier(config) and config.num_labels != 1:
+    has_head = _is_classifier(config)
+    if has_head and config.num_labels != 1:
         raise UserError(
             f"{str(name_or_path)!r} has {config.num_labels} labels; a reward model has one number a completion. "
             "Train one with `rlhf-kit reward`, or give a language model to start from."
@@ -164,8 +155,8 @@ def load_reward_model(
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
-    model = _load_with_adapter(
-        AutoModelForSequenceClassification, "a reward model", name_or_path, config=config, **options
+    model = load_weights(
+        AutoModelForSequenceClassification, "a reward model", name_or_path, config, new_head=not has_head, **options
     )
     if model.config.pad_token_id is None:
         eos = model.config.eos_token_id
@@ -218,7 +209,7 @@ def load_config(
     Args:
         what: is being loaded, for the error message.
     """
-    adapter = _adapter_config(what, name_or_path)
+    adapter = adapter_config(what, name_or_path)
     read = AutoConfig.from_pretrained
     if adapter is not None and has_file(str(name_or_path), REWARD_CONFIG):
         read = _read_reward_config
@@ -226,7 +217,7 @@ def load_config(
         what = f"{what} (the base of the adapter {str(name_or_path)!r})"
         config = load_config(adapter.base_model_name_or_path, trust_remote_code, what)
         return _with_head(config) if adapter.task_type == "SEQ_CLS" else config
-    return _load(read, what, name_or_path, trust_remote_code=trust_remote_code)
+    return attempt(read, what, name_or_path, trust_remote_code=trust_remote_code)
 
 
 def _read_reward_config(name: str, **options) -> PretrainedConfig:
@@ -276,7 +267,7 @@ def new_config(
     try:
         config = type(config)(**values)
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise UserError(f"config_overrides: {_reason(error)}") from error
+        raise UserError(f"config_overrides: {reason(error)}") from error
     heads, width = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
     if heads and width and width % heads:
         raise UserError(f"config_overrides: the width ({width}) must be a multiple of the number of heads ({heads}).")
@@ -370,101 +361,5 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def names_classifier(architecture: str) -> bool:
-    return architecture.endswith("ForSequenceClassification")
-
-
-def is_classifier(model: nn.Module) -> bool:
-    return names_classifier(type(model).__name__)
-
-
 def _is_classifier(config: PretrainedConfig) -> bool:
     return any(map(names_classifier, config.architectures or []))
-
-
-def head_modules(model: nn.Module) -> list[str]:
-    """Names of the modules of a classifier that its trunk's checkpoint may lack: they begin at random.
-
-    All that stands beside the trunk, and the trunk's pooler: BERT saved for masked tokens has none.
-    """
-    beside = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
-    trunk = getattr(model, model.base_model_prefix)
-    has_pooler = isinstance(getattr(trunk, "pooler", None), nn.Module)
-    return [name for name in beside if name != model.base_model_prefix] + ["pooler"] * has_pooler
-
-
-def _adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | None:
-    """What an adapter folder or hub id says of itself; None when it is no adapter.
-
-    Raises:
-        UserError: when the adapter names no base model, or a part of it is missing.
-    """
-    if _load(find_adapter_config_file, what, name_or_path) is None:
-        return None
-    path = Path(name_or_path)
-    if path.is_dir() and not any(path.glob("adapter_model.*")):
-        raise UserError(f"{str(path)!r} has an adapter_config.json and no adapter_model.safetensors: no weights.")
-    adapter = _load(PeftConfig.from_pretrained, "an adapter", name_or_path)
-    if adapter.base_model_name_or_path is None:
-        raise UserError(
-            f"The adapter {str(name_or_path)!r} names no base model: it was trained on a model that was never saved. "
-            "Set `base_model_name_or_path` in its adapter_config.json."
-        )
-    return adapter
-
-
-def _load_with_adapter(
-    auto_class, what: str, name_or_path: str | os.PathLike, config: PretrainedConfig, **options
-) -> PreTrainedModel:
-    """A model with the adapters on the way to it merged; `config` is the outermost one's."""
-    adapter = _adapter_config(what, name_or_path)
-    if adapter is None:
-        model = _load(auto_class.from_pretrained, what, name_or_path, config=config, **options)
-    else:
-        what_base = f"{what} (the base of the adapter {str(name_or_path)!r})"
-        base = _load_with_adapter(auto_class, what_base, adapter.base_model_name_or_path, config, **options)
-        if auto_class is AutoModelForSequenceClassification and adapter.task_type == "CAUSAL_LM":
-            adapter.task_type = None  # the trunk's adapters serve; generating does not
-        fixed = {name for name, parameter in base.named_parameters() if not parameter.requires_grad}
-        load = partial(PeftModel.from_pretrained, base, config=adapter)
-        model = merged(_load(load, "an adapter", name_or_path))
-        for name, parameter in model.named_parameters():  # peft has frozen all of the base
-            parameter.requires_grad_(name not in fixed)
-    # An adapter trained on this model names it as its base, and is loaded from wherever its user stands.
-    model.name_or_path = model.config.name_or_path = located(name_or_path)
-    return model
-
-
-def located(name_or_path: str | os.PathLike) -> str:
-    """A folder by its absolute path, links followed, a hub id as it is."""
-    name = str(name_or_path)
-    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
-
-
-def _load(load, what: str, name_or_path: str | os.PathLike, **options):
-    """Call a `from_pretrained`, turning its tracebacks into one sentence."""
-    path = Path(name_or_path)
-    near = did_you_mean(path.name, [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else [])
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{str(path)!r} is a file; {what} is a folder or a hub id.")
-    if path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
-        found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-        raise UserError(f"{str(path)!r} holds no model: it has {found}, and {what} needs a config.json.")
-    is_path = path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(path).count("/") > 1
-    if is_path and not path.exists():
-        raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{near}")
-    try:
-        return load(str(name_or_path), **options)
-    except LOADING_FAULTS as error:
-        where, near = ("the folder", "") if path.is_dir() else ("the hub", near)
-        raise UserError(
-            f"{what[0].upper()}{what[1:]} could not be loaded from {where} {str(name_or_path)!r}: {_reason(error)} "
-            f"Give the folder of a saved model, or a hub id this machine can reach.{near}"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The sentence of a library's error message that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return reason if reason.endswith((".", "!", "?")) else f"{reason}."

@@ -130,5 +130,5 @@ def test_loading_a_reader(tmp_path):
     with pytest.raises(UserError, match="do not belong together"):
         load_reader(folder)
     (tmp_path / "reader" / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="could not be loaded as a question answering model"):
+    with pytest.raises(UserError, match="A question answering model could not be loaded from the folder"):
         load_reader(folder)

@@ -302,7 +302,7 @@ def test_a_damaged_adapter(folder, tmp_path):
     settings = json.loads((adapter / "adapter_config.json").read_text())
     shutil.move(folder, tmp_path / "moved")
     with pytest.raises(
-        UserError, match=r"There is no folder '.*base'; a causal language model \(the base of the adapter"
+        UserError, match=r"The adapter '.*adapter' was trained on the model in '.*base', and there is no such folder"
     ):
         load_policy(adapter)
     (adapter / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))

@@ -1,0 +1,242 @@
+"""Weights from files, the adapters on the way merged: all of the model's, or it is refused.
+
+transformers draws at random what a file lacks and leaves out what has no place, with a report that passes by.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from peft import PeftConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.utils import find_adapter_config_file
+from transformers.utils import logging as transformers_logging
+
+from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.models.merging import merged
+
+logger = logging.getLogger(__name__)
+
+# The config of a reward model beside its adapter: a config.json there would promise whole weights.
+REWARD_CONFIG = "reward_config.json"
+OWN_BASE = "base"  # the folder in a run's, of the merged base of an adapter that was trained on an adapter
+MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+# What transformers and safetensors raise for files that are missing, damaged or do not fit one another.
+LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
+LOADING_FAULTS += (SafetensorError, StrictDataclassError)
+
+
+def load_weights(
+    auto_class,
+    what: str,
+    name_or_path: str | os.PathLike,
+    config: PretrainedConfig,
+    new_head: bool = False,
+    **options,
+) -> PreTrainedModel:
+    """A model whose weights all come from its files, the adapters on the way to it merged.
+
+    Args:
+        config: of the outermost adapter.
+        new_head: what stands beside the trunk may be new; else that is refused as well.
+
+    Raises:
+        UserError: naming the weights that the files lack, or the layers that the config lacks.
+    """
+    model, lacking = _load_chain(auto_class, what, name_or_path, config, **options)
+    heads = {*head_modules(model)} if new_head else set()
+    lost = sorted(name for name in lacking if not heads & {*name.split(".")})
+    if lost:
+        raise UserError(
+            f"{str(name_or_path)!r}: its files lack {len(lost)} of the weights of {type(model).__name__}, which would "
+            f"be drawn at random: {_first(lost)}. Give complete files, and the config.json that belongs to them."
+        )
+    return model
+
+
+def _load_chain(
+    auto_class, what: str, name_or_path: str | os.PathLike, config: PretrainedConfig, **options
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of weights that neither a file nor an adapter has given."""
+    adapter = adapter_config(what, name_or_path)
+    if adapter is None:
+        with _report_held():
+            model, info = attempt(
+                auto_class.from_pretrained, what, name_or_path, config=config, output_loading_info=True, **options
+            )
+        _check_places(model, sorted(info["unexpected_keys"]), name_or_path)
+        lacking = set(info["missing_keys"])
+    else:
+        what_base = f"{what} (the base of the adapter {str(name_or_path)!r})"
+        base, lacking = _load_chain(auto_class, what_base, adapter.base_model_name_or_path, config, **options)
+        if auto_class is AutoModelForSequenceClassification and adapter.task_type == "CAUSAL_LM":
+            adapter.task_type = None  # the trunk's adapters serve; generating does not
+        fixed = {name for name, parameter in base.named_parameters() if not parameter.requires_grad}
+        adapted = _with_adapter(base, adapter, name_or_path)
+        saved = [f"{name}." for name, part in base.named_modules() if isinstance(part, ModulesToSaveWrapper)]
+        lacking = {name for name in lacking if not name.startswith(tuple(saved))}
+        model = merged(adapted)
+        for name, parameter in model.named_parameters():  # peft has frozen all of the base
+            parameter.requires_grad_(name not in fixed)
+    # An adapter trained on this model names it as its base, and is loaded from wherever its user stands.
+    model.name_or_path = model.config.name_or_path = located(name_or_path)
+    return model, lacking
+
+
+def _with_adapter(base: PreTrainedModel, adapter: PeftConfig, name_or_path: str | os.PathLike) -> PeftModel:
+    """`base` with an adapter whose weights are all there and all have a place."""
+
+    def load(name: str) -> tuple[PeftModel, tuple[list[str], list[str]]]:
+        model = PeftModel.from_pretrained(base, name, config=adapter)
+        return model, model.load_adapter(name, "default")  # once more, for what it tells
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # told below
+        model, (missing, unexpected) = attempt(load, "an adapter", name_or_path)
+    prefix = f"base_model.model.{base.base_model_prefix}."
+    if is_classifier(base):  # the LM head of a language model's adapter is not needed
+        unexpected = [name for name in unexpected if name.startswith(prefix)]
+    for found, verb in ((missing, "lacks"), (unexpected, "has, without a place in its base,")):
+        if found:
+            raise UserError(
+                f"The adapter {str(name_or_path)!r} {verb} {len(found)} weights: {_first(found)}. It is incomplete, "
+                f"or was not trained on the base that it names, {adapter.base_model_name_or_path!r}."
+            )
+    return model
+
+
+def _check_places(model: PreTrainedModel, unexpected: list[str], name_or_path: str | os.PathLike) -> None:
+    """Refuse layers in the files that the config does not have, and tell of other weights that are left out."""
+    stacks = [f"{name}." for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
+    layers = [name for name in unexpected if name.startswith(tuple(stacks))]
+    if layers:
+        raise UserError(
+            f"{str(name_or_path)!r}: its files hold weights of layers that its config.json does not have: "
+            f"{_first(layers)}. They do not belong together."
+        )
+    trunk = f"{model.base_model_prefix}."
+    left_out = [name for name in unexpected if name.startswith(trunk) and "pooler" not in name.split(".")]
+    if left_out:
+        logger.warning("%s: weights without a place in the model are left out: %s.", name_or_path, _first(left_out))
+
+
+def _first(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+
+
+@contextmanager
+def _report_held() -> Iterator[None]:
+    """Within, transformers' table of what a file lacks is not shown: it is read here."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    reporter = transformers_logging.get_logger("transformers.modeling_utils")
+    reporter.addFilter(is_other)
+    try:
+        yield
+    finally:
+        reporter.removeFilter(is_other)
+
+
+def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | None:
+    """What an adapter folder or hub id says of itself; None when it is no adapter.
+
+    Raises:
+        UserError: when the adapter names no base model, or a part of it is missing.
+    """
+    if attempt(find_adapter_config_file, what, name_or_path) is None:
+        return None
+    path = Path(name_or_path)
+    if path.is_dir() and not any(path.glob("adapter_model.*")):
+        raise UserError(f"{str(path)!r} has an adapter_config.json and no adapter_model.safetensors: no weights.")
+    adapter = attempt(PeftConfig.from_pretrained, "an adapter", name_or_path)
+    if adapter.base_model_name_or_path is None:
+        raise UserError(
+            f"The adapter {str(name_or_path)!r} names no base model: it was trained on a model that was never saved. "
+            "Set `base_model_name_or_path` in its adapter_config.json."
+        )
+    adapter.base_model_name_or_path = _base_of(name_or_path, adapter.base_model_name_or_path)
+    return adapter
+
+
+def _base_of(name_or_path: str | os.PathLike, base: str) -> str:
+    """Where an adapter's base stands: as it says, or, moved together with it, where a run keeps a base of its own."""
+    if not names_folder(base) or Path(base).exists():
+        return base
+    own = [folder / OWN_BASE for folder in (Path(name_or_path), Path(name_or_path).parent)]
+    moved = [folder for folder in own if Path(base).name == OWN_BASE and folder.is_dir()]
+    if not moved:
+        raise UserError(
+            f"The adapter {str(name_or_path)!r} was trained on the model in {base!r}, and there is no such folder. "
+            "Put it back, or set `base_model_name_or_path` in the adapter's adapter_config.json to where it is now."
+        )
+    return str(moved[0])
+
+
+def located(name_or_path: str | os.PathLike) -> str:
+    """A folder by its absolute path, links followed, a hub id as it is."""
+    name = str(name_or_path)
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
+
+
+def names_folder(name_or_path: str | os.PathLike) -> bool:
+    """Whether this can be no hub id."""
+    path = Path(name_or_path)
+    return path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(path).count("/") > 1
+
+
+def attempt(load, what: str, name_or_path: str | os.PathLike, **options):
+    """Call a `from_pretrained`, turning its tracebacks into one sentence."""
+    path = Path(name_or_path)
+    near = did_you_mean(path.name, [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else [])
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{str(path)!r} is a file; {what} is a folder or a hub id.")
+    if path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
+        found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+        raise UserError(f"{str(path)!r} holds no model: it has {found}, and {what} needs a config.json.")
+    if names_folder(name_or_path) and not path.exists():
+        raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{near}")
+    try:
+        return load(str(name_or_path), **options)
+    except LOADING_FAULTS as error:
+        where, near = ("the folder", "") if path.is_dir() else ("the hub", near)
+        raise UserError(
+            f"{what[0].upper()}{what[1:]} could not be loaded from {where} {str(name_or_path)!r}: {reason(error)} "
+            f"Give the folder of a saved model, or a hub id this machine can reach.{near}"
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """The sentence of a library's error message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return reason if reason.endswith((".", "!", "?")) else f"{reason}."
+
+
+def names_classifier(architecture: str) -> bool:
+    return architecture.endswith("ForSequenceClassification")
+
+
+def is_classifier(model: nn.Module) -> bool:
+    return names_classifier(type(model).__name__)
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the modules of a classifier that its trunk's checkpoint may lack: they begin at random.
+
+    All that stands beside the trunk, and the trunk's pooler: BERT saved for masked tokens has none.
+    """
+    beside = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
+    trunk = getattr(model, model.base_model_prefix)
+    has_pooler = isinstance(getattr(trunk, "pooler", None), nn.Module)
+    return [name for name in beside if name != model.base_model_prefix] + ["pooler"] * has_pooler
