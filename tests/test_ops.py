@@ -68,8 +68,12 @@ def test_gradients_of_token_logprobs_are_those_of_log_softmax(size):
 
 
 def test_token_logprobs_of_half_precision_logits_are_float32():
-    logits = torch.randn(2, 3, 7).bfloat16()
-    assert ops.token_logprobs(logits, torch.zeros(2, 3, dtype=torch.long)).dtype == torch.float32
+    logits, tokens = (torch.randn(2, 3, 500) * 5).bfloat16(), torch.zeros(2, 3, dtype=torch.long)
+    logprobs, entropy = ops.token_logprobs(logits, tokens, 0.7), ops.entropy(logits, 0.7)
+    assert logprobs.dtype == entropy.dtype == torch.float32
+    exact = (logits.double() / 0.7).log_softmax(-1)
+    torch.testing.assert_close(logprobs, exact[..., 0].float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy, -(exact.exp() * exact).sum(-1).float(), atol=1e-5, rtol=1e-5)
 
 
 def test_kl_estimators_are_unbiased_and_k3_is_never_negative():

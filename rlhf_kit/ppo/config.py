@@ -81,6 +81,13 @@ BOUNDS: dict[str, Bound] = {
     "ema_decay": ("lie between 0 and 1, as 0.992", lambda x: 0 < x < 1),
     "num_completions_to_print": NOT_NEGATIVE,
 }
+# Options of transformers' that PPO would not obey, or that would make it another algorithm.
+REFUSED = {
+    "auto_find_batch_size": "the batch sizes say what an optimizer step is; lower per_device_train_batch_size",
+    "enable_jit_checkpoint": "it saves inside a rollout, where no run can go on; give save_steps",
+    "label_smoothing_factor": "there are no labels; leave it out",
+    "neftune_noise_alpha": "noise would be taken for a change of the policy; leave it out",
+}
 
 
 @dataclass
@@ -253,8 +260,7 @@ class PPOConfig(TrainingArguments):
                 "gradient_accumulation_steps follows from the batch sizes in PPO: "
                 "leave it out and set mini_batch_size and per_device_train_batch_size"
             )
-        if self.enable_jit_checkpoint:
-            faults.append("enable_jit_checkpoint saves inside a rollout, where no run can go on; give save_steps")
+        faults += [f"{name}={getattr(self, name)}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
         if faults:
             raise UserError("PPOConfig: " + "; ".join(faults) + ".")
 

@@ -49,20 +49,18 @@ class RolloutBoundary(TrainerCallback):
 
     Between rollouts a run is its policy, value, optimizer and counters; inside one it is a whole rollout more. So a
     run that ends inside one (`max_steps`) logs and evaluates there, and its last checkpoint is of the rollout before.
+    An epoch is a pass over the prompts, though the loader gives the whole run as one.
     """
 
-    WAITING = ("should_log", "should_save", "should_evaluate")
+    WAITING = {"should_log": "logging_strategy", "should_save": "save_strategy", "should_evaluate": "eval_strategy"}
 
     def __init__(self, trainer):
         self.trainer = trainer
         self.asked: set[str] = set()
-        self.saved = 0  # step of the last checkpoint
+        self.saved = self.evaluated = 0  # steps of the last checkpoint and evaluation
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.saved = state.global_step
-
-    def on_save(self, args, state, control, **kwargs):
-        self.saved = state.global_step
+        self.saved = self.evaluated = state.global_step
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.before_step()
@@ -70,20 +68,35 @@ class RolloutBoundary(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step / args.steps_per_rollout * args.rollout_batch_size / len(self.trainer.prompts)
         self.asked |= {name for name in self.WAITING if getattr(control, name)}
-        rollout_ended = state.global_step % args.steps_per_rollout == 0
-        at_end = rollout_ended or state.global_step >= args.max_steps
+        if self._passes(args, state.global_step) > self._passes(args, state.global_step - 1):
+            self.asked |= {name for name, kind in self.WAITING.items() if getattr(args, kind) == "epoch"}
+            self.asked -= {"should_evaluate"} if args.eval_delay > state.epoch else set()
+        at_end = state.global_step % args.steps_per_rollout == 0 or state.global_step >= args.max_steps
         for name in self.WAITING:
             setattr(control, name, at_end and name in self.asked)
-        control.should_save &= rollout_ended
         if at_end:
             self.asked.clear()
         self.trainer.step_ended(rollout_ended=at_end)
         return control
 
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.evaluated = state.global_step
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """The end of the run, where transformers asks again for what a pass ends with."""
+        control.should_save &= state.global_step > self.saved
+        control.should_evaluate &= state.global_step > self.evaluated
+        return control
+
+    def _passes(self, args, step: int) -> int:
+        """Whole passes over the prompts in the rollouts that have ended at `step`."""
+        return step // args.steps_per_rollout * args.rollout_batch_size // len(self.trainer.prompts)
+
     def stop(self, args, state, control) -> None:
         """End the run here, between two rollouts: what was not logged is, and there is a checkpoint to go on from."""
         control.should_training_stop = control.should_log = True
-        control.should_save = args.save_strategy == SaveStrategy.STEPS and state.global_step > self.saved
+        by_time = args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH)
+        control.should_save = by_time and state.global_step > self.saved
 
 
 def parameter_groups(model: nn.Module, decayed: set[str], args: PPOConfig) -> list[dict]:

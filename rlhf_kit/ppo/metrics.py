@@ -12,6 +12,17 @@ from torch import Tensor
 from rlhf_kit import ops
 from rlhf_kit.ppo.experience import Experience
 
+LOGGED = {  # what `losses` calls it -> its name in the logs
+    "policy": "loss/policy",
+    "value": "loss/value",
+    "entropy": "loss/entropy",
+    "ptx": "loss/ptx",
+    "ratio": "policy/ratio",
+    "clip_fraction": "policy/clip_fraction",
+    "approx_kl": "policy/approx_kl",
+    "value_clip_fraction": "value/clip_fraction",
+}
+
 
 class Averages:
     """Means over all processes; `reduce` sums a tensor over them."""

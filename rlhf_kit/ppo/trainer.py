@@ -54,7 +54,7 @@ from rlhf_kit.ppo.evaluation import Evaluation, check_share
 from rlhf_kit.ppo.experience import Experience, advantages, losses
 from rlhf_kit.ppo.kl import AdaptiveKL, FixedKL
 from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
-from rlhf_kit.ppo.metrics import Averages, Tracked, rollout_metrics
+from rlhf_kit.ppo.metrics import LOGGED, Averages, Tracked, rollout_metrics
 from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask, text_length
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_eos
@@ -63,16 +63,6 @@ from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import refuse_data_parallel
 
 logger = logging.getLogger(__name__)
-LOGGED = {  # what `losses` calls it -> its name in the logs
-    "policy": "loss/policy",
-    "value": "loss/value",
-    "entropy": "loss/entropy",
-    "ptx": "loss/ptx",
-    "ratio": "policy/ratio",
-    "clip_fraction": "policy/clip_fraction",
-    "approx_kl": "policy/approx_kl",
-    "value_clip_fraction": "value/clip_fraction",
-}
 
 
 class PPOTrainer(Trainer):
@@ -477,6 +467,14 @@ class PPOTrainer(Trainer):
     def _get_grad_norm(self, model, grad_norm=None):
         self.casts.release()
         return super()._get_grad_norm(model, grad_norm)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Between two rollouts, whoever asks: no run can go on from inside one."""
+        if self.state.global_step % self.args.steps_per_rollout:
+            logger.warning("No checkpoint at step %d, which is inside a rollout.", self.state.global_step)
+            return
+        super()._save_checkpoint(model, trial)
+        self.boundary.saved = self.state.global_step
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.ppo import PPOConfig
-from rlhf_kit.ppo.config import BOUNDS
+from rlhf_kit.ppo.config import BOUNDS, REFUSED
 from rlhf_kit.training.bounds import TRAINING
 
 OUT_OF_RANGE = {
@@ -115,5 +115,9 @@ def test_all_are_told_together_and_kinds_too(tmp_path):
         assert told in str(error.value)
     with pytest.raises(UserError, match="reward_weights=.* must be finite numbers"):
         config(tmp_path, reward_weights=[1.0, math.nan])
-    with pytest.raises(UserError, match="enable_jit_checkpoint saves inside a rollout"):
-        config(tmp_path, enable_jit_checkpoint=True)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_that_ppo_would_not_obey_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"{name}=.*: {REFUSED[name][:20]}"):
+        config(tmp_path, **{name: 0.1 if name in ("label_smoothing_factor", "neftune_noise_alpha") else True})

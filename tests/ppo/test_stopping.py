@@ -139,6 +139,23 @@ def test_checkpoints_are_of_rollout_ends_and_resume_to_the_unbroken_run(make_tra
         assert torch.equal(a, b), name
 
 
+def test_an_epoch_is_a_pass_over_the_prompts(make_trainer, prompts, tmp_path):
+    """16 prompts, 8 a rollout of 4 steps: two rollouts a pass. The best checkpoint is of a rollout's end too."""
+    options = dict(total_episodes=40, save_strategy="epoch", logging_strategy="epoch", eval_strategy="epoch")
+    trainer = make_trainer(eval_dataset=prompts.select(range(2)), **options)
+    trainer.train()
+    saved = sorted(int(p.name.split("-")[1]) for p in (tmp_path / "run").glob("checkpoint-*"))
+    assert saved == [8, 16, 20]  # two passes and the end
+    for name in ("policy/ratio", "eval_reward"):
+        assert [log["step"] for log in trainer.state.log_history if name in log] == [8, 16, 20], name
+    best = make_trainer(
+        eval_dataset=prompts.select(range(2)), output_dir=str(tmp_path / "best"), max_steps=6, eval_strategy="steps",
+        eval_steps=6, save_strategy="best", metric_for_best_model="eval_reward",
+    )  # fmt: skip
+    best.train()
+    assert not list((tmp_path / "best").glob("checkpoint-*"))  # step 6 is inside a rollout
+
+
 def test_a_checkpoint_inside_a_rollout_is_refused(make_trainer, tmp_path):
     """Whoever wrote it: the rollout is gone, and to begin another would shift all that follow."""
     trainer = make_trainer(total_episodes=16, save_strategy="steps", save_steps=4)

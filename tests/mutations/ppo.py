@@ -1,0 +1,283 @@
+"""PPO under its own options: what it obeys, and what it refuses."""
+
+TRAINER, LOOP, REWARDS = "rlhf_kit/ppo/trainer.py", "rlhf_kit/ppo/loop.py", "rlhf_kit/ppo/rewards.py"
+FUNCTIONS, OPS, ROLLOUT = "rlhf_kit/ppo/functions.py", "rlhf_kit/ops.py", "rlhf_kit/ppo/rollout.py"
+AT_REST = "tests/ppo/test_trainer.py::test_learning_rate_0_means_ratio_1_clip_0_kl_0"
+STOPPING, PROCESSES = "tests/ppo/test_stopping.py::", "tests/ppo/test_processes.py::"
+MODELS, CALLS = "tests/ppo/test_reward_models.py::", "tests/ppo/test_functions.py::"
+LAUNCH, BOUNDS = "tests/ppo/test_launch.py::", "tests/ppo/test_bounds.py::"
+
+MUTANTS = [
+    # One temperature, in the update, the reference, the policy's own log-probs and the draw.
+    (
+        TRAINER,
+        "temperature=args.temperature,\n            with_entropy=args.entropy_coef > 0",
+        "temperature=1.0,\n            with_entropy=args.entropy_coef > 0",
+        f"{AT_REST}[0.7-shared-full]",
+    ),
+    (
+        TRAINER,
+        "inputs, temperature = part.model_inputs(), self.args.temperature",
+        "inputs, temperature = part.model_inputs(), 1.0",
+        f"{AT_REST}[0.7-shared-full]",
+    ),
+    (
+        TRAINER,
+        "temperature=self.args.temperature,\n                with_entropy=True",
+        "temperature=1.0,\n                with_entropy=True",
+        f"{AT_REST}[0.7-separate-full]",
+    ),
+    (
+        TRAINER,
+        "temperature=self.args.temperature,\n                generator=generator",
+        "temperature=1.0,\n                generator=generator",
+        f"{AT_REST}[0.7-shared-full]",
+    ),
+    # Several processes.
+    (
+        "rlhf_kit/ppo/metrics.py",
+        "{name: total / self.processes",
+        "{name: total",
+        PROCESSES + "test_logged_numbers_are_means_over_all_processes",
+    ),
+    (
+        "rlhf_kit/ppo/metrics.py",
+        "totals = self.reduce(means.to(device)).tolist()",
+        "totals = (means * self.processes).tolist()",
+        PROCESSES + "test_logged_numbers_are_means_over_all_processes",
+    ),
+    (
+        "rlhf_kit/ppo/evaluation.py",
+        "torch.rand(first, args.max_completion_length, generator=generator)",
+        "pass",
+        PROCESSES + "test_an_evaluation_is_that_of_one_process",
+    ),
+    (
+        "rlhf_kit/ppo/experience.py",
+        'ops.kl_k3(batch["logprobs"], output["logprobs"])',
+        'ops.kl_k3(output["logprobs"], batch["logprobs"])',
+        PROCESSES + "test_logged_numbers_are_means_over_all_processes",
+    ),
+    # The mathematics.
+    (
+        OPS,
+        "x = rows[part].float() / temperature",
+        "x = (rows[part] / temperature).float()",
+        "tests/test_ops.py::test_token_logprobs_of_half_precision_logits_are_float32",
+    ),
+    (
+        OPS,
+        "logprobs = F.log_softmax(rows[part].float() / temperature, dim=-1)",
+        "logprobs = F.log_softmax(rows[part] / temperature, dim=-1)",
+        "tests/test_ops.py::test_token_logprobs_of_half_precision_logits_are_float32",
+    ),
+    (
+        OPS,
+        "torch.where(here, delta + gamma * lam * running, running)",
+        "torch.where(here, delta + lam * running, running)",
+        "tests/test_ops.py::test_gae_by_hand",
+    ),
+    (
+        OPS,
+        "return torch.maximum(plain, clipped), ratio, clipped > plain",
+        "return clipped, ratio, clipped > plain",
+        "tests/test_ops.py::test_policy_loss_clips_by_hand",
+    ),
+    (
+        OPS,
+        "near = old_values + (values - old_values)",
+        "near = old_values + 0.5 * (values - old_values)",
+        "tests/test_ops.py::test_value_loss_clips_by_hand",
+    ),
+    (
+        "rlhf_kit/models/value.py",
+        "with torch.autocast(hidden.device.type, enabled=False):",
+        "if True:",
+        "tests/models/test_value.py::test_values_and_logprobs_are_float32_under_autocast",
+    ),
+    (
+        ROLLOUT,
+        "draw(logprobs, uniforms[rows, step])",
+        "draw(logprobs, uniforms[: len(rows), step])",
+        "tests/ppo/test_rollout.py::test_draws_do_not_depend_on_the_batch_size",
+    ),
+    # Checkpointing, warm-up, fp16.
+    (
+        "rlhf_kit/models/value.py",
+        "for trunk in filter(None, (self.policy, self.value_trunk)):",
+        "for trunk in (self.policy,):",
+        "tests/ppo/test_checkpointing.py::test_gradient_checkpointing_changes_no_gradient[separate-full]",
+    ),
+    (
+        TRAINER,
+        "                    parameter.grad = None",
+        "                    pass",
+        "tests/ppo/test_warmup.py::test_weight_decay_does_not_move_a_warming_up_policy[shared-full]",
+    ),
+    (
+        TRAINER,
+        " or self._loss_scale() < self._scaled_by",
+        "",
+        "tests/ppo/test_precision.py::test_steps_that_overflow_in_fp16_are_skipped[adamw_torch_fused]",
+    ),
+    (
+        TRAINER,
+        "if self.ema is not None and not self.step_was_skipped:",
+        "if self.ema is not None:",
+        "tests/ppo/test_precision.py::test_steps_that_overflow_in_fp16_are_skipped[adamw_torch]",
+    ),
+    # Where a run ends and pauses.
+    (
+        LOOP,
+        "if trainer.control.should_training_stop:\n                return",
+        "if trainer.control.should_training_stop:\n                pass",
+        STOPPING + "test_max_kl_stops_the_sampling_too",
+    ),
+    (
+        LOOP,
+        "control.should_save = by_time and state.global_step > self.saved",
+        "control.should_save = False",
+        STOPPING + "test_a_run_that_max_kl_stopped_goes_on_with_a_larger_one",
+    ),
+    (
+        LOOP,
+        "control.should_training_stop = control.should_log = True",
+        "control.should_training_stop = True",
+        STOPPING + "test_max_kl_stops_the_sampling_too",
+    ),
+    (
+        TRAINER,
+        "if self.state.global_step % self.args.steps_per_rollout:",
+        "if False:",
+        STOPPING + "test_checkpoints_are_of_rollout_ends_and_resume_to_the_unbroken_run",
+    ),
+    (LOOP, "        if inside:", "        if False:", STOPPING + "test_a_checkpoint_inside_a_rollout_is_refused"),
+    (
+        "rlhf_kit/ppo/checkpoints.py",
+        "if any(getattr(args, name) != value for name, value in saved.items()):",
+        "if False:",
+        STOPPING + "test_other_rollouts_than_the_checkpoint_s_are_refused",
+    ),
+    (
+        LOOP,
+        "if self._passes(args, state.global_step) > self._passes(args, state.global_step - 1):",
+        "if False:",
+        STOPPING + "test_an_epoch_is_a_pass_over_the_prompts",
+    ),
+    # Rewards.
+    (
+        REWARDS,
+        'check_scorer(func, load_config(func, what="a reward model"))',
+        "pass",
+        MODELS + "test_a_language_model_as_a_reward_is_refused_by_name",
+    ),
+    (
+        "rlhf_kit/models/heads.py",
+        "    if not _head(inner):",
+        "    if False:",
+        MODELS + "test_a_language_model_in_memory_too",
+    ),
+    (
+        REWARDS,
+        "_own_tokenizer(self.funcs[i], policy_tokenizer)",
+        "policy_tokenizer",
+        MODELS + "test_a_model_from_a_folder_is_read_with_its_own_tokenizer",
+    ),
+    (
+        REWARDS,
+        "if room is not None and longest > room:",
+        "if False:",
+        MODELS + "test_a_context_too_short_for_a_completion_is_refused_first",
+    ),
+    (
+        TRAINER,
+        "for prompts in filter(None, (self.prompts, self.eval_prompts)):",
+        "for prompts in (self.prompts,):",
+        MODELS + "test_prompts_that_the_reward_s_template_refuses_are_found_first",
+    ),
+    (
+        TRAINER,
+        "self.rewards.check(prompts, args.max_completion_length, trainer_state=None)",
+        "pass",
+        CALLS + "test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled",
+    ),
+    (
+        REWARDS,
+        "given = copy.deepcopy(dict(",
+        "given = (dict(",
+        CALLS + "test_a_function_cannot_change_the_run_s_prompts",
+    ),
+    (
+        FUNCTIONS,
+        "        asyncio.get_running_loop()",
+        "        raise RuntimeError",
+        CALLS + "test_coroutines_are_waited_for_in_a_running_loop_too",
+    ),
+    (
+        FUNCTIONS,
+        "    if array.ndim == 2 and array.shape[1] == 1:",
+        "    if array.ndim == 2:",
+        CALLS + "test_what_else_is_returned_is_told",
+    ),
+    (
+        FUNCTIONS,
+        "if not isinstance(value, numbers.Real | Decimal | numpy.bool_):",
+        "if isinstance(value, list | dict):",
+        CALLS + "test_what_else_is_returned_is_told",
+    ),
+    # What is refused before anything is loaded.
+    (
+        "rlhf_kit/training/launch.py",
+        "if args.n_gpu > 1:",
+        "if False:",
+        LAUNCH + "test_data_parallel_is_refused_by_every_trainer",
+    ),
+    (
+        "rlhf_kit/training/trainer.py",
+        "refuse_data_parallel(self.args)",
+        "pass",
+        LAUNCH + "test_data_parallel_is_refused_by_every_trainer",
+    ),
+    (
+        "recipes/models.py",
+        "    refuse_data_parallel(args)",
+        "    pass",
+        LAUNCH + "test_data_parallel_is_refused_by_the_command",
+    ),
+    (
+        "rlhf_kit/training/launch.py",
+        'parse_flag_from_env("ACCELERATE_USE_FSDP")',
+        "False",
+        LAUNCH + "test_an_accelerate_launch_with_shards_is_refused",
+    ),
+    (
+        "rlhf_kit/training/bounds.py",
+        "elif not math.isfinite(value):",
+        "elif False:",
+        BOUNDS + "test_what_is_no_number_is_refused",
+    ),
+    (
+        "rlhf_kit/ppo/config.py",
+        '"gamma": A_SHARE',
+        '"gamma": NOT_NEGATIVE',
+        BOUNDS + "test_numbers_out_of_range_are_refused",
+    ),
+    (
+        "rlhf_kit/training/bounds.py",
+        "lambda x: 0 <= x <= 1)",
+        "lambda x: 0 <= x < 1)",
+        BOUNDS + "test_the_ends_of_a_range_are_taken",
+    ),
+    (
+        "rlhf_kit/ppo/pretraining.py",
+        "min(LONGEST, context or LONGEST)",
+        "LONGEST",
+        "tests/ppo/test_ptx.py::test_texts_longer_than_the_context_are_cut_to_it",
+    ),
+    (
+        "rlhf_kit/ppo/pretraining.py",
+        "if asked is not None and context is not None and asked > context:",
+        "if False:",
+        "tests/ppo/test_ptx.py::test_more_than_the_context_is_refused_by_name",
+    ),
+]
