@@ -6,9 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_kit.eval import reward as evaluate_reward
-from rlhf_kit.eval import score_rows
-from rlhf_kit.recipes import ppo, pretrain, reward, sft
+from rlhf_kit.eval.score import main as score
+from rlhf_kit.recipes import evaluate, ppo, pretrain, reward, sft
 
 FUNCTIONS = """
 def one(completions, **_): return 1.0
@@ -88,9 +87,10 @@ def test_a_language_model_is_no_reward(command, base, tmp_path, capsys, more):
 
 def test_a_language_model_scores_nothing_elsewhere_and_still_starts_a_reward_model(base, ranked, tmp_path, capsys):
     told = "is no reward model: it is a GPT2LMHeadModel"
-    assert evaluate_reward.main(["--model", str(base), "--data", str(ranked), "--output", str(tmp_path / "e")]) == 2
+    options = ["--model", str(base), "--data", str(ranked)]
+    assert evaluate.main(["reward", *options, "--output", str(tmp_path / "e")]) == 2
     assert told in capsys.readouterr().err
-    assert score_rows.main(["--model", str(base), "--data", str(ranked)]) == 2
+    assert score(options) == 2
     assert told in capsys.readouterr().err
     argv = ["--model_name_or_path", str(base), "--dataset_name", str(ranked), "--output_dir", str(tmp_path / "out")]
     assert reward.main([*argv, "--max_steps", "1", "--disable_tqdm", "--report_to", "none"]) == 0
