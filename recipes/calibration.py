@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -11,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.checks import prompt_key
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import context_length, end_ids, load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import context_length, end_ids, load_config, load_policy, load_tokenizer
 from rlhf_kit.models.heads import center_scores, score_texts, unwrapped
 from rlhf_kit.ppo.rollout import sample
 from rlhf_kit.recipes.arguments import Settings
@@ -81,18 +83,20 @@ def _policys_answers(settings: Settings, train_data: Dataset) -> tuple[list, lis
     """Prompts of the training data, drawn by the seed, and what the policy answers to each."""
     extra, seed = settings.extra, settings.training.seed
     tokenizer = load_tokenizer(extra.calibration_policy, settings.model.trust_remote_code)
-    policy = load_policy(extra.calibration_policy, trust_remote_code=settings.model.trust_remote_code)
+    config = load_config(extra.calibration_policy, settings.model.trust_remote_code)
     if not isinstance(train_data[0]["prompt"], str):
         set_chat_template(tokenizer)
     prompts = list({prompt_key(row): row for row in train_data.shuffle(seed=seed)["prompt"]}.values())
-    room = (context_length(policy.config) or 1 << 30) - extra.calibration_max_completion_length
-    encoded = [(prompt, ids) for prompt in prompts if 0 < len(ids := encode_prompt(tokenizer, prompt)) <= room]
+    room = (context_length(config) or 1 << 30) - extra.calibration_max_completion_length
+    ids = encode_each(prompts, partial(encode_prompt, tokenizer), "prompts of --calibration_policy")
+    encoded = [(prompt, of_it) for prompt, of_it in zip(prompts, ids, strict=True) if 0 < len(of_it) <= room]
     if not encoded:
         raise UserError(
             f"No training prompt leaves room for --calibration_max_completion_length "
             f"{extra.calibration_max_completion_length} in the context of {extra.calibration_policy}. Give fewer."
         )
     chosen = [encoded[at % len(encoded)] for at in range(extra.calibration_samples)]
+    policy = load_policy(extra.calibration_policy, trust_remote_code=settings.model.trust_remote_code)
     return [prompt for prompt, _ in chosen], sampled(
         policy.to(settings.training.device).eval(), tokenizer, chosen, settings
     )

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from datasets import Dataset
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_policy, load_reward_model
 from rlhf_kit.models.ensemble import Ensemble
@@ -253,7 +255,7 @@ def fitting_prompts(
     longest, limit = settings.training.max_completion_length, context_length(config) if config is not None else None
     if limit is not None and longest >= limit:
         raise UserError(f"--max_completion_length {longest} fills the context of {limit} tokens by itself.")
-    lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in prompts["prompt"]]
+    lengths = [*map(len, encode_each(prompts["prompt"], partial(encode_prompt, tokenizer), source))]
     most = settings.extra.max_prompt_length
     if most is not None:
         kept = [row for row, tokens in enumerate(lengths) if tokens <= most]

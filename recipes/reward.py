@@ -7,10 +7,15 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
     launch("reward")
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.eval.reward import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
 from rlhf_kit.recipes import plan
@@ -38,6 +43,7 @@ def run(settings: Settings) -> dict:
     demonstrations = check_calibration(settings)
     train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), read)
     tokenizer = tokenizer_of(settings, notes)
+    check_prompts(tokenizer, {"train": train_data, "eval": eval_data, "calibration": demonstrations})
     if settings.run.dry_run:
         rows = tokens = None
         if train_data is not None and tokenizer is not None:
@@ -76,6 +82,17 @@ def run(settings: Settings) -> dict:
     if args.should_save:
         output.files.write("README.md", reward_card(trainer, settings, record, found))
     return record
+
+
+def check_prompts(tokenizer: PreTrainedTokenizerBase | None, data: Mapping[str, Dataset | None]) -> None:
+    """Raises UserError, naming the rows, where the chat template refuses prompts: before a model is loaded."""
+    for name, rows in data.items():
+        if tokenizer is None or rows is None:
+            continue
+        prompts = [row["messages"][:-1] if "messages" in row else row["prompt"] for row in rows]
+        if prompts and not isinstance(prompts[0], str):
+            set_chat_template(tokenizer)
+        encode_each(prompts, partial(encode_prompt, tokenizer), name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_of
 from rlhf_kit.recipes.output import check_output, numbers
 from rlhf_kit.recipes.run import finish, run_stage, train
-from rlhf_kit.sft import SFTTrainer, encode_demonstrations, refuse_options
+from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_options
 
 
 def run(settings: Settings) -> dict:
@@ -27,28 +27,32 @@ def run(settings: Settings) -> dict:
     refuse_options(settings.training)
     train_data, eval_data, notes = load_data(settings, ("demonstrations",), load)
     tokenizer = tokenizer_of(settings, notes)
+    limit = plan.length_limit(settings, tokenizer, notes)
+    encoded, counts = {}, {}
+    if tokenizer is not None:
+        put_template(tokenizer, settings.training)
+        for split, data in {"train": train_data, "eval": eval_data}.items():
+            if data is not None:
+                encoded[split], counts[split] = encode_demonstrations(data, tokenizer, limit, split)
     if settings.run.dry_run:
         rows = tokens = None
-        if train_data is not None and tokenizer is not None:
-            encoded, counts = encode_demonstrations(
-                train_data, tokenizer, plan.length_limit(settings, tokenizer, notes)
-            )
-            rows, tokens = counts["kept"], sum(map(len, encoded["input_ids"]))
+        if "train" in encoded:
+            rows, tokens = counts["train"]["kept"], sum(map(len, encoded["train"]["input_ids"]))
         plan.show_plan(settings, rows, tokens, notes, tokenizer)
         return {}
 
     trainer = SFTTrainer(
         load_model(settings, tokenizer),
         args=settings.training,
-        train_dataset=train_data,
-        eval_dataset=eval_data,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded.get("eval"),
         processing_class=tokenizer,
         peft_config=peft_config(settings),
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
-    metrics |= {f"{split}_{name}": n for split, counts in trainer.data_counts.items() for name, n in counts.items()}
+    metrics |= {f"{split}_{name}": n for split, found in counts.items() for name, n in found.items()}
     return finish(trainer, settings, output, metrics)
 
 

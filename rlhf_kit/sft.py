@@ -18,10 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_
 from trl import SFTConfig
 
 from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
-from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
+from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import refuse_data_parallel
 
@@ -76,14 +77,10 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
                 "formatting_func makes plain text of a dialogue; give `messages` or `prompt` + `completion`."
             )
         tokenizer = processing_class or load_tokenizer(name, args.trust_remote_code)
-        if args.chat_template_path is not None:
-            tokenizer.chat_template = read_template(args.chat_template_path)
-            args.chat_template_path = None  # TRL would put it on again, and may add tokens to the vocabulary
+        put_template(tokenizer, args)
         set_seed(args.seed)  # before adapters draw their weights
-        policy = load_policy(model, trust_remote_code=args.trust_remote_code) if isinstance(model, str) else model
-        policy = trainable(policy, peft_config)
-        refuse_adapted_head(policy)
-        self.limit = min((n for n in (args.max_length, context_length(policy.config)) if n), default=None)
+        config = load_config(model, args.trust_remote_code) if isinstance(model, str) else model.config
+        self.limit = min((n for n in (args.max_length, context_length(config)) if n), default=None)
         self.data_counts: dict[str, dict[str, int]] = {}
         with args.main_process_first(desc="tokenizing the demonstrations"):
             train_rows = self._encoded(train_dataset, tokenizer, "train")
@@ -91,6 +88,9 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
                 eval_rows = {key: self._encoded(rows, tokenizer, key) for key, rows in eval_dataset.items()}
             else:
                 eval_rows = None if eval_dataset is None else self._encoded(eval_dataset, tokenizer, "eval")
+        policy = load_policy(model, trust_remote_code=args.trust_remote_code) if isinstance(model, str) else model
+        policy = trainable(policy, peft_config)
+        refuse_adapted_head(policy)
         set_special_tokens(policy, tokenizer)  # once its template is settled
         args.max_length = self.limit
         args.assistant_only_loss = False  # done: TRL would look for the messages that are no longer there
@@ -144,14 +144,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             raise UserError("train_dataset is missing; SFT needs demonstrations.")
         if "input_ids" in dataset.column_names:
             return dataset
-        rows, self.data_counts[split] = encode_demonstrations(dataset, tokenizer, self.limit)
-        counts = self.data_counts[split]
-        if counts["cut"] or counts["dropped"]:
-            logger.warning(
-                "%s: of %d demonstrations %d were cut after the last answer that fits %s tokens and %d dropped, "
-                "whose first answer does not fit.",
-                split, counts["rows"], counts["cut"], self.limit, counts["dropped"],
-            )  # fmt: skip
+        rows, self.data_counts[split] = encode_demonstrations(dataset, tokenizer, self.limit, split)
         return rows
 
 
@@ -177,6 +170,13 @@ def refuse_options(args: SFTConfig) -> None:
         raise UserError("SFT does not take " + "; ".join(faults) + ".")
 
 
+def put_template(tokenizer: PreTrainedTokenizerBase, args: SFTConfig) -> None:
+    """Give the tokenizer the chat template that is asked for."""
+    if args.chat_template_path is not None:
+        tokenizer.chat_template = read_template(args.chat_template_path)
+        args.chat_template_path = None  # TRL would put it on again, and may add tokens to the vocabulary
+
+
 def read_template(path: str) -> str:
     """A chat template from a .jinja file or from a tokenizer's folder or hub id."""
     if path.endswith((".jinja", ".j2")):
@@ -190,12 +190,15 @@ def read_template(path: str) -> str:
 
 
 def encode_demonstrations(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int | None
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int | None, name: str = ""
 ) -> tuple[Dataset, dict[str, int]]:
     """Rows as `input_ids` and `labels` of at most `limit` tokens, and how many rows were there, cut and dropped.
 
+    Args:
+        name: of the rows, in messages.
+
     Raises:
-        UserError: for other columns, or when nothing is left.
+        UserError: for other columns, rows that the chat template refuses, or when nothing is left.
     """
     columns = set(dataset.column_names)
     if not ({"messages"} <= columns or {"prompt", "completion"} <= columns):
@@ -204,11 +207,10 @@ def encode_demonstrations(
             "`completion`."
         )
     first = dataset[0]["messages" if "messages" in columns else "prompt"] if len(dataset) else ""
-    if not isinstance(first, str):
+    if not isinstance(first, str) or tokenizer.chat_template:
         set_chat_template(tokenizer)
     rows, cut = [], 0
-    for row in dataset:
-        ids, labels, was_cut = _encode_row(row, tokenizer, limit)
+    for ids, labels, was_cut in encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit), name):
         if ids and any(label != IGNORED for label in labels):
             rows.append({"input_ids": ids, "labels": labels})
             cut += was_cut
@@ -218,6 +220,12 @@ def encode_demonstrations(
             f"None of the {len(dataset)} demonstrations fits max_length={limit} with its first answer. "
             "Raise --max_length (the model's context at most) or give shorter demonstrations."
         )
+    if cut or counts["dropped"]:
+        logger.warning(
+            "%s: of %d demonstrations %d were cut after the last answer that fits %s tokens and %d dropped, whose "
+            "first answer does not fit.",
+            name, counts["rows"], cut, limit, counts["dropped"],
+        )  # fmt: skip
     return Dataset.from_list(rows), counts
 
 

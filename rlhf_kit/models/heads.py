@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -22,6 +23,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, start_ids
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length
 from rlhf_kit.ops import length_mask
@@ -343,8 +345,8 @@ def score_texts(
     inner = unwrapped(model)
     limit, form = context_length(inner.config), row_format(inner.config, tokenizer)
     rows = []
-    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        prompt_ids = encode_prompt(tokenizer, prompt)
+    encoded = encode_each(prompts, partial(encode_prompt, tokenizer), "scores")
+    for number, (prompt_ids, completion) in enumerate(zip(encoded, completions, strict=True)):
         completion_ids = encode_completion(tokenizer, completion, eos=False)
         ids = fit_context(prompt_ids, completion_ids, limit, form)
         if ids is None:

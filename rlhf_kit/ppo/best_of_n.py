@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_prompt
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.ppo.functions import GIVEN
@@ -130,7 +132,7 @@ def best_of_n(
     """
     prompts, columns = list(prompts), columns or {}
     _check(n, prompts, columns, max_completion_length, temperature)
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    encoded = encode_each(prompts, partial(encode_prompt, tokenizer), "prompts")
     _check_room(encoded, context_length(policy.config), max_completion_length)
     device = next(policy.parameters()).device
     rewards, heldout = (_rewards(funcs, tokenizer, batch_size, device) for funcs in (reward_funcs, heldout_funcs))

@@ -33,8 +33,8 @@ def encode_prompts(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, limit: int | None
 ) -> list[dict]:
     """Rows with their `prompt_ids`, once it is sure that each leaves room for a completion in `limit` tokens."""
-    encoded = encode_each(dataset["prompt"], partial(encode_prompt, tokenizer))
-    rows = [{**row, "prompt_ids": ids} for row, ids in zip(dataset, encoded, strict=True)]
+    prompts = encode_each(dataset["prompt"], partial(encode_prompt, tokenizer), "prompts")
+    rows = [{**row, "prompt_ids": ids} for row, ids in zip(dataset, prompts, strict=True)]
     room = None if limit is None else limit - max_completion_length
     lengths = [len(row["prompt_ids"]) for row in rows]
     long = [] if room is None else [(row, tokens) for row, tokens in enumerate(lengths) if tokens > room]

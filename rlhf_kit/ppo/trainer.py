@@ -31,6 +31,7 @@ from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import (
     context_length,
     end_ids,
+    load_config,
     load_policy,
     load_tokenizer,
     set_special_tokens,
@@ -101,6 +102,8 @@ class PPOTrainer(Trainer):
         refuse_data_parallel(args)
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
+        config = load_config(model) if isinstance(model, str) else model.config
+        self._read_data(args, tokenizer, context_length(config), train_dataset, eval_dataset, ptx_dataset)
         policy = load_policy(model) if isinstance(model, str) else model
         set_special_tokens(policy, tokenizer)
 
@@ -118,7 +121,6 @@ class PPOTrainer(Trainer):
         if self.ref_model is not None:
             self.ref_model.eval().requires_grad_(False)
 
-        self._read_data(args, tokenizer, context_length(policy.config), train_dataset, eval_dataset, ptx_dataset)
         args.gradient_accumulation_steps = args.micro_batches(args.world_size)
         args.max_steps = args.steps(len(self.prompts))
         super().__init__(

@@ -5,7 +5,7 @@ Notation: G prompts ("lists") in a batch, N answers of all of them, T tokens of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_completion, encode_prompt, set_chat_template
+from rlhf_kit.data.refusals import TemplateRefusal, refused_rows
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right
 from rlhf_kit.models.prefix import PADDING, tree_rows
@@ -28,9 +29,13 @@ def _row(
 
 
 def _encode_ranking(
-    row: dict, tokenizer: PreTrainedTokenizerBase, limit: int | None, row_format: RowFormat, ties_teach: bool
+    row: dict,
+    prompt: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    row_format: RowFormat,
+    ties_teach: bool,
 ) -> dict:
-    prompt = encode_prompt(tokenizer, row["prompt"])
     rows, ranks, cuts = [], [], 0
     for completion, rank in zip(row["completions"], row["ranks"], strict=True):
         ids, cut = _row(prompt, encode_completion(tokenizer, completion, eos=False), limit, row_format)
@@ -64,10 +69,14 @@ def _encode_ranking(
 
 
 def _encode_thumb(
-    row: dict, tokenizer: PreTrainedTokenizerBase, limit: int | None, row_format: RowFormat, ties_teach: bool
+    row: dict,
+    prompt: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    row_format: RowFormat,
+    ties_teach: bool,
 ) -> dict:
-    completion = encode_completion(tokenizer, row["completion"], eos=False)
-    ids, cut = _row(encode_prompt(tokenizer, row["prompt"]), completion, limit, row_format)
+    ids, cut = _row(prompt, encode_completion(tokenizer, row["completion"], eos=False), limit, row_format)
     return {
         "input_ids": [ids or []],
         "thumb": bool(row["label"]),
@@ -79,6 +88,15 @@ def _encode_thumb(
     }
 
 
+def _encode(row: dict, encode: Callable[..., dict], tokenizer: PreTrainedTokenizerBase, **how) -> dict:
+    """The row as `encode` has it, and what the chat template says where it refuses the prompt."""
+    try:
+        prompt, words, advice = encode_prompt(tokenizer, row["prompt"]), "", ""
+    except TemplateRefusal as refusal:
+        prompt, words, advice = [], refusal.words, refusal.advice
+    return encode(row, prompt, tokenizer, **how) | {"refusal": words, "advice": advice}
+
+
 def encode_comparisons(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -86,6 +104,7 @@ def encode_comparisons(
     ties_teach: bool = False,
     on_bad_row: str = "drop",
     row_format: RowFormat = PLAIN,
+    name: str = "",
 ) -> tuple[Dataset, dict[str, int]]:
     """Canonical rows (`data.loading`) as token ids, and counts of what was cut or dropped.
 
@@ -96,7 +115,7 @@ def encode_comparisons(
         ties_teach: keep a list in which all answers tie.
         on_bad_row: "drop" leaves out a list with fewer than two different answers, with one answer under two ranks,
             or without an order; "error" refuses them.
-        row_format: what the model reads around prompt and answer.
+        row_format: what the model reads around prompt and answer. name: of the rows, in messages.
 
     Raises:
         UserError: for other columns, when nothing is left, or for bad lists (all kinds, with their first row numbers).
@@ -115,11 +134,17 @@ def encode_comparisons(
     if len(dataset) and not isinstance(dataset[0]["prompt"], str):
         set_chat_template(tokenizer)
     encoded = dataset.map(
-        encode,
-        fn_kwargs=dict(tokenizer=tokenizer, limit=max_length, row_format=row_format, ties_teach=ties_teach),
+        _encode,
+        fn_kwargs=dict(
+            encode=encode, tokenizer=tokenizer, limit=max_length, row_format=row_format, ties_teach=ties_teach
+        ),
         remove_columns=dataset.column_names,
         desc="Tokenizing comparisons",
     )
+    told = zip(encoded["refusal"], encoded["advice"], strict=True)
+    refusals = {row: TemplateRefusal(*said) for row, said in enumerate(told, start=1) if said[0]}
+    if refusals:
+        raise refused_rows(refusals, len(encoded), name)
     bad: dict[str, list[int]] = {}
     for number, fault in enumerate(encoded["fault"], start=1):
         if fault:
@@ -140,7 +165,7 @@ def encode_comparisons(
     if not kept:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UserError(f"No comparison is left to learn from ({told}; max_length {max_length}).")
-    return encoded.select(kept).remove_columns(["prompts_cut", "too_long", "fault"]), counts
+    return encoded.select(kept).remove_columns(["prompts_cut", "too_long", "fault", "refusal", "advice"]), counts
 
 
 def _first(numbers: Sequence[int], shown: int = 5) -> str:

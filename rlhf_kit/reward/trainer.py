@@ -26,7 +26,7 @@ from transformers import (
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import save_config, trainable
-from rlhf_kit.models.checkpoints import context_length, load_reward_model, load_tokenizer
+from rlhf_kit.models.checkpoints import context_length, load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.heads import (
@@ -100,10 +100,7 @@ class RewardTrainer(Trainer):
         self.tokenizer = processing_class or load_tokenizer(name, needs_eos=False)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        model = self._one_score(model, args, peft_config)
-        if args.shared_prefix:
-            check_shared_prefix(model)
-        config = unwrapped(model).config
+        config = unwrapped(model).config if isinstance(model, nn.Module) else load_config(name, what="a reward model")
         self.row_format = row_format(config, self.tokenizer)
         self.limit = min((n for n in (args.max_length, context_length(config)) if n), default=None)
         self.data_counts: dict[str, dict[str, int]] = {}
@@ -114,6 +111,9 @@ class RewardTrainer(Trainer):
                 eval_dataset = {key: self._encoded(rows, key, args) for key, rows in eval_dataset.items()}
             elif eval_dataset is not None:
                 eval_dataset = self._encoded(eval_dataset, "eval", args)
+        model = self._one_score(model, args, peft_config)
+        if args.shared_prefix:
+            check_shared_prefix(model)
         self._measures: list[Tensor] = []  # (G, 7) of each training forward since the last log
         super().__init__(
             model=model,
@@ -150,7 +150,7 @@ class RewardTrainer(Trainer):
         if "input_ids" in dataset.column_names:
             return dataset
         dataset, counts = encode_comparisons(
-            dataset, self.tokenizer, self.limit, args.ties_teach, args.on_bad_row, self.row_format
+            dataset, self.tokenizer, self.limit, args.ties_teach, args.on_bad_row, self.row_format, name
         )
         self.data_counts[name] = counts
         told = [f"{what} {count}" for what, count in counts.items() if count and what != "lists"]
