@@ -114,6 +114,8 @@ class PPOTrainer(Trainer):
         self.rewards = Rewards(
             reward_funcs, reward_processing_classes, args.reward_weights, tokenizer, args.per_device_eval_batch_size
         )
+        for prompts in filter(None, (self.prompts, self.eval_prompts)):
+            self.rewards.check(prompts, args.max_completion_length, trainer_state=None)
         module = build_policy_and_value(policy, *self._value_source(value_model), peft_config)
         for part in filter(None, [module, self.ref_model]):
             disable_dropout(part)
@@ -166,8 +168,6 @@ class PPOTrainer(Trainer):
         if eval_dataset is not None:
             self.eval_prompts = encode_prompts(eval_dataset, tokenizer, args.max_completion_length, context)
             check_share(self.eval_prompts, args.world_size)
-        for prompts in filter(None, (self.prompts, self.eval_prompts)):
-            self.rewards.check(prompts, args.max_completion_length, trainer_state=None)
         if (ptx_dataset is None) != (args.ptx_coef == 0):
             raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
         self.ptx = None
