@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_kit.data.chat import start_ids
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.icl_page import Point
 
@@ -39,7 +40,8 @@ def measure(
     """
     lm_eval = importlib.import_module("lm_eval")
     model_of = importlib.import_module("lm_eval.models.huggingface").HFLM
-    wrapped = model_of(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=8)
+    begins = bool(start_ids(tokenizer))  # which the harness leaves out unless it is told
+    wrapped = model_of(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=8, add_bos_token=begins)
     found = []
     for count in shots:
         try:

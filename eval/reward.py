@@ -158,7 +158,7 @@ def run(options: argparse.Namespace) -> None:
     rows, kind = load(options.data, KINDS, split=options.split)
     if options.limit is not None:
         rows = rows.select(range(min(options.limit, len(rows))))
-    model, tokenizer = load_scorer(options.model)
+    model, tokenizer = load_scorer(options.model, rows["prompt"], options.data)
     state = processes()
     if options.output is not None and state.is_main_process:
         results.check_folder(options.output)

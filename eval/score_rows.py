@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
     found = read(options.data, KINDS, options.split, seed=0)
     form = form_of(found)
     lists = lists_of(found, form)
-    loaded = {name: load_scorer(name) for name in options.model}
+    loaded = {name: load_scorer(name, [prompt for prompt, _ in lists], found.name) for name in options.model}
     cut = check_lengths(found, lists, {name: Reader(*pair) for name, pair in loaded.items()})
     if cut:
         told = f"{cut} prompts are longer than the model reads with their completions and lose their beginning."

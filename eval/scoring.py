@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import datasets
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_completion, encode_prompt
+from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.eval.progress import Counter
 from rlhf_kit.models import heads
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_reward_model, load_tokenizer
@@ -36,14 +38,20 @@ def processes() -> PartialState:
     return PartialState(cpu=on_cpu)
 
 
-def load_scorer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_scorer(
+    name: str, prompts: Iterable[Prompt] = (), source: str = ""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A trained reward model (or its adapter, merged) in eval mode, and its tokenizer.
+
+    Args:
+        prompts: of `source`, that it is to read: what its chat template refuses is told before it is loaded.
 
     Raises:
         UserError: also for a language model, whose scores would come from a head that nobody trained.
     """
     check_scorer(name, load_config(name, what="a reward model"))
     tokenizer = load_tokenizer(name, needs_eos=False)
+    encode_each(prompts, partial(encode_prompt, tokenizer), source)
     return load_reward_model(name, tokenizer=tokenizer).eval(), tokenizer
 
 
