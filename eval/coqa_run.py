@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     state = processes()
     turns = {turn_id(story, turn): story for story in stories for turn in range(len(story.questions))}
     shares = [story.id for story in turns.values()]
-    making = Run(options.output, settings, list(turns), state, unit="questions", shares=shares)
+    making = Run(options.output, settings, list(turns), state, unit="questions", shares=shares, files=[PREDICTIONS])
     todo = list({turns[name].id: turns[name] for name in making.todo}.values())
     for story in todo:
         prompts.demonstrate(story, pool, options.shots, options.seed)
@@ -154,7 +154,7 @@ def guessing(stories: Sequence[Story]) -> dict[str, float] | None:
 def write_predictions(path: Path, items: Sequence[Item]) -> None:
     """As CoQA's scorer reads them: `[{"id", "turn_id", "answer"}]`."""
     rows = [{"id": item.cluster, "turn_id": item.details["turn_id"], "answer": item.answer} for item in items]
-    results.write(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    results.write(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "coqa")
 
 
 def show(found: Results) -> None:

@@ -38,6 +38,7 @@ from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length, load_tokenizer
 
 PROTOCOL, VERSION = "gpt3-greedy", 1
+TASK, CURVE, REPORT = "icl", "curve.csv", "report.html"
 
 
 def measure_icl(
@@ -92,7 +93,7 @@ def icl_settings(
     """`asked`: see `generators.layout`."""
     data_hash = results.fingerprint([asdict(task) for task in chosen])
     options = {**asked, "tasks": [task.name for task in chosen], "shots": list(shots), "dtype": dtype}
-    return Settings("icl", PROTOCOL, VERSION, name, model_hash(name), "made here", data_hash, seed, limit, options)
+    return Settings(TASK, PROTOCOL, VERSION, name, model_hash(name), "made here", data_hash, seed, limit, options)
 
 
 def _item(asked: Asked, output: str, answer: str, scores: Mapping[str, float], **details) -> Item:
@@ -207,6 +208,8 @@ def run(options: argparse.Namespace) -> None:
     for task in chosen:
         draw_shots(task, 0, shots[-1], options.seed)  # raises before a model is loaded
     state = processes()
+    if options.output is not None:
+        results.check_folder(options.output, TASK, (CURVE, REPORT))
     curves = []
     for name in options.models if options.apply_chat_template else ():
         check_template(name, chosen, shots[-1], options.seed)
@@ -226,7 +229,7 @@ def run(options: argparse.Namespace) -> None:
         return
     show(curves, Console(), options.apply_chat_template)
     if options.output is not None:
-        results.write(options.output / "curve.csv", curve_csv(curves))
+        results.write(options.output / CURVE, curve_csv(curves), TASK)
         page = curve_page(curves, chosen, options.limit, options.apply_chat_template)
-        results.write(options.output / "report.html", page)
+        results.write(options.output / REPORT, page, TASK)
         print(f"Written 已寫入: {options.output}/report.html, curve.csv, a folder for each model")  # noqa: T201

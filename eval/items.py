@@ -21,6 +21,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure, intervals, mean, numbered, point
 from rlhf_kit.eval.progress import Counter
+from rlhf_kit.storage import Folder
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -156,6 +157,7 @@ class Run:
             processes number r makes items r, r + n, r + 2n ...
         shares: of each id, what must be made by one process and in one go, such as its story. None = the item alone.
         unit: what the progress counts, such as "questions".
+        files: what will be written into the folder besides, which may not be there but from such a measurement.
 
     Raises UserError: equal ids; a folder that holds items of other settings.
     """
@@ -168,6 +170,7 @@ class Run:
         state: PartialState | None = None,
         unit: str = "items",
         shares: Sequence[str] | None = None,
+        files: Sequence[str] = (),
     ):
         self.folder, self.settings, self.ids, self.state = folder, settings, list(ids), state
         self.rank, self.processes = (state.process_index, state.num_processes) if state else (0, 1)
@@ -180,8 +183,9 @@ class Run:
         self.items: dict[str, Item] = {}
         self.file = None
         if folder is not None:
-            results.check_folder(folder)
+            results.check_folder(folder, settings.task)
             _check_settings(folder, settings)
+            results.check_folder(folder, settings.task, [SETTINGS, ITEMS, RESULTS, *files])
             self.items = _read_items([folder / ITEMS, *sorted(folder.glob(PER_PROCESS))])
         shares = self.ids if shares is None else shares
         unmade = {share for name, share in zip(self.ids, shares, strict=True) if name not in self.items}
@@ -196,9 +200,11 @@ class Run:
         self.started = time.perf_counter()
         if self.folder is not None:
             if self.rank == 0:
-                _write_json(self.folder / SETTINGS, asdict(self.settings))
-                (self.folder / RESULTS).unlink(missing_ok=True)  # from here on the folder holds an unfinished run
+                self._write(SETTINGS, asdict(self.settings))
+                self.home.remove(RESULTS)  # from here on the folder holds an unfinished run
             path = self.folder / PER_PROCESS.replace("*", str(self.rank))
+            self.home.settle(path.name)  # what is there was read as items of ours
+            self.home.claim(path.name)
             _drop_torn_line(path)
             self.file = path.open("a", encoding="utf-8")
         self.counter.__enter__()
@@ -264,11 +270,20 @@ class Run:
             seconds=round(self.seconds, 3),
         )
         if self.folder is not None:
-            results.write(self.folder / ITEMS, results.json_lines(asdict(item) for item in ordered))
-            for path in self.folder.glob(PER_PROCESS):
-                path.unlink()
-            _write_json(self.folder / RESULTS, found.as_json())
+            results.write(self.folder / ITEMS, results.json_lines(map(asdict, ordered)), self.settings.task)
+            parts = [path.name for path in self.folder.glob(PER_PROCESS)]
+            self.home.settle(*parts)
+            self.home.remove(*parts)
+            self._write(RESULTS, found.as_json())
         return found
+
+    @property
+    def home(self) -> Folder:
+        return results.of(self.folder, self.settings.task)
+
+    def _write(self, name: str, value: Any) -> None:
+        text = json.dumps(results.as_json(value), indent=2, ensure_ascii=False) + "\n"
+        results.write(self.folder / name, text, self.settings.task)
 
 
 # ------------------------------------------------------------------------------------------
@@ -330,7 +345,3 @@ def _drop_torn_line(path: Path) -> None:
     if path.is_file():
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    results.write(path, json.dumps(results.as_json(value), indent=2, ensure_ascii=False) + "\n")

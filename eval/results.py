@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import rlhf_kit
-from rlhf_kit import page
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
+from rlhf_kit.storage import Folder
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
 
@@ -59,24 +59,26 @@ def json_lines(rows: Iterable[Any]) -> str:
     return "".join(json.dumps(as_json(row), ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
-def check_folder(folder: Path) -> None:
-    """Before hours are spent: make the folder that the results go to. Raises UserError where it cannot be."""
+def check_folder(folder: Path, task: str, names: Iterable[str] = ()) -> None:
+    """Before hours are spent: make the folder that the results go to.
+
+    Raises UserError where it cannot be made, or one of `names` is there and is no result of this task as it was left.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {str(folder)!r} cannot be made: {error.strerror}. Give a folder.") from error
+    of(folder, task).refuse_foreign(names)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises UserError where it cannot be written."""
+def of(folder: Path, task: str) -> Folder:
+    """The folder as one that `rlhf-kit eval TASK` writes into."""
+    return Folder(folder, f"eval {task}")
+
+
+def write(path: Path, text: str, task: str) -> None:
+    """Write a file whole or not at all. Raises UserError where it cannot be written, or is no result of this task."""
     try:
-        page.write(path, text)
+        of(path.parent, task).write(path.name, text)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
-
-
-def write_results(folder: Path, results: Mapping[str, Any], items: Iterable[Any], html: str) -> None:
-    """items.jsonl and report.html, then results.json: who finds that one finds the others."""
-    write(folder / "items.jsonl", json_lines(items))
-    write(folder / "report.html", html)
-    write(folder / "results.json", json.dumps(as_json(results), indent=2, ensure_ascii=False) + "\n")

@@ -6,6 +6,7 @@ The measures are in `ranking.py`; docs/eval-reward.md says what each of them mea
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -31,6 +32,7 @@ from rlhf_kit.models import heads
 
 PROTOCOL = "reward-1"  # goes up when a figure of the same name would come out otherwise
 KINDS = ("ranked", "pairs", "thumbs")
+TASK, FILES = "reward", ("items.jsonl", "report.html", "results.json")  # the last: who finds it finds the others
 
 Row = Mapping[str, Any]
 
@@ -155,13 +157,13 @@ def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval reward` with parsed options (`recipes/evaluate.py`). Raises UserError."""
     quiet()
     started = time.perf_counter()
+    if options.output is not None:
+        results.check_folder(options.output, TASK, FILES)
     rows, kind = load(options.data, KINDS, split=options.split)
     if options.limit is not None:
         rows = rows.select(range(min(options.limit, len(rows))))
     model, tokenizer = load_scorer(options.model, rows["prompt"], options.data)
     state = processes()
-    if options.output is not None and state.is_main_process:
-        results.check_folder(options.output)
     rows = list(rows)
     found = evaluate_reward(model.to(state.device), tokenizer, rows, options.batch_size, options.seed)
     if not state.is_main_process:
@@ -191,8 +193,14 @@ def run(options: argparse.Namespace) -> None:
     }
     show(record)
     if options.output is not None:
-        results.write_results(options.output, record, items, reward_page(record, items))
+        contents = (results.json_lines(items), reward_page(record, items), _json(record))
+        for name, content in zip(FILES, contents, strict=True):
+            results.write(options.output / name, content, TASK)
         print(f"Written 已寫入: {options.output}/results.json, items.jsonl, report.html")  # noqa: T201
+
+
+def _json(record: dict) -> str:
+    return json.dumps(results.as_json(record), indent=2, ensure_ascii=False) + "\n"
 
 
 def show(record: dict) -> None:

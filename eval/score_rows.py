@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rlhf_kit.data.checks import completion_text, describe, is_list, shared_prompt
@@ -17,10 +18,12 @@ from rlhf_kit.eval import results
 from rlhf_kit.eval.scoring import Prompt, Reader, load_scorer, processes, quiet, score_lists
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
+from rlhf_kit.storage import Folder
 
 KINDS = ("ranked", "pairs", "thumbs", "demonstrations")
 # What is scored in a row: the first of these that all are columns of the source.
 FORMS = (("completions",), ("chosen", "rejected"), ("completion",), ("messages",))
+SCORE = "score"  # whose files `--output` may replace
 SINGLE = ("completion", "messages")  # one score a row; else a list of them
 
 Row = Mapping[str, Any]
@@ -102,6 +105,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("--std-coef goes with --ensemble mean-std.")
     if len(set(options.model)) < len(options.model):
         raise UserError(f"--model names a model twice ({', '.join(options.model)}); name each once.")
+    if options.output is not None:
+        check_file(options.output, options.data)
     found = read(options.data, KINDS, options.split, seed=0)
     form = form_of(found)
     lists = lists_of(found, form)
@@ -116,7 +121,19 @@ def run(options: argparse.Namespace) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        results.write(options.output, text)
+        try:
+            Folder(options.output.parent, SCORE).write(options.output.name, text)
+        except OSError as error:
+            raise UserError(f"--output {str(options.output)!r} cannot be written: {error.strerror}.") from error
+
+
+def check_file(output: Path, data: str) -> None:
+    """Raises UserError where the scores would replace their own data, or a file that is none of scores."""
+    if output.is_dir():
+        raise UserError(f"--output {str(output)!r} cannot be written: it is a folder. Give a file.")
+    if output.exists() and Path(data).exists() and output.samefile(data):
+        raise UserError(f"--output {str(output)!r} is the file of --data {data!r}; give another one for the scores.")
+    Folder(output.parent, SCORE).refuse_foreign([output.name])
 
 
 def _scorer(options: argparse.Namespace, loaded: Sequence[tuple]):

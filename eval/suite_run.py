@@ -26,7 +26,8 @@ from rlhf_kit.eval.suite import COMMANDS, SEVERAL_MODELS, Entry, arguments, read
 from rlhf_kit.eval.suite_page import GAINED, LOST, Change, Report, Value, markdown, page, show
 from rlhf_kit.models.checkpoints import load_config
 
-RESULTS = "suite.json"
+TASK = "suite"
+FILES = TABLE, REPORT, RESULTS = "suite.md", "report.html", "suite.json"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,9 +41,9 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("Several processes keep their items in files: give a folder by --output.")
     with tempfile.TemporaryDirectory() as scratch:
         output = options.output or Path(scratch)
-        results.check_folder(output)
+        results.check_folder(output, TASK, FILES)
         if state.is_main_process:
-            (output / RESULTS).unlink(missing_ok=True)  # from here on the folder holds an unfinished report
+            results.of(output, TASK).remove(RESULTS)  # from here on the folder holds an unfinished report
         homes = first_alike(entries)
         for name, path in models.items():
             for entry in entries:
@@ -178,8 +179,8 @@ def write(report: Report, output: Path) -> None:
     """suite.md, report.html, and suite.json last: who finds that one finds the others."""
     versions, commit = results.versions(), results.commit()
     facts = [report.suite, f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
-    results.write(output / "suite.md", markdown(report))
-    results.write(output / "report.html", page(report, facts))
+    results.write(output / TABLE, markdown(report), TASK)
+    results.write(output / REPORT, page(report, facts), TASK)
     declared = [asdict(entry) for entry in report.entries]
     told = {**asdict(report), "suite_hash": results.fingerprint(declared), "versions": versions, "commit": commit}
-    results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n")
+    results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n", TASK)

@@ -29,8 +29,8 @@ FUNCTION = r"([\w.]+):[A-Za-z_]\w*"  # a reward function by its module
 RUN_FILES = re.compile(
     r"checkpoint-\d+|run\.json|metrics\.jsonl|config\.json|generation_config\.json|training_args\.bin|README\.md"
     r"|tokenizer(_config)?\.json|.*\.(bpe\.)?model|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)"
-    r"|merges\.txt|chat_template\.jinja|adapter_config\.json|reward_config\.json|trainer_state\.json|value\.safetensors|ppo_state\.json|ema"
-    r"|completions|\.saving|" + WEIGHTS.pattern
+    r"|merges\.txt|chat_template\.jinja|adapter_config\.json|reward_config\.json|trainer_state\.json"
+    r"|value\.safetensors|ppo_state\.json|ema|completions|\.saving|" + WEIGHTS.pattern
 )
 
 
@@ -81,19 +81,18 @@ def check_output(settings: Settings) -> Output:
     settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     if settings.run.overwrite_output_dir:
         refuse_own_sources(settings, folder)
-    _check_contents(folder, checkpoint, settings.run.overwrite_output_dir or resume)
+    check_contents(folder, checkpoint, settings.run.overwrite_output_dir or resume)
     return Output(folder, checkpoint, time.time())
 
 
-def _check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> None:
+def check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> None:
     """Raises UserError for another run, and for what would be replaced and no run is recorded to have made.
 
     `may_replace`: the run that is there is given up, or had saved nothing to go on from.
     """
     files = Folder(folder, RUN)
-    held = (
-        [item.name for item in sorted(folder.iterdir()) if RUN_FILES.fullmatch(item.name)] if folder.is_dir() else []
-    )
+    there = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    held = [name for name in there if RUN_FILES.fullmatch(name)]
     if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():  # the run that goes on
         held = [name for name in held if name != METRICS and not re.fullmatch(CHECKPOINT, name)]
     elif not may_replace and _holds_a_run(folder, held):
@@ -179,9 +178,7 @@ class CheckpointRecord(TrainerCallback):
         self.files = files
 
     def _claim(self, args, state, control, **kwargs):
-        at_best = (
-            str(getattr(args.save_strategy, "value", args.save_strategy)) == "best"
-        )  # decided when it is too late
+        at_best = str(getattr(args.save_strategy, "value", args.save_strategy)) == "best"  # seen when it is too late
         if state.is_world_process_zero and (control.should_save or at_best):
             self.files.claim(f"checkpoint-{state.global_step}")
 

@@ -11,7 +11,6 @@ import argparse
 import importlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -31,11 +30,14 @@ from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.recipes import evaluate
+from rlhf_kit.recipes.output import check_contents
 from rlhf_kit.recipes.run import versions
 from rlhf_kit.report import write_report
+from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
 
 RECIPES = Path(recipes.__file__).parent / "world"
 POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder
+RUNS = (*POLICIES.values(), "reward")
 FOLDERS = POLICIES | {"pretrain": "base"}  # of a stage; any other stage's folder has its name
 TITLES = {
     "pretrain": "0 · Pretraining: predict the next token 預訓練：文字接龍",
@@ -90,8 +92,10 @@ class Demo:
         if pretrain:
             self.stage("pretrain", "pretrain", "pretrain-quick.yaml")
         else:
-            shutil.rmtree(base, ignore_errors=True)
-            shutil.copytree(world.BASE, base)
+            copied = Folder(base, RUN)
+            copied.clear()
+            for path in sorted(Path(world.BASE).iterdir()):
+                copied.write(path.name, path.read_bytes())
         self.stage("sft", "sft", "sft.yaml", "--model_name_or_path", base)
         self.stage("reward", "reward", "reward.yaml", "--model_name_or_path", sft)
         ppo = ["--model_name_or_path", sft, "--reward_funcs", reward, "rlhf_kit.world:truth_reward"]
@@ -107,7 +111,7 @@ class Demo:
         console.rule(f"[bold]{TITLES['suite']}", align="left")
         start = time.perf_counter()
         output = self.folder / "suite"
-        shutil.rmtree(output, ignore_errors=True)
+        clear(output)
         models = [f"{name}={self.folder / name}" for name in SUITE]
         self.status = evaluate.main(["suite", "--models", *models, "--output", str(output)])
         self.seconds["suite"] = time.perf_counter() - start
@@ -259,7 +263,7 @@ def show(summary: dict, folder: Path) -> None:
     )
 
 
-def write_samples(summary: dict, path: Path) -> None:
+def samples_page(summary: dict) -> str:
     lines = ["# Samples 回答範例", ""]
     for row in summary["samples"]:
         lines += [
@@ -273,7 +277,7 @@ def write_samples(summary: dict, path: Path) -> None:
             text = given["text"].replace("|", "\\|").replace("\n", " ")
             lines.append(f"| {title} | {text} | {given['truth']:.2f} | {given['score']:.2f} |")
         lines.append("")
-    path.write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -292,17 +296,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one GPU
     try:
-        if options.output_dir.exists() and not options.output_dir.is_dir():
-            raise UserError(f"--output_dir {str(options.output_dir)!r} is a file; give a folder.")
-        story = Demo(options.output_dir, options.seed)
-        summary = story.run(options.pretrain)
+        return tell(Demo(options.output_dir, options.seed), options.pretrain)
     except UserError as error:
         print(f"rlhf-kit demo: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    folder = options.output_dir
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_samples(summary, folder / "samples.md")
+        return error.status
+
+
+def tell(story: Demo, pretrain: bool) -> int:
+    """The whole story into its folder; returns the exit status. Raises UserError where that is not a demo's."""
+    folder = story.folder
+    check_folder(folder)
+    files = Folder(folder, "demo")
+    files.mark(*RUNS, "suite")
+    summary = story.run(pretrain)
+    files.write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    files.write("samples.md", samples_page(summary))
     runs = {name: folder / run for name, run in POLICIES.items()} | {"reward": folder / "reward"}
     write_report(folder / "report.html", summary, runs)
     show(summary, folder)
     return story.status
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError for a folder that is not a demo's, or holds what a demo would replace and has not written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
+    files, advice = Folder(folder, "demo"), "Nothing was changed: give another --output_dir, or move it away."
+    held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    known = files.entries()
+    if held and not known:
+        raise UserError(
+            f"--output_dir {str(folder)!r} is not a demo's folder, or that of an earlier version's, which kept no "
+            f"record: it holds {listed(held)}. {advice}"
+        )
+    foreign = [name for name in (*RUNS, "suite") if name in held and name not in known]
+    foreign += files.foreign(["summary.json", "samples.md", "report.html"])
+    foreign += [f"suite/{name}" for name in strangers(folder / "suite")]
+    if foreign:
+        raise UserError(f"--output_dir {str(folder)!r}: no demo has written {listed(foreign)} as it is now. {advice}")
+    for run in RUNS:
+        check_contents(folder / run, None, may_replace=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from rlhf_kit import charts
 from rlhf_kit.charts import is_number
@@ -40,16 +39,6 @@ def document(title: str, parts: Iterable[str]) -> str:
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     head += f"<title>{title}</title><style>{charts.STYLE}{STYLE}</style>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body><main>{"".join(parts)}</main></body></html>\n'
-
-
-def write(path: str | Path, text: str) -> Path:
-    """Write a file that appears whole or not at all; its folder is made if need be."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-    return path
 
 
 def number(value: object, form: str) -> str:

@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 
 from rlhf_kit.charts import Line, Points, figure, is_number, svg_bars
-from rlhf_kit.page import document, number, section, table, write, zh
+from rlhf_kit.page import document, number, section, table, zh
+from rlhf_kit.storage import Folder
 
 STAGES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "ppo_no_kl": "PPO, no KL penalty"}
 # After Okabe and Ito's palette, which the colour-blind can tell apart; the style sheet lightens it in the dark.
@@ -44,10 +45,12 @@ MORE_CURVES = {
 def write_report(path: str | Path, summary: dict, runs: dict[str, str | Path]) -> Path:
     """Write the page of `summary` (a demo's summary.json, or {}) and `runs` (label -> folder with metrics.jsonl).
 
-    What is missing is left out. The file appears whole or not at all; its folder is made if need be.
+    What is missing is left out. The file appears whole or not at all; its folder is made if need be. Raises UserError
+    where it would replace a file that is no page of ours.
     """
     metrics = {label: read_metrics(folder) for label, folder in runs.items()}
-    return write(path, _page(summary, metrics))
+    path = Path(path)
+    return Folder(path.parent, "demo").write(path.name, _page(summary, metrics))
 
 
 def result(stages: dict) -> str:

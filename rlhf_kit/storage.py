@@ -48,13 +48,9 @@ class Folder:
 
     def entries(self) -> dict[str, Entry]:
         """By name what the record says of this command's files. Raises UserError for a record that is not ours."""
-        path = self.path / RECORD
-        rows = [_row(line) for line in path.read_bytes().split(b"\n")] if path.is_file() else []
-        if any(rows) and (rows[0] or {}).get("about") != HEADER["about"]:
-            raise UserError(f"{str(path)!r} is no record of this kit's; it keeps one under this name. Move it away.")
         found: dict[str, Entry] = {}
-        for row in rows[1:]:
-            if row is None or row.get("by") != self.by:
+        for row in _rows(self.path):
+            if row.get("by") != self.by:
                 continue
             if row.get("forgotten"):
                 found.clear()
@@ -83,7 +79,7 @@ class Folder:
         path = self.path / name
         if path.is_symlink() or not path.is_dir():
             return [name] if os.path.lexists(path) else []
-        return [file.relative_to(self.path).as_posix() for file in _walk(path)]
+        return [file.relative_to(self.path).as_posix() for file in _walk(path) if file.name != RECORD]
 
     def _owns(self, name: str, known: dict[str, Entry]) -> bool:
         path = self.path / name
@@ -101,7 +97,6 @@ class Folder:
         """A file that is there whole or not at all. Raises UserError where it would replace one that is not ours."""
         self.refuse_foreign([name])
         path = self.path / name
-        self.path.mkdir(parents=True, exist_ok=True)
         return replace(
             path, content, lambda unfinished: self._note([{"name": name, "print": fingerprint(unfinished)}])
         )
@@ -112,8 +107,11 @@ class Folder:
         Raises UserError where one exists that is not ours.
         """
         self.refuse_foreign(names)
-        self.path.mkdir(parents=True, exist_ok=True)
         self._note([{"name": name, "open": True} for name in names])
+
+    def mark(self, *names: str) -> None:
+        """These folders are ours, and keep records of their own."""
+        self._note([{"name": name} for name in names])
 
     def settle(self, *names: str) -> None:
         """These are written: what they hold now is ours, what comes later is not. Their modes follow the umask."""
@@ -162,11 +160,13 @@ class Folder:
             _prune(self.path / name)
             for above in list((self.path / name).relative_to(self.path).parents)[:-1]:
                 _prune(self.path / above)
+        self._note([{"name": name} for name in names if name in known and known[name].open])
 
     def clear(self) -> None:
         """Remove all that this command wrote here and nobody has changed, and begin a new record of it."""
-        self.remove(*self.entries())
-        self._note([{"forgotten": True}])
+        known = self.entries()
+        self.remove(*known)
+        self._note([{"forgotten": True}] if known else [])
 
     def _note(self, rows: list[dict]) -> None:
         """Append to the record: in one piece, and on a line of its own whatever a kill left before it."""
@@ -175,6 +175,7 @@ class Folder:
         lines = [] if before else [json.dumps(HEADER)]
         lines += [json.dumps({"by": self.by, **row}, ensure_ascii=False) for row in rows]
         if rows:
+            self.path.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(b"\n" * (before not in (b"", b"\n")) + "".join(f"{line}\n" for line in lines).encode())
 
@@ -190,6 +191,42 @@ def replace(path: Path, content: str | bytes, before: Callable[[Path], None] = l
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def makers(folder: Path) -> list[Folder]:
+    """Every command that has written into this folder and those in it, with the folder that it wrote into."""
+    homes = [path.parent for path in _walk(folder) if path.name == RECORD] if folder.is_dir() else []
+    return [Folder(home, by) for home in homes for by in dict.fromkeys(row.get("by") for row in _rows(home)) if by]
+
+
+def strangers(folder: Path) -> list[str]:
+    """The files in this folder and those in it that no command of ours is recorded to have written as they are."""
+    if folder.is_symlink() or not folder.is_dir():
+        return [folder.name] if os.path.lexists(folder) else []
+    found = {path for path in _walk(folder) if path.name != RECORD}
+    for maker in makers(folder):
+        inside = {path.relative_to(maker.path).as_posix() for path in found if path.is_relative_to(maker.path)}
+        found -= {maker.path / name for name in inside - set(maker.foreign(inside))}
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def clear(folder: Path) -> None:
+    """Remove all that commands of ours wrote into this folder and those in it; a record goes with the last file."""
+    for maker in makers(folder):
+        maker.clear()
+    for record in [path for path in _walk(folder) if path.name == RECORD][::-1] if folder.is_dir() else []:
+        if list(record.parent.iterdir()) == [record]:  # those within it are gone by now
+            record.unlink()
+            _prune(folder)
+
+
+def _rows(folder: Path) -> list[dict]:
+    """The record's lines, but for the first. Raises UserError for a record that is not ours."""
+    path = folder / RECORD
+    rows = [_row(line) for line in path.read_bytes().split(b"\n")] if path.is_file() else []
+    if any(rows) and (rows[0] or {}).get("about") != HEADER["about"]:
+        raise UserError(f"{str(path)!r} is no record of this kit's; it keeps one under this name. Move it away.")
+    return [row for row in rows[1:] if row is not None]
 
 
 def _row(line: bytes) -> dict | None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from benchmarks.best_of_n import pool_of
 from rlhf_kit import demo
+from rlhf_kit.storage import RUN, Folder, clear
+from tests.victims import every_byte, project
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +91,21 @@ def test_the_stage_report_tells_what_was_gained_and_lost(run):
 
 
 def test_the_stage_report_is_of_this_demos_models(tmp_path, monkeypatch):
-    (tmp_path / "suite" / "base").mkdir(parents=True)  # of another demo: it would be refused, or gone on with
+    """What another demo left would be refused, or gone on with; what is the user's stays."""
+    Folder(tmp_path / "suite", "eval suite").write("suite.json", "{}")
+    Folder(tmp_path / "suite" / "base" / "text", "eval perplexity").write("results.json", "{}")
+    clear(tmp_path / "suite")
+    assert not (tmp_path / "suite").exists()
+    Folder(tmp_path / "suite" / "base", "eval icl").write("results.json", "{}")
+    (tmp_path / "suite" / "base" / "mine.txt").write_text("mine")
+    clear(tmp_path / "suite")
+    assert [path.name for path in (tmp_path / "suite" / "base").iterdir() if path.suffix] == ["mine.txt"]
+    (tmp_path / "suite" / "base" / "mine.txt").unlink()
     asked = []
-    monkeypatch.setattr(demo.evaluate, "main", lambda argv: asked.append((tmp_path / "suite").exists()) or 2)
+    monkeypatch.setattr(
+        demo.evaluate, "main", lambda argv: asked.append((tmp_path / "suite" / "suite.json").exists()) or 2
+    )
+    Folder(tmp_path / "suite", "eval suite").write("suite.json", "{}")
     story = demo.Demo(tmp_path, 0)
     story.report_stages()
     assert asked == [False] and story.status == 2 and "suite" in story.seconds  # and what went before is kept
@@ -100,3 +115,70 @@ def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert demo.main(["--output_dir", str(tmp_path / "out")]) == 2
     assert "is a file; give a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["absolute", "relative", "link"])
+def test_a_folder_that_is_not_a_demos_is_refused_and_stays(how, tmp_path, monkeypatch, capsys):
+    folder = project(tmp_path / "project")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    before = every_byte(tmp_path)
+    for output in ({"absolute": folder, "relative": "project/", "link": "link"}[how], f"{folder}/base"):
+        for more in ([], ["--pretrain"]):
+            assert demo.main(["--output_dir", str(output), *more]) == 2
+            assert "is not a demo's folder" in capsys.readouterr().err and every_byte(tmp_path) == before
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """The demo with its stages and measurements left out: what each writes, and nothing trained."""
+
+    def stage(self, name, recipe, config, *options):
+        Folder(self.folder / demo.FOLDERS.get(name, name), RUN).write("config.json", name)
+
+    def suite(argv):
+        Folder(Path(argv[-1]), "eval suite").write("report.html", "page")
+        return 0
+
+    monkeypatch.setattr(demo.Demo, "stage", stage)
+    monkeypatch.setattr(demo.Demo, "measure", lambda self: {"samples": [], "stages": {}})
+    monkeypatch.setattr(demo.evaluate, "main", suite)
+    monkeypatch.setattr(demo, "show", lambda summary, folder: None)
+
+
+@pytest.mark.parametrize("more", [[], ["--pretrain"]], ids=["copied", "pretrained"])
+def test_a_demo_runs_again_over_its_own_folder_and_nothing_else(stages, more, tmp_path, capsys):
+    folder = tmp_path / "demo"
+    for again in ([], more, []):
+        assert demo.main(["--output_dir", str(folder), *again]) == 0
+    (folder / "notes.txt").write_text("mine")
+    (folder / "sft" / "notes.txt").write_text("mine")
+    assert demo.main(["--output_dir", str(folder)]) == 0
+    assert (folder / "notes.txt").read_text() == (folder / "sft" / "notes.txt").read_text() == "mine"
+    for mine in ("base/config.json", "suite/mine.txt", "suite/report.html", "samples.md", "reward/README.md"):
+        was = (folder / mine).read_bytes() if (folder / mine).exists() else None
+        (folder / mine).write_text("mine")
+        before = every_byte(folder)
+        assert demo.main(["--output_dir", str(folder)]) == 2
+        assert Path(mine).name in capsys.readouterr().err and every_byte(folder) == before
+        (folder / mine).unlink() if was is None else (folder / mine).write_bytes(was)
+    assert demo.main(["--output_dir", str(folder)]) == 0
+
+
+def test_a_demo_that_was_interrupted_is_begun_again(stages, tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(demo.Demo, "measure", interrupted)
+        demo.main(["--output_dir", str(tmp_path / "demo")])
+    assert demo.main(["--output_dir", str(tmp_path / "demo")]) == 0
+
+
+def test_a_suite_that_no_demo_has_made_stays(stages, tmp_path, capsys):
+    folder = tmp_path / "demo"
+    Folder(folder, "demo").mark("base")
+    Folder(folder / "suite", "eval suite").write("report.html", "a report of the user's own")
+    before = every_byte(folder)
+    assert demo.main(["--output_dir", str(folder)]) == 2
+    assert "suite" in capsys.readouterr().err and every_byte(folder) == before

@@ -268,8 +268,8 @@ def test_empty_metrics_give_a_page_without_pictures(tmp_path):
 def test_a_failed_write_leaves_the_old_report(tmp_path):
     target = write(tmp_path / "report.html", {}, {})
     old = target.read_text(encoding="utf-8")
-    assert os.listdir(tmp_path) == ["report.html"]
-    (tmp_path / ".report.html.unfinished").mkdir()  # where the new page would be written
+    assert sorted(os.listdir(tmp_path)) == [".rlhf_kit", "report.html"]
+    (tmp_path / ".report.html.rlhf_kit").mkdir()  # where the new page would be written
     with pytest.raises(OSError):
         write(target, SUMMARY, {})
     assert target.read_text(encoding="utf-8") == old

@@ -33,10 +33,11 @@ from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models import adapters
 from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precision
+from rlhf_kit.storage import replace
 
-VERSION = 1
-PREDICTIONS, N_BEST, REPORT, MODEL, TRAINED = "predictions.json", "nbest.json", "report.html", "model", "training.json"
-LEARNED = "windows.json"
+TASK, VERSION = "extractive", 1
+FILES = PREDICTIONS, N_BEST, REPORT = "predictions.json", "nbest.json", "report.html"
+MODEL, TRAINED, LEARNED = "model", "training.json", "windows.json"
 CUTTING = ("max_length", "overlap", "step", "max_query_length")  # of passages into windows
 
 
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     state = processes()
     training = _training(options, learning)
     settings = Settings(
-        "extractive", options.scorer, VERSION, options.model, model_hash(options.model), options.data,
+        TASK, options.scorer, VERSION, options.model, model_hash(options.model), options.data,
         results.fingerprint([asdict(question) for question in questions]), options.seed, options.limit,
         {
             "split": split, **as_cut(cutting),
@@ -61,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
             "training": training,
         },
     )  # fmt: skip
-    making = Run(options.output, settings, [question.id for question in questions], state, unit="questions")
+    ids, files = [question.id for question in questions], (*FILES, *([MODEL] if training else []))
+    making = Run(options.output, settings, ids, state, unit="questions", files=files)
     model = None
     if making.resumed < len(questions):  # on every process alike: they train together
         if training:
@@ -144,11 +146,14 @@ def _trained(
         lora = LoraConfig(r=options.lora, lora_alpha=2 * options.lora) if options.lora else None
         trainer = finetune(model, tokenizer, learning, args, peft_config=lora)
         if options.output and state.is_main_process:
-            mark.unlink(missing_ok=True)
+            home = results.of(options.output, TASK)
+            home.remove(f"{MODEL}/{TRAINED}")
+            home.claim(MODEL)
             adapters.save(trainer.model, folder)
             tokenizer.save_pretrained(folder)
-            results.write(folder / LEARNED, json.dumps(learned_windows(trainer.windows)) + "\n")
-            results.write(mark, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+            replace(folder / LEARNED, json.dumps(learned_windows(trainer.windows)) + "\n")
+            replace(mark, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+            home.settle(MODEL)
         state.wait_for_everyone()
         return trainer.model.to(DTYPES[options.dtype]).eval()
 
@@ -191,15 +196,17 @@ def details(questions: Sequence[Question], counts: Counts, windows: Windows, sco
     }  # fmt: skip
 
 
-def write(folder: Path, found: Results, items: Sequence[Item], questions: Sequence[Question]) -> None:
+def write(
+    folder: Path, found: Results, items: Sequence[Item], questions: Sequence[Question], task: str = TASK
+) -> None:
     """predictions.json as the official scorers read it, nbest.json, and the page."""
 
     def dump(value: Any) -> str:
         return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
-    results.write(folder / PREDICTIONS, dump({item.id: item.answer for item in items}))
-    results.write(folder / N_BEST, dump({item.id: item.details["n_best"] for item in items}))
-    results.write(folder / REPORT, report_page(found, items, questions))
+    results.write(folder / PREDICTIONS, dump({item.id: item.answer for item in items}), task)
+    results.write(folder / N_BEST, dump({item.id: item.details["n_best"] for item in items}), task)
+    results.write(folder / REPORT, report_page(found, items, questions), task)
 
 
 def results_names() -> str:

@@ -7,13 +7,13 @@ OUTPUT/ROW/seed-0/TEST/              settings.json, items.jsonl, results.json, p
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from rlhf_kit.eval.transfer.config import FIRST, Row, Table, Test
 from rlhf_kit.eval.transfer.data import Read, scores
 from rlhf_kit.eval.transfer.readers import missing, new_reader, row_hash, training_defaults, training_parts
 from rlhf_kit.models.checkpoints import training_precision
+from rlhf_kit.storage import replace
 
-VERSION = 1
+TASK, VERSION = "transfer", 1
 CELL, MODEL, TRAINED = "cell.json", "model", "trained"
 
 
@@ -121,16 +122,17 @@ def check(cell: Cell, making: Making) -> None:
 def make(cell: Cell, making: Making) -> None:
     """Train it and test it, as far as that is not done yet; on every process alike."""
     folder, state = cell.folder(making.output), making.state
-    results.check_folder(folder)
+    results.check_folder(folder, TASK, (CELL, MODEL, extractive.LEARNED))
     if state.is_main_process:
-        results.write(folder / CELL, json.dumps(making.deciding(cell), indent=2, ensure_ascii=False) + "\n")
+        told = json.dumps(making.deciding(cell), indent=2, ensure_ascii=False) + "\n"
+        results.write(folder / CELL, told, TASK)
     state.wait_for_everyone()
     model, tokenizer = _trained(cell, making)
     for test in making.table.tests:
         if not (folder / test.name / extractive.REPORT).is_file():
             _measure(test, cell, making, model, tokenizer)
     if state.is_main_process:
-        shutil.rmtree(folder / MODEL)
+        results.of(folder, TASK).remove(MODEL)
     state.wait_for_everyone()
 
 
@@ -166,11 +168,14 @@ def arguments(scratch: str, cell: Cell, making: Making) -> ExtractiveConfig:
 
 def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, state: PartialState) -> None:
     if state.is_main_process:
+        home = results.of(folder.parent, TASK)
+        home.claim(MODEL)
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         told = extractive.learned_windows(trainer.windows)
-        results.write(folder.parent / extractive.LEARNED, json.dumps(told) + "\n")
-        results.write(folder / TRAINED, "")
+        results.write(folder.parent / extractive.LEARNED, json.dumps(told) + "\n", TASK)
+        replace(folder / TRAINED, "")
+        home.settle(MODEL)
     state.wait_for_everyone()
 
 
@@ -201,12 +206,19 @@ def _run_of(test: Test, cell: Cell, making: Making) -> Run:
         {name: training.get(name, getattr(ExtractiveConfig, name)) for name in extractive.CUTTING}
     )
     settings = Settings(
-        "transfer", " ".join(test.scorers), VERSION, cell.row.model, results.fingerprint(making.deciding(cell)),
+        TASK, " ".join(test.scorers), VERSION, cell.row.model, results.fingerprint(making.deciding(cell)),
         test.source, read.hash, cell.seed, making.limit,
         {"split": test.split, "max_answer_length": making.table.max_answer_length, **args},
     )  # fmt: skip
     folder = cell.folder(making.output) / test.name
-    return Run(folder, settings, [question.id for question in read.questions], making.state, unit="questions")
+    return Run(
+        folder,
+        settings,
+        [question.id for question in read.questions],
+        making.state,
+        unit="questions",
+        files=extractive.FILES,
+    )
 
 
 def _measure(
@@ -224,7 +236,7 @@ def _measure(
     told = {"scorer": test.scorers[0]}  # with its ":first"
     found = run.finish(details=lambda items: extractive.details(read.questions, read.counts, windows, first) | told)
     if found is not None:
-        extractive.write(run.folder, found, run.ordered, read.questions)
+        extractive.write(run.folder, found, run.ordered, read.questions, TASK)
 
 
 def _item(test: Test, question: Question, prediction: Prediction) -> Item:
@@ -236,4 +248,4 @@ def _item(test: Test, question: Question, prediction: Prediction) -> Item:
         for scorer in others
         for name, value in scores(scorer, prediction.text, question.references)._asdict().items()
     }
-    return replace(item, scores={**item.scores, **more})
+    return dataclasses.replace(item, scores={**item.scores, **more})

@@ -16,14 +16,14 @@ from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
 from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.eval.transfer import readers
-from rlhf_kit.eval.transfer.cells import Cell, Making, arguments, finished, make
+from rlhf_kit.eval.transfer.cells import TASK, Cell, Making, arguments, finished, make
 from rlhf_kit.eval.transfer.config import Table, read_table
 from rlhf_kit.eval.transfer.data import all_guesses, read_all
 from rlhf_kit.eval.transfer.page import markdown, page, show
 from rlhf_kit.eval.transfer.table import Report, summed_up
 from rlhf_kit.eval.transfer.words import sentences
 
-RESULTS = "results.json"
+FILES = TABLE, REPORT, RESULTS = "table.md", "report.html", "results.json"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
             readers.check(row)
     read = read_all(table, options.data_dir, options.limit)
     output, state = options.output or Path("runs/transfer") / path.stem, processes()
+    results.check_folder(output, TASK, FILES)
     making = Making(table, read, output, state, options.dtype, options.limit, options.max_batch_tokens)
     cells = ordered(table, skipped)
     for cell in cells:
@@ -100,8 +101,8 @@ def write(report: Report, output: Path) -> None:
     """table.md, report.html, and results.json last: who finds that one finds the others."""
     versions, commit = results.versions(), results.commit()
     facts = [f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
-    results.write(output / "table.md", markdown(report))
-    results.write(output / "report.html", page(report, facts))
+    results.write(output / TABLE, markdown(report), TASK)
+    results.write(output / REPORT, page(report, facts), TASK)
     told = {
         **asdict(report), "sentences": sentences(report), "table_hash": results.fingerprint(asdict(report.table)),
         "versions": versions, "commit": commit,
@@ -109,4 +110,4 @@ def write(report: Report, output: Path) -> None:
     told["guesses"] = {name: score._asdict() for name, score in report.guesses.items()}
     told["orders"] = [{**asdict(order), "verdict": order.verdict} for order in report.orders]
     told["transfers"] = [{**asdict(one), "gate_passed": one.passed} for one in report.transfers]
-    results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n")
+    results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n", TASK)

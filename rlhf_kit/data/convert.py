@@ -7,9 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlhf_kit.data.interchange import FORMATS, WRITABLE, read, write
+from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
 from rlhf_kit.errors import UserError
+from rlhf_kit.storage import Folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("source", type=Path, metavar="IN", help="a .jsonl, .json, .csv or .parquet file 輸入")
-    parser.add_argument("target", type=Path, metavar="OUT", help="a .jsonl or .json file, replaced if it exists 輸出")
+    parser.add_argument(
+        "target", type=Path, metavar="OUT", help="a .jsonl or .json file; one that convert wrote is replaced 輸出"
+    )
     parser.add_argument(
         "--from",
         dest="source_format",
@@ -53,8 +56,9 @@ def convert(source: Path, target: Path, source_format: str, target_format: str, 
 
     Raises UserError for what cannot be read or written.
     """
-    if source.resolve() == target.resolve():
+    if source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target)):
         raise UserError(f"IN and OUT are the same file {str(source)!r}; give another name for OUT.")
+    Folder(target.parent, CONVERT).refuse_foreign([target.name])
     rows, left_out = read(source, source_format)
     told = [f"{source}: {_rankings(len(rows))} read ({source_format})", *_left_out(left_out)]
     told += _agreement(agreement(rows))

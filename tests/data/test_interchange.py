@@ -9,6 +9,7 @@ from rlhf_kit.data.formats import validate
 from rlhf_kit.data.interchange import FORMATS, WRITABLE, read, write
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
+from rlhf_kit.storage import RECORD
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "interchange"
 ANN, BOB = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -187,7 +188,7 @@ def test_what_is_written_is_read_again(tmp_path, format, suffix):
     assert write(rows, path, format) == {}
     assert rows == ROWS  # untouched
     back, left_out = read(path, format)
-    assert left_out == {} and [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert left_out == {} and {entry.name for entry in path.parent.iterdir()} == {path.name, RECORD}
     if format == "hh-rlhf":  # pairs of one list are not told to be, nor whose they are
         assert [one["completions"] for one in back] == [["a", "b"], ["a", "c"], ["b", "c"], ["好", "不好"]]
         assert back[3]["prompt"] == ROWS[1]["prompt"]
@@ -310,7 +311,12 @@ def test_an_interrupted_write_leaves_the_old_file_as_it_was(tmp_path, monkeypatc
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         write(ROWS[:1], path, "ranked")
-    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == before and {*tmp_path.iterdir()} == {path, tmp_path / RECORD}
+    monkeypatch.undo()
+    path.write_text("mine")
+    with pytest.raises(UserError, match="x.jsonl in .* would be written over"):
+        write(ROWS, path, "ranked")
+    assert path.read_text() == "mine"
 
 
 def places(value, path=()):

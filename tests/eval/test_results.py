@@ -102,7 +102,8 @@ def test_the_folder_says_what_was_measured(tmp_path):
     run = measured(tmp_path)
     assert not (tmp_path / "results.json").exists()  # before it is finished there is none
     run.finish(details=lambda items: {"dropped": sum(item.details["dropped"] for item in items)})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["items.jsonl", "results.json", "settings.json"]
+    written = [".rlhf_kit", "items.jsonl", "results.json", "settings.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
     told, items = read_results(tmp_path)
     assert told["settings"] == asdict(SETTINGS) and told["reportable"] and told["details"] == {"dropped": 66}
     assert told["n"] == {"items": 12, "clusters": 4} and set(told["intervals"]) == {"em", "f1"}

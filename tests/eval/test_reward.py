@@ -206,7 +206,8 @@ def test_the_command_writes_what_was_measured(folder, tmp_path, capsys):
     assert len(items) == 12 and {"prompt", "scores", "ranks", "lengths", "tau"} <= set(items[0])
     assert items[0]["prompt"] == items[1]["prompt"] != items[2]["prompt"]
     json.loads((tmp_path / "out/results.json").read_text("utf-8"), parse_constant=no_constants)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["items.jsonl", "report.html", "results.json"]
+    written = [".rlhf_kit", "items.jsonl", "report.html", "results.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
     assert f"{told['scores']['pair_accuracy']:.3f}" in said and "成對準確率" in said and "12 lists" in said
     page = Page(html)
     assert not {"script", "link", "img", "iframe"} & page.tags and not re.search(r"https?://|url\(|@import", html)

@@ -7,7 +7,6 @@ A ranked row has `prompt` (text or messages), `completions`, `ranks` (1 = best, 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,9 @@ from rlhf_kit.data.interchange.published import read_oasst, read_summaries, read
 from rlhf_kit.data.interchange.records import Reader
 from rlhf_kit.data.interchange.tools import read_argilla, read_label_studio, write_argilla, write_label_studio
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.storage import Folder
+
+CONVERT = "convert"  # whose files `write` may replace
 
 Writer = Callable[[Sequence[Mapping[str, Any]], Counter], list[Row]]
 
@@ -99,7 +101,8 @@ def write(rows: Iterable[Mapping[str, Any]], path: str | Path, format: str) -> d
     Returns how many rankings were left out by reason. The file is there whole or not at all.
 
     Raises:
-        UserError: no such format, one that is read only, another suffix, nothing to write, or a path out of reach.
+        UserError: no such format, one that is read only, another suffix, nothing to write, a path out of reach, or a
+            file that was not written so.
     """
     path = Path(path)
     if path.suffix not in (".json", ".jsonl"):
@@ -112,16 +115,10 @@ def write(rows: Iterable[Mapping[str, Any]], path: str | Path, format: str) -> d
     left_out = {reason: count for reason, count in skipped.items() if count}
     if not records:
         raise UserError(f"there is nothing to write to {path} in the format {format}{_told(left_out)}.")
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(_lines(records, path.suffix)), encoding="utf-8")
-        os.replace(partial, path)
+        Folder(path.parent, CONVERT).write(path.name, "".join(_lines(records, path.suffix)))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
     return left_out
 
 

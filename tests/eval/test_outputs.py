@@ -1,0 +1,95 @@
+"""No measurement writes over what is not its own: every command, into a project folder that has files of its names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_kit import world
+from rlhf_kit.data import convert
+from rlhf_kit.eval import score
+from rlhf_kit.recipes import evaluate
+from tests.victims import every_byte, project
+
+BASE = str(world.BASE)
+COMMANDS = {
+    "reward": ["--model", BASE, "--data", "world:ranked"],
+    "coqa": ["--model", BASE, "--data", "world:conversations", "--limit", "1"],
+    "extractive": [
+        "--model",
+        BASE,
+        "--data",
+        "world:squad_zh",
+        "--scorer",
+        "drcd",
+        "--max-length",
+        "64",
+        "--limit",
+        "1",
+    ],
+    "transfer": ["--model-set", "world"],
+    "icl": ["--models", BASE, "--tasks", "world", "--shots", "0", "--limit", "1"],
+    "perplexity": ["--model", BASE, "--data", "world:text"],
+    "suite": ["--models", f"base={BASE}"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_users_folder_is_refused_and_stays(command, tmp_path, monkeypatch, capsys):
+    folder = project(tmp_path / "project")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    before = every_byte(tmp_path)
+    for output in (str(folder), "project/", "link"):
+        assert evaluate.main([command, *COMMANDS[command], "--output", output]) == 2
+        said = capsys.readouterr().err
+        assert "would be written over" in said or "is not settings of a run" in said, said
+        assert every_byte(tmp_path) == before
+
+
+@pytest.mark.parametrize("taken", ["report.html", "results.json", "items.jsonl"])
+def test_one_foreign_file_is_enough_and_another_commands_is_foreign(taken, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / taken).write_text("mine")
+    assert evaluate.main(["reward", *COMMANDS["reward"], "--output", str(out)]) == 2
+    assert f"{taken} in" in capsys.readouterr().err and (out / taken).read_text() == "mine"
+
+
+def data(folder: Path, name: str = "data.jsonl") -> Path:
+    path = folder / name
+    row = {"prompt": "p", "completions": ["a", "b"], "ranks": [1, 2]}
+    path.write_text(json.dumps(row) + "\n")
+    return path
+
+
+def test_scores_never_replace_their_data_or_a_foreign_file(tmp_path, monkeypatch, capsys):
+    folder = project(tmp_path / "project")
+    rows = data(folder)
+    (folder / "hard.jsonl").hardlink_to(rows)
+    (folder / "soft.jsonl").symlink_to(rows)
+    monkeypatch.chdir(folder)
+    before = every_byte(tmp_path)
+    own = ("data.jsonl", rows, "hard.jsonl", "soft.jsonl", "../project/data.jsonl")
+    for output in (*own, "config.json", "README.md", "away/model.safetensors", "runs"):
+        assert score.main(["--model", BASE, "--data", str(rows), "--output", str(output)]) == 2
+        said = capsys.readouterr().err
+        assert ("is the file of --data" in said) == (output in own) and every_byte(tmp_path) == before
+
+
+def test_converting_replaces_only_what_it_wrote(tmp_path, monkeypatch, capsys):
+    folder = project(tmp_path / "project")
+    rows = data(folder)
+    (folder / "hard.jsonl").hardlink_to(rows)
+    (folder / "soft.jsonl").symlink_to(rows)
+    monkeypatch.chdir(folder)
+    before = every_byte(tmp_path)
+    for target in ("data.jsonl", "./data.jsonl", "hard.jsonl", "soft.jsonl", "config.json", "results.json"):
+        assert convert.main(["data.jsonl", target, "--from", "ranked"]) == 2
+        assert every_byte(tmp_path) == before
+    for _ in range(2):
+        assert convert.main(["data.jsonl", "new.jsonl", "--from", "ranked", "--to", "trl"]) == 0
+    (folder / "new.jsonl").write_text("mine")
+    assert convert.main(["data.jsonl", "new.jsonl", "--from", "ranked"]) == 2
+    assert "new.jsonl" in capsys.readouterr().err and (folder / "new.jsonl").read_text() == "mine"
+    assert score.main(["--model", BASE, "--data", "data.jsonl", "--output", "new.jsonl"]) == 2
