@@ -57,6 +57,21 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
     return "\n".join(lines) + "\n"
 
 
+def merged_card(adapter: str, base: str) -> str:
+    """The card of a plain model that was a base and an adapter."""
+    return f"""---
+base_model: {json.dumps(base)}
+library_name: transformers
+tags: ["rlhf_kit"]
+---
+
+# A merged model 合併後的模型
+
+`{base}` with the LoRA adapter {adapter} merged in: a plain model, which loads without peft.
+LoRA 已併入原模型，不需要 peft 即可載入。
+"""
+
+
 def _zero(settings: Settings) -> str:
     if not settings.training.calibrate:
         return "Scores are as training left them, on no scale."

@@ -166,6 +166,7 @@ def print_root(version: str) -> None:
         "eval": ("Measure a model: a reward model against people's rankings", "評測模型：獎勵模型的排序與人一致嗎"),
         "score": ("Score any file of prompts and answers with a reward model", "用獎勵模型替任何回答打分數"),
         "convert": ("Rankings and pairs from and to other projects' formats", "轉換其他專案的排序資料"),
+        "merge": ("A LoRA adapter merged into its base: a plain model", "把 LoRA 併回原模型"),
         "doctor": ("What is wrong with a PPO run, and what to change", "檢查 PPO 訓練哪裡出了問題"),
     }
     for name, (english, chinese) in {**STAGES, **others}.items():

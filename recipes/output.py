@@ -29,7 +29,7 @@ FUNCTION = r"([\w.]+):[A-Za-z_]\w*"  # a reward function by its module
 RUN_FILES = re.compile(
     r"checkpoint-\d+|run\.json|metrics\.jsonl|config\.json|generation_config\.json|training_args\.bin|README\.md"
     r"|tokenizer(_config)?\.json|.*\.(bpe\.)?model|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)"
-    r"|merges\.txt|chat_template\.jinja|adapter_config\.json|reward_config\.json|trainer_state\.json"
+    r"|merges\.txt|chat_template\.jinja|adapter_config\.json|reward_config\.json|adapter_base|trainer_state\.json"
     r"|value\.safetensors|ppo_state\.json|ema|completions|\.saving|" + WEIGHTS.pattern
 )
 

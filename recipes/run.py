@@ -31,9 +31,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import rlhf_kit
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.adapters import save
+from rlhf_kit.models.adapters import is_on_adapter, name_base, save, save_base
 from rlhf_kit.models.checkpoints import training_precision
+from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG
 from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values, parse
+from rlhf_kit.recipes.card import merged_card
 from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers
 from rlhf_kit.recipes.progress import ProgressBar
 from rlhf_kit.training import Trainer
@@ -141,10 +143,30 @@ def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, flo
     """Train from the beginning or the checkpoint; returns the training's own numbers. The first call that writes."""
     output.open(settings)
     trainer.accelerator.wait_for_everyone()
+    if not settings.model.merge_adapter:
+        keep_base(trainer, output)
     add_callbacks(trainer, output)
     trainer.provenance = settings.provenance.record()
     result = trainer.train(resume_from_checkpoint=str(output.checkpoint) if output.checkpoint else None)
     return numbers(result.metrics)
+
+
+def keep_base(trainer: Trainer, output: Output) -> None:
+    """Save the base of an adapter that is trained on an adapter: merged, in the run's folder, and by that name.
+
+    peft and transformers load an adapter on a plain model only.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = getattr(model, "policy", model)
+    if not isinstance(model, peft.PeftModel) or not is_on_adapter(model):
+        return
+    folder = output.folder / OWN_BASE
+    if trainer.args.should_save and not (folder / "config.json").is_file():
+        output.files.claim(OWN_BASE)
+        save_base(model, folder)
+        output.files.settle(OWN_BASE)
+    trainer.accelerator.wait_for_everyone()
+    name_base(model, folder)
 
 
 def held_out(trainer: Trainer) -> dict[str, float]:
@@ -164,9 +186,11 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
     model.config.use_cache = True  # the trainer turns it off; who loads the model generates with it
     trainer.save_model(str(saving))  # every process takes part
     if settings.model.merge_adapter and trainer.args.should_save:
-        for item in saving.glob("adapter_*"):
-            item.unlink()
+        for name in ("adapter_model.safetensors", "adapter_config.json", REWARD_CONFIG):
+            (saving / name).unlink(missing_ok=True)
         save(getattr(model, "policy", model), saving, merge=True)
+        card = merged_card(f"of this run ({settings.stage})", str(settings.model.model_name_or_path))
+        (saving / "README.md").write_text(card, encoding="utf-8")  # in place of peft's
     record = {
         "stage": settings.stage,
         "config": config_record(settings),

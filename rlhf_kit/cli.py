@@ -15,6 +15,7 @@ TOOLS = {  # what has no recipe: the module whose `main` takes the rest of the l
     "eval": "rlhf_kit.recipes.evaluate",
     "score": "rlhf_kit.eval.score",
     "convert": "rlhf_kit.data.convert",
+    "merge": "rlhf_kit.recipes.merge",
     "doctor": "rlhf_kit.doctor",
 }
 COMMANDS = (*STAGES, *TOOLS)

@@ -10,6 +10,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEF
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import find_adapter_config_file
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import ALL_LINEAR, check_config, check_handed_over, is_all_linear
@@ -92,6 +93,23 @@ def save(model: PreTrainedModel | PeftModel, folder: str | Path, merge: bool = F
     state_dict, config = fold_calibration(model.state_dict(), model)
     model.save_pretrained(folder, state_dict=state_dict)
     save_config(model, config, folder)
+
+
+def is_on_adapter(model: PeftModel) -> bool:
+    """Whether the base that the adapter names is an adapter too, which was merged when it was loaded."""
+    name = model.peft_config["default"].base_model_name_or_path
+    return bool(name) and find_adapter_config_file(name) is not None
+
+
+def save_base(model: PeftModel, folder: Path) -> None:
+    """Save what `model` is without its adapter."""
+    copy.deepcopy(model).unload().save_pretrained(folder)
+
+
+def name_base(model: PeftModel, folder: Path) -> None:
+    """From now on the adapter is saved as one on the model in `folder`."""
+    model.get_base_model().name_or_path = located(folder)
+    model.peft_config["default"].base_model_name_or_path = located(folder)
 
 
 def save_config(model: PreTrainedModel | PeftModel, config: PretrainedConfig, folder: str | Path) -> None:

@@ -28,7 +28,7 @@ from transformers.utils import cached_file, has_file
 
 from rlhf_kit.data.chat import turn_ends
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.models.weights import REWARD_CONFIG, adapter_config, attempt, load_weights, names_classifier, reason
+from rlhf_kit.models.weights import REWARD_CONFIG, adapter_config, attempt, is_classifier_config, load_weights, reason
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
@@ -123,7 +123,7 @@ def _language_model(
                 f"config_overrides: {config_overrides} make no {config.model_type} model: {reason(error)}"
             ) from error
     config = load_config(name_or_path, trust_remote_code, what)
-    if _is_classifier(config):
+    if is_classifier_config(config):
         raise UserError(
             f"{str(name_or_path)!r} is a reward model or classifier: it gives scores, and {what} is needed. "
             "Give the model it was trained from, or one that `rlhf-kit sft` made."
@@ -145,7 +145,7 @@ def load_reward_model(
         UserError: when the model has a head of another size (a classifier with several labels).
     """
     config = load_config(name_or_path, trust_remote_code, "a reward model")
-    has_head = _is_classifier(config)
+    has_head = is_classifier_config(config)
     if has_head and config.num_labels != 1:
         raise UserError(
             f"{str(name_or_path)!r} has {config.num_labels} labels; a reward model has one number a completion. "
@@ -177,7 +177,7 @@ def check_scorer(name_or_path: str | os.PathLike, config: PretrainedConfig) -> N
     Args:
         config: of `name_or_path`.
     """
-    if not _is_classifier(config):
+    if not is_classifier_config(config):
         kind = (config.architectures or [config.model_type])[0]
         raise UserError(
             f"{str(name_or_path)!r} is no reward model: it is a {kind}, without a head that gives scores. "
@@ -226,7 +226,7 @@ def _read_reward_config(name: str, **options) -> PretrainedConfig:
 
 def _with_head(config: PretrainedConfig) -> PretrainedConfig:
     """The config of a base whose adapter, made elsewhere, brings a scalar head."""
-    if not _is_classifier(config):
+    if not is_classifier_config(config):
         config.num_labels = 1
         config.architectures = [CLASSIFIERS.get(config.model_type, "ForSequenceClassification")]
     return config
@@ -359,7 +359,3 @@ def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise UserError(f"dtype {name!r} is not one of {', '.join(DTYPES)}.{did_you_mean(name, DTYPES)}")
     return DTYPES[name]
-
-
-def _is_classifier(config: PretrainedConfig) -> bool:
-    return any(map(names_classifier, config.architectures or []))

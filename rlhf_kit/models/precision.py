@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -23,6 +24,7 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype, keep: bool) -> None:
         keep: leave the float32 weights in place, for saving and merging, and compute with a cast copy beside them.
             Otherwise the cast weights take their place, and a head tied to the embedding gets its own.
     """
+    adapters = {module.get_base_layer(): module for module in model.modules() if isinstance(module, BaseTunerLayer)}
     for module in model.modules():
         if not isinstance(module, nn.Linear | Conv1D) or module.weight.requires_grad:
             continue
@@ -32,14 +34,18 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype, keep: bool) -> None:
         bias = None if module.bias is None else module.bias.detach().to(dtype)
         if keep:
             multiply = _conv1d if isinstance(module, Conv1D) else F.linear
-            module.forward = partial(_forward, multiply, weight, bias)
+            module.forward = partial(_forward, module, adapters.get(module), multiply, weight, bias)
         else:
             module.weight = nn.Parameter(weight, requires_grad=False)
             if bias is not None:
                 module.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def _forward(multiply, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+def _forward(
+    module: nn.Module, adapter: BaseTunerLayer | None, multiply, weight: Tensor, bias: Tensor | None, x: Tensor
+) -> Tensor:
+    if adapter is not None and adapter.merged:  # into the weights of `module`, of which `weight` is the copy before
+        return type(module).forward(module, x)
     return multiply(x.to(weight.dtype), weight, bias)
 
 

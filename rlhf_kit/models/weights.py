@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # The config of a reward model beside its adapter: a config.json there would promise whole weights.
 REWARD_CONFIG = "reward_config.json"
-OWN_BASE = "base"  # the folder in a run's, of the merged base of an adapter that was trained on an adapter
+OWN_BASE = "adapter_base"  # the folder in a run's, of the merged base of an adapter that was trained on an adapter
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # What transformers and safetensors raise for files that are missing, damaged or do not fit one another.
 LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
@@ -47,11 +48,15 @@ def load_weights(
 
     Args:
         config: of the outermost adapter.
+        options: of `from_pretrained`, the dtype among them.
         new_head: what stands beside the trunk may be new; else that is refused as well.
 
     Raises:
         UserError: naming the weights that the files lack, or the layers that the config lacks.
     """
+    dtype = options["dtype"]
+    if adapter_config(what, name_or_path) is not None:  # merged in float32, and then rounded
+        options["dtype"] = torch.float32
     model, lacking = _load_chain(auto_class, what, name_or_path, config, **options)
     heads = {*head_modules(model)} if new_head else set()
     lost = sorted(name for name in lacking if not heads & {*name.split(".")})
@@ -60,7 +65,7 @@ def load_weights(
             f"{str(name_or_path)!r}: its files lack {len(lost)} of the weights of {type(model).__name__}, which would "
             f"be drawn at random: {_first(lost)}. Give complete files, and the config.json that belongs to them."
         )
-    return model
+    return model if model.dtype == dtype else model.to(dtype)
 
 
 def _load_chain(
@@ -225,6 +230,10 @@ def reason(error: Exception) -> str:
 
 def names_classifier(architecture: str) -> bool:
     return architecture.endswith("ForSequenceClassification")
+
+
+def is_classifier_config(config: PretrainedConfig) -> bool:
+    return any(map(names_classifier, config.architectures or []))
 
 
 def is_classifier(model: nn.Module) -> bool:
