@@ -17,8 +17,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from rlhf_kit.errors import UserError
+from rlhf_kit.models import preflight
 from rlhf_kit.models.cache import GrowingLayer, growing_cache
 from rlhf_kit.models.heads import pad_right
 
@@ -80,7 +82,7 @@ class Contexts:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows alone, in this order."""
         index = torch.tensor(rows, device=self.device)
-        self.cache.batch_select_indices(index)
+        self.cache.reorder_cache(index)
         self.places, self.rows = self.places[index], [self.rows[row] for row in rows]
 
     def _forward(self, ids: Tensor, positions: Tensor | None, mask: Tensor, logits: int = 1) -> Tensor:
@@ -98,7 +100,6 @@ class Contexts:
         return output.logits
 
 
-@torch.no_grad()
 def can_share(model: PreTrainedModel) -> bool:
     """Whether a model computes in `Contexts` what it computes in one row a continuation: tried on random tokens.
 
@@ -112,14 +113,43 @@ def can_share(model: PreTrainedModel) -> bool:
         return False
     if not all(type(layer) is GrowingLayer for layer in growing_cache(model).layers):
         return False
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.get_text_config().vocab_size, (2, 8), generator=generator)
+    return preflight.tried(model, lambda: _sharing_gap(model, ids)) is None
+
+
+def _sharing_gap(model: PreTrainedModel, ids: Tensor) -> float:
+    """How far the logits are off after two steps at two places of two rows (2, 8)."""
+    device = next(model.parameters()).device
     contexts = Contexts(model, ids[:, :6].tolist())
     first, last = ids[:, [3, 6]].to(device), ids[:, [4, 7]].to(device)
     places = torch.tensor([[3, 6], [3, 6]], device=device)
     _, seen = contexts.step(first, places, contexts.leaves(places.tolist()))
     shared, _ = contexts.step(last, places + 1, seen)
-    ids = ids.to(device)
-    alone = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, [4, 7]]
-    return bool((shared - alone).abs().max() <= 0.05 * alone.float().std())
+    return preflight.gap([*shared.float()], [preflight.alone(model, row)[[4, 7]] for row in ids.tolist()])
+
+
+def can_cache(model: PreTrainedModel) -> bool:
+    """Whether transformers' own loop may keep a cache of what it has read: tried on random tokens.
+
+    Raises:
+        UserError: where it writes from other logits than the model's without a cache, too.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (2, 6), generator=generator)
+    faults = [preflight.tried(model, lambda how=how: _generation_gap(model, ids, how)) for how in (True, False)]
+    if all(faults):
+        raise UserError(f"{type(model).__name__} cannot be evaluated by what it writes: in `generate` {faults[1]}.")
+    return faults[0] is None
+
+
+def _generation_gap(model: PreTrainedModel, ids: Tensor, use_cache: bool) -> float:
+    config = GenerationConfig(
+        max_new_tokens=3, do_sample=False, use_cache=use_cache, output_logits=True, return_dict_in_generate=True,
+        pad_token_id=0, eos_token_id=None,
+    )  # fmt: skip
+    ids = ids.to(next(model.parameters()).device)
+    out = model.generate(ids, config, attention_mask=torch.ones_like(ids))
+    start = ids.shape[1] - 1
+    truth = [preflight.alone(model, row)[start : start + 3] for row in out.sequences.tolist()]
+    return preflight.gap([*torch.stack(out.logits, 1).float()], truth)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.contexts import Contexts, can_share
+from rlhf_kit.eval.contexts import Contexts, can_cache, can_share
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.models.heads import pad_right
 
@@ -70,13 +70,14 @@ def continuations(
     check_room(model, prompts, how)
     ending = Ending(model, tokenizer, how)
     share = can_share(model)
+    cached = share or can_cache(model)
     rows = rows_of(prompts) if share else [[number] for number in range(len(prompts))]
     for batch in batches(rows, prompts, how, max_batch_tokens):
         if share:
             contexts = Contexts(model, [prompts[row[-1]][:-1] for row in batch])
             written = write(contexts, [[prompts[number] for number in row] for row in batch], ending)
         else:
-            written = [[ids] for ids in _generate(model, [prompts[row[0]] for row in batch], ending)]
+            written = [[ids] for ids in _generate(model, [prompts[row[0]] for row in batch], ending, cached)]
         for row, found in zip(batch, written, strict=True):
             yield from zip(row, map(ending.continuation, found), strict=True)
 
@@ -91,6 +92,7 @@ class Dialogues:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: Decoding):
         self.model, self.ending = model, Ending(model, tokenizer, how)
         self.share = can_share(model)
+        self.cached = self.share or can_cache(model)
         self.contexts: Contexts | None = None
 
     @torch.inference_mode()
@@ -98,7 +100,7 @@ class Dialogues:
         """A continuation of each. From call to call the same dialogues in the same order; the last may be left out."""
         check_room(self.model, prompts, self.ending.how)
         if not self.share:
-            return [self.ending.continuation(ids) for ids in _generate(self.model, prompts, self.ending)]
+            return [self.ending.continuation(ids) for ids in _generate(self.model, prompts, self.ending, self.cached)]
         if self.contexts is not None and len(prompts) < len(self.contexts.rows):
             self.contexts.keep(range(len(prompts)))
         if self.contexts is None or not all(map(_begins, self.contexts.rows, prompts)):
@@ -319,18 +321,25 @@ class _Ended(StoppingCriteria):
         return torch.tensor([self.ending(row[self.start :]) for row in input_ids.tolist()], device=input_ids.device)
 
 
-def _generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], ending: Ending) -> list[list[int]]:
-    """Token lists by transformers' own loop, each prompt read anew."""
-    flipped, lengths = pad_right([list(reversed(prompt)) for prompt in prompts], 0)
-    ids = flipped.flip(1).to(model.device)
-    mask = (torch.arange(ids.shape[1] - 1, -1, -1) < lengths[:, None]).long().to(model.device)
-    start, how = ids.shape[1], ending.how
+def _generate(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], ending: Ending, cached: bool
+) -> list[list[int]]:
+    """Token lists by transformers' own loop, each prompt read anew; prompts of one length at a time, since some models
+    read padding (RWKV)."""
+    how = ending.how
     config = GenerationConfig(
         max_new_tokens=how.max_new_tokens, do_sample=False, num_beams=how.num_beams, length_penalty=how.length_penalty,
-        eos_token_id=ending.end_ids, pad_token_id=0, repetition_penalty=1.0,
+        eos_token_id=ending.end_ids, pad_token_id=0, repetition_penalty=1.0, use_cache=cached,
     )  # fmt: skip
-    out = model.generate(ids, config, attention_mask=mask, stopping_criteria=[_Ended(ending, start)])
-    return [_until(row[start:], ending) for row in out.tolist()]
+    written: dict[int, list[int]] = {}
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    for start, numbers in groupby(order, key=lambda number: len(prompts[number])):
+        numbers = list(numbers)
+        ids = torch.tensor([prompts[number] for number in numbers], device=model.device)
+        stop = [_Ended(ending, start)]
+        out = model.generate(ids, config, attention_mask=torch.ones_like(ids), stopping_criteria=stop)
+        written |= {number: _until(row[start:], ending) for number, row in zip(numbers, out.tolist(), strict=True)}
+    return [written[number] for number in range(len(prompts))]
 
 
 def _until(ids: list[int], ending: Ending) -> list[int]:

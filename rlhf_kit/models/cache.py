@@ -33,8 +33,9 @@ class GrowingLayer(DynamicLayer):
         self.length = length
         self.keys, self.values = self.all_keys[..., :length, :], self.all_values[..., :length, :]
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Go on with some rows alone, in this order: the one selection that all kinds of layers have."""
+        self.all_keys, self.all_values = self.all_keys[beam_idx], self.all_values[beam_idx]
         self.shorten(self.length)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -33,6 +34,12 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside DDP, a compiled module or adapters."""
     model = extract_model_from_parallel(model, keep_torch_compile=False)
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def taken(model: nn.Module, **inputs: Any) -> dict[str, Any]:
+    """Those `inputs` that the forward of `model` names: BLOOM knows no `position_ids`, GPT-1 no cache."""
+    names = inspect.signature(type(unwrapped(model)).forward).parameters
+    return {name: value for name, value in inputs.items() if name in names}
 
 
 # ------------------------------------------------------------------------------------------
@@ -128,8 +135,7 @@ def sequence_scores(model: nn.Module, input_ids: Tensor, lengths: Tensor, row_fo
     inner = unwrapped(model)
     lengths = lengths.to(input_ids.device)
     inputs = {"input_ids": input_ids, "attention_mask": length_mask(lengths, input_ids.shape[1]).long()}
-    if "use_cache" in inspect.signature(type(inner).forward).parameters:
-        inputs["use_cache"] = False
+    inputs |= taken(inner, use_cache=False)
     if row_format.typed:
         inputs["token_type_ids"] = row_format.token_types(input_ids, lengths)
     with scores_at(inner, lengths[:, None] - 1):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import pad_right, scores_at, sequence_scores, unwrapped
+from rlhf_kit.models.preflight import gap, tried
 
 PADDING = -1  # the segment of no answer
 
@@ -85,7 +86,6 @@ def tree_scores(model: nn.Module, tree: dict[str, Tensor]) -> Tensor:
     return output.logits.float()
 
 
-@torch.no_grad()
 def check_shared_prefix(model: nn.Module) -> None:
     """Refuse a model whose scores would change: tried on two lists of random tokens.
 
@@ -102,18 +102,17 @@ def check_shared_prefix(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, inner.config.get_text_config().vocab_size, (2, 9), generator=generator).tolist()
     lists = [[row, row[:4] + row[6:], row[:5] + row[2:4]] for row in ids]
-    device, was_training = next(inner.parameters()).device, model.training
-    model.eval()
-    try:
+    device = next(inner.parameters()).device
+
+    def compare() -> float:
         tree = {key: value.to(device) for key, value in tree_rows(lists, 0).items()}
-        shared = tree_scores(model, tree).flatten()
         input_ids, lengths = pad_right([row for rows in lists for row in rows], 0)
         alone = sequence_scores(model, input_ids.to(device), lengths)
-    finally:
-        model.train(was_training)
-    gap, spread = (shared - alone).abs().max().item(), alone.std().item()
-    if not gap <= 0.05 * spread:
+        return gap([tree_scores(model, tree).flatten()], [alone])
+
+    fault = tried(model, compare, "its scores are")
+    if fault:
         raise UserError(
-            f"shared_prefix: {name} gives other scores with the prompt shared (off by {gap:.3g}, where scores spread "
-            f"by {spread:.3g}): its attention looks at more than mask and positions. Leave shared_prefix out."
+            f"shared_prefix: {name} gives other scores with the prompt shared ({fault}): its attention looks at more "
+            "than mask and positions. Leave shared_prefix out."
         )

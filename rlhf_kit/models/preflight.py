@@ -9,7 +9,6 @@ Notation: T tokens of a text, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlhf_kit.data.packing import PackedCollator, row_of
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length
-from rlhf_kit.models.heads import unwrapped
+from rlhf_kit.models.heads import PLAIN, RowFormat, pad_right, sequence_scores, taken, unwrapped
 
 LENGTHS = (12, 7)  # tokens of the two texts
 ROUNDING = 1e-3  # of the numbers' spread: what float32 may lose, a hundredth of what the smallest leak seen changes
@@ -59,12 +58,6 @@ def trial(model: nn.Module) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
-
-
-def taken(model: nn.Module, **inputs: Any) -> dict[str, Any]:
-    """Those `inputs` that the forward of `model` names: BLOOM knows no `position_ids`, GPT-1 no cache."""
-    names = inspect.signature(type(unwrapped(model)).forward).parameters
-    return {name: value for name, value in inputs.items() if name in names}
 
 
 def alone(model: nn.Module, text: Sequence[int]) -> Tensor:
@@ -152,9 +145,8 @@ def check_trainable(model: nn.Module) -> None:
     """Raises UserError where no parameter would learn."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(
-            f"{_name(model)}: every parameter is frozen (requires_grad is False), nothing would be trained. Unfreeze "
-            "some, or train adapters (peft_config, --use_peft). peft freezes an adapter that it loads without "
-            "is_trainable=True, and the base of one, which stays frozen when it is merged."
+            f"{_name(model)}: every parameter is frozen (requires_grad is False), nothing would be trained. "
+            "Unfreeze some, or train adapters (peft_config, --use_peft)."
         )
 
 
@@ -218,6 +210,25 @@ def check_loss(trainer: Trainer, batch: Batch) -> None:
     if found:
         raise UserError(
             f"{_name(model)} computes another loss than that of predicting each text's next tokens: {found}."
+        )
+
+
+def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowFormat = PLAIN) -> None:
+    """Raises UserError for a reward model whose scores of rows of token ids change with the padding behind them."""
+    first, second = short_texts(model, rows)
+    texts = [first, second, first[: len(first) // 2], second[: len(second) // 2]]
+    device = next(model.parameters()).device
+
+    def scores(texts: list[list[int]]) -> Tensor:
+        ids, lengths = pad_right(texts, 0)
+        return sequence_scores(model, ids.to(device), lengths, reads)
+
+    found = agreed(
+        lambda: tried(model, lambda: gap([scores(texts)], [torch.cat([scores([t]) for t in texts])]), "its scores are")
+    )
+    if found:
+        raise UserError(
+            f"{_name(model)}: a score must not depend on padding; in a batch of answers of different lengths {found}."
         )
 
 

@@ -16,7 +16,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import is_all_linear, names_found
 from rlhf_kit.models.adapters import off_is_as_it_was, wrap
 from rlhf_kit.models.checkpoints import load_policy
-from rlhf_kit.models.heads import calibration
+from rlhf_kit.models.heads import calibration, taken
 from rlhf_kit.models.merging import merged
 
 VALUE_MODELS = ("shared", "separate", "reward")
@@ -75,13 +75,14 @@ class PolicyAndValue(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        position_ids: Tensor,
-        completion_ids: Tensor,
+        position_ids: Tensor | None = None,
+        completion_ids: Tensor | None = None,
         temperature: float = 1.0,
         with_entropy: bool = False,
         value_detached: bool = False,
         ptx_ids: Tensor | None = None,
         ptx_lengths: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """(B, P + R) x 3, (B, R) -> logprobs (B, R), values (B, R + 1), entropy (B, R) when asked for; all float32.
 
@@ -89,37 +90,41 @@ class PolicyAndValue(nn.Module):
             value_detached: the value function learns from the shared trunk without moving it.
             ptx_ids, ptx_lengths: (b, T), (b,) texts of which `ptx_logprobs` (b, T - 1) is returned too; here, since a
                 wrapped module (DDP) is to be called once a backward.
+            places: (B, R + 1) where in rows without padding between prompt and completion the states stand.
         """
         keep = completion_ids.shape[1] + 1
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        inputs["places"] = places
         logits, hidden = completion_logits_and_states(self.policy, inputs, keep)
         hidden = hidden.detach() if value_detached else hidden
         if self.value_trunk is not None:
-            hidden = self.value_trunk(**inputs, use_cache=False).last_hidden_state
+            hidden = trunk_states(self.value_trunk, inputs, keep)
         output = {
             "logprobs": ops.token_logprobs(logits, completion_ids, temperature),
-            "values": self.value_head(hidden[:, -keep:]),
+            "values": self.value_head(hidden),
         }
         if with_entropy:
             output["entropy"] = ops.entropy(logits, temperature)
         if ptx_ids is not None:
             mask = ops.length_mask(ptx_lengths, ptx_ids.shape[1]).long()
-            logits = self.policy(input_ids=ptx_ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+            inputs = {"input_ids": ptx_ids, "attention_mask": mask} | taken(self.policy, use_cache=False)
+            logits = self.policy(**inputs).logits[:, :-1]
             output["ptx_logprobs"] = ops.token_logprobs(logits, ptx_ids[:, 1:])
         return output
 
 
 @contextmanager
-def captured_input(module: nn.Module, drop_last: bool = False):
-    """A list that receives what `module` is called with, of which it may be spared the last position.
+def captured_input(module: nn.Module, keep: int, places: Tensor | None = None, drop_last: bool = False):
+    """A list that receives what `module`, the LM head, is called with: the states at the last `keep` places of each
+    row, or at `places` (B, keep). It computes on no others, and may be spared the last of them.
 
     The LM head's input is the last hidden state of any causal LM; `output_hidden_states` would keep every layer's.
     """
     captured: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Tensor, ...]):
-        captured.append(args[0])
-        return (args[0][:, :-1], *args[1:]) if drop_last else None
+        captured.append(_states_at(args[0], keep, places))
+        return (captured[0][:, :-1] if drop_last else captured[0], *args[1:])
 
     handle = module.register_forward_pre_hook(hook)
     try:
@@ -128,15 +133,38 @@ def captured_input(module: nn.Module, drop_last: bool = False):
         handle.remove()
 
 
+def _states_at(states: Tensor, keep: int, places: Tensor | None) -> Tensor:
+    """(B, T, H) -> (B, keep, H)."""
+    if places is None:
+        return states[:, -keep:]
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+
+
 def output_embeddings(policy: PreTrainedModel | PeftModel) -> nn.Module:
     return (policy.get_base_model() if isinstance(policy, PeftModel) else policy).get_output_embeddings()
 
 
 def completion_logits_and_states(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
-    """Logits that predict the last `keep - 1` tokens, and the last `keep` states. -> (B, keep-1, V), (B, keep, H)."""
-    with captured_input(output_embeddings(policy), drop_last=True) as captured:
-        logits = policy(**inputs, use_cache=False, logits_to_keep=keep).logits
+    """Logits that predict the last `keep - 1` tokens, and the last `keep` states. -> (B, keep-1, V), (B, keep, H).
+
+    Args:
+        inputs: of `Rollout.model_inputs`; with `places` (B, keep) the states stand there instead.
+    """
+    places, inputs = inputs.get("places"), _without_places(inputs)
+    options = {"use_cache": False} if places is not None else {"use_cache": False, "logits_to_keep": keep}
+    with captured_input(output_embeddings(policy), keep, places, drop_last=True) as captured:
+        logits = policy(**taken(policy, **inputs, **options)).logits
     return logits, captured[0]
+
+
+def trunk_states(trunk: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:
+    """The last `keep` states of a model without a head; as above. -> (B, keep, H)."""
+    output = trunk(**taken(trunk, **_without_places(inputs), use_cache=False))
+    return _states_at(output.last_hidden_state, keep, inputs.get("places"))
+
+
+def _without_places(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in inputs.items() if name != "places" and value is not None}
 
 
 def completion_logits(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""Sampling: one KV-cached loop that stops each completion at its end token and drops it from the batch.
+"""Sampling: one loop that stops each completion at its end token and drops it from the batch.
+
+It keeps a cache of what it read; a model that a cache or padding on the left would make wrong (`check_sampling`) reads
+each row anew for every token.
 
 It returns log-probs, entropies and values as it goes, and never holds the vocabulary for more than one place a row.
 
@@ -17,8 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
-from rlhf_kit.models.cache import growing_cache
-from rlhf_kit.models.value import ValueHead, captured_input, output_embeddings
+from rlhf_kit.models.value import ValueHead
+from rlhf_kit.ppo.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Rollout:
     logprobs: Tensor | None = None  # (B, R) float32, at the temperature of the draw
     entropy: Tensor | None = None  # (B, R) float32
     values: Tensor | None = None  # (B, R) float32, V of the state before each token; only with a value head
+    compact: bool = False  # models read a row as prompt and completion with nothing between, padded on the right
 
     @property
     def completion_mask(self) -> Tensor:  # (B, R)
@@ -61,6 +65,7 @@ class Rollout:
             completion_lengths,
             self.terminated[rows],
             *(None if x is None else x[rows, :width] for x in seen),
+            compact=self.compact,
         )
 
     def by_length(self, size: int) -> Iterator[Tensor]:
@@ -68,21 +73,13 @@ class Rollout:
         yield from (self.prompt_lengths + self.completion_lengths).argsort().split(size)
 
     def model_inputs(self) -> dict[str, Tensor]:
-        """Prompt and completion side by side, mask and positions from their lengths. -> three of (B, P + R)."""
-        prompt_mask = ops.length_mask(self.prompt_lengths, self.prompt_ids.shape[1]).flip(1)
-        mask = torch.cat([prompt_mask, self.completion_mask], 1).long()
-        return {
-            "input_ids": torch.cat([self.prompt_ids, self.completion_ids], 1),
-            "attention_mask": mask,
-            "position_ids": ops.position_ids(mask),
-        }
+        """Prompt and completion side by side, mask and positions from their lengths. -> three of (B, P + R).
 
-
-def left_pad(sequences: list[list[int]], pad_id: int, device=None) -> tuple[Tensor, Tensor]:
-    """Token lists -> ids (B, P) padded on the left, lengths (B,)."""
-    width = max(map(len, sequences))
-    ids = torch.tensor([[pad_id] * (width - len(s)) + s for s in sequences], device=device)
-    return ids, torch.tensor([len(s) for s in sequences], device=device)
+        Compact: input_ids and attention_mask (B, T), and `places` (B, R + 1) of the state before each token and after
+        the last.
+        """
+        sizes = self.prompt_ids, self.prompt_lengths, self.completion_ids, self.completion_lengths
+        return (compact_inputs if self.compact else padded_inputs)(*sizes)
 
 
 @torch.no_grad()
@@ -97,6 +94,7 @@ def sample(
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
     value_head: ValueHead | None = None,
+    compact: bool | None = None,
 ) -> Rollout:
     """Sample one completion a prompt from softmax(logits / temperature), the whole vocabulary, as PPO needs it.
 
@@ -106,7 +104,13 @@ def sample(
         generator: on the CPU; the draw of a row depends on its place in `prompts` alone, not on `batch_size`.
         batch_size: completions sampled at once; None for all.
         value_head: reads the trunk's last hidden state; None: no values.
+        compact: read each row anew for every token: slow, and right for any causal model. None: where it is needed.
+
+    Raises:
+        UserError: with `compact=None` for a model that cannot be sampled from at all.
     """
+    if compact is None:
+        compact = check_sampling(model, prompts)
     uniforms = torch.rand(len(prompts), max_completion_length, generator=generator)
     device = next(model.parameters()).device
     ends = torch.tensor(eos_ids, dtype=torch.long, device=device)
@@ -115,11 +119,14 @@ def sample(
     for start in range(0, len(order), batch_size or len(order)):
         rows = torch.tensor(order[start : start + (batch_size or len(order))], device=device)
         chosen = [prompts[i] for i in rows.tolist()]
-        _decode(model, chosen, rows, uniforms.to(device), temperature, ends, pad_id, value_head, written)
+        reader = (Anew if compact else Cached)(model, chosen, pad_id, max_completion_length)
+        _decode(reader, rows, uniforms.to(device), temperature, ends, value_head, written)
     ended = torch.isin(written.tokens, ends)
     terminated = ended.any(1)
     lengths = torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)
-    return written.rollout(*left_pad(prompts, pad_id, device), lengths, terminated)
+    rollout = written.rollout(*left_pad(prompts, pad_id, device), lengths, terminated)
+    rollout.compact = compact
+    return rollout
 
 
 class _Written:
@@ -149,36 +156,28 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _decode(
-    model: PreTrainedModel,
-    prompts: list[list[int]],
+    reader: Cached | Anew,
     rows: Tensor,
     uniforms: Tensor,
     temperature: float,
     ends: Tensor,
-    pad_id: int,
     value_head: ValueHead | None,
     written: _Written,
 ) -> None:
-    """The KV-cached loop over one batch, the rows `rows` of `written`; a row leaves the batch when it ends."""
-    ids, lengths = left_pad(prompts, pad_id, ends.device)
-    mask = ops.length_mask(lengths, ids.shape[1]).flip(1).long()
-    positions = ops.position_ids(mask)
-    going = torch.ones(len(prompts), dtype=torch.bool, device=ends.device)
+    """The loop over one batch, the rows `rows` of `written`; a row leaves the batch when it ends."""
+    going = torch.ones(len(rows), dtype=torch.bool, device=ends.device)
     width = uniforms.shape[1]
-    cache = growing_cache(model, ids.shape[1] + width)
     # Whether rows have ended is asked at every token on a CPU; a GPU would have to stop for it.
     every = 1 if ends.device.type == "cpu" else 8
     for step in range(width):
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        with captured_input(output_embeddings(model)) as hidden:
-            output = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logprobs = torch.log_softmax(output.logits[:, -1].float() / (temperature or 1.0), -1)  # (rows going, V)
+        logits, states = reader.read()
+        logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)  # (rows going, V)
         tokens = draw(logprobs, uniforms[rows, step]) if temperature else logprobs.argmax(-1)
         written.tokens[rows, step] = tokens
         written.logprobs[rows, step] = logprobs.gather(1, tokens[:, None]).squeeze(1)
         written.entropy[rows, step] = -(logprobs.exp() * logprobs).sum(-1)
         if value_head is not None:
-            written.values[rows, step] = value_head(hidden[0][:, -1])
+            written.values[rows, step] = value_head(states)
         going = going & ~torch.isin(tokens, ends)
         if step == width - 1:
             break
@@ -186,11 +185,6 @@ def _decode(
             keep = going.nonzero().squeeze(1)
             if not len(keep):
                 break
-            rows, tokens, mask, lengths, going = (x[keep] for x in (rows, tokens, mask, lengths, going))
-            cache.batch_select_indices(keep)
-        ids = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        positions = (lengths + step)[:, None]
-
-
-# --- the cache --------------------------------------------------------------------------------------------------
+            rows, tokens, going = rows[keep], tokens[keep], going[keep]
+            reader.keep(keep)
+        reader.write(tokens)

@@ -58,6 +58,7 @@ from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
 from rlhf_kit.ppo.metrics import LOGGED, Averages, Tracked, rollout_metrics
 from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask, text_length
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
+from rlhf_kit.ppo.reading import check_roles
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_eos
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.training import Trainer
@@ -142,6 +143,7 @@ class PPOTrainer(Trainer):
         self.rewards.to(self.args.device)
         if self.ref_model is not None:
             self.ref_model.to(self.args.device)
+        self.compact = check_roles(policy, module.value_trunk, self.ref_model, self.rewards, self.prompts, self.ptx)
         if self.accelerator.mixed_precision == "bf16":
             cast_frozen(module, torch.bfloat16, keep=True)
             for frozen in [*self.rewards.models, *filter(None, [self.ref_model])]:
@@ -246,6 +248,7 @@ class PPOTrainer(Trainer):
                 generator=generator,
                 batch_size=self.args.generation_batch_size,
                 value_head=module.value_head if exact else None,
+                compact=self.compact,
             )
 
     def _sampler_is_exact(self, module: PolicyAndValue) -> bool:
@@ -352,7 +355,7 @@ class PPOTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Clipped policy loss plus `vf_coef` times clipped value loss, per token of the whole mini-batch."""
         args, mask = self.args, inputs["completion_mask"]
-        names = ("input_ids", "attention_mask", "position_ids", "completion_ids", "ptx_ids", "ptx_lengths")
+        names = ("input_ids", "attention_mask", "position_ids", "places", "completion_ids", "ptx_ids", "ptx_lengths")
         output = model(
             **{name: inputs[name] for name in names if name in inputs},
             temperature=args.temperature,

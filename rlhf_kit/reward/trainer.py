@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import save_config, trainable
 from rlhf_kit.models.checkpoints import context_length, load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
@@ -128,6 +129,10 @@ class RewardTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if train_dataset is not None:
+            lists = train_dataset.select(range(min(2, len(train_dataset))))["input_ids"]
+            answers = [row for answers in lists for row in answers]
+            preflight.check_scores(self.model, answers, self.row_format)
 
     def _one_score(self, model, args: RewardConfig, peft_config: LoraConfig | None) -> PreTrainedModel | PeftModel:
         if not isinstance(model, nn.Module):

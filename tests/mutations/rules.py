@@ -90,9 +90,9 @@ MUTANTS = [
         ROLLOUT_TEST + "test_logprobs_entropy_and_values_are_those_of_the_training_forward",
     ),
     (
-        ROLLOUT,
-        '"attention_mask": mask, "position_ids": positions',
-        '"attention_mask": torch.ones_like(mask), "position_ids": positions',
+        "rlhf_kit/ppo/reading.py",
+        '"attention_mask": self.mask, "position_ids": self.positions',
+        '"attention_mask": torch.ones_like(self.mask), "position_ids": self.positions',
         ROLLOUT_TEST + "test_any_causal_lm_samples_as_generate_does",
     ),
     (

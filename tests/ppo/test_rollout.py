@@ -180,5 +180,5 @@ def test_the_cache_takes_its_room_once(policy):
     again, values = cache.update(keys[:, :, :1], keys[:, :, :1] + 1, 0)
     assert torch.equal(again, torch.cat([keys, keys[:, :, :1]], 2)) and again.data_ptr() == first.data_ptr()
     assert torch.equal(values[:, :, -1], keys[:, :, 0] + 1)
-    cache.layers[0].batch_select_indices(torch.tensor([2, 0]))
+    cache.layers[0].reorder_cache(torch.tensor([2, 0]))
     assert torch.equal(cache.layers[0].keys, again[[2, 0]]) and cache.get_seq_length() == 6

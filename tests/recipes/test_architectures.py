@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_kit.models.checkpoints import context_length
-from rlhf_kit.recipes import pretrain, sft
+from rlhf_kit.ppo import PPOConfig, PPOTrainer
+from rlhf_kit.recipes import ppo, pretrain, sft
 
 SIZES = {
     "llama": dict(intermediate_size=32, num_key_value_heads=2),
@@ -134,3 +136,53 @@ def test_a_model_that_reads_what_comes_is_refused(folder_of, tokenizer_folder, w
     assert "BertLMHeadModel is no causal language model" in capsys.readouterr().err
     options = ("--config_overrides", sizes + ",is_decoder=true", *options[2:])
     assert pretrained("bert", write_jsonl, tmp_path / "decoder", *options) == 0
+
+
+def brief(prompts, completions, **columns) -> list[float]:
+    return [-len(completion) / 20 for completion in completions]
+
+
+@pytest.fixture
+def prompts(write_jsonl):
+    return write_jsonl("prompts.jsonl", [{"prompt": text} for text in TEXTS])
+
+
+PPO = ["--total_episodes", "4", "--rollout_batch_size", "4", "--mini_batch_size", "4", "--num_ppo_epochs", "1"]
+PPO += ["--max_completion_length", "6", "--reward_funcs", "tests.recipes.test_architectures:brief"]
+READS_ANEW = {"mamba", "rwkv", "openai-gpt"}  # no cache under the usual name; padding on the left
+
+
+@pytest.mark.parametrize("value_model", ["shared", "separate"])
+@pytest.mark.parametrize("kind", SIZES)
+def test_ppo_trains_what_it_samples(kind, value_model, folder_of, prompts, tmp_path, caplog):
+    """At learning rate 0 the new policy is the old one and the reference."""
+    out = tmp_path / "out"
+    argv = ["--model_name_or_path", str(folder_of(kind)), "--dataset_name", str(prompts), "--output_dir", str(out)]
+    options = ["--disable_tqdm", "--learning_rate", "0", "--logging_steps", "1", "--value_model", value_model]
+    assert ppo.main([*argv, *PPO, *options]) == 0
+    logs = logged(out)
+    assert logs["policy/ratio"] == pytest.approx(1, abs=1e-5)
+    assert logs["kl"] == pytest.approx(0, abs=1e-4) and logs["policy/clip_fraction"] == 0
+    assert ("reads its row anew" in caplog.text) == (kind in READS_ANEW)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_ppos_numbers_are_those_of_each_row_alone(kind, folder_of, tokenizer, tmp_path):
+    args = PPOConfig(
+        str(tmp_path), rollout_batch_size=4, mini_batch_size=4, per_device_train_batch_size=2, total_episodes=4,
+        max_completion_length=6, use_cpu=True, report_to="none", temperature=0.7,
+    )  # fmt: skip
+    data = Dataset.from_list([{"prompt": text} for text in TEXTS])
+    trainer = PPOTrainer(str(folder_of(kind)), brief, args, data, processing_class=tokenizer, value_model="separate")
+    trainer.model.value_head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    experience, _ = trainer.collect(trainer.prompts, torch.Generator().manual_seed(0))
+    plain = AutoModelForCausalLM.from_pretrained(folder_of(kind)).eval()
+    trunk, head = getattr(plain, plain.base_model_prefix), trainer.model.value_head
+    for row, (prompt, ids) in enumerate(zip(trainer.prompts, experience.rollout.completions(), strict=True)):
+        whole = torch.tensor([prompt["prompt_ids"] + ids])
+        start = len(prompt["prompt_ids"]) - 1
+        with torch.no_grad():
+            logprobs = (plain(whole).logits[0, start:-1] / 0.7).log_softmax(-1).gather(1, whole[0, start + 1 :, None])
+            values = head(trunk(whole).last_hidden_state[0, start:-1])
+        torch.testing.assert_close(experience.logprobs[row, : len(ids)], logprobs[:, 0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(experience.values[row, : len(ids)], values, atol=1e-4, rtol=1e-4)

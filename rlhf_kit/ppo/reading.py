@@ -1,0 +1,215 @@
+"""How a policy reads rows of prompt and completion: for the next token, and all at once; tried before the first draw.
+
+padded      [ .  .  p  p  p | c  c  c  EOS  . ]     prompts padded on the left: completions begin in one column, and a
+                                                    cache reads on
+compact     [ p  p  p  c  c  c  EOS  .  .  . ]      padded on the right, each token reads its row anew: slow, and right
+                                                    for any causal model
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_kit import ops
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.cache import growing_cache
+from rlhf_kit.models.heads import pad_right, taken, unwrapped
+from rlhf_kit.models.preflight import agreed, alone, check_scores, check_texts, gap, short_texts, tried
+from rlhf_kit.models.value import (
+    captured_input,
+    completion_logits_and_states,
+    output_embeddings,
+    trunk_states,
+)
+from rlhf_kit.ppo.pretraining import PretrainingTexts
+from rlhf_kit.ppo.rewards import Rewards
+
+logger = logging.getLogger(__name__)
+
+
+def left_pad(sequences: list[list[int]], pad_id: int, device=None) -> tuple[Tensor, Tensor]:
+    """Token lists -> ids (B, P) padded on the left, lengths (B,)."""
+    width = max(map(len, sequences))
+    ids = torch.tensor([[pad_id] * (width - len(s)) + s for s in sequences], device=device)
+    return ids, torch.tensor([len(s) for s in sequences], device=device)
+
+
+def padded_inputs(
+    prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor, completion_lengths: Tensor
+) -> dict[str, Tensor]:
+    """(B, P), (B,), (B, R), (B,) -> input_ids, attention_mask, position_ids, (B, P + R) each."""
+    prompt_mask = ops.length_mask(prompt_lengths, prompt_ids.shape[1]).flip(1)
+    mask = torch.cat([prompt_mask, ops.length_mask(completion_lengths, completion_ids.shape[1])], 1).long()
+    return {
+        "input_ids": torch.cat([prompt_ids, completion_ids], 1),
+        "attention_mask": mask,
+        "position_ids": ops.position_ids(mask),
+    }
+
+
+def compact_inputs(
+    prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor, completion_lengths: Tensor
+) -> dict[str, Tensor]:
+    """The same -> input_ids, attention_mask (B, T), and `places` (B, R + 1) of the state before each token and after
+    the last."""
+    rows = torch.cat([prompt_ids, completion_ids], 1)  # (B, P + R)
+    lengths = prompt_lengths + completion_lengths
+    steps = torch.arange(rows.shape[1], device=rows.device)
+    starts, width = prompt_ids.shape[1] - prompt_lengths, int(lengths.max())
+    ids = rows.gather(1, (starts[:, None] + steps[:width]).clamp(max=rows.shape[1] - 1))
+    places = prompt_lengths[:, None] - 1 + steps[: completion_ids.shape[1] + 1]
+    mask = ops.length_mask(lengths, width).long()
+    return {"input_ids": ids, "attention_mask": mask, "places": places.clamp(max=width - 1)}
+
+
+class Cached:
+    """Rows that are read on: prompts padded on the left, and a cache of keys, values and states."""
+
+    def __init__(self, model: PreTrainedModel, prompts: list[list[int]], pad_id: int, room: int):
+        self.model = model
+        self.ids, self.lengths = left_pad(prompts, pad_id, next(model.parameters()).device)
+        self.mask = ops.length_mask(self.lengths, self.ids.shape[1]).flip(1).long()
+        self.positions = ops.position_ids(self.mask)
+        self.cache = growing_cache(model, self.ids.shape[1] + room)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Logits (rows, V) that predict the next token of each row, and the states (rows, H) they come from."""
+        inputs = {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": self.positions}
+        inputs = taken(self.model, **inputs, logits_to_keep=1)
+        with captured_input(output_embeddings(self.model), 1) as states:
+            output = self.model(**inputs, past_key_values=self.cache, use_cache=True)
+        return output.logits[:, -1], states[0][:, -1]
+
+    def write(self, tokens: Tensor) -> None:
+        """Put a token (rows,) behind each row."""
+        self.ids, self.positions = tokens[:, None], self.lengths[:, None]
+        self.lengths = self.lengths + 1
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows alone."""
+        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
+        self.cache.reorder_cache(rows)
+
+
+class Anew:
+    """Rows that are read from the beginning for every token, padded on the right: of any causal model."""
+
+    def __init__(self, model: PreTrainedModel, prompts: list[list[int]], pad_id: int, room: int):
+        self.model = model
+        ids, lengths = pad_right(prompts, pad_id)
+        device = next(model.parameters()).device
+        self.ids, self.lengths = F.pad(ids, (0, room), value=pad_id).to(device), lengths.to(device)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        width = int(self.lengths.max())
+        mask = ops.length_mask(self.lengths, width).long()
+        inputs = taken(self.model, input_ids=self.ids[:, :width], attention_mask=mask, use_cache=False)
+        with captured_input(output_embeddings(self.model), 1, self.lengths[:, None] - 1) as states:
+            output = self.model(**inputs)
+        return output.logits[:, -1], states[0][:, -1]
+
+    def write(self, tokens: Tensor) -> None:
+        self.ids[torch.arange(len(tokens), device=tokens.device), self.lengths] = tokens
+        self.lengths = self.lengths + 1
+
+    def keep(self, rows: Tensor) -> None:
+        self.ids, self.lengths = self.ids[rows], self.lengths[rows]
+
+
+# --- before the first draw ------------------------------------------------------------------------------------------
+
+
+def check_roles(
+    policy: nn.Module,
+    value_trunk: nn.Module | None,
+    ref_model: nn.Module | None,
+    rewards: Rewards,
+    prompts: Sequence[dict],
+    texts: PretrainingTexts | None,
+) -> bool:
+    """Whether rows must be compact in a PPO run of these models on `prompts` (with `prompt_ids`) and `texts`.
+
+    Raises:
+        UserError: for a model that no kind of rows makes right.
+    """
+    ids = [row["prompt_ids"] for row in prompts[:2]]
+    for model in rewards.models:
+        check_scores(model, ids)
+    if texts is not None:
+        check_texts(policy, short_texts(policy, texts.rows))
+    is_another = ref_model is not None and type(ref_model) is not type(unwrapped(policy))
+    found = [check_sampling(policy, ids, value_trunk), is_another and check_sampling(ref_model, ids)]
+    return any(found)
+
+
+def check_sampling(model: nn.Module, prompts: list[list[int]], value_trunk: nn.Module | None = None) -> bool:
+    """Whether rows must be compact: where the cache, or padding on the left, gives other logits than a text alone.
+
+    Tried on two short texts of `prompts`, each a prompt and what it is continued by; `value_trunk` reads them too.
+
+    Raises:
+        UserError: for a model that reads padding on the right, or what is to come.
+    """
+    texts = short_texts(model, prompts)
+
+    def decide() -> tuple[str | None, str | None]:
+        found = tried(model, lambda: _sampling_gap(model, texts, False, value_trunk))
+        return found, found and tried(model, lambda: _sampling_gap(model, texts, True, value_trunk))
+
+    padded, compact = agreed(decide) or (None, None)
+    if compact:
+        raise UserError(f"{type(unwrapped(model)).__name__} cannot be sampled from: in rows read anew, {compact}.")
+    if padded:
+        logger.warning(
+            "%s, with a cache and prompts padded on the left: %s; every token reads its row anew, which is slow.",
+            type(unwrapped(model)).__name__, padded,
+        )  # fmt: skip
+    return padded is not None
+
+
+def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value_trunk: nn.Module | None) -> float:
+    """By how much the sampler's logits, the training forward's, and the value trunk's states are off."""
+    starts = [(len(text) + 1) // 2 for text in texts]
+    rests = [text[start:] for text, start in zip(texts, starts, strict=True)]
+    device = next(model.parameters()).device
+    prompts, lengths = left_pad([text[:start] for text, start in zip(texts, starts, strict=True)], 0, device)
+    completions, sizes = (x.to(device) for x in pad_right(rests, 0))
+    inputs = (compact_inputs if compact else padded_inputs)(prompts, lengths, completions, sizes)
+    truth = [alone(model, text)[start - 1 : -1] for text, start in zip(texts, starts, strict=True)]
+    keep = completions.shape[1] + 1
+    logits, _ = completion_logits_and_states(model, inputs, keep)
+    found = [row[:size].float() for row, size in zip(logits, sizes, strict=True)]
+    worst = max(gap(found, truth), gap(_sampled_logits(model, texts, starts, compact), truth))
+    if value_trunk is not None:
+        states = trunk_states(value_trunk, inputs, keep)
+        found = [row[: size + 1].float() for row, size in zip(states, sizes, strict=True)]
+        ids = [torch.tensor([text], device=device) for text in texts]
+        truth = [trunk_states(value_trunk, {"input_ids": x}, x.shape[1])[0].float() for x in ids]
+        worst = max(worst, gap(found, [x[start - 1 :] for x, start in zip(truth, starts, strict=True)]))
+    return worst
+
+
+def _sampled_logits(model: nn.Module, texts: list[list[int]], starts: list[int], compact: bool) -> list[Tensor]:
+    """The logits that the sampler would draw from, were these texts what it draws; the shorter row leaves first."""
+    reader = (Anew if compact else Cached)(model, [t[:start] for t, start in zip(texts, starts, strict=True)], 0, 8)
+    device = next(model.parameters()).device
+    found: list[list[Tensor]] = [[] for _ in texts]
+    going = list(range(len(texts)))
+    while True:
+        for row, logits in zip(going, reader.read()[0].float(), strict=True):
+            found[row].append(logits)
+        left = [at for at, row in enumerate(going) if starts[row] + len(found[row]) < len(texts[row])]
+        if not left:
+            break
+        if len(left) < len(going):
+            reader.keep(torch.tensor(left, device=device))
+        going = [going[at] for at in left]
+        reader.write(torch.tensor([texts[row][starts[row] + len(found[row]) - 1] for row in going], device=device))
+    return [torch.stack(rows) for rows in found]
