@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check mutants style bench clean
+.PHONY: demo test check mutants style bench architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -34,6 +34,9 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/reward_vs_trl.py --json runs/reward_vs_trl.json
 	$(BIN)/python benchmarks/coqa_vs_peers.py --json runs/coqa_vs_peers.json
 	$(BIN)/python benchmarks/icl_vs_lm_eval.py --json runs/icl_vs_lm_eval.json
+
+architectures: $(INSTALLED)
+	$(BIN)/python benchmarks/architectures.py --minutes 15 --markdown docs/architectures.md
 
 clean:
 	rm -rf .venv runs
