@@ -13,15 +13,15 @@ MUTANTS = [
     (TRAINER, "disable_dropout(part)", "pass", TRAINER_TEST + "test_dropout_is_off_everywhere"),
     (
         ROLLOUT,
-        "torch.log_softmax(output.logits[:, -1].float() / (temperature or 1.0), -1)",
-        "torch.log_softmax(output.logits[:, -1].float(), -1)",
+        "torch.log_softmax(logits.float() / (temperature or 1.0), -1)",
+        "torch.log_softmax(logits.float(), -1)",
         ROLLOUT_TEST + "test_sampling_and_scoring_use_the_same_distribution",
     ),
     (
-        ROLLOUT,
-        "positions = (lengths + step)[:, None]",
-        "positions = (lengths + step + 1)[:, None]",
-        TRAINER_TEST + "test_learning_rate_0_means_ratio_1_clip_0_kl_0",
+        "rlhf_kit/ppo/reading.py",
+        "self.ids, self.positions = tokens[:, None], self.lengths[:, None]",
+        "self.ids, self.positions = tokens[:, None], self.lengths[:, None] + 1",
+        "tests/recipes/test_architectures.py::test_ppo_trains_what_it_samples[llama-shared]",
     ),
     (
         "rlhf_kit/ops.py",
@@ -93,7 +93,7 @@ MUTANTS = [
         "rlhf_kit/ppo/reading.py",
         '"attention_mask": self.mask, "position_ids": self.positions',
         '"attention_mask": torch.ones_like(self.mask), "position_ids": self.positions',
-        ROLLOUT_TEST + "test_any_causal_lm_samples_as_generate_does",
+        "tests/recipes/test_architectures.py::test_ppo_trains_what_it_samples[llama-shared]",
     ),
     (
         "rlhf_kit/training/trainer.py",
