@@ -93,7 +93,7 @@ MUTANTS = [
         "rlhf_kit/ppo/reading.py",
         '"attention_mask": self.mask, "position_ids": self.positions',
         '"attention_mask": torch.ones_like(self.mask), "position_ids": self.positions',
-        "tests/recipes/test_architectures.py::test_ppo_trains_what_it_samples[llama-shared]",
+        ROLLOUT_TEST + "test_any_causal_lm_samples_as_generate_does",
     ),
     (
         "rlhf_kit/training/trainer.py",

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlhf_kit import ops
 from rlhf_kit.models.cache import growing_cache
 from rlhf_kit.models.value import PolicyAndValue, ValueHead
+from rlhf_kit.ppo.reading import check_sampling
 from rlhf_kit.ppo.rollout import Rollout, draw, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [40, 41, 42], [5, 5]]
@@ -171,6 +172,7 @@ def test_any_causal_lm_samples_as_generate_does(name):
             torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0
         )
         assert completion == expected[0, len(prompt) :].tolist()
+    assert not check_sampling(model, PROMPTS)  # which finds no need to read rows anew
 
 
 def test_the_cache_takes_its_room_once(policy):
