@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -105,7 +106,8 @@ def turn_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end a completion by the tokenizer: its end of text, and its chat template's end of a turn."""
     ends = [tokenizer.eos_token_id]
     if tokenizer.chat_template:
-        ends += _frame(tokenizer).end[-1:]
+        with suppress(TemplateRefusal):  # which asks nobody in turns
+            ends += _frame(tokenizer).end[-1:]
     return list(dict.fromkeys(end for end in ends if end is not None))
 
 
@@ -200,7 +202,10 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) ->
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.get_chat_template()  # of several the one that serves
+    try:
+        return tokenizer.get_chat_template()  # of several the one that serves
+    except ValueError as error:
+        raise TemplateRefusal(str(error)) from error
 
 
 def _is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -347,8 +352,8 @@ def lead_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _without_lead(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """A completion without the lead that its template writes anyway, whatever white space the lead has in it."""
-    words = _frame(tokenizer).lead.split()
-    return re.sub(r"\A" + r"\s*".join(map(re.escape, words)), "", text).strip() if words else text
+    lead = "".join(_frame(tokenizer).lead.split())
+    return re.sub(r"\A" + r"\s*".join(map(re.escape, lead)), "", text).strip() if lead else text
 
 
 def _led(tokenizer: PreTrainedTokenizerBase, completion: str, frame: Frame) -> str:

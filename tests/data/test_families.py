@@ -199,6 +199,24 @@ def test_a_thought_of_its_own_takes_the_leads_place():
     assert said == "<think>\nOk?\n</think>\n\nYes." and chat.encode_completion(tokenizer, said, eos=True) == answer
 
 
+def test_a_lead_that_a_template_writes_whatever_comes_stands_once():
+    tokenizer = tokenizer_of("qwen")
+    said = "{% if m['role'] == 'assistant' %}<think></think>{% endif %}{{ m['content'] }}"
+    tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", said)
+    for text in ("Yes.", "<think></think>Yes.", "<think>\n\n</think>\n\nYes."):
+        answer = chat.encode_completion(tokenizer, text, eos=True)
+        ids, _ = chat.encode_dialogue(tokenizer, [*ASKED, {"role": "assistant", "content": text}])
+        assert tokenizer.decode(answer) == "<think></think>Yes.<|im_end|>"
+        assert ids[:-1] == chat.encode_prompt(tokenizer, ASKED) + answer
+
+
+def test_a_template_that_takes_no_dialogue_still_lets_plain_text_be_asked():
+    tokenizer = tokenizer_of("qwen")
+    tokenizer.chat_template = "{{ raise_exception('not me') }}"
+    assert chat.turn_ends(tokenizer) == [tokenizer.eos_token_id]
+    assert list(chat.encode_texts(tokenizer, ["Hi?"])) == [tokenizer("Hi?")["input_ids"]]
+
+
 def test_a_template_that_throws_thoughts_away_does_not_take_them_from_a_completion():
     tokenizer = tokenizer_of("qwen")
     tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] }}")

@@ -21,7 +21,11 @@ from rlhf_kit.recipes import evaluate
 def begun():
     tokenizer = tokenizer_of("llama3")
     torch.manual_seed(0)
-    return model_of("llama3", tokenizer).eval(), tokenizer, tokenizer.bos_token_id
+    model = model_of("llama3", tokenizer)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.data.mul_(10)  # what is read matters
+    return model.eval(), tokenizer, tokenizer.bos_token_id
 
 
 def saved(begun, folder, kind=None):
