@@ -21,7 +21,8 @@ import sys
 from rlhf_kit.cli import main
 for argv in (["--help"], ["--version"], *([stage, "--help-all"] for stage in ("pretrain", "sft", "reward", "ppo"))):
     assert main(argv) == 0
-for words in ("eval reward", "eval coqa", "eval score", "eval compare", "eval icl", "eval suite", "score", "convert"):
+EVALS = ("eval reward", "eval coqa", "eval score", "eval compare", "eval icl", "eval suite")
+for words in (*EVALS, "score", "convert", "merge"):
     try:
         main([*words.split(), "--help"])
     except SystemExit as ended:

@@ -17,12 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from peft import LoraConfig
 from transformers import BertConfig, BertForMaskedLM, GPT2Config
 
 from rlhf_kit import cli, demo
 from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapters import save, wrap
+from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.recipes.mlm import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +105,11 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
                 BertForMaskedLM(bert).save_pretrained(tmp_path / name)
                 words.save_pretrained(tmp_path / name)
                 continue
+            if name == "runs/my-lora/sft":
+                policy.save_pretrained(tmp_path / "base")
+                save(wrap(load_policy(tmp_path / "base"), LoraConfig(r=2)), tmp_path / name)
+                tokenizer.save_pretrained(tmp_path / name)
+                continue
             is_reward = name.rpartition("/")[2].startswith("reward")
             (reward_model if is_reward else policy).save_pretrained(tmp_path / name)
             tokenizer.save_pretrained(tmp_path / name)
@@ -160,7 +168,7 @@ def check_kit(words, place, capsys):
         assert cli.main([stage, *rest]) == 0
         return
     place(models_of(rest))
-    if stage in ("eval", "score", "convert"):
+    if stage in ("eval", "score", "convert", "merge"):
         assert cli.main([stage, *rest]) == 0, capsys.readouterr().err
         return
     status = cli.main([stage, *rest] if "--dry-run" in rest else [stage, *rest, "--dry-run"])

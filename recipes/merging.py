@@ -1,0 +1,71 @@
+"""An adapter and its base as one plain model, which every library loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
+
+from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapters import save
+from rlhf_kit.models.checkpoints import (
+    DTYPES,
+    load_config,
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    set_special_tokens,
+)
+from rlhf_kit.models.weights import adapter_config, attempt, is_classifier_config
+from rlhf_kit.recipes.card import merged_card
+from rlhf_kit.recipes.run import prepare_environment
+from rlhf_kit.storage import RECORD, Folder
+
+SAVING = ".saving"
+
+
+def merge(adapter: str, output_dir: Path, dtype: str = "auto") -> str:
+    """Write the model that `adapter` makes of its base, and its tokenizer, into `output_dir`; returns a line
+
+    The sum is made in float32 and rounded once.
+
+    Raises:
+        UserError: for what is no adapter or cannot be loaded, or a folder with files that are not ours.
+    """
+    prepare_environment()
+    if attempt(find_adapter_config_file, "an adapter", adapter) is None:
+        raise UserError(f"{adapter!r} is no adapter: it has no adapter_config.json. There is nothing to merge.")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"--output_dir {str(output_dir)!r} is a file; give a folder.")
+    target = Folder(output_dir, "merge")
+    if output_dir.is_dir():
+        target.refuse_foreign(sorted(item.name for item in output_dir.iterdir() if item.name != RECORD))
+    config = load_config(adapter, what="an adapter")
+    is_reward = is_classifier_config(config)
+    base = adapter_config("an adapter", adapter).base_model_name_or_path
+    tokenizer = _tokenizer(adapter, base)
+    model: PreTrainedModel = (load_reward_model if is_reward else load_policy)(adapter)
+    stored = load_config(base).dtype if dtype == "auto" else DTYPES[dtype]
+    model.to(stored or torch.float32)
+    if not is_reward:
+        set_special_tokens(model, tokenizer)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    target.clear()
+    target.claim(SAVING)
+    save(model, output_dir / SAVING)
+    tokenizer.save_pretrained(output_dir / SAVING)
+    (output_dir / SAVING / "README.md").write_text(merged_card(f"`{adapter}`", base), encoding="utf-8")
+    target.take(SAVING)
+    target.settle_all()
+    kind = "reward model" if is_reward else "language model"
+    return f"{output_dir}: a {kind} in {str(model.dtype).removeprefix('torch.')}, {adapter} merged into {base} 已合併"
+
+
+def _tokenizer(adapter: str, base: str) -> PreTrainedTokenizerBase:
+    """The adapter's own, else its base's: peft saves none."""
+    try:
+        return load_tokenizer(adapter, needs_eos=False)
+    except UserError:
+        return load_tokenizer(base, needs_eos=False)
