@@ -6,18 +6,20 @@ import json
 import math
 import os
 import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values
+from rlhf_kit.recipes.arguments import Settings, given_values
 from rlhf_kit.recipes.resume import wanted_checkpoint
 from rlhf_kit.storage import RUN, Folder, listed, replace
 from rlhf_kit.training.checkpoints import WEIGHTS, checkpoints
@@ -41,19 +43,28 @@ class Output:
     folder: Path
     checkpoint: Path | None
     started: float
+    may_replace: bool = False  # the run that is there is given up, or had saved nothing to go on from
 
     @property
     def files(self) -> Folder:
         return Folder(self.folder, RUN)
 
     def open(self, settings: Settings) -> None:
-        """Make the folder ready: called when everything has been validated, by the main process alone.
+        """Make the folder ready, and hold it: called by every process when everything has been validated.
 
-        It ends, and what the run has written is recorded as it then is, when `settings.closing` does.
+        When `settings.closing` ends, what the run has written is recorded as it then is, and the folder is free again.
+        Raises UserError where another run holds it, or has come in between.
         """
-        if distributed_rank() != 0:
-            return
+        from_main_process(settings, lambda: self._open(settings))
+
+    def _open(self, settings: Settings) -> None:
         files = self.files
+        stale = files.lock()
+        settings.closing.callback(files.unlock)
+        if stale is not None:
+            told = f"process {stale['pid']}, since {stale['since']}"
+            print(f"{str(self.folder)!r} was held by a run that has ended ({told}): taken over.", file=sys.stderr)  # noqa: T201
+        check_contents(self.folder, self.checkpoint, self.may_replace)
         if self.checkpoint is None:
             files.clear()
         else:  # what it goes on with becomes its own, though a run of an earlier version had no record
@@ -65,24 +76,51 @@ class Output:
 
 def check_output(settings: Settings) -> Output:
     """Look at `output_dir` without touching it. Raises UserError where what is not this run's would be replaced."""
-    folder = Path(settings.training.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
     wanted = settings.training.resume_from_checkpoint
     resume = wanted is not None and str(wanted).lower() not in ("false", "no", "")
-    checkpoint = None
-    if resume:
-        if settings.run.overwrite_output_dir:
+    may_replace = settings.run.overwrite_output_dir or resume
+    folder = Path(settings.training.output_dir)
+    checkpoint = from_main_process(settings, lambda: _look(settings, folder, str(wanted) if resume else None))
+    # The trainer would take any other value for the name of a checkpoint.
+    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+    return Output(folder, checkpoint, time.time(), may_replace)
+
+
+def _look(settings: Settings, folder: Path, wanted: str | None) -> Path | None:
+    """The checkpoint to go on from, if any; `wanted`: of `--resume_from_checkpoint`. Raises UserError."""
+    overwrite, checkpoint = settings.run.overwrite_output_dir, None
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
+    home = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise UserError(f"--output_dir {str(folder)!r}: {str(home)!r} cannot be written into. Give another folder.")
+    Folder(folder, RUN).check_lock()
+    if wanted is not None:
+        if overwrite:
             raise UserError(
                 "--overwrite_output_dir starts anew and --resume_from_checkpoint goes on: give one of them."
             )
-        checkpoint = wanted_checkpoint(folder, str(wanted))
-    # The trainer would take any other value for the name of a checkpoint.
-    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
-    if settings.run.overwrite_output_dir:
+        checkpoint = wanted_checkpoint(folder, wanted)
+    if overwrite:
         refuse_own_sources(settings, folder)
-    check_contents(folder, checkpoint, settings.run.overwrite_output_dir or resume)
-    return Output(folder, checkpoint, time.time())
+    check_contents(folder, checkpoint, overwrite or wanted is not None)
+    return checkpoint
+
+
+def from_main_process(settings: Settings, work: Callable[[], Path | None]) -> Path | None:
+    """What `work` gives on the main process, or refuses, on every process: they go on alike or not at all."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return work()
+    state, told = PartialState(cpu=settings.training.use_cpu), [None, None]
+    if state.is_main_process:
+        try:
+            told[0] = work()
+        except (UserError, OSError) as error:
+            told[1] = error
+    broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
 
 
 def check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> None:
@@ -93,8 +131,9 @@ def check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> 
     files = Folder(folder, RUN)
     there = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     held = [name for name in there if RUN_FILES.fullmatch(name)]
+    written = [*held, *files.entries()]
     if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():  # the run that goes on
-        held = [name for name in held if name != METRICS and not re.fullmatch(CHECKPOINT, name)]
+        written = [name for name in written if name != METRICS and not re.match(rf"{CHECKPOINT}(/|$)", name)]
     elif not may_replace and _holds_a_run(folder, held):
         replaced = "replace it by --overwrite_output_dir, or give another folder."
         if files.foreign(held):
@@ -107,7 +146,7 @@ def check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> 
             f"--output_dir {str(folder)!r} holds another run ({marks}). Go on with it by --resume_from_checkpoint, "
             f"{replaced}"
         )
-    foreign = files.foreign([*held, *files.entries()])
+    foreign = files.foreign(written)
     if foreign:
         raise UserError(
             f"--output_dir {str(folder)!r} holds files under names that a run writes, and no run is recorded to have "

@@ -308,7 +308,11 @@ def tell(story: Demo, pretrain: bool) -> int:
     check_folder(folder)
     files = Folder(folder, "demo")
     files.mark(*RUNS, "suite")
-    summary = story.run(pretrain)
+    files.lock()
+    try:
+        summary = story.run(pretrain)
+    finally:
+        files.unlock()
     files.write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     files.write("samples.md", samples_page(summary))
     runs = {name: folder / run for name, run in POLICIES.items()} | {"reward": folder / "reward"}
@@ -321,6 +325,7 @@ def check_folder(folder: Path) -> None:
     """Raises UserError for a folder that is not a demo's, or holds what a demo would replace and has not written."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
+    Folder(folder, "demo").check_lock()
     files, advice = Folder(folder, "demo"), "Nothing was changed: give another --output_dir, or move it away."
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     known = files.entries()

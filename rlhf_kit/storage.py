@@ -10,16 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from rlhf_kit.errors import UserError
 
-RECORD = ".rlhf_kit"
+RECORD, LOCK = ".rlhf_kit", ".rlhf_kit.lock"
 RUN = "a run of a stage"  # all stages write as one
 HEADER = {"about": "What rlhf-kit wrote into this folder; it replaces and removes nothing else.", "version": 1}
 HASHED = 16 * 2**20  # bytes; a larger file is known by its size and the time of its last change
+CLOCK = 2.0  # seconds that the start of a process may seem to move when the clock is set
 NAMED = 5  # files that a message names
 
 
@@ -79,7 +85,7 @@ class Folder:
         path = self.path / name
         if path.is_symlink() or not path.is_dir():
             return [name] if os.path.lexists(path) else []
-        return [file.relative_to(self.path).as_posix() for file in _walk(path) if file.name != RECORD]
+        return [file.relative_to(self.path).as_posix() for file in _walk(path) if file.name not in (RECORD, LOCK)]
 
     def _owns(self, name: str, known: dict[str, Entry]) -> bool:
         path = self.path / name
@@ -90,6 +96,60 @@ class Folder:
         if any(known[part].open for part in (name, *above) if part in known):
             return True
         return entry is not None and fingerprint(path) in entry.prints
+
+    # --- one at a time ----------------------------------------------------------------------------------------------
+
+    def check_lock(self) -> dict | None:
+        """The holder of the folder whose process has ended; None where there is none.
+
+        Raises UserError where another process writes into the folder, or one of another machine may.
+        """
+        path = self.path / LOCK
+        try:
+            holder = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            holder = {}
+        told = f"process {holder.get('pid', '?')} on {holder.get('host', '?')!r}, since {holder.get('since', '?')}"
+        if holder.get("host") != socket.gethostname():
+            raise UserError(
+                f"{str(self.path)!r} is held by another run ({told}), and this machine cannot see whether it still "
+                f"goes on. If it does not, remove {str(path)!r} and start again; else give another folder."
+            )
+        if is_running(holder["pid"], holder["started"]):
+            raise UserError(
+                f"{str(self.path)!r} is held by another run ({told}). Wait for it, or give another folder."
+            )
+        return holder
+
+    def lock(self) -> dict | None:
+        """Hold the folder until `unlock`; returns the holder that it was taken over from, whose process has ended.
+
+        Raises UserError as `check_lock` does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        path, stale = self.path / LOCK, self.check_lock()
+        if stale is not None:
+            aside = path.with_name(f"{LOCK}.{os.getpid()}")
+            with suppress(FileNotFoundError):  # another one takes it over
+                path.rename(aside)
+                if json.loads(aside.read_text(encoding="utf-8")) != stale:  # it already has
+                    aside.rename(path)
+                aside.unlink(missing_ok=True)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(_this_process()))
+        except FileExistsError:
+            self.check_lock()  # refuses
+            raise UserError(f"{str(self.path)!r} is being taken by another run. Give another folder.") from None
+        except OSError:
+            path.unlink(missing_ok=True)  # a full disk
+            raise
+        return stale
+
+    def unlock(self) -> None:
+        (self.path / LOCK).unlink(missing_ok=True)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -193,6 +253,20 @@ def replace(path: Path, content: str | bytes, before: Callable[[Path], None] = l
     return path
 
 
+def _this_process() -> dict:
+    started = psutil.Process().create_time()
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": started, "since": time.strftime("%F %T")}
+
+
+def is_running(pid: int, started: float) -> bool:
+    """Whether the process of this machine that began at `started` (seconds since 1970) goes on: numbers are reused."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < CLOCK
+    except psutil.NoSuchProcess:
+        return False
+
+
 def makers(folder: Path) -> list[Folder]:
     """Every command that has written into this folder and those in it, with the folder that it wrote into."""
     homes = [path.parent for path in _walk(folder) if path.name == RECORD] if folder.is_dir() else []
@@ -203,7 +277,7 @@ def strangers(folder: Path) -> list[str]:
     """The files in this folder and those in it that no command of ours is recorded to have written as they are."""
     if folder.is_symlink() or not folder.is_dir():
         return [folder.name] if os.path.lexists(folder) else []
-    found = {path for path in _walk(folder) if path.name != RECORD}
+    found = {path for path in _walk(folder) if path.name not in (RECORD, LOCK)}
     for maker in makers(folder):
         inside = {path.relative_to(maker.path).as_posix() for path in found if path.is_relative_to(maker.path)}
         found -= {maker.path / name for name in inside - set(maker.foreign(inside))}

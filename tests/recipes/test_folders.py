@@ -9,6 +9,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_kit.recipes import mlm, ppo, pretrain, reward, sft
+from rlhf_kit.storage import LOCK
 from tests.victims import every_byte, project
 
 STAGES = {"pretrain": pretrain, "mlm": mlm, "sft": sft, "reward": reward, "ppo": ppo}
@@ -245,7 +246,8 @@ def test_what_a_killed_run_wrote_is_known(moment, killed, stage, capsys):
     (folder / "notes.txt").write_text("mine")
     assert stage("sft", folder, "--save_strategy", "no", "--overwrite_output_dir") == 0
     assert not list(folder.glob("checkpoint-*")) and not (folder / ".saving").exists()
-    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "notes.txt").read_text() == "mine" and not (folder / LOCK).exists()
+    assert "was held by a run that has ended" in capsys.readouterr().err
 
 
 def test_a_run_that_failed_before_it_trained_is_not_another_run(stage, tmp_path, monkeypatch, capsys):

@@ -65,6 +65,7 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     output = check_output(settings)
     assert (tmp_path / "run.json").exists()  # looking touches nothing
     output.open(settings)
+    settings.closing.close()
     assert sorted(item.name for item in tmp_path.iterdir()) == [".rlhf_kit", "checkpoint-notes", "notes.txt"]
 
 
