@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check mutants style bench architectures clean
+.PHONY: demo test test-kills check mutants style bench architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-kills: $(INSTALLED)
+	$(BIN)/python tests/kills.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from rlhf_kit import interrupts
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import coqa, file_options, suite
 from rlhf_kit.eval import options as generators
@@ -102,15 +103,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_options(commands.add_parser(name, help=said, description=said, allow_abbrev=False))
     options = parser.parse_args(argv)
     speaks = distributed_rank() == 0
+    with interrupts.before_anything():
+        module = importlib.import_module(SUBCOMMANDS[options.command][3])
     try:
-        importlib.import_module(SUBCOMMANDS[options.command][3]).run(options)
+        module.run(options)
     except UserError as error:
         if speaks:
             print(f"rlhf-kit eval {options.command}: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if speaks:
-            said = "\nInterrupted. With --output the same command goes on. 已中斷；有 --output 時可接續。"
+            said = "\nInterrupted. Nothing was kept: there was no --output. 已中斷；沒有 --output，不留結果。"
+            if getattr(options, "output", None):
+                said = "\nInterrupted. The same command goes on with what --output has. 已中斷；同一個指令會接續。"
             print(said, file=sys.stderr)  # noqa: T201
-        return 130
+        return interrupts.status(interrupt)
     return 0

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer
@@ -25,8 +26,10 @@ from transformers import (
     DataCollatorForLanguageModeling,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainerCallback,
     TrainingArguments,
 )
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
@@ -129,15 +132,18 @@ def run(settings: Settings) -> dict:
     model.accepts_loss_kwargs = False  # BERT's loss is the mean of its batch, whatever Trainer tells it
     rate = settings.training.muon_learning_rate
     optimizer = muon_with_adamw(model, settings.training, rate) if rate else None  # None: Trainer's AdamW
-    settings.training.remove_unused_columns = False  # `hidden` is the collator's
+    args = settings.training
+    args.remove_unused_columns = False  # `hidden` and `draw` are the collator's
+    collator = SpanMasking(tokenizer, mlm_probability=args.mlm_probability, seed=args.seed)
     trainer = Trainer(
         model=model,
-        args=settings.training,
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(eval_rows) if eval_rows is not None else None,
-        data_collator=SpanMasking(tokenizer, mlm_probability=settings.training.mlm_probability),
+        args=args,
+        train_dataset=numbered(rows),
+        eval_dataset=numbered(eval_rows, training=False) if eval_rows is not None else None,
+        data_collator=collator,
         processing_class=tokenizer,
         optimizers=(optimizer, None),
+        callbacks=[NewMasks(collator)],
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:
@@ -215,21 +221,58 @@ def encode(
 
 
 class SpanMasking(DataCollatorForLanguageModeling):
-    """BERT's masking (80 % [MASK], 10 % another token, 10 % as it was); the rows' `hidden` tokens are [MASK], all."""
+    """BERT's masking (80 % [MASK], 10 % another token, 10 % as it was); the rows' `hidden` tokens are [MASK], all.
+
+    What is drawn for a row depends on seed, pass and row alone (`draw`, as `numbered` counts them): not on batch,
+    process, worker, or where a run was resumed.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.passes = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
 
     def torch_call(self, examples: list[dict[str, list]]) -> dict[str, torch.Tensor]:
-        batch = super().torch_call([{"input_ids": row["input_ids"]} for row in examples])
-        if "hidden" not in examples[0]:
-            return batch
-        ids, labels = batch["input_ids"], batch["labels"]
-        hidden = torch.zeros_like(ids, dtype=torch.bool)
+        masked = [self._masked(row, row.get("draw", at)) for at, row in enumerate(examples)]
+        padded = [{"input_ids": ids} for ids, _ in masked]
+        batch = pad_without_fast_tokenizer_warning(self.tokenizer, padded, return_tensors="pt")
+        batch["labels"] = torch.full_like(batch["input_ids"], -100)
         left = self.tokenizer.padding_side == "left"
-        for row, example in zip(hidden, examples, strict=True):
-            count = len(example["hidden"])
-            row[-count if left else 0 : None if left else count] = torch.tensor(example["hidden"])
-        batch["labels"] = torch.where(hidden & (labels == -100), ids, labels)
-        batch["input_ids"] = ids.masked_fill(hidden, self.tokenizer.mask_token_id)
+        for target, (_, labels) in zip(batch["labels"], masked, strict=True):
+            count = len(labels)
+            target[-count if left else 0 : None if left else count] = torch.tensor(labels)
         return batch
+
+    def _masked(self, row: dict[str, list], draw: int) -> tuple[list[int], list[int]]:
+        """A row's tokens as the model sees them, and its labels: -100 where nothing is to be guessed."""
+        ids = np.array(row["input_ids"])
+        # An evaluation (draws below 0) asks the same each time.
+        rng = np.random.default_rng([self.seed or 0, int(self.passes) if draw >= 0 else 0, draw % 2**64])
+        chance, way = rng.random((2, len(ids)))
+        words = rng.integers(len(self.tokenizer), size=len(ids))
+        special = self.tokenizer.get_special_tokens_mask(row["input_ids"], already_has_special_tokens=True)
+        guessed = (chance < self.mlm_probability) & ~np.array(special, dtype=bool)
+        hidden = np.array(row.get("hidden", np.zeros(len(ids))), dtype=bool)
+        shown = np.where(guessed & (way < 0.8), self.tokenizer.mask_token_id, ids)
+        shown = np.where(guessed & (way >= 0.8) & (way < 0.9), words, shown)
+        return (
+            np.where(hidden, self.tokenizer.mask_token_id, shown).tolist(),
+            np.where(guessed | hidden, ids, -100).tolist(),
+        )
+
+
+class NewMasks(TrainerCallback):
+    """Tells the collator which pass over the text begins."""
+
+    def __init__(self, collator: SpanMasking):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.passes.fill_(int(state.epoch or 0))
+
+
+def numbered(rows: list[dict[str, list]], training: bool = True) -> Dataset:
+    """Rows with the number that their masks are drawn by: from 0 up in training, from -1 down in evaluation."""
+    return Dataset.from_list([{**row, "draw": at if training else -1 - at} for at, row in enumerate(rows)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -241,7 +241,7 @@ def wanted_checkpoint(folder: Path, wanted: str) -> Path | None:
     if checkpoint is None and lost:
         raise UserError(
             f"--resume_from_checkpoint: {str(folder)!r} has no whole checkpoint left. {'; '.join(lost)}. Start anew "
-            "by --overwrite_output_dir, or give another folder."
+            "with another --output_dir, or move this one away."
         )
     told = "; ".join([*lost, *cut])
     if checkpoint is None:

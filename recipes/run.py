@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import platform
-import shlex
 import sys
 import time
 import warnings
@@ -30,10 +29,12 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import rlhf_kit
+from rlhf_kit import interrupts
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import is_on_adapter, name_base, save, save_base
 from rlhf_kit.models.checkpoints import training_precision
 from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG
+from rlhf_kit.recipes.advice import after_interrupt
 from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values, parse
 from rlhf_kit.recipes.card import merged_card
 from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers
@@ -50,7 +51,8 @@ def run_stage(
     renamed: dict[str, str] | None = None,
 ) -> int:
     """Parse, run, and answer with an exit status: 0 done, 1 a NaN, 2 a mistake of the user, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    as_script, began, settings = argv is None, time.time(), None
+    argv = list(sys.argv[1:] if as_script else argv)
     prepare_environment()
     try:
         complete = functools.partial(complete_for_machine, training_class=training_class)
@@ -61,11 +63,11 @@ def run_stage(
         if distributed_rank() == 0:
             print(f"rlhf-kit {stage}: {error}", file=sys.stderr)  # noqa: T201
         return error.status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if distributed_rank() == 0:
-            again = [*argv] if "--resume_from_checkpoint" in argv else [*argv, "--resume_from_checkpoint"]
-            print(f"\nInterrupted. To go on: {shlex.join(['rlhf-kit', stage, *again])}", file=sys.stderr)  # noqa: T201
-        return 130
+            told = after_interrupt(stage, argv, settings, began, as_script)
+            print(f"\nInterrupted. {told}", file=sys.stderr)  # noqa: T201
+        return interrupts.status(interrupt)
     return 0
 
 

@@ -10,9 +10,14 @@ import importlib
 import sys
 from pathlib import Path
 
+from rlhf_kit import interrupts
+
 
 def launch(stage: str) -> None:
     """Run `rlhf_kit.recipes.<stage>` and exit with its status."""
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
-    sys.exit(importlib.import_module(f"rlhf_kit.recipes.{stage}").main())
+    interrupts.become(stage)
+    with interrupts.before_anything():
+        module = importlib.import_module(f"rlhf_kit.recipes.{stage}")
+    sys.exit(module.main())

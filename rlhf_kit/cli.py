@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from rlhf_kit import __version__
+from rlhf_kit import __version__, interrupts
 from rlhf_kit.errors import did_you_mean
 from rlhf_kit.recipes.help import STAGES, print_root, print_stage
 
@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done, 1 the doctor found something, 2 a mistake of the user, 130 interrupted.
     """
+    if argv is None:
+        interrupts.become("rlhf-kit")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print_root(__version__)
@@ -38,12 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = did_you_mean(command, COMMANDS)
         print(f"rlhf-kit: there is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    if command in TOOLS:
-        return importlib.import_module(TOOLS[command]).main(rest)
-    if "-h" in rest or "--help" in rest or "--help-all" in rest:
+    if command not in TOOLS and {"-h", "--help", "--help-all"} & {*rest}:
         print_stage(command, everything="--help-all" in rest)
         return 0
-    return importlib.import_module(f"rlhf_kit.recipes.{command}").main(rest)
+    with interrupts.before_anything():
+        module = importlib.import_module(TOOLS.get(command, f"rlhf_kit.recipes.{command}"))
+    try:
+        return module.main(rest)
+    except KeyboardInterrupt as interrupt:  # a stage and an evaluation say themselves how to go on
+        print(f"\nrlhf-kit {command}: interrupted. The same command begins again.", file=sys.stderr)
+        return interrupts.status(interrupt)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ LAYERS = [
     ["data"],
     ["page"],
     ["storage"],
-    ["world", "ops", "errors", "charts"],
+    ["world", "ops", "errors", "charts", "interrupts"],
 ]
 LEVEL = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 LONG_FILE, LONG_FUNCTION = 500, 60

@@ -26,7 +26,7 @@ def checkpoints(folder: Path) -> list[Path]:
     """`checkpoint-N` folders, the one that was written last at the end: a run may have gone back to an earlier one."""
     found = folder.glob("checkpoint-*") if folder.is_dir() else []
     numbered = [path for path in found if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(numbered, key=lambda path: (record(path).get("saved", 0.0), steps_of(path)))
+    return sorted(numbered, key=lambda path: (record(path).get("saved", path.stat().st_mtime), steps_of(path)))
 
 
 def last_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:

@@ -66,7 +66,7 @@ def test_only_masked_tokens_count_in_the_loss(tokenizer):
         mlm.plan.new_config("bert", {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}, tokenizer)
     ).eval()
     rows = mlm.encode([{"text": "the cat sat on the mat"}, {"text": "貓坐在墊子上"}], tokenizer, 30)
-    batch = mlm.SpanMasking(tokenizer, mlm_probability=0.5)(rows)
+    batch = mlm.SpanMasking(tokenizer, mlm_probability=0.5, seed=1)(rows)
     labels, ids = batch["labels"], batch["input_ids"]
     special = (ids == tokenizer.cls_token_id) | (ids == tokenizer.pad_token_id)
     assert (labels != -100).any() and (labels[special] == -100).all()
@@ -260,3 +260,66 @@ def test_accumulated_batches_weigh_as_one(texts, tmp_path):
         return next(row["loss"] for row in rows if "loss" in row)
 
     assert first_loss(4, 4) == pytest.approx(first_loss(16, 1), rel=0.2)
+
+
+def test_a_rows_masks_are_those_of_its_number_and_pass(tokenizer):
+    """Whatever batch, padding or worker it comes in; another pass draws anew, an evaluation never does."""
+    texts = [{"text": text} for text in ("the cat sat on the mat", "the mat", "the cat sat on the mat the cat")]
+    rows = mlm.numbered(mlm.encode(texts, tokenizer, 30)).to_list()
+    collator = mlm.SpanMasking(tokenizer, mlm_probability=0.5, seed=3)
+
+    def seen(batch, at):
+        count = int(batch["attention_mask"][at].sum())
+        return batch["input_ids"][at, :count].tolist(), batch["labels"][at, :count].tolist()
+
+    together, alone = collator(rows), [collator([row]) for row in rows]
+    assert [seen(together, at) for at in range(3)] == [seen(batch, 0) for batch in alone]
+    first = seen(together, 2)
+    collator.passes.fill_(1)
+    assert seen(collator(rows), 2) != first
+    asked = mlm.numbered(mlm.encode(texts, tokenizer, 30), training=False).to_list()
+    then = seen(collator(asked), 2)
+    collator.passes.fill_(2)
+    assert seen(collator(asked), 2) == then != seen(collator(rows), 2)
+    other = mlm.SpanMasking(tokenizer, mlm_probability=0.5, seed=4)
+    assert seen(other(rows), 2) != first
+
+
+def test_masks_are_berts(tokenizer):
+    """15 % of the tokens, of these 80 % [MASK], 10 % another, 10 % as they were (Devlin et al. 2019, 3.1)."""
+    ids = tokenizer("the cat sat on the mat", add_special_tokens=False)["input_ids"]
+    words = [tokenizer.cls_token_id, *ids * 30, tokenizer.sep_token_id]
+    rows = mlm.numbered([{"input_ids": words}] * 200).to_list()
+    batch = mlm.SpanMasking(tokenizer, mlm_probability=0.15, seed=0)(rows)
+    truth = torch.tensor(words).expand(200, -1)
+    guessed = batch["labels"] != -100
+    assert not guessed[:, 0].any() and not guessed[:, -1].any() and (batch["labels"] == truth)[guessed].all()
+    assert float(guessed[:, 1:-1].float().mean()) == pytest.approx(0.15, abs=0.01)
+    shown = batch["input_ids"][guessed]
+    assert float((shown == tokenizer.mask_token_id).float().mean()) == pytest.approx(0.8, abs=0.03)
+    assert float((shown == truth[guessed]).float().mean()) == pytest.approx(0.1 + 0.1 / len(tokenizer), abs=0.02)
+    assert (batch["input_ids"] == truth)[~guessed].all()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_resumed_run_draws_the_masks_of_an_unbroken_one(workers, texts, tmp_path):
+    """Dropout, rows grouped by length, a vocabulary of its own, two passes: equal weights and rows of metrics."""
+
+    def trained(name, *more):
+        out = tmp_path / name
+        argv = [*BERT, "--dataset_name", str(texts), "--output_dir", str(out), "--disable_tqdm", "--save_steps", "5"]
+        argv += ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--logging_steps", "3", *more]
+        assert mlm.main([*argv, "--dataloader_num_workers", workers, "--save_total_limit", "9"]) == 0
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        timed = ("time", "runtime", "per_second")
+        return AutoModelForMaskedLM.from_pretrained(out).state_dict(), [
+            {key: value for key, value in row.items() if not key.endswith(timed)} for row in rows
+        ]
+
+    weights, rows = trained("out")
+    for path in (tmp_path / "out").iterdir():  # as it was when a kill came after step 10
+        if path.name not in ("checkpoint-5", "checkpoint-10", "metrics.jsonl", ".rlhf_kit"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again, same_rows = trained("out", "--resume_from_checkpoint")
+    assert same_rows == rows and len(rows) > 4
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
