@@ -145,8 +145,9 @@ def check_trainable(model: nn.Module) -> None:
     """Raises UserError where no parameter would learn."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(
-            f"{_name(model)}: every parameter is frozen (requires_grad is False), nothing would be trained. "
-            "Unfreeze some, or train adapters (peft_config, --use_peft)."
+            f"{_name(model)}: every parameter is frozen (requires_grad is False), nothing would be trained. Unfreeze "
+            "some, or train adapters (peft_config, --use_peft). peft freezes an adapter that it loads without "
+            "is_trainable=True, and the base of one, which stays frozen when it is merged."
         )
 
 
