@@ -22,6 +22,7 @@ from rlhf_kit.eval.extractive import options as extractive
 from rlhf_kit.eval.options import positive
 from rlhf_kit.eval.transfer import options as transfer
 from rlhf_kit.recipes.arguments import distributed_rank
+from rlhf_kit.storage import write_fault
 
 
 def _reward(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +94,7 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`rlhf-kit eval`; returns the exit status: 0 done, 2 a mistake of the user, 130 interrupted."""
+    """`rlhf-kit eval`; returns the exit status: 0, 1 a full disk, 2 a mistake of the user, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="rlhf-kit eval", description="Measure a model. 評測模型。", allow_abbrev=False
     )
@@ -118,4 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 said = "\nInterrupted. The same command goes on with what --output has. 已中斷；同一個指令會接續。"
             print(said, file=sys.stderr)  # noqa: T201
         return interrupts.status(interrupt)
+    except Exception as error:
+        fault = write_fault(error)
+        if fault is None:
+            raise
+        if speaks:
+            said = f"rlhf-kit eval {options.command}: --output cannot be written: {fault}. What was measured is kept; "
+            print(f"{said}make room, and the same command goes on.", file=sys.stderr)  # noqa: T201
+        return 1
     return 0

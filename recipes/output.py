@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.recipes.arguments import Settings, given_values
 from rlhf_kit.recipes.resume import wanted_checkpoint
 from rlhf_kit.storage import RUN, Folder, listed, replace
-from rlhf_kit.training.checkpoints import WEIGHTS, checkpoints
+from rlhf_kit.training.checkpoints import WEIGHTS, checkpoints, is_cut_off, last_whole
 
 METRICS, RECORD, SAVING = "metrics.jsonl", "run.json", ".saving"
 CHECKPOINT = r"checkpoint-\d+"
@@ -71,7 +72,15 @@ class Output:
             files.settle(METRICS, *(path.name for path in checkpoints(self.folder)))
         files.remove(RECORD, SAVING)  # from here on the folder holds an unfinished run
         files.claim(METRICS, SAVING)
-        settings.closing.callback(files.settle_all)
+        settings.closing.callback(self._close)
+
+    def _close(self) -> None:
+        """Half a checkpoint goes, to make room; the rest is recorded, where the disk has room for that."""
+        with suppress(OSError):
+            for checkpoint in checkpoints(self.folder):
+                if is_cut_off(checkpoint):
+                    self.files.remove(checkpoint.name)
+            self.files.settle_all()
 
 
 def check_output(settings: Settings) -> Output:
@@ -105,6 +114,14 @@ def _look(settings: Settings, folder: Path, wanted: str | None) -> Path | None:
         refuse_own_sources(settings, folder)
     check_contents(folder, checkpoint, overwrite or wanted is not None)
     return checkpoint
+
+
+def say_unwritten(folder: Path, fault: str) -> str:
+    """That a run could not write, what of it is saved, and how to go on."""
+    checkpoint, _ = last_whole(folder)
+    saved = "Nothing had been saved yet" if checkpoint is None else f"{checkpoint.name} was saved before and is whole"
+    again = "start again by --overwrite_output_dir" if checkpoint is None else "go on by --resume_from_checkpoint"
+    return f"{str(folder)!r} cannot be written: {fault}. {saved}. Make room or mend the folder, and {again}."
 
 
 def from_main_process(settings: Settings, work: Callable[[], Path | None]) -> Path | None:

@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -37,8 +38,9 @@ from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG
 from rlhf_kit.recipes.advice import after_interrupt
 from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values, parse
 from rlhf_kit.recipes.card import merged_card
-from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers
+from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers, say_unwritten
 from rlhf_kit.recipes.progress import ProgressBar
+from rlhf_kit.storage import write_fault
 from rlhf_kit.training import Trainer
 
 
@@ -50,7 +52,7 @@ def run_stage(
     extra_class: type | None = None,
     renamed: dict[str, str] | None = None,
 ) -> int:
-    """Parse, run, and answer with an exit status: 0 done, 1 a NaN, 2 a mistake of the user, 130 interrupted."""
+    """Parse, run, and answer with an exit status: 0, 1 a NaN or a full disk, 2 a user's mistake, 130 interrupted."""
     as_script, began, settings = argv is None, time.time(), None
     argv = list(sys.argv[1:] if as_script else argv)
     prepare_environment()
@@ -68,6 +70,14 @@ def run_stage(
             told = after_interrupt(stage, argv, settings, began, as_script)
             print(f"\nInterrupted. {told}", file=sys.stderr)  # noqa: T201
         return interrupts.status(interrupt)
+    except Exception as error:
+        fault = write_fault(error)
+        if settings is None or fault is None:
+            raise
+        if distributed_rank() == 0:
+            told = say_unwritten(Path(settings.training.output_dir), fault)
+            print(f"rlhf-kit {stage}: {told}", file=sys.stderr)  # noqa: T201
+        return 1
     return 0
 
 
@@ -186,7 +196,11 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
     saving = output.folder / SAVING
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.config.use_cache = True  # the trainer turns it off; who loads the model generates with it
-    trainer.save_model(str(saving))  # every process takes part
+    try:
+        trainer.save_model(str(saving))  # every process takes part
+    except Exception:
+        output.files.remove(SAVING)  # half a model, and perhaps the room for what is still written
+        raise
     if settings.model.merge_adapter and trainer.args.should_save:
         for name in ("adapter_model.safetensors", "adapter_config.json", REWARD_CONFIG):
             (saving / name).unlink(missing_ok=True)

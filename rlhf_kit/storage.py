@@ -7,9 +7,11 @@ file of its own that is not known, and what a user puts there, or in the place o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +27,7 @@ RECORD, LOCK = ".rlhf_kit", ".rlhf_kit.lock"
 RUN = "a run of a stage"  # all stages write as one
 HEADER = {"about": "What rlhf-kit wrote into this folder; it replaces and removes nothing else.", "version": 1}
 HASHED = 16 * 2**20  # bytes; a larger file is known by its size and the time of its last change
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 CLOCK = 2.0  # seconds that the start of a process may seem to move when the clock is set
 NAMED = 5  # files that a message names
 
@@ -327,6 +330,23 @@ def _prune(folder: Path) -> None:
         _prune(item)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def write_fault(error: BaseException) -> str | None:
+    """What kept a file from being written, where that is what an exception means; else None.
+
+    safetensors and torch raise exceptions of their own, the latter without the system's reason.
+    """
+    while error is not None:
+        found = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number in UNWRITABLE:
+            name = getattr(error, "filename", None)
+            return os.strerror(number) + (f" ({str(name)!r})" if name else "")
+        if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):  # torch.save
+            return "a file could not be written whole"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def fingerprint(path: Path) -> dict:
