@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # as the trainers ask of one process
 
 import socket
 from pathlib import Path

@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,11 +132,19 @@ def best_of_n(
         UserError: naming every fault of the arguments at once; and what `Rewards` raises.
     """
     prompts, columns = list(prompts), columns or {}
-    _check(n, prompts, columns, max_completion_length, temperature)
+    numbers = {"n": n, "max_completion_length": max_completion_length, "batch_size": batch_size}
+    _check(numbers, prompts, columns, temperature, missing_eos_penalty)
     encoded = encode_each(prompts, partial(encode_prompt, tokenizer), "prompts")
     _check_room(encoded, context_length(policy.config), max_completion_length)
     device = next(policy.parameters()).device
     rewards, heldout = (_rewards(funcs, tokenizer, batch_size, device) for funcs in (reward_funcs, heldout_funcs))
+
+    rows = [
+        {"prompt": prompt, **{name: column[at] for name, column in columns.items()}}
+        for at, prompt in enumerate(prompts)
+    ]
+    for judges in filter(None, (rewards, heldout)):
+        judges.check(rows, max_completion_length)
 
     with _eval_mode(policy):
         rollout = sample(
@@ -180,14 +189,14 @@ def _eval_mode(policy: PreTrainedModel) -> Iterator[None]:
         policy.train(was_training)
 
 
-def _check(n: int, prompts: list, columns: dict[str, list], max_completion_length: int, temperature: float) -> None:
-    faults = [
-        f"{name}={value} must be at least 1"
-        for name, value in (("n", n), ("max_completion_length", max_completion_length))
-        if value < 1
-    ]
-    if temperature <= 0:
+def _check(
+    numbers: dict[str, int], prompts: list, columns: dict[str, list], temperature: float, penalty: float | None
+) -> None:
+    faults = [f"{name}={value} must be at least 1" for name, value in numbers.items() if value < 1]
+    if not 0 < temperature < math.inf:
         faults.append(f"temperature={temperature} must be above 0: the n completions of a prompt would be one")
+    if penalty is not None and not 0 <= penalty < math.inf:
+        faults.append(f"missing_eos_penalty={penalty} must not be negative: never to end would be rewarded")
     if not prompts:
         faults.append("prompts is empty")
     for name, column in columns.items():

@@ -37,6 +37,10 @@ def encode_prompts(
     rows = [{**row, "prompt_ids": ids} for row, ids in zip(dataset, prompts, strict=True)]
     room = None if limit is None else limit - max_completion_length
     lengths = [len(row["prompt_ids"]) for row in rows]
+    if 0 in lengths:
+        raise UserError(
+            f"The prompt of row {lengths.index(0)} has no tokens to go on from. Drop it, or say something."
+        )
     long = [] if room is None else [(row, tokens) for row, tokens in enumerate(lengths) if tokens > room]
     if long:
         row, tokens = max(long, key=lambda item: item[1])

@@ -11,6 +11,7 @@ prompt (B, P), padded on the left             completion (B, R), padded on the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
+from rlhf_kit.errors import UserError
 from rlhf_kit.models.value import ValueHead
 from rlhf_kit.ppo.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
 
@@ -107,8 +109,10 @@ def sample(
         compact: read each row anew for every token: slow, and right for any causal model. None: where it is needed.
 
     Raises:
-        UserError: with `compact=None` for a model that cannot be sampled from at all.
+        UserError: for no prompt, a prompt without tokens, a number out of range, or with `compact=None` a model that
+            cannot be sampled from at all.
     """
+    _check(prompts, max_completion_length, temperature, batch_size)
     if compact is None:
         compact = check_sampling(model, prompts)
     uniforms = torch.rand(len(prompts), max_completion_length, generator=generator)
@@ -127,6 +131,21 @@ def sample(
     rollout = written.rollout(*left_pad(prompts, pad_id, device), lengths, terminated)
     rollout.compact = compact
     return rollout
+
+
+def _check(prompts: list[list[int]], max_completion_length: int, temperature: float, batch_size: int | None) -> None:
+    faults = [
+        f"{name}={value} must be at least 1"
+        for name, value in (("max_completion_length", max_completion_length), ("batch_size", batch_size))
+        if value is not None and value < 1
+    ]
+    if not 0 <= temperature < math.inf:
+        faults.append(f"temperature={temperature} must be finite and not negative")
+    empty = [row for row, ids in enumerate(prompts) if not len(ids)]
+    if empty or not prompts:
+        faults.append(f"prompt {empty[0]} has no tokens to go on from" if empty else "there are no prompts")
+    if faults:
+        raise UserError(f"sample: {'; '.join(faults)}.")
 
 
 class _Written:

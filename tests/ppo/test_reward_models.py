@@ -14,6 +14,7 @@ from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.ppo import best_of_n
+from rlhf_kit.ppo.rewards import Rewards
 
 NO_HEAD = "is no reward model: it is a GPT2LMHeadModel, without a head that gives scores"
 NO_SYSTEM = (
@@ -131,3 +132,19 @@ def test_a_tokenizer_of_more_tokens_than_the_reward_knows_is_refused(make_traine
     shape.vocab_size -= 5
     with pytest.raises(UserError, match="tokens and the model knows"):
         make_trainer(reward_funcs=type(reward_model)(shape))
+
+
+def test_best_of_n_tells_it_first_too(policy, tokenizer, reward_model, folder_of):
+    own = load_tokenizer(folder_of(reward_model, "reward", NO_SYSTEM))
+    system = [[{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]]
+    judges = Rewards(reward_model, own, None, tokenizer, 4)
+    with pytest.raises(UserError, match="cannot read the prompts: .*System role not supported"):
+        best_of_n(policy, tokenizer, system, judges, 2, max_completion_length=4)
+    with pytest.raises(UserError, match="does not take what it is given"):
+        best_of_n(policy, tokenizer, ["hello"], lambda completions: [0.0], 2, max_completion_length=4)
+
+
+def test_a_prompt_without_tokens_is_refused(make_trainer, tokenizer):
+    tokenizer.chat_template = None
+    with pytest.raises(UserError, match="prompt of row 1 has no tokens"):
+        make_trainer(train_dataset=Dataset.from_dict({"prompt": ["hello", ""]}))

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_kit import ops
+from rlhf_kit.errors import UserError
 from rlhf_kit.models.cache import growing_cache
 from rlhf_kit.models.value import PolicyAndValue, ValueHead
 from rlhf_kit.ppo.reading import check_sampling
@@ -69,6 +70,22 @@ def test_draws_do_not_depend_on_the_batch_size(policy):
         ).completions()
 
     assert run(None) == run(1) == run(3)
+
+
+@pytest.mark.parametrize(
+    "prompts,options,told",
+    [
+        (PROMPTS, {"batch_size": -1}, "batch_size=-1 must be at least 1"),
+        (PROMPTS, {"batch_size": 0}, "batch_size=0 must be at least 1"),
+        (PROMPTS, {"max_completion_length": 0, "temperature": -1.0}, "max_completion_length=0 .*; temperature=-1.0"),
+        (PROMPTS, {"temperature": float("nan")}, "temperature=nan must be finite"),
+        ([[5], []], {}, "prompt 1 has no tokens"),
+        ([], {}, "there are no prompts"),
+    ],
+)
+def test_what_cannot_be_sampled_is_told(policy, prompts, options, told):
+    with pytest.raises(UserError, match=told):
+        sample(policy, prompts, **{"eos_ids": [0], "pad_id": 0, "max_completion_length": 4, **options})
 
 
 def test_draw_follows_the_distribution():

@@ -79,8 +79,8 @@ def spoken(model, row, head=None):
     return chosen, -(distribution.exp() * distribution).sum(-1), values
 
 
-def learnt(rows, head):
-    """Adds what is learnt from the rows to them: the mathematics of PPO in a few loops."""
+def learnt(rows, head, scaled=False):
+    """Adds what is learnt from the rows to them: the mathematics of PPO in a few loops. -> policy, scale of scores"""
     policy, reference = (AutoModelForCausalLM.from_pretrained(name).eval() for name in (BASE, REFERENCE))
     with torch.no_grad():
         for row in rows:
@@ -89,6 +89,9 @@ def learnt(rows, head):
             other = some([row["completion"]])[0]
             row["brief"], row["some"] = brief([row["completion"]])[0], other
             row["score"] = row["brief"] + 0.5 * (other or 0.0)
+        scale = float(torch.tensor([row["score"] for row in rows]).std(correction=0)) if scaled else 1.0
+        for row in rows:
+            row["score"] /= scale
             rewards = [-KL_COEF * float(x) for x in row["old"] - row["reference"]]
             rewards[-1] += row["score"]
             gains, running = [], 0.0
@@ -101,7 +104,7 @@ def learnt(rows, head):
         every = torch.cat([row["gains"] for row in rows])
         for row in rows:
             row["gains"] = (row["gains"] - every.mean()) / every.std(correction=0)
-    return policy
+    return policy, scale
 
 
 def check_gradients():
@@ -117,7 +120,7 @@ def check_gradients():
             trainer.compute_loss(model, batch).backward()
 
     rows, head = gathered(raw(experience.rollout)), trainer.model.value_head
-    policy = learnt(rows, head)
+    policy, _ = learnt(rows, head)
     head = [x.detach().clone().requires_grad_() for x in (head.weight, head.bias)]
     total, tokens = 0.0, sum(len(row["completion"]) for row in rows)
     for row in rows:
@@ -143,7 +146,7 @@ def close(told, expected, name, tolerance=2e-4):
 
 def check_logs():
     """Every logged name, from the raw rollouts and the raw outputs of both processes."""
-    trainer = build(entropy_coef=ENTROPY, ptx_coef=PTX, ptx_batch_size=4)
+    trainer = build(entropy_coef=ENTROPY, ptx_coef=PTX, ptx_batch_size=4, reward_scaling=True)
     head = _Head(*(x.detach().clone() for x in (trainer.model.value_head.weight, trainer.model.value_head.bias)))
     rollouts, steps = [], []
     collect, compute_loss = trainer.collect, trainer.compute_loss
@@ -163,7 +166,7 @@ def check_logs():
     trainer.train()
     log = next(log for log in trainer.state.log_history if "policy/ratio" in log)
     rows, batches = gathered(rollouts[0]), gathered([item for item in steps if item[0] < 4])
-    learnt(rows, head)
+    _, scale = learnt(rows, head, scaled=True)
 
     def tokens(name):
         return torch.cat([row[name] for row in rows]).double()
@@ -182,6 +185,7 @@ def check_logs():
         "kl_per_token": torch.cat(ratios).mean(),
         "kl_k3_per_token": (back.exp() - 1 - back).mean(),
         "kl_coef": KL_COEF,
+        "reward/scale": scale,
         "entropy": tokens("entropy").mean(),
         "completions/length": sum(len(row["completion"]) for row in rows) / len(rows),
         "completions/terminated": sum(row["ended"] for row in rows) / len(rows),
