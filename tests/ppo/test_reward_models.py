@@ -6,6 +6,7 @@ import logging
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel, GPT2Model
 
 from rlhf_kit.data.chat import set_chat_template
@@ -148,3 +149,12 @@ def test_a_prompt_without_tokens_is_refused(make_trainer, tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="prompt of row 1 has no tokens"):
         make_trainer(train_dataset=Dataset.from_dict({"prompt": ["hello", ""]}))
+
+
+def test_a_reward_model_without_its_head_is_refused(make_trainer, reward_model, folder_of):
+    """Its config promises one; the files hold none, and a new one would be random."""
+    folder = folder_of(reward_model, "reward")
+    weights = load_file(f"{folder}/model.safetensors")
+    save_file({name: x for name, x in weights.items() if name != "score.weight"}, f"{folder}/model.safetensors")
+    with pytest.raises(UserError, match="files lack 1 of the weights of GPT2ForSequenceClassification.*score.weight"):
+        make_trainer(reward_funcs=folder)
