@@ -75,7 +75,7 @@ MUTANTS = [
         OPS,
         "torch.where(here, delta + gamma * lam * running, running)",
         "torch.where(here, delta + lam * running, running)",
-        "tests/test_ops.py::test_gae_by_hand",
+        "tests/test_ops.py::test_gae_with_lambda_1_is_the_discounted_return_minus_the_value",
     ),
     (
         OPS,

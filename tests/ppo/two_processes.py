@@ -172,6 +172,7 @@ def check_logs():
         return torch.cat([row[name] for row in rows]).double()
 
     scores = torch.tensor([row["score"] for row in rows]).double()
+    ended = torch.tensor([row["ended"] for row in rows])
     ratios = [(row["old"] - row["reference"]).double() for row in rows]
     back = -torch.cat(ratios)
     opinions = [row["some"] for row in rows if row["some"] is not None]
@@ -189,6 +190,7 @@ def check_logs():
         "entropy": tokens("entropy").mean(),
         "completions/length": sum(len(row["completion"]) for row in rows) / len(rows),
         "completions/terminated": sum(row["ended"] for row in rows) / len(rows),
+        "completions/ended_score_gap": scores[ended].mean() - scores[~ended].mean(),
         "value/mean": tokens("values").mean(),
         "value/return": tokens("returns").mean(),
         "value/explained_variance": 1
