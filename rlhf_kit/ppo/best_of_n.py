@@ -138,13 +138,7 @@ def best_of_n(
     _check_room(encoded, context_length(policy.config), max_completion_length)
     device = next(policy.parameters()).device
     rewards, heldout = (_rewards(funcs, tokenizer, batch_size, device) for funcs in (reward_funcs, heldout_funcs))
-
-    rows = [
-        {"prompt": prompt, **{name: column[at] for name, column in columns.items()}}
-        for at, prompt in enumerate(prompts)
-    ]
-    for judges in filter(None, (rewards, heldout)):
-        judges.check(rows, max_completion_length)
+    _check_rewards([rewards, heldout], prompts, columns, max_completion_length)
 
     with _eval_mode(policy):
         rollout = sample(
@@ -216,6 +210,17 @@ def _check_room(encoded: list[list[int]], limit: int | None, max_completion_leng
             f"{limit - max_completion_length} beside max_completion_length={max_completion_length}. "
             "Shorten or drop it, or lower max_completion_length."
         )
+
+
+def _check_rewards(
+    rewards: list[Rewards | None], prompts: list, columns: dict[str, list], max_completion_length: int
+) -> None:
+    rows = [{"prompt": prompt} for prompt in prompts]
+    for name, column in columns.items():
+        for row, value in zip(rows, column, strict=True):
+            row[name] = value
+    for judges in filter(None, rewards):
+        judges.check(rows, max_completion_length)
 
 
 def _rewards(
