@@ -182,7 +182,7 @@ def _clean(messages: Sequence[Any]) -> list[Any]:
 
 def _ranked_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _prompt_faults(row["prompt"])
-    completions, ranks = row["completions"], row.get("ranks")
+    completions = row["completions"]
     if not is_list(completions):
         told = f"`completions` is {describe(completions)}; give a list of at least 2 answers"
         yield Fault(WRONG_TYPE, told)
@@ -198,35 +198,52 @@ def _ranked_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         for fault in _completion_faults(f"`completions`, answer {at}", completion, row["prompt"])
     ]
     yield from faults
-    rank_faults = list(_rank_faults(ranks, len(completions))) if ranks is not None else []
-    yield from rank_faults
-    if not faults and not rank_faults:
-        yield from _identical_faults([completion_text(c).strip() for c in completions], ranks)
+    order_faults = list(_order_of_answers_faults(row))
+    yield from order_faults
+    if not faults and not order_faults:
+        yield from _identical_faults([completion_text(c).strip() for c in completions], ranks_of(row))
     yield from _extra_faults(row)
 
 
-def _rank_faults(ranks: Any, k: int) -> Iterator[Fault]:
-    need = "one rank per completion (1 = best, equal = tie)"
-    if not is_list(ranks):
-        yield Fault(WRONG_TYPE, f"`ranks` is {describe(ranks)}; give a list with {need}")
-        return
-    if len(ranks) != k:
-        entries = "1 entry" if len(ranks) == 1 else f"{len(ranks)} entries"
-        told = f"`ranks` has {entries} for {k} `completions`; give {need}"
-        yield Fault("`ranks` of the wrong length", told)
-        return
-    wrong = [rank for rank in ranks if not _is_rank(rank)]
-    if wrong:
-        told = f"`ranks` holds {describe(wrong[0])}; ranks are whole numbers from 1 (1 = best, equal = tie)"
-        yield Fault("`ranks` that are no whole numbers from 1", told)
+def ranks_of(row: Mapping[str, Any]) -> list[int]:
+    """Ranks of a ranking without fault: its `ranks`, else by its `scores` (highest best, equal = tie), else 1..K."""
+    if row.get("ranks") is not None:
+        return [int(rank) for rank in row["ranks"]]
+    if row.get("scores") is None:
+        return list(range(1, len(row["completions"]) + 1))
+    places = {score: rank for rank, score in enumerate(sorted(set(row["scores"]), reverse=True), start=1)}
+    return [places[score] for score in row["scores"]]
+
+
+def _order_of_answers_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
+    ranks, scores, k = row.get("ranks"), row.get("scores"), len(row["completions"])
+    if ranks is not None:
+        yield from _each_answer_faults("ranks", ranks, k, "one rank per completion (1 = best, equal = tie)")
+        wrong = [rank for rank in ranks if not _is_rank(rank)] if is_list(ranks) and len(ranks) == k else []
+        if wrong:
+            told = f"`ranks` holds {describe(wrong[0])}; ranks are whole numbers from 1 (1 = best, equal = tie)"
+            yield Fault("`ranks` that are no whole numbers from 1", told)
+    elif scores is not None:
+        yield from _each_answer_faults("scores", scores, k, "one score per completion (higher is better, equal = tie)")
+        wrong = [score for score in scores if not _is_finite(score)] if is_list(scores) and len(scores) == k else []
+        if wrong:
+            yield Fault("`scores` that are no numbers", f"`scores` holds {describe(wrong[0])}; give finite numbers")
+
+
+def _each_answer_faults(name: str, values: Any, k: int, need: str) -> Iterator[Fault]:
+    """Faults of what is not a list with one entry for each of `k` answers."""
+    if not is_list(values):
+        yield Fault(WRONG_TYPE, f"`{name}` is {describe(values)}; give a list with {need}")
+    elif len(values) != k:
+        entries = "1 entry" if len(values) == 1 else f"{len(values)} entries"
+        yield Fault(f"`{name}` of the wrong length", f"`{name}` has {entries} for {k} `completions`; give {need}")
 
 
 def _is_rank(rank: Any) -> bool:
     return isinstance(rank, numbers.Integral) and not isinstance(rank, bool) and rank >= 1
 
 
-def _identical_faults(completions: Sequence[str], ranks: Sequence[int] | None) -> Iterator[Fault]:
-    ranks = ranks if ranks is not None else range(1, len(completions) + 1)
+def _identical_faults(completions: Sequence[str], ranks: Sequence[int]) -> Iterator[Fault]:
     first: dict[str, int] = {}
     for at, text in enumerate(completions):
         seen = first.setdefault(text, at)

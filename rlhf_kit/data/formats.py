@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_kit.data.checks import CHECKS, WRONG_TYPE, Fault, describe
-from rlhf_kit.data.groups import group_faults, group_key
+from rlhf_kit.data.groups import EXTRAS, group_faults, group_key
+from rlhf_kit.data.orders import ORDERS, missing_orders
 from rlhf_kit.errors import UserError, did_you_mean
 
 SHOWN = 20  # faults told in full
@@ -20,9 +21,10 @@ SHOWN = 20  # faults told in full
 
 @dataclass(frozen=True)
 class Kind:
-    """Columns of one kind of data: those of one of `forms` must be there."""
+    """Columns of one kind of data: those of one of `forms` must be there, `optional` ones are read where they are."""
 
     forms: tuple[tuple[str, ...], ...]
+    optional: tuple[str, ...] = ()
 
     def form(self, columns: Iterable[str]) -> tuple[str, ...] | None:
         """The first form whose columns are all in `columns`."""
@@ -34,11 +36,11 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "text": Kind((("text",),)),
+    "text": Kind((("text",),), ("spans",)),
     "demonstrations": Kind((("messages",), ("prompt", "completion"))),
-    "ranked": Kind((("prompt", "completions"),)),  # and perhaps `ranks`, `groups.EXTRAS`
+    "ranked": Kind((("prompt", "completions"),), (*ORDERS, *EXTRAS)),
     # Without `prompt`, `chosen` and `rejected` are whole dialogues and what they share is the prompt (as in TRL).
-    "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected"))),  # and perhaps `group`, `groups.EXTRAS`
+    "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected")), ("group", *EXTRAS)),
     "thumbs": Kind((("prompt", "completion", "label"),)),
     "prompts": Kind((("prompt",),)),
 }
@@ -164,6 +166,8 @@ def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], C
 def _find(rows: Sequence[Any], kind: str) -> tuple[dict[int, list[Fault]], list[tuple[list[int], Fault]]]:
     """Faults by the position of their row, and faults of groups of pairs that have none by their rows' positions."""
     of_rows = {at: found for at, row in enumerate(rows) if (found := list(_row_faults(row, kind)))}
+    if kind == "ranked":
+        of_rows = {at: [fault] for at, fault in missing_orders(rows).items()} | of_rows
     if kind != "pairs":
         return of_rows, []
     sound = [at for at in range(len(rows)) if at not in of_rows]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
 import pyarrow
 
 from rlhf_kit.data import sources
-from rlhf_kit.data.checks import as_messages, completion_text, prompt_key
+from rlhf_kit.data.checks import as_messages, completion_text, prompt_key, ranks_of
 from rlhf_kit.data.files import Source
 from rlhf_kit.data.formats import columns_fault, detect_kind, report, sift, validate
 from rlhf_kit.data.groups import EXTRAS, Row, rankings
+from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
 
 ON_BAD_ROW = ("error", "drop")
@@ -23,7 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 def load(
-    source: str, kinds: Sequence[str], split: str = "train", seed: int = 0, on_bad_row: str = "error"
+    source: str,
+    kinds: Sequence[str],
+    split: str = "train",
+    seed: int = 0,
+    on_bad_row: str = "error",
+    tell: Callable[[str], None] = logger.warning,
 ) -> tuple[datasets.Dataset, str]:
     """(rows, kind) of a source: "world", "world:KIND", a file, a folder, or a hub id ("name" or "name:config").
 
@@ -31,7 +37,7 @@ def load(
     A file is taken whole whatever `split`; `seed` moves only the world. Columns of the rows:
     text: `text`, and where any row has them `spans` (a list of [start, end) in characters, or None);
     demonstrations: `messages`, or `prompt` + `completion` (str);
-    ranked: `prompt`, `completions`, `ranks` (1..K where there are none);
+    ranked: `prompt`, `completions`, `ranks` (given, or by `scores`, or 1..K where no row has either);
     pairs: the same with K = 2, ranks [1, 2], and `margin` (float | None); pairs of one `group` are one ranking;
     both: `margin` and `weight` (float | None), `labeler` (str | None) where any row of the source has them;
     thumbs: `prompt`, `completion`, `label`; prompts: `prompt` and all further columns.
@@ -40,6 +46,7 @@ def load(
     Args:
         on_bad_row: "error" refuses a source with faulty rows; "drop" leaves them out, and one warning says how many of
             which kind of fault. Faults of the source itself (columns, syntax) are refused all the same.
+        tell: takes what is to be said of a source that is read: columns that nothing reads, rows left out.
 
     Raises:
         UserError: with all faults of the source, or when nothing is left.
@@ -54,9 +61,13 @@ def load(
         faults = [(0, columns_fault(columns, kinds)), *found.context.faults]
         raise report(found.name, faults, len(found.rows) + len(found.context.faults), found.context.unit)
     kind = kind or kinds[0]
+    found.context.faults += [(0, fault) for fault in refused_columns(found.rows, kind)]
+    told = notices(found.rows, kind)
     if on_bad_row == "drop":
-        found = _without_bad_rows(found, kind)
+        found = _without_bad_rows(found, kind, tell)
     validate(found.rows, kind, found.name, found.context)
+    for notice in told:
+        tell(f"{found.name}: {notice}")
     rows = _CANONICAL[kind](found.rows)
     try:
         return datasets.Dataset.from_list(rows, features=_features(kind, rows)), kind
@@ -67,7 +78,7 @@ def load(
         ) from error
 
 
-def _without_bad_rows(found: Source, kind: str) -> Source:
+def _without_bad_rows(found: Source, kind: str, tell: Callable[[str], None]) -> Source:
     rows, context, bad = sift(found.rows, kind, found.context)
     if not bad:
         return found
@@ -75,7 +86,7 @@ def _without_bad_rows(found: Source, kind: str) -> Source:
     count = f"{len(found.rows) - len(rows)} of {len(found.rows)} rows"
     if not rows:
         raise UserError(f"{found.name}: nothing is left, {count} are faulty: {told}.")
-    logger.warning("%s: %s dropped: %s", found.name, count, told)
+    tell(f"{found.name}: {count} dropped: {told}")
     return Source(found.name, rows, context)
 
 
@@ -157,9 +168,7 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
     canonical = []
     for row in rows:
         completions = [completion_text(completion) for completion in row["completions"]]
-        ranks = row.get("ranks")
-        ranks = range(1, len(completions) + 1) if ranks is None else ranks
-        canonical.append({**row, "completions": completions, "ranks": [int(rank) for rank in ranks]})
+        canonical.append({**row, "completions": completions, "ranks": ranks_of(row)})
     return _one_prompt_type(_with_extras(canonical))
 
 

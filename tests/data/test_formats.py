@@ -18,7 +18,8 @@ GOOD = {
     ],
     "ranked": [
         RANKED,
-        {"prompt": [USER], "completions": ["a", "b"]},
+        {"prompt": [USER], "completions": ["a", "b"], "ranks": [1, 2]},
+        {"prompt": "Hi", "completions": ["a", "b"], "scores": [-0.5, 3]},
         {**RANKED, "ranks": [np.int64(3), np.int64(1), np.int64(2)]},
         {**RANKED, "completions": ["a", "b", "b "]},
         {**RANKED, "ranks": [2, 2, 2]},  # whether a list without an order teaches depends on the loss
@@ -173,6 +174,32 @@ FAULTS = [
         "ranked",
         {"prompt": "Hi", "completions": ["a", "a"]},
         "`completions` 1 and 2 are the same text with ranks 1 and 2; give them equal ranks or keep one",
+    ),
+    (
+        "ranked",
+        {"prompt": "Hi", "completions": ["a", "b"]},
+        "has neither `ranks` nor `scores`, which other rows have; give them (the order of the list counts only where "
+        "no row has any)",
+    ),
+    (
+        "ranked",
+        {"prompt": "Hi", "completions": ["a", "b"], "scores": [0.5]},
+        "`scores` has 1 entry for 2 `completions`; give one score per completion (higher is better, equal = tie)",
+    ),
+    (
+        "ranked",
+        {"prompt": "Hi", "completions": ["a", "b"], "scores": [float("nan"), 1]},
+        "`scores` holds the number nan; give finite numbers",
+    ),
+    (
+        "ranked",
+        {"prompt": "Hi", "completions": ["a", "b"], "scores": ["4", "5"]},
+        "`scores` holds the text '4'; give finite numbers",
+    ),
+    (
+        "ranked",
+        {"prompt": "Hi", "completions": ["a", "a"], "scores": [4, 5]},
+        "`completions` 1 and 2 are the same text with ranks 2 and 1; give them equal ranks or keep one",
     ),
     (
         "pairs",

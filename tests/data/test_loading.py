@@ -71,13 +71,100 @@ def test_every_suffix_gives_the_same_rows(tmp_path, kind, name, packed):
     assert (dataset.to_list(), found) == (ROWS[kind], kind)
 
 
-def test_ranks_are_best_to_worst_where_there_are_none(tmp_path):
-    rows = [
-        {"prompt": "Hi", "completions": ["a", "b", "c"]},
-        {"prompt": "Hi", "completions": ["a", "b"], "ranks": [2, 1]},
+def test_file_order_is_taken_only_where_no_row_has_an_order_and_said_once(tmp_path, caplog):
+    rows = [{"prompt": "Hi", "completions": ["a", "b", "c"]}, {"prompt": "Ho", "completions": ["a", "b"]}]
+    path = write(tmp_path / "x.jsonl", rows)
+    assert load(path, REWARD)[0]["ranks"] == [[1, 2, 3], [1, 2]]
+    told = "no row has `ranks` or `scores`: the order of `completions` is taken as best first"
+    assert caplog.messages == [f"{path}: {told}"]
+    write(tmp_path / "x.jsonl", [*rows, {"prompt": "He", "completions": ["a", "b"], "ranks": [2, 1]}])
+    fault = "has neither `ranks` nor `scores`, which other rows have"
+    text = message(path)
+    assert f"line 1: {fault}" in text and f"line 3: {fault}" in text and "line 5" not in text
+
+
+def test_scores_are_read_as_scores(tmp_path, caplog):
+    rows = [{"prompt": "Hi", "completions": ["a", "b", "c"], "scores": [0.5, 3, 0.5]}]
+    for name in ("x.jsonl", "x.csv", "x.parquet"):
+        assert load(write(tmp_path / name, rows), REWARD)[0]["ranks"] == [[2, 1, 2]], name
+    rows += [{"prompt": "Hi", "completions": ["a", "b"], "ranks": [2, 1]}]
+    assert load(write(tmp_path / "x.jsonl", rows), REWARD)[0]["ranks"] == [[2, 1, 2], [2, 1]]
+    assert not caplog.messages
+
+
+ORDERS = [
+    {name: [2, 1]} for name in ("rank", "ranking", "rankings", "Ranks", "ratings", "Rating", "score", "labels")
+] + [
+    {"answer_scores": [1.5, 7.0]},
+    {"rewardModelScore": {"a": 1, "b": 2}},
+    {"preferences": ["worse", "better"]},
+    {"labels": [False, True]},
+    {"best": 1},
+    {"x": [0.1, 0.9]},  # a number an answer, whatever it is called
+]
+
+
+@pytest.mark.parametrize("column", ORDERS, ids=[next(iter(column)) for column in ORDERS])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_column_that_may_be_the_order_is_never_passed_over(tmp_path, column, suffix):
+    name = next(iter(column))
+    if (name, suffix) == ("x", ".csv"):
+        return  # a cell is text there, and this one's name says nothing
+    row = {"prompt": "Hi", "completions": ["bad", "good"], **column}
+    path = write(tmp_path / f"x{suffix}", [row, row])
+    assert f"`{name}` beside `completions` may be their order, and is not read. Rename it to `ranks`" in message(path)
+    assert f"`{name}` beside" in message(path, on_bad_row="drop")
+
+
+def test_an_order_by_another_name_beside_ranks_is_named_as_unread(tmp_path, caplog):
+    row = {"prompt": "Hi", "completions": ["a", "b"], "ranks": [2, 1], "scores": [1, 2], "rank": [1, 2]}
+    path = write(tmp_path / "x.jsonl", [row, {**row, "rank": None, "source": "web"}])
+    assert load(path, REWARD)[0]["ranks"] == [[2, 1], [2, 1]]
+    assert caplog.messages == [
+        f"{path}: not read, as ranked have no such columns: `rank` (in 1 of 2 rows), `source` (in 1 of 2 rows)"
     ]
-    dataset, _ = load(write(tmp_path / "x.jsonl", rows), REWARD)
-    assert dataset["ranks"] == [[1, 2, 3], [2, 1]]
+
+
+PLAIN = {"prompt": "Translate to French.", "completion": "chat"}
+PAIR = {"prompt": "Translate to French.", "chosen": "chat", "rejected": "chien"}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "column"),
+    [
+        ({**PLAIN, "input": "cat"}, "demonstrations", "input"),
+        ({**PLAIN, "Context": "A cat."}, "demonstrations", "Context"),
+        ({**PLAIN, "documents": [{"title": "Cats"}]}, "demonstrations", "documents"),
+        ({**PAIR, "input": "cat"}, "pairs", "input"),
+        ({**PAIR, "system_prompt": "You are terse."}, "pairs", "system_prompt"),
+        ({**PLAIN, "label": True, "context": "A cat."}, "thumbs", "context"),
+        ({"prompt": "Hi", "completions": ["a", "b"], "ranks": [1, 2], "input": "cat"}, "ranked", "input"),
+    ],
+)
+def test_what_is_part_of_the_prompt_is_not_lost(tmp_path, caplog, row, kind, column):
+    path = write(tmp_path / "x.jsonl", [row])
+    assert f"`{column}` is not read, and rows have one that does not stand in their `prompt`" in message(path, (kind,))
+    there = {**row, column: "French"} | {"prompt": "French?"}
+    assert load(write(tmp_path / "x.jsonl", [there]), (kind,))[1] == kind  # it stands in the prompt: named only
+    assert caplog.messages == [f"{path}: not read, as {kind} have no such columns: `{column}`"]
+
+
+def test_labels_and_weights_that_demonstrations_cannot_honour_are_refused(tmp_path):
+    path = write(tmp_path / "x.jsonl", [{**PLAIN, "label": False, "weight": 0.5}])
+    text = message(path, ("demonstrations",))
+    assert "`label` tells good answers from bad" in text and "`weight` counts in rankings and pairs only" in text
+
+
+def test_scores_beside_a_pair_and_a_second_form_are_named_as_unread(tmp_path, caplog):
+    row = {**PAIR, "score_chosen": 8.5, "score_rejected": 8.5, "messages": [USER, SAYS]}
+    path = write(tmp_path / "x.jsonl", [row])
+    load(path, REWARD)
+    load(path, ("demonstrations",))
+    assert caplog.messages == [
+        f"{path}: not read, as pairs have no such columns: `score_chosen`, `score_rejected`, `messages`",
+        f"{path}: not read, as demonstrations have no such columns: `prompt`, `chosen`, `rejected`, `score_chosen`, "
+        "`score_rejected`",
+    ]
 
 
 def test_a_pair_is_a_ranking_of_two(tmp_path):
@@ -94,7 +181,7 @@ def test_a_pair_is_a_ranking_of_two(tmp_path):
 
 
 def test_weight_labeler_and_margin_are_kept_where_the_source_has_them(tmp_path):
-    ranked = {"prompt": "Hi", "completions": ["a", "b"]}
+    ranked = {"prompt": "Hi", "completions": ["a", "b"], "ranks": [1, 2]}
     path = write(tmp_path / "x.jsonl", [{**ranked, "weight": 2, "labeler": 7}, {**ranked, "margin": None}])
     dataset, _ = load(path, REWARD)
     assert dataset.to_list() == [
@@ -173,7 +260,7 @@ def test_bad_lines_and_bad_rows_are_told_together_with_their_lines(tmp_path):
     ]
 
 
-GOOD = {"prompt": "Hi", "completions": ["a", "b"]}
+GOOD = {"prompt": "Hi", "completions": ["a", "b"], "ranks": [1, 2]}
 BAD = [
     ({**GOOD, "completions": ["a"]}, "one answer only"),
     ({**GOOD, "completions": ["a", "a"]}, "equal texts with different ranks"),
@@ -192,7 +279,7 @@ def test_a_bad_row_is_dropped_and_named(tmp_path, caplog, row, fault):
     message(path)  # refused by default
     with caplog.at_level(logging.WARNING):
         dataset, _ = load(path, ("ranked",), on_bad_row="drop")
-    assert dataset.to_list() == [{**GOOD, "ranks": [1, 2]}] * 2
+    assert dataset.to_list() == [GOOD] * 2
     assert caplog.messages == [f"{path}: 1 of 3 rows dropped: 1 {fault} (line 3)"]
 
 

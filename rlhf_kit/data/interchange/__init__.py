@@ -7,13 +7,14 @@ A ranked row has `prompt` (text or messages), `completions`, `ranks` (1 = best, 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit.data.checks import completion_text
+from rlhf_kit.data.checks import completion_text, ranks_of
 from rlhf_kit.data.files import read_file
 from rlhf_kit.data.formats import Context, report, sift
 from rlhf_kit.data.groups import EXTRAS, Row
@@ -21,11 +22,13 @@ from rlhf_kit.data.interchange.pairs import read_hh, read_trl, write_hh, write_t
 from rlhf_kit.data.interchange.published import read_oasst, read_summaries, read_ultrafeedback, read_webgpt
 from rlhf_kit.data.interchange.records import Reader
 from rlhf_kit.data.interchange.tools import read_argilla, read_label_studio, write_argilla, write_label_studio
+from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.storage import Folder
 
 CONVERT = "convert"  # whose files `write` may replace
 
+logger = logging.getLogger(__name__)
 Writer = Callable[[Sequence[Mapping[str, Any]], Counter], list[Row]]
 
 
@@ -36,7 +39,7 @@ def _read_ranked(records: Sequence[Any], skipped: Counter) -> list[Row]:
         {
             "prompt": record["prompt"],
             "completions": [completion_text(completion) for completion in record["completions"]],
-            "ranks": list(record.get("ranks") or range(1, len(record["completions"]) + 1)),
+            "ranks": ranks_of(record),
         }
         | {name: record[name] for name in EXTRAS if record.get(name) is not None}
         for record in good
@@ -55,11 +58,12 @@ class Format:
     read: Reader
     write: Writer | None
     columns: tuple[str, ...]  # that every record has; by them a file of another format is recognised
+    kind: str | None = None  # of the records, where they are rows of ours
 
 
 FORMATS: dict[str, Format] = {
-    "ranked": Format(_read_ranked, _write_ranked, ("prompt", "completions")),
-    "trl": Format(read_trl, write_trl, ("chosen", "rejected")),
+    "ranked": Format(_read_ranked, _write_ranked, ("prompt", "completions"), "ranked"),
+    "trl": Format(read_trl, write_trl, ("chosen", "rejected"), "pairs"),
     "hh-rlhf": Format(read_hh, write_hh, ("chosen", "rejected")),
     "summarize-from-feedback": Format(read_summaries, None, ("info", "summaries", "choice")),
     "webgpt": Format(read_webgpt, None, ("question", "answer_0", "answer_1")),
@@ -80,9 +84,12 @@ def read(path: str | Path, format: str) -> tuple[list[Row], dict[str, int]]:
         UserError: no such format or file, a file that cannot be parsed, or no ranking in it.
     """
     source = read_file(_existing(Path(path)), ("ranked",))
-    if source.context.faults:
-        total = len(source.rows) + len(source.context.faults)
-        raise report(source.name, source.context.faults, total, source.context.unit)
+    kind = _format(format).kind
+    faults = source.context.faults + [(0, fault) for fault in (refused_columns(source.rows, kind) if kind else ())]
+    if faults:
+        raise report(source.name, faults, len(source.rows) + len(source.context.faults), source.context.unit)
+    for notice in notices(source.rows, kind) if kind else ():
+        logger.warning("%s: %s", source.name, notice)
     skipped: Counter = Counter()
     rows, _, bad = sift(_format(format).read(source.rows, skipped), "ranked", Context())
     skipped.update({fault: len(numbers) for fault, numbers in bad.items()})

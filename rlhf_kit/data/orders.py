@@ -1,0 +1,73 @@
+"""Where rankings have their order from: `ranks`, `scores`, or how the answers stand where no row has either.
+
+A column that looks like an order and is called otherwise is never passed over: the order of the list would be learnt.
+"""
+
+from __future__ import annotations
+
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf_kit.data.checks import Fault, is_list
+
+ORDERS = ("ranks", "scores")  # the first that a row has counts
+FILE_ORDER = "no row has `ranks` or `scores`: the order of `completions` is taken as best first"
+# Words, in the singular, of columns that order answers.
+_WORDS = frozenset(
+    "rank ranking rating score label preference reward order ordering position place grade vote like upvote thumb "
+    "judgement judgment evaluation quality utility best worst better choice chosen winner preferred".split()
+)
+
+
+def has_order(row: Mapping[str, Any]) -> bool:
+    return any(row.get(name) is not None for name in ORDERS)
+
+
+def missing_orders(rows: Sequence[Any]) -> dict[int, Fault]:
+    """A fault by the position of each row without an order among rows that have one."""
+    rankings = {at: row for at, row in enumerate(rows) if isinstance(row, Mapping) and row.get("completions")}
+    without = [at for at, row in rankings.items() if not has_order(row)]
+    if len(without) == len(rankings):
+        return {}
+    told = (
+        "has neither `ranks` nor `scores`, which other rows have; give them (the order of the list counts only where "
+        "no row has any)"
+    )
+    return dict.fromkeys(without, Fault("no `ranks` among rows that have them", told))
+
+
+def unread_orders(rows: Sequence[Any]) -> list[str]:
+    """What to say of columns that may be the order of the answers where no row has one that is read."""
+    rows = [row for row in rows if isinstance(row, Mapping)]
+    if any(map(has_order, rows)):
+        return []
+    found = dict.fromkeys(
+        name
+        for row in rows
+        for name, value in row.items()
+        if name not in ("prompt", "completions", "margin", "weight", "labeler")
+        and value is not None
+        and (_is_named_order(name) or _is_one_number_an_answer(value, row.get("completions")))
+    )
+    return [
+        f"`{name}` beside `completions` may be their order, and is not read. Rename it to `ranks` (whole numbers, "
+        "1 = best) or `scores` (higher is better), or take it out if it says nothing of them"
+        for name in found
+    ]
+
+
+def _is_named_order(name: str) -> bool:
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower())
+    return any(word in _WORDS or word.removesuffix("s") in _WORDS for word in words)
+
+
+def _is_one_number_an_answer(value: Any, completions: Any) -> bool:
+    """Whether `value` is a list of numbers, as many as there are answers."""
+    return (
+        is_list(value)
+        and is_list(completions)
+        and len(value) == len(completions) > 0
+        and all(isinstance(item, numbers.Real) for item in value)
+    )

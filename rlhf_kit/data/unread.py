@@ -1,0 +1,82 @@
+"""Columns that nothing reads: named with the number of rows that have them, or refused where the rows mean something
+else without them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rlhf_kit.data.formats import KINDS
+from rlhf_kit.data.orders import FILE_ORDER, has_order, unread_orders
+
+# Columns that are part of what is asked; nothing is lost where the prompt holds their text already.
+_PART_OF_PROMPT = (
+    "instruction input context document documents passage system_prompt system_message image images audio video"
+).split()
+
+
+def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
+    """What to say of columns without which rows of `kind` would be read wrongly, in silence."""
+    if kind in ("text", "prompts"):  # of prompts every further column is handed on
+        return []
+    found = unread_orders(rows) if kind == "ranked" else []
+    unread = unread_columns(rows, kind)
+    for name in unread:
+        if name.lower() in _PART_OF_PROMPT and any(_is_missing(row, name) for row in rows):
+            found.append(
+                f"`{name}` is not read, and rows have one that does not stand in their `prompt`: put it there (below "
+                "the instruction, or as a system turn), or take the column out"
+            )
+    if "label" in unread and kind == "demonstrations":
+        found.append(
+            "`label` tells good answers from bad, and demonstrations are all learnt: keep the good rows and take the "
+            "column out"
+        )
+    if "weight" in unread and any(row.get("weight") not in (None, 1) for row in rows if isinstance(row, Mapping)):
+        found.append(f"`weight` counts in rankings and pairs only; {kind} have none, take the column out")
+    return found
+
+
+def notices(rows: Sequence[Any], kind: str) -> list[str]:
+    """What is to be said once of rows of `kind`: the order they are given in, the columns that nothing reads."""
+    told = []
+    if kind == "ranked" and not any(isinstance(row, Mapping) and has_order(row) for row in rows):
+        told.append(FILE_ORDER)
+    if unread := unread_columns(rows, kind):
+        named = ", ".join(
+            f"`{name}`" + ("" if count == len(rows) else f" (in {count} of {len(rows)} rows)")
+            for name, count in unread.items()
+        )
+        told.append(f"not read, as {kind} have no such columns: {named}")
+    return told
+
+
+def unread_columns(rows: Sequence[Any], kind: str) -> Counter[str]:
+    """How many rows have each column that nothing reads; none for prompts, whose further columns are handed on."""
+    counts: Counter[str] = Counter()
+    if kind == "prompts":
+        return counts
+    for row in rows:
+        if isinstance(row, Mapping):
+            present = [name for name, value in row.items() if value is not None]
+            form = KINDS[kind].form(present)  # None: a fault of the row, told as such
+            counts.update(str(name) for name in present if form and name not in (*form, *KINDS[kind].optional))
+    return counts
+
+
+def _is_missing(row: Any, name: str) -> bool:
+    """Whether a row has something under `name` that its prompt does not hold."""
+    value = row.get(name) if isinstance(row, Mapping) else None
+    if not isinstance(value, str):
+        return value not in (None, [], {})
+    return bool(value.strip()) and not any(value.strip() in text for text in _texts(row))
+
+
+def _texts(row: Mapping[str, Any]) -> Iterator[str]:
+    """Every text of the row's dialogue up to its answers."""
+    for name in ("messages", "prompt", "chosen"):
+        for turn in [row.get(name)] if isinstance(row.get(name), str) else row.get(name) or []:
+            content = turn.get("content") if isinstance(turn, Mapping) else turn
+            yield content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
