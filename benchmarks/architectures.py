@@ -215,7 +215,7 @@ def try_model(kind: str, connection, gibibytes: int) -> None:
             trial = Trial(Path(folder), kind)
             alone(trial.plain, trial.encoded[0])
         except Exception as error:
-            connection.send({"not tried": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"})
+            connection.send({"not tried": f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"})
             return
         acts = (
             trial.pretrain,
@@ -300,13 +300,13 @@ The stages do not know these names. Before it trains, each tries its model on tw
 * **-**: transformers has no such model of this architecture.
 """
 NO_MODEL = "Unrecognized configuration class"
+VARYING = r"\d+(\.\d+)?(e[-+]\d+)?|\binf\b|\b\w+(CausalLM|HeadModel|Decoder|Classification)\b|'/tmp/\S+'"
 
 
 def cell(text: str) -> str:
     if NO_MODEL in text:
         return "-"
-    kind, _, rest = text.partition(": ")
-    return rest if text.startswith("right, ") else kind.removeprefix("right, ")
+    return text.removeprefix("right, ") if text.startswith("right") else text.partition(": ")[0]
 
 
 def page(found: dict[str, dict[str, str]]) -> str:
@@ -321,9 +321,8 @@ def page(found: dict[str, dict[str, str]]) -> str:
     for kind, row in sorted(tried.items()):
         for stage in STAGES:
             if not row[stage].startswith("right") and NO_MODEL not in row[stage]:
-                reasons.setdefault(
-                    re.sub(r"\d+(\.\d+)?(e[-+]\d+)?|\w+(ForCausalLM|LMHeadModel)", "#", row[stage]), []
-                ).append(f"{kind} ({stage})")
+                reason = re.sub(VARYING, "...", row[stage])
+                reasons.setdefault(reason, []).append(f"{kind} ({stage})")
     lines += [f"* {reason}: {', '.join(where)}." for reason, where in sorted(reasons.items())]
     lines += ["", "## Not tried", ""]
     why: dict[str, list[str]] = {}

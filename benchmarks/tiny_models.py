@@ -26,13 +26,22 @@ SIZES = [
     (r"layers?$|n_layer|num_blocks|depth|blocks$|cycles?$", 2),
     (r"(kv|key_value|query_group).*heads?|heads?_kv|num_key_value|multi_query_group|n_kv", 2),
     (r"heads?$|head_num|n_head", 4),
-    (r"rope.*(dim|size)|rotary_dim|rotary_ndims", 4),
+    (r"rotary_dim|rotary_ndims", 4),
     (r"head.*(dim|size)|d_head|d_kv|v_head|head_v|dim_head", 8),
     (r"rank$|lora", 8),
     (r"state_size|d_state|ssm.*state", 8),
     (r"intermediate|ffn|n_inner|d_ff|feed_?forward|inner_dim|ff_dim|mlp.*(size|dim)", 64),
     (r"hidden|d_model|n_embd|embd?_|embed|embedding|dim$|width|d_inner|mamba_d_ssm|channels", 32),
 ]
+# What must fit together and no name tells.
+FACTS = {
+    "bamba": {"mamba_n_heads": 8},
+    "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"mamba_n_heads": 8},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8},
+}
 
 
 def shrunk(config: PretrainedConfig, vocab_size: int) -> dict[str, int]:
@@ -78,7 +87,7 @@ def tiny_config(model_type: str, tokenizer) -> PretrainedConfig:
     values |= {name: 0.0 for name, value in fields.items() if re.search("drop", name) and isinstance(value, float)}
     if "is_decoder" in fields:
         values["is_decoder"] = True
-    return type(config)(**values)
+    return type(config)(**values | FACTS.get(model_type, {}))
 
 
 def tiny_model(model_type: str, tokenizer, seed: int = 0) -> PreTrainedModel:

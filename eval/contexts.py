@@ -13,6 +13,7 @@ Notation: G rows, W leaves of a row (continuations, or their beams), N tokens in
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 
 import torch
@@ -105,7 +106,13 @@ def can_share(model: PreTrainedModel) -> bool:
 
     Not those whose attention looks at more than mask and positions (ALiBi), forgets (sliding windows, state spaces) or
     takes no mask of this shape (flash attention).
+
+    Raises:
+        UserError: for a model that reads what is to come, of which no evaluation would be right.
     """
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randint(0, model.config.get_text_config().vocab_size, (2, 32), generator=generator).tolist()
+    preflight.check_texts(model, preflight.short_texts(model, random))
     takes = set(inspect.signature(type(model).forward).parameters)
     if not {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"} <= takes:
         return False
@@ -151,5 +158,8 @@ def _generation_gap(model: PreTrainedModel, ids: Tensor, use_cache: bool) -> flo
     ids = ids.to(next(model.parameters()).device)
     out = model.generate(ids, config, attention_mask=torch.ones_like(ids))
     start = ids.shape[1] - 1
+    logits = torch.stack(out.logits, 1).float()
+    if not torch.equal(logits.argmax(-1), out.sequences[:, start + 1 :]):  # the model's own settings force tokens
+        return math.inf
     truth = [preflight.alone(model, row)[start : start + 3] for row in out.sequences.tolist()]
-    return preflight.gap([*torch.stack(out.logits, 1).float()], truth)
+    return preflight.gap([*logits], truth)

@@ -28,7 +28,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length
 from rlhf_kit.models.heads import PLAIN, RowFormat, pad_right, sequence_scores, taken, unwrapped
 
-LENGTHS = (12, 7)  # tokens of the two texts
+LENGTHS = (24, 13)  # tokens of the two texts
 ROUNDING = 1e-3  # of the numbers' spread: what float32 may lose, a hundredth of what the smallest leak seen changes
 
 
@@ -90,7 +90,7 @@ class Batch:
 
 def gap(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     """The largest difference, in units of the truth's spread."""
-    worst = max((a - b).abs().max().item() for a, b in zip(found, truth, strict=True))
+    worst = torch.stack([(a - b).abs().max() for a, b in zip(found, truth, strict=True)]).max().item()  # NaN stays
     return worst / _spread(truth) if worst else 0.0
 
 
@@ -160,8 +160,8 @@ def check_texts(model: nn.Module, texts: list[list[int]]) -> None:
     found = agreed(decide)
     if found:
         raise UserError(
-            f"{_name(model)} is no causal language model: with other tokens behind a text {found}, so that it would "
-            "not learn to predict the next token. (Some models have `is_decoder` in their config.json.)"
+            f"{_name(model)} is no causal language model: with other tokens behind a text {found}. "
+            "(Some models have `is_decoder` in their config.json.)"
         )
     found = agreed(lambda: fault(model, pretraining_batch(texts, "apart")))
     if found:
@@ -234,8 +234,8 @@ def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowForm
 
 
 def pretraining_batch(texts: list[list[int]], how: str) -> Batch:
-    """Two documents in a row and one of them in another, or a document a row. Padding has id 0."""
-    rows = [[text] for text in texts] if how == "apart" else [texts, texts[-1:]]
+    """Documents in a long row and one of them in another, or a document a row. Padding has id 0."""
+    rows = [[text] for text in texts] if how == "apart" else [texts * 2, texts[-1:]]
     inputs = PackedCollator(0, how)([row_of([(text, 1) for text in row]) for row in rows])
     return Batch([text for row in rows for text in row], [sum(map(len, row)) for row in rows], inputs)
 

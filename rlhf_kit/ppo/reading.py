@@ -198,7 +198,8 @@ def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value
 
 def _sampled_logits(model: nn.Module, texts: list[list[int]], starts: list[int], compact: bool) -> list[Tensor]:
     """The logits that the sampler would draw from, were these texts what it draws; the shorter row leaves first."""
-    reader = (Anew if compact else Cached)(model, [t[:start] for t, start in zip(texts, starts, strict=True)], 0, 8)
+    begun, room = [text[:start] for text, start in zip(texts, starts, strict=True)], max(map(len, texts))
+    reader = (Anew if compact else Cached)(model, begun, 0, room)
     device = next(model.parameters()).device
     found: list[list[Tensor]] = [[] for _ in texts]
     going = list(range(len(texts)))

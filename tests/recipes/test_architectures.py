@@ -138,6 +138,14 @@ def test_a_model_that_reads_what_comes_is_refused(folder_of, tokenizer_folder, w
     assert pretrained("bert", write_jsonl, tmp_path / "decoder", *options) == 0
 
 
+def test_a_model_of_another_loss_is_refused(tokenizer_folder, write_jsonl, tmp_path, capsys):
+    """BART's decoder does not shift its labels: at each token it would learn to say that token."""
+    sizes = "d_model=16,decoder_layers=1,decoder_attention_heads=2,decoder_ffn_dim=32"
+    options = ("--config_overrides", sizes, "--tokenizer_name_or_path", str(tokenizer_folder))
+    assert pretrained("bart", write_jsonl, tmp_path / "out", *options) == 2
+    assert "BartForCausalLM computes another loss than that of predicting" in capsys.readouterr().err
+
+
 def brief(prompts, completions, **columns) -> list[float]:
     return [-len(completion) / 20 for completion in completions]
 
