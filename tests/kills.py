@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ def fork(main, argv: list[str], log: Path, kill_after: float | None = None) -> E
         status = 70
         try:
             status = main(argv)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -125,7 +128,7 @@ def prepare(folder: Path) -> dict[str, list[str]]:
         "ppo": [*base, "--dataset_name", ranked, "--reward_funcs", "short_answers:length", "--rollout_batch_size", "4",
                 "--mini_batch_size", "2", "--num_ppo_epochs", "2", "--max_completion_length", "6", "--kl_target", "1",
                 "--ema_decay", "0.9", "--reward_scaling"],
-        "eval": ["icl", "--models", str(folder / "base"), "--tasks", "1DC", "--shots", "0", "--limit", "400",
+        "eval": ["icl", "--models", str(folder / "base"), "--tasks", "1DC", "--shots", "0", "--limit", "100",
                  "--max-batch-tokens", "256"],
     }  # fmt: skip
 
@@ -152,7 +155,10 @@ def untimed(found):
 def differences(stage: str, whole: Path, again: Path) -> list[str]:
     """What a resumed run left that the unbroken one did not, by file."""
     if stage == "eval":
-        pairs = [(path, again / path.relative_to(whole)) for path in sorted(whole.rglob("*.json*"))]
+        # Every item's answer and score; results.json also says how long it took.
+        pairs = [(path, again / path.relative_to(whole)) for path in sorted(whole.rglob("items*.jsonl"))]
+        if not pairs:
+            return ["no items at all"]
         return [one.name for one, two in pairs if rows_of(one) != rows_of(two)]
     found = []
     for path in [*whole.glob("*.safetensors"), *whole.glob("ema/*.safetensors")]:
