@@ -27,6 +27,8 @@ def in_fp16(monkeypatch):
 def test_steps_that_overflow_in_fp16_are_skipped(make_trainer, in_fp16, optim):
     options = dict(optim=optim, ema_decay=0.5, learning_rate=1e-3, lr_scheduler_type="linear", total_episodes=24)
     trainer = in_fp16(make_trainer(**options), 2.0**28)
+    for average in trainer.ema.average.values():
+        average.add_(1.0)  # far from the policy, so that a step of the average shows
     step_ended, seen = trainer.step_ended, []
 
     def state():
