@@ -118,13 +118,13 @@ MUTANTS = [
         TRAINER,
         " or self._loss_scale() < self._scaled_by",
         "",
-        "tests/ppo/test_precision.py::test_steps_that_overflow_in_fp16_are_skipped[adamw_torch_fused]",
+        "tests/ppo/test_skipped_steps.py::test_steps_that_overflow_in_fp16_are_skipped[adamw_torch_fused]",
     ),
     (
         TRAINER,
         "if self.ema is not None and not self.step_was_skipped:",
         "if self.ema is not None:",
-        "tests/ppo/test_precision.py::test_steps_that_overflow_in_fp16_are_skipped[adamw_torch]",
+        "tests/ppo/test_skipped_steps.py::test_steps_that_overflow_in_fp16_are_skipped[adamw_torch]",
     ),
     # Where a run ends and pauses.
     (
