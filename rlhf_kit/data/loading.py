@@ -13,7 +13,7 @@ import pyarrow
 from rlhf_kit.data import sources
 from rlhf_kit.data.checks import as_messages, completion_text, prompt_key, ranks_of
 from rlhf_kit.data.files import Source
-from rlhf_kit.data.formats import columns_fault, detect_kind, report, sift, validate
+from rlhf_kit.data.formats import Context, columns_fault, detect_kind, report, sift, validate
 from rlhf_kit.data.groups import EXTRAS, Row, rankings
 from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
@@ -35,7 +35,8 @@ def load(
 
     `kinds` are the kinds acceptable here; which one it is shows in the columns ("world": the first of `kinds`).
     A file is taken whole whatever `split`; `seed` moves only the world. Columns of the rows:
-    text: `text`, and where any row has them `spans` (a list of [start, end) in characters, or None);
+    text: `text` (empty rows are left out and counted), and where any row has them `spans` (a list of [start, end) in
+        characters, or None);
     demonstrations: `messages`, or `prompt` + `completion` (str);
     ranked: `prompt`, `completions`, `ranks` (given, or by `scores`, or 1..K where no row has either);
     pairs: the same with K = 2, ranks [1, 2], and `margin` (float | None); pairs of one `group` are one ranking;
@@ -63,6 +64,8 @@ def load(
     kind = kind or kinds[0]
     found.context.faults += [(0, fault) for fault in refused_columns(found.rows, kind)]
     told = notices(found.rows, kind)
+    if kind == "text":
+        found = _without_blank_texts(found, tell)
     if on_bad_row == "drop":
         found = _without_bad_rows(found, kind, tell)
     validate(found.rows, kind, found.name, found.context)
@@ -76,6 +79,23 @@ def load(
             f"{found.name}: a column holds values of different types: {str(error).splitlines()[0]}. "
             "Give each column one type."
         ) from error
+
+
+def _without_blank_texts(found: Source, tell: Callable[[str], None]) -> Source:
+    """WikiText's rows are lines, many of them empty: they say nothing, and nothing is wrong with them."""
+    blank = [
+        isinstance(row, Mapping) and isinstance(row.get("text"), str) and not row["text"].strip() for row in found.rows
+    ]
+    if not any(blank):
+        return found
+    numbers = found.context.numbers_of(found.rows)
+    kept = [at for at, is_blank in enumerate(blank) if not is_blank]
+    count = f"{sum(blank)} of {len(found.rows)} rows"
+    if not kept and not found.context.faults:
+        raise UserError(f"{found.name}: there is no text to train on, {count} are empty.")
+    tell(f"{found.name}: {count} hold no text and are left out")
+    context = Context(found.context.unit, [numbers[at] for at in kept], found.context.faults)
+    return Source(found.name, [found.rows[at] for at in kept], context)
 
 
 def _without_bad_rows(found: Source, kind: str, tell: Callable[[str], None]) -> Source:

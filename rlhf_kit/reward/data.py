@@ -19,6 +19,8 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right
 from rlhf_kit.models.prefix import PADDING, tree_rows
 
+IDENTICAL, TIED = "identical answers", "all answers tied"  # nothing is wrong with such lists, and nothing to learn
+
 
 def _row(
     prompt: list[int], completion: list[int], limit: int | None, row_format: RowFormat
@@ -49,12 +51,12 @@ def _encode_ranking(
     fault = ""
     if len(rows) < 2:
         fault = "fewer than two answers"
-    elif len(ranks_of) == 1:
-        fault = "identical answers"
     elif any(len(given) > 1 for given in ranks_of.values()):
         fault = "one answer with two ranks"
+    elif len(ranks_of) == 1:
+        fault = IDENTICAL
     elif len(set(ranks)) == 1 and not ties_teach:
-        fault = "all answers tied"
+        fault = TIED
     weight = row.get("weight")
     return {
         "input_ids": rows,
@@ -113,8 +115,8 @@ def encode_comparisons(
 
     Args:
         ties_teach: keep a list in which all answers tie.
-        on_bad_row: "drop" leaves out a list with fewer than two different answers, with one answer under two ranks,
-            or without an order; "error" refuses them.
+        on_bad_row: "drop" leaves out a list with fewer than two answers that fit, or with one answer under two ranks;
+            "error" refuses them. A list that teaches nothing, its answers equal or all tied, is always left out.
         row_format: what the model reads around prompt and answer. name: of the rows, in messages.
 
     Raises:
@@ -155,11 +157,11 @@ def encode_comparisons(
         "answers longer than the context": sum(encoded["too_long"]),
         **{f"lists dropped: {fault}": len(rows) for fault, rows in sorted(bad.items())},
     }
-    if bad and on_bad_row == "error":
-        told = "; ".join(f"{len(rows)} with {fault} (row {_first(rows)})" for fault, rows in sorted(bad.items()))
+    wrong = {fault: rows for fault, rows in sorted(bad.items()) if fault not in (IDENTICAL, TIED)}
+    if wrong and on_bad_row == "error":
+        told = "; ".join(f"{len(rows)} with {fault} (row {_first(rows)})" for fault, rows in wrong.items())
         raise UserError(
-            f"Of {len(encoded)} lists there are {told}: they have nothing to teach. Mend them, or give "
-            "on_bad_row=drop to leave them out."
+            f"Of {len(encoded)} lists there are {told}. Mend them, or give on_bad_row=drop to leave them out."
         )
     kept = [row for row, fault in enumerate(encoded["fault"]) if not fault]
     if not kept:

@@ -176,9 +176,9 @@ def test_a_text_that_ends_in_the_pad_token_is_no_padding(base, monkeypatch):
     monkeypatch.setattr(transformers.modeling_utils.logger, "warning_once", lambda text, *more: warned.append(text))
     model, tokenizer = load_generator(str(base), "float32")
     prompts = [[tokenizer.eos_token_id, 5, 6], [5, 6, tokenizer.eos_token_id]]
-    _generate(model, prompts, Ending(model, tokenizer, Decoding(4)))
+    _generate(model, prompts, Ending(model, tokenizer, Decoding(4)), cached=True)
     list(summarize.sample(model, tokenizer, prompts, [[0.0] * summarize.MAX_NEW_TOKENS] * 2, 8192))
     assert not warned
     model.config.pad_token_id = tokenizer.eos_token_id
-    _generate(model, prompts, Ending(model, tokenizer, Decoding(4)))
+    _generate(model, prompts, Ending(model, tokenizer, Decoding(4)), cached=True)
     assert "attention_mask" in warned[0]  # else this shows nothing

@@ -109,17 +109,20 @@ def test_batches_are_bounded_and_hold_little_padding(policy, monkeypatch):
     forward = policy.forward
 
     def counted(*args, **kwargs):
-        if kwargs.get("use_cache") is False and "input_ids" in kwargs and kwargs["input_ids"].shape != (2, 8):
+        if kwargs.get("use_cache") is False and "input_ids" in kwargs:
             sizes.append(tuple(kwargs["input_ids"].shape))
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(policy, "forward", counted)
+    dict(likelihoods(policy, []))
+    spent = len(sizes)  # what it takes to find out how this model can be read
     alike = [Request([number] * 30, [[1]]) for number in range(7)]
+    sizes.clear()
     dict(likelihoods(policy, alike, 90))
-    assert sizes == [(3, 30), (3, 30), (1, 30)]
+    assert sizes[spent:] == [(3, 30), (3, 30), (1, 30)]
     sizes.clear()
     dict(likelihoods(policy, [*alike, Request([1] * 20, [[1]])], 8192))
-    assert sizes == [(7, 30), (1, 20)]  # a third of the last row would be padding
+    assert sizes[spent:] == [(7, 30), (1, 20)]  # a third of the last row would be padding
 
 
 def test_sums_and_means():

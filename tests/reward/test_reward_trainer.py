@@ -148,15 +148,20 @@ def test_what_is_cut_or_dropped_is_counted(tmp_path):
         {"prompt": "q", "completions": ["z" * 80, "short"], "ranks": [1, 2]},
         {"prompt": "q", "completions": ["same", " same "], "ranks": [1, 2]},
         {"prompt": "q", "completions": ["this", "that"], "ranks": [1, 1]},
+        {"prompt": "q", "completions": ["same", " same "], "ranks": [1, 1]},
     ]
-    with pytest.raises(UserError, match=r"1 with all answers tied \(row 5\); 1 with fewer than two answers"):
+    wrong = (
+        r"Of 6 lists there are 1 with fewer than two answers \(row 3\); 1 with one answer with two ranks \(row 4\)\."
+    )
+    with pytest.raises(UserError, match=wrong):
         make(tmp_path, rows)
     trainer = make(tmp_path, rows, on_bad_row="drop")
     assert trainer.data_counts["train"] == {
-        "lists": 5,
+        "lists": 6,
         "prompts cut at the beginning": 2,
         "answers longer than the context": 2,
         "lists dropped: fewer than two answers": 1,
+        "lists dropped: one answer with two ranks": 1,
         "lists dropped: identical answers": 1,
         "lists dropped: all answers tied": 1,
     }
@@ -167,6 +172,17 @@ def test_what_is_cut_or_dropped_is_counted(tmp_path):
     assert make(tmp_path, RANKED, max_length=20).train_dataset[0]["length"] == 20
     with pytest.raises(UserError, match="No comparison is left"):
         make(tmp_path, rows[2:], on_bad_row="drop")
+
+
+def test_lists_that_teach_nothing_are_left_out_and_counted_by_default(tmp_path):
+    tied, equal = {"completions": ["this", "that"], "ranks": [2, 2]}, {"completions": ["a", "a "], "ranks": [1, 1]}
+    rows = [*RANKED, {"prompt": "q", **tied}, {"prompt": "q", **equal}]
+    trainer = make(tmp_path, rows)
+    assert len(trainer.train_dataset) == len(RANKED)
+    counts = trainer.data_counts["train"]
+    assert counts["lists dropped: all answers tied"] == counts["lists dropped: identical answers"] == 1
+    with pytest.raises(UserError, match="No comparison is left to learn from"):
+        make(tmp_path, rows[len(RANKED) :])
 
 
 def test_mistakes_are_told_before_training(tmp_path):
