@@ -12,7 +12,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,11 @@ def whiten(x: Tensor, mask: Tensor, reduce=None, eps: float = 1e-8) -> Tensor:
     mean = total(masked_sum(x, mask)) / count
     variance = total(masked_sum((x - mean) ** 2, mask)) / count
     return torch.where(mask, (x - mean) * torch.rsqrt(variance + eps), 0.0)
+
+
+def first_not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> str | None:
+    """The name of the first of these that holds a NaN or an infinity; None where all are finite."""
+    return next((name for name, x in tensors if x is not None and not bool(x.isfinite().all())), None)
 
 
 # ------------------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from rlhf_kit.errors import NotFiniteError
+from rlhf_kit.ops import first_not_finite
 
 ADVICE = "The last checkpoint is untouched: go on from it with a lower learning rate, or in float32."
 
@@ -40,8 +39,3 @@ class Watch:
             weight = first_not_finite(model.named_parameters()) if model is not None else None
             cause = f" (so are the weights {weight})" if weight else ""
             raise NotFiniteError(f"{names[told.index(False)]} became NaN or infinite {when}{cause}. {ADVICE}")
-
-
-def first_not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> str | None:
-    """The name of the first of these that holds a NaN or an infinity; None where all are finite."""
-    return next((name for name, x in tensors if x is not None and not bool(x.isfinite().all())), None)

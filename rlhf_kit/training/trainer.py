@@ -20,8 +20,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_utils import rotate_checkpoints
 
 from rlhf_kit.errors import NotFiniteError, UserError
+from rlhf_kit.ops import first_not_finite
 from rlhf_kit.training.checkpoints import begin, damage, last_whole, seal
-from rlhf_kit.training.checks import ADVICE, Watch, first_not_finite
+from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
 
 logger = logging.getLogger(__name__)
