@@ -99,6 +99,18 @@ def _messages_faults(name: str, value: Any) -> Iterator[Fault]:
             told = f"{name}, turn {at}: unknown role {role!r}; give one of {', '.join(ROLES)}.{hint}"
             yield Fault("unknown role", told)
         yield from _text_faults(f"{name}, turn {at}: `content`", message["content"])
+        yield from _field_faults(f"{name}, turn {at}", message)
+
+
+def _field_faults(turn: str, message: Mapping[str, Any]) -> Iterator[Fault]:
+    """Fields without which a turn would be read wrongly, in silence; null and empty ones say nothing."""
+    for field in ("tools", "tool_calls", "function_call"):
+        if message.get(field):
+            told = f"{turn}: `{field}` is not supported; write the call into the content, or remove the row"
+            yield Fault(f"`{field}` in a turn", told)
+    if message.get("weight") not in (None, 1):
+        told = f"{turn}: `weight` {message['weight']!r} is not supported, each turn counts 1; remove row or field"
+        yield Fault("`weight` of a turn", told)
 
 
 def _roles(messages: Sequence[Mapping[str, Any]]) -> list[str]:

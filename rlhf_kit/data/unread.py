@@ -13,7 +13,8 @@ from rlhf_kit.data.orders import FILE_ORDER, has_order, unread_orders
 
 # Columns that are part of what is asked; nothing is lost where the prompt holds their text already.
 _PART_OF_PROMPT = (
-    "instruction input context document documents passage system_prompt system_message image images audio video"
+    "instruction input context document documents passage system system_prompt system_message history tools functions "
+    "image images audio video"
 ).split()
 
 
@@ -50,7 +51,27 @@ def notices(rows: Sequence[Any], kind: str) -> list[str]:
             for name, count in unread.items()
         )
         told.append(f"not read, as {kind} have no such columns: {named}")
+    if fields := unread_fields(rows):
+        named = ", ".join(f"`{name}` (in {count} of {len(rows)} rows)" for name, count in fields.items())
+        told.append(f"not read, as turns have `role` and `content` only: {named}")
     return told
+
+
+def unread_fields(rows: Sequence[Any]) -> Counter[str]:
+    """How many rows have each field of a turn that nothing reads."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        columns = (
+            [row.get(name) for name in ("messages", "prompt", "chosen", "rejected")]
+            if isinstance(row, Mapping)
+            else []
+        )
+        turns = [turn for column in columns if isinstance(column, Sequence) for turn in column]
+        held = {
+            str(key) for turn in turns if isinstance(turn, Mapping) for key, value in turn.items() if value is not None
+        }
+        counts.update(sorted(held - {"role", "content"}))
+    return counts
 
 
 def unread_columns(rows: Sequence[Any], kind: str) -> Counter[str]:
