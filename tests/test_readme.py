@@ -124,7 +124,7 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
 def models_of(words: list[str]) -> set[str]:
     """Model folders that a command or a program reads: below runs/, the hub's gpt2; not what it writes."""
     written = {words[at + 1] for at, word in enumerate(words[:-1]) if word in ("--output_dir", "--output")}
-    return {word for word in words if re.fullmatch(r"gpt2|runs/(my|demo)/[\w-]+", word)} - written
+    return {word for word in words if re.fullmatch(r"gpt2|runs/(my|my-lora|demo)/[\w-]+", word)} - written
 
 
 # -- one rule a kind of command ------------------------------------------------------------------------------------

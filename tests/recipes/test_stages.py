@@ -225,7 +225,7 @@ def test_a_dry_run_writes_nothing_and_counts(base, texts, demonstrations, ranked
     for stage, data in (("pretrain", texts), ("sft", demonstrations), ("reward", ranked), ("ppo", ranked)):
         argv = words("--model_name_or_path", base, "--dataset_name", data, "--output_dir", out, "--dry-run")
         if stage == "ppo":
-            argv += [*PPO, "--reward_funcs", str(base)]
+            argv += [*PPO, "--reward_funcs", "tests.rewards:brief"]
         assert MAIN[stage](argv) == 0
         said = capsys.readouterr().out
         parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(base).parameters())
