@@ -111,6 +111,10 @@ def _field_faults(turn: str, message: Mapping[str, Any]) -> Iterator[Fault]:
     if message.get("weight") not in (None, 1):
         told = f"{turn}: `weight` {message['weight']!r} is not supported, each turn counts 1; remove row or field"
         yield Fault("`weight` of a turn", told)
+    for field in ("train", "training", "loss"):  # what other trainers call a weight of 0
+        if message.get(field) not in (None, True, 1):
+            told = f"{turn}: `{field}` {message[field]!r} is not supported, each turn is learnt; remove row or field"
+            yield Fault(f"`{field}` of a turn", told)
 
 
 def _roles(messages: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,8 @@ _PART_OF_PROMPT = (
     "image images audio video"
 ).split()
 
+_DIALOGUES = ("messages", "prompt", "completion", "completions", "chosen", "rejected")
+
 
 def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
     """What to say of columns without which rows of `kind` would be read wrongly, in silence."""
@@ -61,12 +63,9 @@ def unread_fields(rows: Sequence[Any]) -> Counter[str]:
     """How many rows have each field of a turn that nothing reads."""
     counts: Counter[str] = Counter()
     for row in rows:
-        columns = (
-            [row.get(name) for name in ("messages", "prompt", "chosen", "rejected")]
-            if isinstance(row, Mapping)
-            else []
-        )
+        columns = [row.get(name) for name in _DIALOGUES] if isinstance(row, Mapping) else []
         turns = [turn for column in columns if isinstance(column, Sequence) for turn in column]
+        turns += [turn for answer in turns if isinstance(answer, list) for turn in answer]  # `completions` of turns
         held = {
             str(key) for turn in turns if isinstance(turn, Mapping) for key, value in turn.items() if value is not None
         }
