@@ -1,0 +1,67 @@
+"""Any architecture: a stage computes what the model computes of each text alone, or falls back, or refuses."""
+
+PREFLIGHT, READING = "rlhf_kit/models/preflight.py", "rlhf_kit/ppo/reading.py"
+TEST = "tests/recipes/test_architectures.py::"
+
+MUTANTS = [
+    (
+        PREFLIGHT,
+        'return None if found <= tolerance(model) else f"{what} off by {found:.2g} of their spread"',
+        "return None",
+        TEST + "test_pretraining_reads_each_document_alone[opt]",
+    ),
+    (
+        PREFLIGHT,
+        'return "its forward takes no position_ids"',
+        "return None",
+        TEST + "test_pretraining_reads_each_document_alone[bloom]",
+    ),
+    (
+        PREFLIGHT,
+        "alone(model, text + other)[: len(text)]",
+        "alone(model, text)[: len(text)]",
+        TEST + "test_a_model_that_reads_what_comes_is_refused",
+    ),
+    (
+        "rlhf_kit/models/value.py",
+        "return model.config.get_text_config().hidden_size if head is None else head.in_features",
+        "return model.config.get_text_config().hidden_size",
+        "tests/models/test_value.py::test_the_value_head_is_as_wide_as_what_reaches_the_lm_head[shared]",
+    ),
+    (
+        "rlhf_kit/models/checkpoints.py",
+        "model.get_input_embeddings().padding_idx = None",
+        "pass",
+        "tests/models/test_checkpoints.py::test_the_end_of_text_learns_though_padding_borrows_it[load_policy]",
+    ),
+    (
+        READING,
+        "return padded is not None",
+        "return False",
+        TEST + "test_ppos_numbers_are_those_of_each_row_alone[rwkv]",
+    ),
+    (
+        READING,
+        "return padded is not None",
+        "return False",
+        TEST + "test_ppo_trains_what_it_samples[mamba-shared]",
+    ),
+    (
+        READING,
+        "places = prompt_lengths[:, None] - 1 +",
+        "places = prompt_lengths[:, None] +",
+        TEST + "test_ppos_numbers_are_those_of_each_row_alone[rwkv]",
+    ),
+    (
+        "rlhf_kit/models/cache.py",
+        "self.all_keys, self.all_values = self.all_keys[beam_idx], self.all_values[beam_idx]",
+        "pass",
+        "tests/ppo/test_rollout.py::test_the_cache_takes_its_room_once",
+    ),
+    (
+        "recipes/pretrain.py",
+        "settings.model.config_overrides +=",
+        "_ =",
+        TEST + "test_pretraining_from_scratch_takes_a_block_size[opt]",
+    ),
+]

@@ -1,0 +1,63 @@
+"""Chains of adapters: what is trained, merged, saved and loaded is the tuned model, or it is refused."""
+
+WEIGHTS, WEIGHTS_TEST = "rlhf_kit/models/weights.py", "tests/models/test_weights.py::"
+CHECKS, CHECKS_TEST = "rlhf_kit/models/adapter_checks.py", "tests/models/test_adapter_checks.py::"
+VALUE, CHAINS_TEST = "rlhf_kit/models/value.py", "tests/recipes/test_lora_chains.py::"
+
+MUTANTS = [
+    (
+        WEIGHTS,
+        "parameter.requires_grad_(name not in fixed)",
+        "parameter.requires_grad_(False)",
+        CHAINS_TEST + "test_all_weights_are_trained_from_the_folder_of_an_adapter",
+    ),
+    (
+        WEIGHTS,
+        "return str(Path(name).resolve()) if name and Path(name).is_dir() else name",
+        "return name",
+        CHAINS_TEST + "test_what_a_stage_leaves_loads_in_plain_transformers",
+    ),
+    (WEIGHTS, "    if lost:", "    if False:", WEIGHTS_TEST + "test_layers_that_the_files_lack_are_told"),
+    (
+        WEIGHTS,
+        "heads = {*head_modules(model)} if new_head else set()",
+        "heads = {*head_modules(model)}",
+        WEIGHTS_TEST + "test_a_reward_model_without_its_head_is_none",
+    ),
+    (
+        "rlhf_kit/models/merging.py",
+        "if users[id(part.weight)] > 1:",
+        "if False:",
+        CHECKS_TEST + "test_an_adapter_on_a_tied_embedding_made_elsewhere_is_untied_when_merged",
+    ),
+    (
+        "rlhf_kit/models/precision.py",
+        "if adapter is not None and adapter.merged:",
+        "if False:",
+        CHAINS_TEST + "test_a_merge_in_memory_under_bf16_is_the_tuned_model",
+    ),
+    (
+        VALUE,
+        "if reference is None and (lora is None or not off_is_as_it_was(lora)):",
+        "if reference is None and lora is None:",
+        CHECKS_TEST + "test_adapters_that_change_their_base_need_a_reference_of_its_own",
+    ),
+    (
+        VALUE,
+        "source = merged(source) if isinstance(source, PeftModel) else source",
+        "source = source.unload() if isinstance(source, PeftModel) else source",
+        "tests/models/test_value.py::test_a_separate_trunk_under_lora_starts_from_the_policy_as_it_is",
+    ),
+    (
+        CHECKS,
+        "faults = faults or _tied(model, config)",
+        "pass",
+        CHECKS_TEST + "test_what_cannot_be_trained_or_saved_right_is_refused",
+    ),
+    (
+        CHECKS,
+        "if any(layer.merged for layer in layers):",
+        "if False:",
+        CHECKS_TEST + "test_what_cannot_be_trained_or_saved_right_is_refused",
+    ),
+]
