@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_kit.data import sources
-from rlhf_kit.data.checks import describe, is_list
+from rlhf_kit.data.faults import describe, is_list
 from rlhf_kit.errors import UserError
 
 KIND = "conversations"

@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.checks import prompt_key
 from rlhf_kit.data.labelers import agreement
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.messages import prompt_key
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.hashes import model_hash

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit.data.checks import completion_text, describe, is_list, shared_prompt
+from rlhf_kit.data.faults import describe, is_list
 from rlhf_kit.data.files import Source
 from rlhf_kit.data.formats import Context, columns_fault, report, validate
+from rlhf_kit.data.messages import completion_text, shared_prompt
 from rlhf_kit.data.sources import read
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results

@@ -37,7 +37,7 @@ def run(settings: Settings) -> dict:
     if settings.run.dry_run:
         rows = tokens = None
         if "train" in encoded:
-            rows, tokens = counts["train"]["kept"], sum(map(len, encoded["train"]["input_ids"]))
+            rows, tokens = len(encoded["train"]), sum(map(len, encoded["train"]["input_ids"]))
         plan.show_plan(settings, rows, tokens, notes, tokenizer)
         return {}
 

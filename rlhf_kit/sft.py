@@ -7,6 +7,8 @@ text, whatever the tokenizer pads with: TRL keeps a dataset that already has `in
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_
 from trl import SFTConfig
 
 from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
-from rlhf_kit.data.refusals import encode_each
+from rlhf_kit.data.messages import demonstration, is_learnt, learning_last
+from rlhf_kit.data.refusals import UnstableTemplate, encode_each
+from rlhf_kit.data.templates import unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
@@ -209,41 +213,67 @@ def encode_demonstrations(
     first = dataset[0]["messages" if "messages" in columns else "prompt"] if len(dataset) else ""
     if not isinstance(first, str) or tokenizer.chat_template:
         set_chat_template(tokenizer)
-    rows, cut = [], 0
-    for ids, labels, was_cut in encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit), name):
-        if ids and any(label != IGNORED for label in labels):
-            rows.append({"input_ids": ids, "labels": labels})
-            cut += was_cut
-    counts = {"rows": len(dataset), "kept": len(rows), "cut": cut, "dropped": len(dataset) - len(rows)}
+    rows: list[dict[str, list[int]]] = []
+    counts = Counter(rows=len(dataset), kept=0, cut=0, dropped=0)
+    fields: Counter[str] = Counter()
+    given = encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit), name)
+    for encoded, was_cut, unread_names in given:
+        fields.update(unread_names)
+        counts["kept" if encoded else "dropped"] += 1
+        counts["cut"] += was_cut
+        rows += [{"input_ids": ids, "labels": labels} for ids, labels in encoded]
+    if fields:
+        told = ", ".join(f"`{field}` (in {count} of {len(dataset)} rows)" for field, count in fields.items())
+        logger.warning("%s: not read, as the chat template does not write them: %s", name, told)
+    if len(rows) > counts["kept"]:
+        logger.warning(
+            "%s: the chat template writes an answer otherwise once others follow, so each answer is a row of its own: "
+            "%d of %d demonstrations.", name, len(rows), counts["kept"],
+        )  # fmt: skip
     if not rows:
         raise UserError(
             f"None of the {len(dataset)} demonstrations fits max_length={limit} with its first answer. "
             "Raise --max_length (the model's context at most) or give shorter demonstrations."
         )
-    if cut or counts["dropped"]:
+    if counts["cut"] or counts["dropped"]:
         logger.warning(
             "%s: of %d demonstrations %d were cut after the last answer that fits %s tokens and %d dropped, whose "
             "first answer does not fit.",
-            name, counts["rows"], cut, limit, counts["dropped"],
+            name, counts["rows"], counts["cut"], limit, counts["dropped"],
         )  # fmt: skip
-    return Dataset.from_list(rows), counts
+    return Dataset.from_list(rows), dict(counts)
 
 
-def _encode_row(row: dict, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> tuple[list[int], list[int], bool]:
-    """(input_ids, labels, whether turns were cut off); ([], [], False) when no whole answer fits."""
-    if row.get("messages") is None:
+def _encode_row(
+    row: Mapping, tokenizer: PreTrainedTokenizerBase, limit: int | None
+) -> tuple[list[tuple[list[int], list[int]]], bool, list[str]]:
+    """([(input_ids, labels), ...], whether turns were cut off, names of what the chat template does not write).
+
+    One row; none when no whole answer fits; one an answer where the template writes it otherwise once others follow.
+    """
+    row = demonstration(row)
+    if "messages" not in row:
         prompt = encode_prompt(tokenizer, row["prompt"])
         answer = encode_completion(tokenizer, row["completion"], eos=True)
-        if limit is not None and len(prompt) + len(answer) > limit:
-            return [], [], False
-        return prompt + answer, [IGNORED] * len(prompt) + answer, False
-    messages = row["messages"]
-    ids, labels = encode_dialogue(tokenizer, messages)
-    if limit is None or len(ids) <= limit:
-        return ids, labels, False
-    answers = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
-    for last in reversed(answers[:-1] if answers and answers[-1] == len(messages) - 1 else answers):
-        ids, labels = encode_dialogue(tokenizer, messages[: last + 1])
-        if len(ids) <= limit:
-            return ids, labels, True
-    return [], [], False
+        return _fitting([(prompt + answer, [IGNORED] * len(prompt) + answer)], limit), False, []
+    messages, tools = row["messages"], row.get("tools")
+    names = unread(tokenizer, messages, tools)
+    answers = [at for at, message in enumerate(messages) if is_learnt(message)]
+    try:
+        for last in dict.fromkeys([len(messages) - 1, *reversed(answers)]):
+            if fits := _fitting([encode_dialogue(tokenizer, messages[: last + 1], tools)], limit):
+                return fits, last < len(messages) - 1, names
+        return [], False, names
+    except UnstableTemplate:
+        each = [encode_dialogue(tokenizer, learning_last(messages[: at + 1]), tools) for at in answers]
+        fits = _fitting(each, limit)
+        return fits, 0 < len(fits) < len(each), names
+
+
+def _fitting(encoded: Sequence[tuple[list[int], list[int]]], limit: int | None) -> list[tuple[list[int], list[int]]]:
+    """Those that fit and have something to learn."""
+    return [
+        (ids, labels)
+        for ids, labels in encoded
+        if (limit is None or len(ids) <= limit) and any(label != IGNORED for label in labels)
+    ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rlhf_kit.data import sources
-from rlhf_kit.data.checks import describe, is_list
+from rlhf_kit.data.faults import describe, is_list
 from rlhf_kit.data.loading import ON_BAD_ROW
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.kinds import kind_of

@@ -1,139 +1,45 @@
-"""What a row of each kind must hold: every fault in words, with the kind of fault it is.
-
-Also the few things to be known about prompts and completions that are text in one row and messages in another.
-"""
+"""What a row of each kind must hold: every fault in words, with the kind of fault it is."""
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_kit.errors import did_you_mean
+from rlhf_kit.data.faults import WRONG_TYPE, Fault, describe, is_list, text_faults
+from rlhf_kit.data.messages import (
+    CALLS,
+    OPENINGS,
+    RESULTS,
+    answer_turns,
+    completion_text,
+    is_learnt,
+    messages_faults,
+    shared_prompt,
+)
 
-ROLES = ("system", "user", "assistant")
 SAME_TEXT = "equal texts with different ranks"
-WRONG_TYPE = "wrong type"
-
-
-class Fault(str):
-    """What is wrong with a row, what was found and what to do; `kind` is it in a few words, to count by."""
-
-    kind: str
-
-    def __new__(cls, kind: str, text: str) -> Fault:
-        fault = super().__new__(cls, text)
-        fault.kind = kind
-        return fault
-
-
-def describe(value: Any) -> str:
-    """A value as a message names it."""
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, numbers.Number):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return f"the text {value[:40]!r}" + ("..." if len(value) > 40 else "")
-    if isinstance(value, Mapping):
-        return "an object"
-    return "a list" if isinstance(value, Sequence) else f"a {type(value).__name__}"
-
-
-def is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def completion_text(value: Any) -> str:
-    """A completion given as text or as messages, as text."""
-    return value if isinstance(value, str) else value[-1]["content"]
-
-
-def as_messages(prompt: str | Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """A prompt as messages: text is one turn of the user."""
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return [{"role": message["role"], "content": message["content"]} for message in prompt]
-
-
-def prompt_key(prompt: str | Sequence[Mapping[str, Any]]) -> str:
-    """Equal for equal prompts, whether text or messages, whatever blanks stand around their turns."""
-    return json.dumps([(turn["role"], turn["content"].strip()) for turn in as_messages(prompt)], ensure_ascii=False)
-
-
-def shared_prompt(chosen: Any, rejected: Any) -> list[Mapping[str, Any]] | None:
-    """The turns before the last of two dialogues, if there are any and they are the same."""
-    if not (is_list(chosen) and is_list(rejected)) or len(chosen) < 2 or len(chosen) != len(rejected):
-        return None
-    return list(chosen[:-1]) if _clean(chosen[:-1]) == _clean(rejected[:-1]) else None
-
-
-def _text_faults(name: str, value: Any) -> Iterator[Fault]:
-    if not isinstance(value, str):
-        yield Fault(WRONG_TYPE, f"{name} is {describe(value)}; give a string")
-    elif not value.strip():
-        yield Fault("empty text", f"{name} is empty; give some text or remove the row")
-
-
-def _messages_faults(name: str, value: Any) -> Iterator[Fault]:
-    """Faults of a list of messages, whichever turn it ends with."""
-    if not is_list(value):
-        yield Fault(WRONG_TYPE, f'{name} is {describe(value)}; give a list of {{"role", "content"}}')
-        return
-    if not value:
-        yield Fault("no messages", f'{name} is an empty list; give at least one {{"role", "content"}}')
-        return
-    for at, message in enumerate(value, start=1):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            found = ", ".join(f"`{key}`" for key in message) if isinstance(message, Mapping) else describe(message)
-            found = found or "an empty object"
-            yield Fault(WRONG_TYPE, f"{name}, turn {at}: found {found}; a turn has `role` and `content`")
-            continue
-        role = message["role"]
-        if role not in ROLES:
-            hint = did_you_mean(str(role), ROLES) or (" Did you mean 'user'?" if role == "human" else "")
-            told = f"{name}, turn {at}: unknown role {role!r}; give one of {', '.join(ROLES)}.{hint}"
-            yield Fault("unknown role", told)
-        yield from _text_faults(f"{name}, turn {at}: `content`", message["content"])
-        yield from _field_faults(f"{name}, turn {at}", message)
-
-
-def _field_faults(turn: str, message: Mapping[str, Any]) -> Iterator[Fault]:
-    """Fields without which a turn would be read wrongly, in silence; null and empty ones say nothing."""
-    for field in ("tools", "tool_calls", "function_call"):
-        if message.get(field):
-            told = f"{turn}: `{field}` is not supported; write the call into the content, or remove the row"
-            yield Fault(f"`{field}` in a turn", told)
-    if message.get("weight") not in (None, 1):
-        told = f"{turn}: `weight` {message['weight']!r} is not supported, each turn counts 1; remove row or field"
-        yield Fault("`weight` of a turn", told)
-    for field in ("train", "training", "loss"):  # what other trainers call a weight of 0
-        if message.get(field) not in (None, True, 1):
-            told = f"{turn}: `{field}` {message[field]!r} is not supported, each turn is learnt; remove row or field"
-            yield Fault(f"`{field}` of a turn", told)
+NOTHING_LEARNT = "no turn to learn"
 
 
 def _roles(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [message["role"] for message in messages if message["role"] != "system"]
+    return [message["role"] for message in messages if message["role"] not in OPENINGS]
 
 
 def _prompt_faults(value: Any, name: str = "`prompt`") -> Iterator[Fault]:
     if isinstance(value, str):
-        yield from _text_faults(name, value)
+        yield from text_faults(name, value)
         return
     if not is_list(value):
         yield Fault(WRONG_TYPE, f"{name} is {describe(value)}; give a string or a list of messages")
         return
-    faults = list(_messages_faults(name, value))
+    faults = list(messages_faults(name, value))
     yield from faults
     if faults:
         return
     yield from _order_faults(name, value)
-    if value[-1]["role"] != "user":
+    if value[-1]["role"] not in ("user", *RESULTS):
         told = f"{name} ends with a turn of the {value[-1]['role']}; a prompt ends with a user turn"
         yield Fault("a wrong turn", told)
 
@@ -151,7 +57,7 @@ def _demonstration_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         yield from _completion_faults("`completion`", row["completion"], row["prompt"])
         return
     messages = row["messages"]
-    faults = list(_messages_faults("`messages`", messages))
+    faults = list(messages_faults("`messages`", messages))
     yield from faults
     if faults:
         return
@@ -159,41 +65,37 @@ def _demonstration_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     if "assistant" not in _roles(messages):
         told = "`messages` has no assistant turn; a demonstration shows what the assistant says"
         yield Fault("no assistant turn", told)
+    elif not any(map(is_learnt, messages)):
+        yield Fault(NOTHING_LEARNT, "`messages` says of every assistant turn not to learn it; remove the row")
     elif messages[-1]["role"] != "assistant":
         told = f"`messages` ends with a turn of the {messages[-1]['role']}; the last turn is the assistant's"
         yield Fault("a wrong turn", told)
 
 
-def _completion_faults(name: str, value: Any, prompt: Any) -> Iterator[Fault]:
+def _completion_faults(name: str, value: Any, prompt: Any, whole: bool = True) -> Iterator[Fault]:
+    """Faults of a completion: text, or turns that begin and end with the assistant's (one turn if not `whole`)."""
     if not is_list(value):
-        yield from _text_faults(name, value)
+        yield from text_faults(name, value)
         return
-    faults = list(_messages_faults(name, value))
+    faults = list(messages_faults(name, value))
     yield from faults
     if faults:
         return
+    answer = answer_turns(value, prompt)
     if value[-1]["role"] != "assistant":
         told = f"{name} ends with a turn of the {value[-1]['role']}; a completion is the assistant's"
         yield Fault("a wrong turn", told)
-    elif len(value) > 1 and not _repeats(value[:-1], prompt):
+    elif len(answer) > 1 and not (whole and answer[0]["role"] == "assistant"):
         told = f"{name} has {len(value)} turns that do not begin with the prompt; give the assistant's answer alone"
         yield Fault("a wrong turn", told)
-
-
-def _repeats(turns: Sequence[Mapping[str, Any]], prompt: Any) -> bool:
-    """True if the turns before an answer are the prompt again (whole dialogues as `chosen` and `rejected`)."""
-    if isinstance(prompt, str):
-        return len(turns) == 1 and turns[0]["role"] == "user" and turns[0]["content"].strip() == prompt.strip()
-    return is_list(prompt) and _clean(turns) == _clean(prompt)
-
-
-def _clean(messages: Sequence[Any]) -> list[Any]:
-    return [
-        (m["role"], m["content"].strip() if isinstance(m["content"], str) else m["content"])
-        if isinstance(m, Mapping) and {"role", "content"} <= m.keys()
-        else m
-        for m in messages
-    ]
+    elif whole and not any(map(is_learnt, answer)):
+        yield Fault(NOTHING_LEARNT, f"{name} says of every assistant turn not to learn it; remove the row")
+    elif not whole and any(value[-1].get(call) for call in CALLS):
+        told = f"{name} has calls of tools, and answers are text; give as `content` the text of the call"
+        yield Fault("an answer with calls", told)
+    elif not whole and not is_learnt(value[-1]):
+        told = f"{name} says not to learn it, and all answers count; remove the field or the row"
+        yield Fault("an answer not to be learnt", told)
 
 
 def _ranked_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
@@ -211,7 +113,7 @@ def _ranked_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     faults = [
         fault
         for at, completion in enumerate(completions, start=1)
-        for fault in _completion_faults(f"`completions`, answer {at}", completion, row["prompt"])
+        for fault in _completion_faults(f"`completions`, answer {at}", completion, row["prompt"], whole=False)
     ]
     yield from faults
     order_faults = list(_order_of_answers_faults(row))
@@ -285,8 +187,8 @@ def _pair_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
             return
     faults = [
         *_prompt_faults(prompt, "the dialogue before the answers" if implicit else "`prompt`"),
-        *_completion_faults("`chosen`", chosen, prompt),
-        *_completion_faults("`rejected`", rejected, prompt),
+        *_completion_faults("`chosen`", chosen, prompt, whole=False),
+        *_completion_faults("`rejected`", rejected, prompt, whole=False),
     ]
     yield from faults
     if not faults and completion_text(chosen).strip() == completion_text(rejected).strip():
@@ -319,14 +221,14 @@ def _is_finite(value: Any) -> bool:
 
 def _thumb_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _prompt_faults(row["prompt"])
-    yield from _completion_faults("`completion`", row["completion"], row["prompt"])
+    yield from _completion_faults("`completion`", row["completion"], row["prompt"], whole=False)
     if not isinstance(row["label"], bool):
         told = f"`label` is {describe(row['label'])}; give true (a good answer) or false (a bad one)"
         yield Fault(WRONG_TYPE, told)
 
 
 def _document_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
-    yield from (faults := list(_text_faults("`text`", row["text"])))
+    yield from (faults := list(text_faults("`text`", row["text"])))
     spans = row.get("spans")
     if faults or spans is None:
         return

@@ -23,7 +23,7 @@ FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
 SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
 _SUPPORTED = "Supported: .json, .jsonl, .parquet, .csv and, for text, .txt; each may be packed as .gz."
 # A CSV cell is a string; these columns hold JSON, and a prompt or an answer does when it is a list of messages.
-_JSON_COLUMNS = ("messages", "completions", "ranks", "scores", "label", "margin", "weight", "spans")
+_JSON_COLUMNS = ("messages", "completions", "ranks", "scores", "label", "margin", "weight", "spans", "history")
 _DIALOGUE_COLUMNS = ("prompt", "completion", "chosen", "rejected")
 
 

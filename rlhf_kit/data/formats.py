@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_kit.data.checks import CHECKS, WRONG_TYPE, Fault, describe
+from rlhf_kit.data.checks import CHECKS
+from rlhf_kit.data.faults import WRONG_TYPE, Fault, describe
 from rlhf_kit.data.groups import EXTRAS, group_faults, group_key
+from rlhf_kit.data.messages import OPENING, opening_faults, with_opening
 from rlhf_kit.data.orders import ORDERS, missing_orders
 from rlhf_kit.errors import UserError, did_you_mean
 
@@ -37,11 +39,11 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "text": Kind((("text",),), ("spans",)),
-    "demonstrations": Kind((("messages",), ("prompt", "completion"))),
-    "ranked": Kind((("prompt", "completions"),), (*ORDERS, *EXTRAS)),
+    "demonstrations": Kind((("messages",), ("prompt", "completion")), (*OPENING, "tools")),
+    "ranked": Kind((("prompt", "completions"),), (*ORDERS, *EXTRAS, *OPENING)),
     # Without `prompt`, `chosen` and `rejected` are whole dialogues and what they share is the prompt (as in TRL).
-    "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected")), ("group", *EXTRAS)),
-    "thumbs": Kind((("prompt", "completion", "label"),)),
+    "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected")), ("group", *EXTRAS, *OPENING)),
+    "thumbs": Kind((("prompt", "completion", "label"),), OPENING),
     "prompts": Kind((("prompt",),)),
 }
 
@@ -184,4 +186,7 @@ def _row_faults(row: Any, kind: str) -> Iterator[Fault]:
     if form is None:
         yield Fault("wrong columns", columns_fault(present, [kind]))
         return
+    if kind != "text":
+        yield from (faults := list(opening_faults(row)))
+        row = row if faults else with_opening(row)
     yield from CHECKS[kind](row)

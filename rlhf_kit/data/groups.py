@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from rlhf_kit.data.checks import Fault, completion_text, prompt_key, shared_prompt
+from rlhf_kit.data.faults import Fault
+from rlhf_kit.data.messages import completion_text, prompt_key, shared_prompt
 
 Row = dict[str, Any]
 Key = tuple[Any, Any]

@@ -10,8 +10,8 @@ from fractions import Fraction
 from itertools import combinations, permutations
 from typing import Any
 
-from rlhf_kit.data.checks import prompt_key
 from rlhf_kit.data.groups import Row, levels
+from rlhf_kit.data.messages import prompt_key
 from rlhf_kit.errors import UserError, did_you_mean
 
 Ballot = dict[str, int]  # answer -> rank, 1 = best, equal = tie

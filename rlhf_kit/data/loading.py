@@ -11,10 +11,20 @@ import datasets
 import pyarrow
 
 from rlhf_kit.data import sources
-from rlhf_kit.data.checks import as_messages, completion_text, prompt_key, ranks_of
+from rlhf_kit.data.checks import ranks_of
+from rlhf_kit.data.columns import Exact
 from rlhf_kit.data.files import Source
 from rlhf_kit.data.formats import Context, columns_fault, detect_kind, report, sift, validate
 from rlhf_kit.data.groups import EXTRAS, Row, rankings
+from rlhf_kit.data.messages import (
+    Message,
+    as_dialogue,
+    as_messages,
+    completion_text,
+    demonstration,
+    prompt_key,
+    with_opening,
+)
 from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
 
@@ -73,7 +83,7 @@ def load(
         tell(f"{found.name}: {notice}")
     rows = _CANONICAL[kind](found.rows)
     try:
-        return datasets.Dataset.from_list(rows, features=_features(kind, rows)), kind
+        return _dataset(kind, rows), kind
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise UserError(
             f"{found.name}: a column holds values of different types: {str(error).splitlines()[0]}. "
@@ -171,29 +181,23 @@ def _text(rows: Sequence[Row]) -> list[Row]:
 
 
 def _demonstrations(rows: Sequence[Row]) -> list[Row]:
-    if all(row.get("messages") is None and isinstance(row["prompt"], str) for row in rows):
-        return [{"prompt": row["prompt"], "completion": completion_text(row["completion"])} for row in rows]
-    dialogues = []
-    for row in rows:
-        if row.get("messages") is not None:
-            messages = as_messages(row["messages"])
-        else:
-            answer = {"role": "assistant", "content": completion_text(row["completion"])}
-            messages = [*as_messages(row["prompt"]), answer]
-        dialogues.append({"messages": messages})
-    return dialogues
+    rows = [demonstration(row) for row in rows]
+    if all("messages" not in row for row in rows):
+        return rows
+    names = ("messages", "tools") if any("tools" in row for row in rows) else ("messages",)
+    return [{name: row.get(name) for name in names} for row in map(as_dialogue, rows)]
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
     canonical = []
-    for row in rows:
+    for row in map(with_opening, rows):
         completions = [completion_text(completion) for completion in row["completions"]]
         canonical.append({**row, "completions": completions, "ranks": ranks_of(row)})
     return _one_prompt_type(_with_extras(canonical))
 
 
 def _pairs(rows: Sequence[Row]) -> list[Row]:
-    return _one_prompt_type(_with_extras(rankings(rows), always=("margin",)))
+    return _one_prompt_type(_with_extras(rankings(list(map(with_opening, rows))), always=("margin",)))
 
 
 def _with_extras(rows: Sequence[Row], always: Sequence[str] = ()) -> list[Row]:
@@ -211,14 +215,14 @@ def _thumbs(rows: Sequence[Row]) -> list[Row]:
     return _one_prompt_type(
         [
             {"prompt": row["prompt"], "completion": completion_text(row["completion"]), "label": bool(row["label"])}
-            for row in rows
+            for row in map(with_opening, rows)
         ]
     )
 
 
 def _prompts(rows: Sequence[Row]) -> list[Row]:
     names = _columns(rows)
-    return _one_prompt_type([{name: row.get(name) for name in names} for row in rows])
+    return _one_prompt_type([{name: row.get(name) for name in names} for row in map(with_opening, rows)])
 
 
 _CANONICAL = {
@@ -231,23 +235,36 @@ _CANONICAL = {
 }
 
 
-def _features(kind: str, rows: Sequence[Row]) -> datasets.Features | None:
-    """Types of the canonical columns, the same whatever the first rows hold; further columns are inferred."""
-    if kind == "prompts":
-        return None
-    string = datasets.Value("string")
-    messages = datasets.List({"role": string, "content": string})
+def _dataset(kind: str, rows: Sequence[Row]) -> datasets.Dataset:
+    """Rows with the types of the canonical columns, the same whatever the first rows hold; further ones inferred."""
+    string, number, whole = (datasets.Value(name) for name in ("string", "float64", "int64"))
     types = {
         "text": string,
-        "spans": datasets.List(datasets.List(datasets.Value("int64"))),
-        "messages": messages,
-        "prompt": string if isinstance(rows[0].get("prompt"), str) else messages,
+        "spans": datasets.List(datasets.List(whole)),
+        "messages": _dialogue_type(row.get("messages", ()) for row in rows),
+        "prompt": _dialogue_type(row.get("prompt", ()) for row in rows),
         "completion": string,
         "completions": datasets.List(string),
-        "ranks": datasets.List(datasets.Value("int64")),
-        "margin": datasets.Value("float64"),
-        "weight": datasets.Value("float64"),
+        "ranks": datasets.List(whole),
+        "margin": number,
+        "weight": number,
         "labeler": string,
         "label": datasets.Value("bool"),
+        "tools": Exact(),
     }
-    return datasets.Features({name: types[name] for name in rows[0]})
+    known = [name for name in rows[0] if name in types and (kind != "prompts" or name == "prompt")]
+    features = datasets.Features({name: types[name] for name in known})
+    dataset = datasets.Dataset.from_list([{name: row[name] for name in known} for row in rows], features=features)
+    if further := [name for name in rows[0] if name not in known]:
+        inferred = datasets.Dataset.from_list([{name: row[name] for name in further} for row in rows])
+        dataset = datasets.concatenate_datasets([dataset, inferred], axis=1)
+    return dataset
+
+
+def _dialogue_type(dialogues: Iterable[str | Sequence[Message]]) -> Any:
+    """Text, a struct where turns are a role and a content, and where one holds more, what keeps it as it is."""
+    string, dialogues = datasets.Value("string"), list(dialogues)
+    if isinstance(dialogues[0], str):
+        return string
+    plain = all(turn.keys() == {"role", "content"} for dialogue in dialogues for turn in dialogue)
+    return datasets.List({"role": string, "content": string}) if plain else Exact()

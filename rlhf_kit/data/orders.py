@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_kit.data.checks import Fault, is_list
+from rlhf_kit.data.faults import Fault, is_list
 
 ORDERS = ("ranks", "scores")  # the first that a row has counts
 FILE_ORDER = "no row has `ranks` or `scores`: the order of `completions` is taken as best first"

@@ -17,6 +17,10 @@ class TemplateRefusal(UserError):
         self.words, self.advice = words, advice
 
 
+class UnstableTemplate(UserError):
+    """A chat template writes an answer otherwise once more turns follow (thoughts of earlier turns are left out)."""
+
+
 def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
     """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
     found, refusals = [], {}

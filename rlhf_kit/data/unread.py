@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.formats import KINDS
+from rlhf_kit.data.messages import LEARNT
 from rlhf_kit.data.orders import FILE_ORDER, has_order, unread_orders
 
 # Columns that are part of what is asked; nothing is lost where the prompt holds their text already.
@@ -16,8 +18,7 @@ _PART_OF_PROMPT = (
     "instruction input context document documents passage system system_prompt system_message history tools functions "
     "image images audio video"
 ).split()
-
-_DIALOGUES = ("messages", "prompt", "completion", "completions", "chosen", "rejected")
+_SYSTEM = ("system_prompt", "system_message", "developer")  # what others call a `system` column
 
 
 def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
@@ -28,9 +29,10 @@ def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
     unread = unread_columns(rows, kind)
     for name in unread:
         if name.lower() in _PART_OF_PROMPT and any(_is_missing(row, name) for row in rows):
+            advice = "rename it to `system`" if name.lower() in _SYSTEM else "put it there, below the instruction"
             found.append(
-                f"`{name}` is not read, and rows have one that does not stand in their `prompt`: put it there (below "
-                "the instruction, or as a system turn), or take the column out"
+                f"`{name}` is not read, and rows have one that does not stand in their `prompt`: {advice}, or take "
+                "the column out"
             )
     if "label" in unread and kind == "demonstrations":
         found.append(
@@ -53,23 +55,24 @@ def notices(rows: Sequence[Any], kind: str) -> list[str]:
             for name, count in unread.items()
         )
         told.append(f"not read, as {kind} have no such columns: {named}")
-    if fields := unread_fields(rows):
+    if fields := unread_fields(rows, kind):
         named = ", ".join(f"`{name}` (in {count} of {len(rows)} rows)" for name, count in fields.items())
-        told.append(f"not read, as turns have `role` and `content` only: {named}")
+        told.append(f"not read, as answers are text: {named}")
+    if kind == "prompts" and (count := sum(bool(row.get("tools")) for row in rows if isinstance(row, Mapping))):
+        told.append(f"`tools` (in {count} of {len(rows)} rows) reach the reward functions, not the policy")
     return told
 
 
-def unread_fields(rows: Sequence[Any]) -> Counter[str]:
-    """How many rows have each field of a turn that nothing reads."""
+def unread_fields(rows: Sequence[Any], kind: str) -> Counter[str]:
+    """How many rows have each further field of an answer; of a demonstration's the chat template may read them."""
     counts: Counter[str] = Counter()
-    for row in rows:
-        columns = [row.get(name) for name in _DIALOGUES] if isinstance(row, Mapping) else []
-        turns = [turn for column in columns if isinstance(column, Sequence) for turn in column]
-        turns += [turn for answer in turns if isinstance(answer, list) for turn in answer]  # `completions` of turns
-        held = {
-            str(key) for turn in turns if isinstance(turn, Mapping) for key, value in turn.items() if value is not None
-        }
-        counts.update(sorted(held - {"role", "content"}))
+    for row in rows if kind in ("ranked", "pairs", "thumbs") else ():
+        answers = [row.get(name) for name in ("completion", "chosen", "rejected")] if isinstance(row, Mapping) else []
+        listed = row.get("completions") if isinstance(row, Mapping) else None
+        answers += listed if is_list(listed) else []
+        turns = [answer[-1] for answer in answers if is_list(answer) and answer]
+        held = {str(name) for turn in turns if isinstance(turn, Mapping) for name in turn if turn[name] is not None}
+        counts.update(sorted(held - {"role", "content", *LEARNT}))
     return counts
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rlhf_kit.data.formats import KINDS, Context, detect_kind, validate
+from rlhf_kit.data.messages import ROLES
 from rlhf_kit.errors import UserError
 
 USER = {"role": "user", "content": "Hi"}
@@ -86,12 +87,12 @@ FAULTS = [
     (
         "demonstrations",
         {"messages": [{"role": "human", "content": "Hi"}, SAYS]},
-        "`messages`, turn 1: unknown role 'human'; give one of system, user, assistant. Did you mean 'user'?",
+        f"`messages`, turn 1: unknown role 'human'; give one of {', '.join(ROLES)}. Did you mean 'user'?",
     ),
     (
         "demonstrations",
         {"messages": [USER, {"role": "asistant", "content": "Hi"}]},
-        "`messages`, turn 2: unknown role 'asistant'; give one of system, user, assistant. Did you mean 'assistant'?",
+        f"`messages`, turn 2: unknown role 'asistant'; give one of {', '.join(ROLES)}. Did you mean 'assistant'?",
     ),
     (
         "demonstrations",

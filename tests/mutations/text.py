@@ -3,7 +3,7 @@
 MUTANTS = [
     (
         "rlhf_kit/data/chat.py",
-        "ends += _frame(tokenizer).end[-1:]",
+        "ends += frame_of(tokenizer).end[-1:]",
         "ends += []",
         "tests/data/test_families.py::test_the_turns_end_is_trained_and_is_an_end",
     ),
@@ -33,24 +33,24 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/chat.py",
-        "return _without_lead(tokenizer, text) if tokenizer.chat_template else text",
+        "return without_lead(tokenizer, text) if tokenizer.chat_template else text",
         "return text",
         "tests/data/test_families.py::test_an_empty_thought_stands_once",
     ),
     (
-        "rlhf_kit/data/chat.py",
+        "rlhf_kit/data/templates.py",
         'if "".join(said.split()) == "".join(completion.split()):',
         "if False:",
         "tests/data/test_families.py::test_a_thought_of_its_own_takes_the_leads_place",
     ),
     (
-        "rlhf_kit/data/chat.py",
-        "_without_lead(tokenizer, content.strip())  #",
-        "content.strip()  #",
+        "rlhf_kit/data/templates.py",
+        'without_lead(tokenizer, turn["content"].strip())',
+        'turn["content"].strip()',
         "tests/data/test_families.py::test_a_lead_that_a_template_writes_whatever_comes_stands_once",
     ),
     (
-        "rlhf_kit/data/chat.py",
+        "rlhf_kit/data/templates.py",
         "for ends in (specials.ids, specials.marks):",
         "for ends in (specials.ids,):",
         "tests/data/test_families.py::test_an_end_that_was_only_added_ends_a_turn",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit.data.checks import completion_text, ranks_of
+from rlhf_kit.data.checks import ranks_of
 from rlhf_kit.data.files import read_file
 from rlhf_kit.data.formats import Context, report, sift
 from rlhf_kit.data.groups import EXTRAS, Row
@@ -22,6 +22,7 @@ from rlhf_kit.data.interchange.pairs import read_hh, read_trl, write_hh, write_t
 from rlhf_kit.data.interchange.published import read_oasst, read_summaries, read_ultrafeedback, read_webgpt
 from rlhf_kit.data.interchange.records import Reader
 from rlhf_kit.data.interchange.tools import read_argilla, read_label_studio, write_argilla, write_label_studio
+from rlhf_kit.data.messages import completion_text
 from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.storage import Folder

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_kit.data.checks import as_messages, shared_prompt
 from rlhf_kit.data.formats import Context, sift
 from rlhf_kit.data.groups import Row, pairs_of, rankings
 from rlhf_kit.data.interchange.records import Skip, each, take
+from rlhf_kit.data.messages import as_messages, shared_prompt
 
 NO_ORDER = "all answers tie: there is no pair"
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}

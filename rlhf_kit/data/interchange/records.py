@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rlhf_kit.data.checks import is_list
+from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.groups import Row
 
 # A field of these names is the prompt, the first that is there.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_kit.data.checks import is_list
+from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.groups import Row
 from rlhf_kit.data.interchange.records import Skip, dense, each, mappings, prompt_field, take
 from rlhf_kit.data.labelers import by_list

@@ -1,0 +1,46 @@
+"""Faults of rows, and values as a message names them."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+WRONG_TYPE = "wrong type"
+
+
+class Fault(str):
+    """What is wrong with a row, what was found and what to do; `kind` is it in a few words, to count by."""
+
+    kind: str
+
+    def __new__(cls, kind: str, text: str) -> Fault:
+        fault = super().__new__(cls, text)
+        fault.kind = kind
+        return fault
+
+
+def describe(value: Any) -> str:
+    """A value as a message names it."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, numbers.Number):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}" + ("..." if len(value) > 40 else "")
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, Sequence) else f"a {type(value).__name__}"
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def text_faults(name: str, value: Any) -> Iterator[Fault]:
+    if not isinstance(value, str):
+        yield Fault(WRONG_TYPE, f"{name} is {describe(value)}; give a string")
+    elif not value.strip():
+        yield Fault("empty text", f"{name} is empty; give some text or remove the row")
