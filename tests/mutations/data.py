@@ -52,15 +52,15 @@ MUTANTS = [
     ),
     (
         UNREAD,
-        "turns += [turn for answer in turns if isinstance(answer, list) for turn in answer]",
+        "answers += listed if is_list(listed) else []",
         "pass",
-        FIELDS_TEST + "test_fields_of_answers_are_named_too",
+        FIELDS_TEST + "test_fields_of_answers_that_are_compared_are_named",
     ),
     (
         UNREAD,
-        'counts.update(sorted(held - {"role", "content"}))',
+        'counts.update(sorted(held - {"role", "content", *LEARNT}))',
         "pass",
-        FIELDS_TEST + "test_a_field_that_nothing_reads_is_named",
+        FIELDS_TEST + "test_fields_of_answers_that_are_compared_are_named",
     ),
     # Rows that say nothing.
     (
