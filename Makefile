@@ -11,6 +11,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+# SIGKILL at KILLS=40 random moments of every stage and an evaluation, each gone on with to the end of an unbroken run.
 test-kills: $(INSTALLED)
 	$(BIN)/python tests/kills.py
 

@@ -209,6 +209,7 @@ def encode(
         return_overflowing_tokens=True, return_offsets_mapping=any(spans), split_special_tokens=True,
         return_token_type_ids=False, return_attention_mask=False,
     )  # fmt: skip
+    tokenizer.backend_tokenizer.no_truncation()  # it would be saved, and cut the texts of whoever loads it
     rows = [{"input_ids": ids} for ids in encoded["input_ids"]]
     if any(spans):
         places = zip(encoded["offset_mapping"], encoded["overflow_to_sample_mapping"], strict=True)

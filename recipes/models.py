@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,9 +134,13 @@ def tokenizer_or_new(
             "--train_tokenizer makes a new vocabulary: it goes with --config_overrides (a model from scratch) and "
             "without --tokenizer_name_or_path."
         )
-    if settings.training.resume_from_checkpoint:  # one trained anew may number its tokens otherwise
-        return load_tokenizer(settings.training.resume_from_checkpoint, needs_eos=settings.stage != "mlm")
-    return make(train_data["text"], size) if train_data is not None else None
+    saved = settings.training.resume_from_checkpoint  # one trained anew may number its tokens otherwise
+    if not saved and train_data is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        if not saved:
+            make(train_data["text"], size).save_pretrained(folder)
+        return load_tokenizer(saved or folder, needs_eos=settings.stage != "mlm")
 
 
 def load_model(

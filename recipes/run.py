@@ -102,7 +102,6 @@ STALE_NEWS = (
     "We strongly recommend passing in an `attention_mask`",
     "`loss_type=None` was set",
     "mtime may not be",
-    "There were missing keys in the checkpoint model loaded: ['lm_head.weight']",
     "There seems not to be a single sample in your epoch_iterator",
     "Warning: The following arguments do not match the ones in the `trainer_state.json`",  # those given hold
 )

@@ -1,8 +1,9 @@
 """SIGKILL at random moments, files damaged after it, and the same command again: `make test-kills` (KILLS=40, SEED=0).
 
-Every stage and one evaluation run once unbroken; then each is killed and gone on with, in turn. A resumed run must end
-with the weights, steps, metrics and rows of the unbroken one, and where a checkpoint was damaged it must say so.
-Runs are forks of this process, which has the imports behind it.
+Every stage and one evaluation run once unbroken; then each is killed, some twice, and gone on with, in turn. It must
+leave the files that the unbroken one left, with the same in them: weights, steps, metrics, items, figures, and the
+checkpoints with all they hold. Where a checkpoint was damaged it must say which. Runs are forks of this process, which
+has the imports behind it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -34,21 +36,24 @@ from rlhf_kit.training.checkpoints import checkpoints, damage, is_cut_off
 ROOT = Path(__file__).parents[1]
 STAGES = {"pretrain": pretrain, "mlm": mlm, "sft": sft, "reward": reward, "ppo": ppo}
 BERT = "num_hidden_layers=2,hidden_size=32,num_attention_heads=2,intermediate_size=64,max_position_embeddings=64"
-TIMED = ("time", "runtime", "per_second", "seconds", "resumed_from", "output", "tokens_per_second")
-DAMAGED = 0.4  # share of the kills after which a file of a checkpoint is harmed
+# Of one run and no other: how long it took, and what it went on from.
+OWN = re.compile(r"time|seconds(/.*)?|.*(runtime|per_second)|resumed(_from)?|resume_from_checkpoint")
+OWN_FILES = {".rlhf_kit", "checkpoint.json", "training_args.bin"}
+SAVED, TWICE, DAMAGED = 0.75, 0.25, 0.4  # shares: killed after something was saved, killed again, a file harmed then
 
 
 @dataclass
 class Ended:
-    """What a run left: its exit status, what it said, and how long it took."""
+    """What a run left: its exit status (None: killed), what it said, its seconds, and those until it had saved."""
 
     status: int | None
     said: str
     seconds: float
+    saved: float
 
 
-def fork(main, argv: list[str], log: Path, kill_after: float | None = None) -> Ended:
-    """`main(argv)` in a process of its own; killed after `kill_after` seconds (status None), unless it has ended."""
+def fork(main, argv, log: Path, out: Path, kill_after: float | None = None, since_saving: bool = False) -> Ended:
+    """`main(argv)`, writing into `out`, in a process of its own; killed after so many seconds, or since it saved."""
     start = time.perf_counter()
     child = os.fork()
     if child == 0:
@@ -64,16 +69,22 @@ def fork(main, argv: list[str], log: Path, kill_after: float | None = None) -> E
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+    status, saved = None, None
     while True:
         done, code = os.waitpid(child, os.WNOHANG)
         seconds = time.perf_counter() - start
+        if saved is None and any(out.rglob("checkpoint-*/checkpoint.json" if "--output_dir" in argv else "items-*")):
+            saved = seconds
         if done:
-            return Ended(os.waitstatus_to_exitcode(code), log.read_text(errors="replace"), seconds)
-        if kill_after is not None and seconds >= kill_after:
+            status = os.waitstatus_to_exitcode(code)
+            break
+        begun = (saved if since_saving else 0.0) if kill_after is not None else None
+        if begun is not None and seconds - begun >= kill_after:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return Ended(None, log.read_text(errors="replace"), seconds)
+            break
         time.sleep(0.005)
+    return Ended(status, log.read_text(errors="replace"), seconds, saved or 0.0)
 
 
 # -- what is run -----------------------------------------------------------------------------------------------------
@@ -105,31 +116,23 @@ def prepare(folder: Path) -> dict[str, list[str]]:
         "ranked.jsonl",
         [{"prompt": f"say {i}", "completions": ["cat", f"a dog {i}", "mat"], "ranks": [1, 2, 2]} for i in range(40)],
     )
-    common = [
-        "--max_steps",
-        "24",
-        "--save_steps",
-        "4",
-        "--logging_steps",
-        "3",
-        "--disable_tqdm",
-        "--report_to",
-        "none",
-    ]
-    common += ["--per_device_train_batch_size", "2", "--save_total_limit", "3", "--learning_rate", "1e-3"]
+    common = ["--max_steps", "24", "--save_steps", "4", "--logging_steps", "3", "--disable_tqdm",
+              "--report_to", "none", "--per_device_train_batch_size", "2", "--save_total_limit", "3",
+              "--learning_rate", "1e-3"]  # fmt: skip
     base = ["--model_name_or_path", str(folder / "base"), *common]
     grouped = ["--train_sampling_strategy", "group_by_length"]
     return {
         "pretrain": [*base, "--dataset_name", texts, "--block_size", "16", "--eval_dataset_name", texts],
         "mlm": ["--model_name_or_path", "bert", "--train_tokenizer", "90", "--config_overrides", BERT, *common,
                 "--dataset_name", texts],
-        "sft": [*base, "--dataset_name", answers, *grouped, "--gradient_accumulation_steps", "2"],
+        "sft": [*base, "--dataset_name", answers, *grouped, "--gradient_accumulation_steps", "2",
+                "--use_peft", "--lora_r", "4", "--lora_dropout", "0.1"],
         "reward": [*base, "--dataset_name", ranked, *grouped],
         "ppo": [*base, "--dataset_name", ranked, "--reward_funcs", "short_answers:length", "--rollout_batch_size", "4",
                 "--mini_batch_size", "2", "--num_ppo_epochs", "2", "--max_completion_length", "6", "--kl_target", "1",
                 "--ema_decay", "0.9", "--reward_scaling"],
-        "eval": ["icl", "--models", str(folder / "base"), "--tasks", "1DC", "--shots", "0", "--limit", "100",
-                 "--max-batch-tokens", "256"],
+        "eval": ["icl", "--models", str(folder / "base"), "--tasks", "1DC", "world-facts-en", "--shots", "0", "1",
+                 "--limit", "30", "--max-batch-tokens", "256"],
     }  # fmt: skip
 
 
@@ -143,40 +146,55 @@ def command(stage: str, argv: list[str], out: Path, *more: str):
 
 
 def untimed(found):
+    """JSON values without what is of one run alone."""
     if isinstance(found, dict):
-        return {
-            key: untimed(value)
-            for key, value in found.items()
-            if not (key.endswith(TIMED) or key.startswith("seconds/"))
-        }
+        return {key: untimed(value) for key, value in found.items() if not OWN.fullmatch(key)}
     return [untimed(item) for item in found] if isinstance(found, list) else found
 
 
-def differences(stage: str, whole: Path, again: Path) -> list[str]:
-    """What a resumed run left that the unbroken one did not, by file."""
-    if stage == "eval":
-        # Every item's answer and score; results.json also says how long it took.
-        pairs = [(path, again / path.relative_to(whole)) for path in sorted(whole.rglob("items*.jsonl"))]
-        if not pairs:
-            return ["no items at all"]
-        return [one.name for one, two in pairs if rows_of(one) != rows_of(two)]
-    found = []
-    for path in [*whole.glob("*.safetensors"), *whole.glob("ema/*.safetensors")]:
-        one, two = load_file(path), load_file(again / path.relative_to(whole))
-        if one.keys() != two.keys() or any(not torch.equal(one[name], two[name]) for name in one):
-            found.append(path.name)
-    if rows_of(whole / "metrics.jsonl") != rows_of(again / "metrics.jsonl"):
-        found.append("metrics.jsonl")
-    one, two = (json.loads((folder / "run.json").read_text()) for folder in (whole, again))
-    if (one["steps"], untimed(one["metrics"])) != (two["steps"], untimed(two["metrics"])):
-        found.append("run.json")
-    return found
-
-
-def rows_of(path: Path) -> list:
+def content(path: Path):
+    """What a file holds, whatever way it was written."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix in (".pt", ".pth"):
+        return torch.load(path, weights_only=False)
     if path.suffix == ".json":
         return untimed(json.loads(path.read_text()))
-    return sorted(json.dumps(untimed(json.loads(line)), sort_keys=True) for line in path.read_text().splitlines())
+    if path.suffix == ".jsonl":
+        return [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.suffix == ".md":
+        return re.sub(r"\d+ s$", "", path.read_text(), flags=re.MULTILINE)
+    return path.read_bytes()
+
+
+def is_same(one, two) -> bool:
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(is_same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(is_same, one, two))
+    return bool((one == two).all()) if hasattr(one, "all") else one == two
+
+
+def differences(whole: Path, again: Path) -> list[str]:
+    """What is not the same in two folders, by file."""
+    names = {
+        path.relative_to(folder).as_posix()
+        for folder in (whole, again)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in OWN_FILES
+    }
+    found = []
+    for name in sorted(names):
+        missing = [folder.name for folder in (whole, again) if not (folder / name).is_file()]
+        if missing:
+            found.append(f"{name} is not in {missing[0]}")
+        elif not is_same(content(whole / name), content(again / name)):
+            found.append(f"{name} is not that of the unbroken run")
+    return found
 
 
 # -- one kill --------------------------------------------------------------------------------------------------------
@@ -184,6 +202,8 @@ def rows_of(path: Path) -> list:
 
 def harm(out: Path, chance: random.Random) -> str | None:
     """Cut, empty, garble or remove a file of the last whole checkpoint -> its name, None where there is none."""
+    for items in out.rglob("items-*"):  # of an evaluation: its last items were not on the disk yet
+        items.write_bytes(items.read_bytes()[: chance.randrange(items.stat().st_size + 1)])
     found = [path for path in checkpoints(out) if not is_cut_off(path) and damage(path) is None]
     if not found:
         return None
@@ -200,32 +220,33 @@ def harm(out: Path, chance: random.Random) -> str | None:
     return f"{found[-1].name}/{path.name}"
 
 
-def kill_once(stage: str, argv: list[str], folder: Path, seconds: float, chance: random.Random) -> tuple[str, list]:
+def kill_once(stage: str, argv: list[str], folder: Path, whole: Ended, chance: random.Random) -> tuple[str, list]:
     """Kill, harm, go on -> what became of it, and what is wrong with it."""
-    out, log = folder / "killed", folder / "log.txt"
+    out, log = folder / "out", folder / "log.txt"
     shutil.rmtree(out, ignore_errors=True)
-    main, options = command(stage, argv, out)
-    first = fork(main, options, log, kill_after=chance.uniform(0, 1.05) * seconds)
-    if first.status not in (None, 0):
-        return "failed before it was killed", [first.said[-2000:]]
-    harmed = harm(out, chance) if stage != "eval" and chance.random() < DAMAGED else None
-    main, options = command(stage, argv, out, "--resume_from_checkpoint")
-    second = fork(main, options, log)
+    begin, go_on = command(stage, argv, out), command(stage, argv, out, "--resume_from_checkpoint")
+    since_saving = chance.random() < SAVED
+    moment = chance.uniform(0, 1.05 * (whole.seconds - whole.saved) if since_saving else whole.saved)
+    ended = fork(*begin, log, out, moment, since_saving)
+    if ended.status is None and chance.random() < TWICE:
+        ended = fork(*go_on, log, out, kill_after=chance.uniform(0, whole.seconds))
+    if ended.status not in (None, 0):
+        return "failed before it was killed", [ended.said[-2000:]]
+    harmed = harm(out, chance) if chance.random() < DAMAGED else None
+    ended = fork(*go_on, log, out)
     wrong = []
-    if harmed and harmed.partition("/")[0] not in second.said:
-        wrong.append(f"{harmed} was damaged, and nothing was said: {second.said[-2000:]}")
+    if harmed and harmed.partition("/")[0] not in ended.said:
+        wrong.append(f"{harmed} was damaged, and nothing was said: {ended.said[-2000:]}")
     outcome = "went on after damage, from the one before" if harmed else "went on"
-    if second.status == 2 and harmed and "no whole checkpoint left" in second.said:
+    if ended.status == 2 and harmed and "no whole checkpoint left" in ended.said:
         outcome = "refused: none was whole; begun anew"
         shutil.rmtree(out)
-        main, options = command(stage, argv, out)
-        second = fork(main, options, log)
-    elif "starting from the beginning" in second.said:
+        ended = fork(*begin, log, out)
+    elif "starting from the beginning" in ended.said:
         outcome = "nothing was saved: from the beginning"
-    if second.status != 0:
-        return outcome, [*wrong, f"exit status {second.status}: {second.said[-2000:]}"]
-    different = differences(stage, folder / "whole", out)
-    return outcome, wrong + [f"{name} is not that of the unbroken run" for name in different]
+    if ended.status != 0:
+        return outcome, [*wrong, f"exit status {ended.status}: {ended.said[-2000:]}"]
+    return outcome, wrong + differences(folder / "whole", out)
 
 
 def main() -> int:
@@ -242,18 +263,19 @@ def main() -> int:
         )
         os.chdir(root)
         commands = prepare(root)
-        seconds = {}
+        unbroken = {}
         for stage, argv in commands.items():
             (root / stage).mkdir()
-            ended = fork(*command(stage, argv, root / stage / "whole"), root / stage / "log.txt")
-            seconds[stage] = ended.seconds
+            out = root / stage / "out"
+            ended = unbroken[stage] = fork(*command(stage, argv, out), root / stage / "log.txt", out)
+            out.rename(root / stage / "whole")
             if ended.status != 0:
                 print(f"{stage}: exit status {ended.status}\n{ended.said}")
                 return 1
         stages = list(commands)
         for number in range(options.kills):
             stage = stages[number % len(stages)]
-            outcome, wrong = kill_once(stage, commands[stage], root / stage, seconds[stage], chance)
+            outcome, wrong = kill_once(stage, commands[stage], root / stage, unbroken[stage], chance)
             counts[stage, outcome] += 1
             failures += bool(wrong)
             print(

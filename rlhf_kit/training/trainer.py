@@ -153,6 +153,12 @@ class TrainerMixin:
             logger.warning("%s. Going on from %s.", told, checkpoint.name)
         return str(checkpoint)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As transformers', but for tied weights: a checkpoint holds them once."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _init_training_state(self, max_steps: int, *args: Any, **options: Any) -> tuple[int, int]:
         place = super()._init_training_state(max_steps, *args, **options)
         self.state.compute_steps(self.args, max_steps)  # how often to log, save and evaluate: as given now
@@ -196,10 +202,12 @@ class TrainerMixin:
         self._put_back()
         if self.state.global_step >= self.state.max_steps:
             return  # the checkpoint was the run's last
-        inside = options["epoch"] == options["epochs_trained"] and options["steps_trained_in_current_epoch"]
-        if inside and self._epoch_rng is not None:
+        continued = options["resume_from_checkpoint"] and options["epoch"] == options["epochs_trained"]
+        if continued and options["steps_trained_in_current_epoch"] and self._epoch_rng is not None:
             torch.set_rng_state(self._epoch_rng)
         else:
+            if continued:  # an epoch begins at the checkpoint: the order is drawn from the state that it holds
+                self._load_rng_state(options["resume_from_checkpoint"])
             self._epoch_rng = torch.get_rng_state()
         super()._run_epoch(**options)
 

@@ -302,8 +302,8 @@ def test_masks_are_berts(tokenizer):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_resumed_run_draws_the_masks_of_an_unbroken_one(workers, texts, tmp_path):
-    """Dropout, rows grouped by length, a vocabulary of its own, two passes: equal weights and rows of metrics."""
+def test_a_resumed_run_draws_the_masks_of_an_unbroken_one(workers, texts, tmp_path, caplog):
+    """Dropout, rows grouped by length, a vocabulary of its own, two passes: equal weights, metrics and files."""
 
     def trained(name, *more):
         out = tmp_path / name
@@ -316,10 +316,15 @@ def test_a_resumed_run_draws_the_masks_of_an_unbroken_one(workers, texts, tmp_pa
             {key: value for key, value in row.items() if not key.endswith(timed)} for row in rows
         ]
 
+    def described():
+        return {path.name: path.read_text() for path in (tmp_path / "out").glob("*.json") if path.name != "run.json"}
+
     weights, rows = trained("out")
+    files = described()
     for path in (tmp_path / "out").iterdir():  # as it was when a kill came after step 10
         if path.name not in ("checkpoint-5", "checkpoint-10", "metrics.jsonl", ".rlhf_kit"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     again, same_rows = trained("out", "--resume_from_checkpoint")
-    assert same_rows == rows and len(rows) > 4
+    assert same_rows == rows and len(rows) > 4 and "missing keys" not in caplog.text
+    assert described() == files and json.loads(files["tokenizer.json"])["truncation"] is None
     assert all(torch.equal(weights[name], again[name]) for name in weights)

@@ -84,6 +84,20 @@ def test_counts_go_on_inside_a_logging_interval(run):
     assert rows(run.out) == logged and same(weights(run.out), whole)
 
 
+@pytest.mark.parametrize("boundary", [6, 12])  # of passes of 6 steps
+def test_a_run_resumed_twice_about_the_end_of_a_pass_reads_the_same_rows(boundary, run):
+    """The order of a pass that began with the first resumption is drawn again by the second."""
+    steps = ["--max_steps", boundary + 4, "--learning_rate", "1e-2", "--train_sampling_strategy", "group_by_length"]
+    run(*steps)
+    whole, logged = weights(run.out), rows(run.out)
+    for gone in ((boundary + 2, boundary + 4), (boundary + 4,)):
+        for number in gone:
+            shutil.rmtree(run.out / f"checkpoint-{number}")
+        assert run(*steps, "--resume_from_checkpoint")[0] == 0
+    assert json.loads((run.out / "run.json").read_text())["resumed_from"] == f"checkpoint-{boundary + 2}"
+    assert rows(run.out) == logged and same(weights(run.out), whole)
+
+
 # -- used as given, and recorded -------------------------------------------------------------------------------------
 
 
