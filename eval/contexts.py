@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -101,6 +103,27 @@ class Contexts:
         return output.logits
 
 
+def asked_once(decide: Callable[[PreTrainedModel], bool]) -> Callable[[PreTrainedModel], bool]:
+    """`decide`, its answer kept for as long as the model lives: what it computes with is part of the question."""
+    answers: WeakKeyDictionary[PreTrainedModel, dict] = WeakKeyDictionary()
+
+    @wraps(decide)
+    def answer(model: PreTrainedModel) -> bool:
+        known, how = answers.setdefault(model, {}), (model.config._attn_implementation, model.dtype, model.device)
+        if how not in known:
+            known[how] = decide(model)
+        return known[how]
+
+    return answer
+
+
+def _random_texts(model: PreTrainedModel, tokens: int) -> Tensor:
+    """(2, tokens), the same whenever it is called."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, model.config.get_text_config().vocab_size, (2, tokens), generator=generator)
+
+
+@asked_once
 def can_share(model: PreTrainedModel) -> bool:
     """Whether a model computes in `Contexts` what it computes in one row a continuation: tried on random tokens.
 
@@ -110,9 +133,7 @@ def can_share(model: PreTrainedModel) -> bool:
     Raises:
         UserError: for a model that reads what is to come, of which no evaluation would be right.
     """
-    generator = torch.Generator().manual_seed(0)
-    random = torch.randint(0, model.config.get_text_config().vocab_size, (2, 32), generator=generator).tolist()
-    preflight.check_texts(model, preflight.short_texts(model, random))
+    preflight.check_texts(model, preflight.short_texts(model, _random_texts(model, 32).tolist()))
     takes = set(inspect.signature(type(model).forward).parameters)
     if not {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"} <= takes:
         return False
@@ -120,9 +141,7 @@ def can_share(model: PreTrainedModel) -> bool:
         return False
     if not all(type(layer) is GrowingLayer for layer in growing_cache(model).layers):
         return False
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (2, 8), generator=generator)
-    return preflight.tried(model, lambda: _sharing_gap(model, ids)) is None
+    return preflight.tried(model, lambda: _sharing_gap(model, _random_texts(model, 8))) is None
 
 
 def _sharing_gap(model: PreTrainedModel, ids: Tensor) -> float:
@@ -136,14 +155,14 @@ def _sharing_gap(model: PreTrainedModel, ids: Tensor) -> float:
     return preflight.gap([*shared.float()], [preflight.alone(model, row)[[4, 7]] for row in ids.tolist()])
 
 
+@asked_once
 def can_cache(model: PreTrainedModel) -> bool:
     """Whether transformers' own loop may keep a cache of what it has read: tried on random tokens.
 
     Raises:
         UserError: where it writes from other logits than the model's without a cache, too.
     """
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (2, 6), generator=generator)
+    ids = _random_texts(model, 6)
     faults = [preflight.tried(model, lambda how=how: _generation_gap(model, ids, how)) for how in (True, False)]
     if all(faults):
         raise UserError(f"{type(model).__name__} cannot be evaluated by what it writes: in `generate` {faults[1]}.")

@@ -20,14 +20,13 @@ from rlhf_kit.models.checkpoints import (
 )
 from rlhf_kit.models.weights import adapter_config, attempt, is_classifier_config
 from rlhf_kit.recipes.card import merged_card
+from rlhf_kit.recipes.output import SAVING
 from rlhf_kit.recipes.run import prepare_environment
 from rlhf_kit.storage import RECORD, Folder
 
-SAVING = ".saving"
-
 
 def merge(adapter: str, output_dir: Path, dtype: str = "auto") -> str:
-    """Write the model that `adapter` makes of its base, and its tokenizer, into `output_dir`; returns a line
+    """Write the model that `adapter` makes of its base, and its tokenizer, into `output_dir`; returns a line about it.
 
     The sum is made in float32 and rounded once.
 
