@@ -91,11 +91,12 @@ def _scored(
     keys = [prompt_key(row["prompt"]) for row in rows]
     mine = set(list(dict.fromkeys(keys))[state.process_index :: state.num_processes])
     reader = Reader(model, tokenizer)
+    reader.check_padding((row["prompt"], _completions(row)) for row in rows)
     items, lists = [], []
     for at, (key, row) in enumerate(zip(keys, rows, strict=True)):
         if key not in mine:
             continue
-        completions = row["completions"] if "completions" in row else [row["completion"]]
+        completions = _completions(row)
         readings = reader(row["prompt"], completions)
         items.append(
             {
@@ -113,6 +114,10 @@ def _scored(
         left = iter(scores)
         item["scores"] = [next(left) if fits else None for fits in item.pop("fits")]
     return sorted(gather_object(items), key=lambda item: item["row"])
+
+
+def _completions(row: Row) -> list[str]:
+    return row["completions"] if "completions" in row else [row["completion"]]
 
 
 def _ranked_list(item: dict) -> RankedList:

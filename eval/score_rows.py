@@ -112,7 +112,10 @@ def run(options: argparse.Namespace) -> None:
     form = form_of(found)
     lists = lists_of(found, form)
     loaded = {name: load_scorer(name, [prompt for prompt, _ in lists], found.name) for name in options.model}
-    cut = check_lengths(found, lists, {name: Reader(*pair) for name, pair in loaded.items()})
+    readers = {name: Reader(*pair) for name, pair in loaded.items()}
+    cut = check_lengths(found, lists, readers)
+    for reader in readers.values():
+        reader.check_padding(lists)
     if cut:
         told = f"{cut} prompts are longer than the model reads with their completions and lose their beginning."
         print(f"rlhf-kit score: {told}", file=sys.stderr)  # noqa: T201

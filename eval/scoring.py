@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.chat import Message, encode_completion, encode_prompt
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.eval.progress import Counter
-from rlhf_kit.models import heads
+from rlhf_kit.models import heads, preflight
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_reward_model, load_tokenizer
 
 Prompt = str | Sequence[Message]
@@ -65,11 +65,11 @@ class Reading:
 
 
 class Reader:
-    """What `heads.score_texts` will make of texts, by the same rules, without a forward."""
+    """What `heads.score_texts` will make of texts, by the same rules."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         config = heads.unwrapped(model).config
-        self.tokenizer, self.limit = tokenizer, context_length(config)
+        self.model, self.tokenizer, self.limit = model, tokenizer, context_length(config)
         self.form = heads.row_format(config, tokenizer)
 
     def __call__(self, prompt: Prompt, completions: Sequence[str]) -> list[Reading]:
@@ -82,6 +82,20 @@ class Reader:
             cut = ids is not None and len(ids) < len(whole)
             readings.append(Reading(len(completion_ids), ids is not None, cut))
         return readings
+
+    def check_padding(self, lists: Iterable[tuple[Prompt, Sequence[str]]]) -> None:
+        """Raises UserError for a model whose scores change with the padding of a batch: tried on the first rows."""
+        rows = (
+            heads.fit_context(
+                encode_prompt(self.tokenizer, prompt),
+                encode_completion(self.tokenizer, completion, eos=False),
+                None,
+                self.form,
+            )
+            for prompt, completions in lists
+            for completion in completions
+        )
+        preflight.check_scores(self.model, rows, self.form)
 
 
 def score_lists(

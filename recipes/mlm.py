@@ -22,6 +22,7 @@ from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
 from transformers import (
+    BatchEncoding,
     BertTokenizer,
     DataCollatorForLanguageModeling,
     PreTrainedModel,
@@ -33,6 +34,7 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
+from rlhf_kit.models import preflight
 from rlhf_kit.models.checkpoints import context_length, load_masked_lm
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
@@ -122,13 +124,15 @@ def run(settings: Settings) -> dict:
         return {}
     if not rows:
         raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
-    if settings.training.mlm_probability == 0 and not all(any(row.get("hidden", ())) for row in rows):
-        raise UserError("--mlm_probability 0 masks `spans` alone, and some rows have none. Give it a share.")
-
     eval_rows = encode(eval_data, tokenizer, length) if eval_data is not None else None
+    if settings.training.mlm_probability == 0:
+        if not all(any(row.get("hidden", ())) for row in [*rows, *(eval_rows or [])]):
+            raise UserError("--mlm_probability 0 masks `spans` alone, and some rows have none. Give it a share.")
+
     model = load_model(settings, tokenizer, load_masked_lm)
     if settings.training.sinusoidal_positions:
         start_from_sinusoids(model)
+    _check_padding(settings, model, tokenizer, rows, eval_rows)
     model.accepts_loss_kwargs = False  # BERT's loss is the mean of its batch, whatever Trainer tells it
     rate = settings.training.muon_learning_rate
     optimizer = muon_with_adamw(model, settings.training, rate) if rate else None  # None: Trainer's AdamW
@@ -149,6 +153,18 @@ def run(settings: Settings) -> dict:
     if eval_data is not None:
         metrics |= held_out(trainer)
     return finish(trainer, settings, output, metrics)
+
+
+def _check_padding(settings: Settings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *data) -> None:
+    """ConvBERT, FNet, Funnel and others mix what stands side by side, whatever the mask says."""
+    args = settings.training
+    sizes = [args.per_device_train_batch_size, args.per_device_eval_batch_size][: len([*filter(None, data)])]
+    if max(sizes) == 1:
+        return
+    texts = preflight.short_texts(model, (row["input_ids"] for row in data[0]))
+    advice = " A row alone has none: give --per_device_train_batch_size 1 and --per_device_eval_batch_size 1."
+    batch = preflight.Batch(texts, [*map(len, texts)], {**_padded(tokenizer, texts)})
+    preflight.check_padding(model, batch, advice)
 
 
 @torch.no_grad()
@@ -198,7 +214,7 @@ def _length(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes
 def encode(
     documents: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> list[dict[str, list]]:
-    """Rows of at most `length` tokens with their special tokens; empty documents give none.
+    """Rows of at most `length` tokens with their special tokens; documents without a token give none.
 
     Where any document has `spans`, `hidden` is True for each token that holds a character of its spans.
     """
@@ -218,7 +234,14 @@ def encode(
                 start < end and any(start < after and first < end for first, after in spans[at])
                 for start, end in offsets
             ]
-    return rows
+    empty = tokenizer.num_special_tokens_to_add(pair=False)
+    return [row for row in rows if len(row["input_ids"]) > empty]
+
+
+def _padded(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> BatchEncoding:
+    """Rows as the model gets them: padded on the right, whatever the tokenizer says: positions count from the left."""
+    rows = [{"input_ids": ids} for ids in rows]
+    return pad_without_fast_tokenizer_warning(tokenizer, rows, return_tensors="pt", padding_side="right")
 
 
 class SpanMasking(DataCollatorForLanguageModeling):
@@ -234,13 +257,10 @@ class SpanMasking(DataCollatorForLanguageModeling):
 
     def torch_call(self, examples: list[dict[str, list]]) -> dict[str, torch.Tensor]:
         masked = [self._masked(row, row.get("draw", at)) for at, row in enumerate(examples)]
-        padded = [{"input_ids": ids} for ids, _ in masked]
-        batch = pad_without_fast_tokenizer_warning(self.tokenizer, padded, return_tensors="pt")
+        batch = _padded(self.tokenizer, [ids for ids, _ in masked])
         batch["labels"] = torch.full_like(batch["input_ids"], -100)
-        left = self.tokenizer.padding_side == "left"
         for target, (_, labels) in zip(batch["labels"], masked, strict=True):
-            count = len(labels)
-            target[-count if left else 0 : None if left else count] = torch.tensor(labels)
+            target[: len(labels)] = torch.tensor(labels)
         return batch
 
     def _masked(self, row: dict[str, list], draw: int) -> tuple[list[int], list[int]]:
@@ -251,8 +271,11 @@ class SpanMasking(DataCollatorForLanguageModeling):
         chance, way = rng.random((2, len(ids)))
         words = rng.integers(len(self.tokenizer), size=len(ids))
         special = self.tokenizer.get_special_tokens_mask(row["input_ids"], already_has_special_tokens=True)
-        guessed = (chance < self.mlm_probability) & ~np.array(special, dtype=bool)
+        chance[np.array(special, dtype=bool)] = 1
+        guessed = chance < self.mlm_probability
         hidden = np.array(row.get("hidden", np.zeros(len(ids))), dtype=bool)
+        if self.mlm_probability and not (guessed | hidden).any():
+            guessed[chance.argmin()] = True  # one at least, as BERT's own code has it: the mean of none is NaN
         shown = np.where(guessed & (way < 0.8), self.tokenizer.mask_token_id, ids)
         shown = np.where(guessed & (way >= 0.8) & (way < 0.9), words, shown)
         return (

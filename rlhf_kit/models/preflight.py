@@ -170,9 +170,16 @@ def check_texts(model: nn.Module, texts: list[list[int]]) -> None:
             f"{_name(model)} is no causal language model: with other tokens behind a text {found}. "
             "(Some models have `is_decoder` in their config.json.)"
         )
-    found = agreed(lambda: fault(model, pretraining_batch(texts, "apart")))
+    check_padding(model, pretraining_batch(texts, "apart"))
+
+
+def check_padding(model: nn.Module, batch: Batch, advice: str = "") -> None:
+    """Raises UserError for a model that reads the padding of `batch`, rows of one text each."""
+    found = agreed(lambda: fault(model, batch))
     if found:
-        raise UserError(f"{_name(model)} cannot be trained on texts of different lengths: in a batch of them {found}.")
+        raise UserError(
+            f"{_name(model)} cannot be trained on texts of different lengths: in a batch of them {found}.{advice}"
+        )
 
 
 def arrangement(model: nn.Module, texts: list[list[int]]) -> tuple[str, str | None]:
@@ -225,10 +232,10 @@ def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowForm
     """Raises UserError for a reward model whose scores of rows of token ids change with the padding behind them."""
     first, second = short_texts(model, rows)
     texts = [first, second, first[: len(first) // 2], second[: len(second) // 2]]
-    device = next(model.parameters()).device
+    device, pad_id = next(model.parameters()).device, unwrapped(model).config.get_text_config().pad_token_id
 
     def scores(texts: list[list[int]]) -> Tensor:
-        ids, lengths = pad_right(texts, 0)
+        ids, lengths = pad_right(texts, pad_id)
         return sequence_scores(model, ids.to(device), lengths, reads)
 
     found = agreed(

@@ -153,6 +153,14 @@ def test_a_language_model_is_refused(tmp_path, policy, tokenizer_folder):
         load_scorer(str(tmp_path))
 
 
+def test_a_model_that_reads_padding_is_refused(tmp_path, capsys):
+    folder, data = toy.save_model(tmp_path / "model", toy.padding_reader()), tmp_path / "rows.jsonl"
+    argv = ["reward", "--model", folder, "--data", toy.write_lines(data, toy.ranked(2))]
+    assert main([*argv, "--output", str(tmp_path / "out")]) == 2
+    assert "a score must not depend on padding" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 # ------------------------------------------------------------------------------------------
 # The command
 

@@ -157,6 +157,14 @@ def test_mistakes_are_one_sentence(folders, tmp_path, capsys, arguments, message
     assert said.startswith("rlhf-kit score: ") and message in said and said.count("\n") == 1
 
 
+def test_a_model_that_reads_padding_is_refused(folders, tmp_path, capsys):
+    data, folder = toy.write_lines(tmp_path / "in.jsonl", RANKED), toy.save_model(tmp_path / "m", toy.padding_reader())
+    for models in ([folder], [folders[0], folder]):
+        assert main(["--data", data, "--model", *models, "--output", str(tmp_path / "out.jsonl")]) == 2
+        assert "a score must not depend on padding" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_cut_prompt_is_told(folders, tmp_path, capsys):
     rows = run(tmp_path, [{"prompt": "p" * 100, "completion": "good"}], "--model", folders[0])
     assert "1 prompts are longer" in capsys.readouterr().err

@@ -5,7 +5,13 @@ import math
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    ConvBertConfig,
+    ConvBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf_kit.data.chat import GPT2_CHAT_TEMPLATE
 from rlhf_kit.models.heads import set_calibration
@@ -32,6 +38,14 @@ def reward_model(seed=0, gain=2.0, bias=0.5):
     model = GPT2ForSequenceClassification(GPT2Config(**sizes, **ids, initializer_range=0.3)).eval()
     set_calibration(model.config, gain, bias)
     return model
+
+
+def padding_reader():
+    """A reward model whose scores change with the padding: its convolutions take in what stands beside a token."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=257, hidden_size=16, embedding_size=16, num_hidden_layers=2, num_attention_heads=2)
+    sizes |= dict(intermediate_size=16, num_labels=1, pad_token_id=EOS, initializer_range=0.5)
+    return ConvBertForSequenceClassification(ConvBertConfig(**sizes)).eval()
 
 
 def save_model(folder, model=None):

@@ -1,6 +1,7 @@
 """Any architecture: a stage computes what the model computes of each text alone, or falls back, or refuses."""
 
 PREFLIGHT, READING = "rlhf_kit/models/preflight.py", "rlhf_kit/ppo/reading.py"
+MLM, MLM_TEST = "recipes/mlm.py", "tests/recipes/test_mlm.py::"
 TEST = "tests/recipes/test_architectures.py::"
 
 MUTANTS = [
@@ -57,6 +58,45 @@ MUTANTS = [
         "self.all_keys, self.all_values = self.all_keys[beam_idx], self.all_values[beam_idx]",
         "pass",
         "tests/ppo/test_rollout.py::test_the_cache_takes_its_room_once",
+    ),
+    (
+        "eval/reward.py",
+        'reader.check_padding((row["prompt"], _completions(row)) for row in rows)',
+        "pass",
+        "tests/eval/test_reward.py::test_a_model_that_reads_padding_is_refused",
+    ),
+    (
+        "eval/score_rows.py",
+        "reader.check_padding(lists)",
+        "pass",
+        "tests/eval/test_score.py::test_a_model_that_reads_padding_is_refused",
+    ),
+    (
+        "eval/contexts.py",
+        "if how not in known:",
+        "if True:",
+        "tests/eval/test_likelihood.py::test_choices_share_one_forward_of_their_context",
+    ),
+    (
+        MLM,
+        "_check_padding(settings, model, tokenizer, rows, eval_rows)",
+        "pass",
+        MLM_TEST + "test_a_model_that_reads_padding_gets_none_or_is_refused",
+    ),
+    (MLM, "if max(sizes) == 1:", "if False:", MLM_TEST + "test_a_model_that_reads_padding_gets_none_or_is_refused"),
+    (MLM, ', padding_side="right")', ")", MLM_TEST + "test_spans_are_masked_whole_and_always"),
+    (MLM, "guessed[chance.argmin()] = True", "pass", MLM_TEST + "test_each_row_has_something_to_guess"),
+    (
+        MLM,
+        "[*rows, *(eval_rows or [])]",
+        "rows",
+        MLM_TEST + "test_evaluation_rows_without_a_span_are_refused_too",
+    ),
+    (
+        MLM,
+        'if len(row["input_ids"]) > empty]',
+        "]",
+        MLM_TEST + "test_a_long_document_is_cut_and_an_empty_one_gives_nothing",
     ),
     (
         "recipes/pretrain.py",

@@ -56,6 +56,7 @@ def test_a_long_document_is_cut_and_an_empty_one_gives_nothing(tokenizer):
     assert sum(len(row["input_ids"]) - 2 for row in rows) == len(words) + len(
         tokenizer("cat", add_special_tokens=False)["input_ids"]
     )
+    assert not mlm.encode([{"text": "\u200b"}], tokenizer, 30)  # no blank, and no token
     (typed,) = mlm.encode([{"text": "[SEP]"}], tokenizer, 30)
     assert typed["input_ids"].count(sep) == 1  # text is data: a mark typed inside ends nothing
 
@@ -90,16 +91,16 @@ def test_spans_are_masked_whole_and_always(tokenizer, side):
     ]
     assert "".join(hidden[0]) == "catmat" and not any(rows[1]["hidden"])
     batch = mlm.SpanMasking(tokenizer, mlm_probability=0.0)(rows)
-    flags, padding = torch.tensor(rows[0]["hidden"]), len(rows[0]["hidden"]) - len(rows[1]["hidden"])
+    flags = torch.tensor(rows[0]["hidden"])
     assert (batch["input_ids"][0][flags] == tokenizer.mask_token_id).all()
     assert batch["labels"][0][flags].tolist() == torch.tensor(rows[0]["input_ids"])[flags].tolist()
     assert (batch["labels"][0][~flags] == -100).all() and (batch["labels"][1] == -100).all()
-    assert batch["input_ids"][1].tolist().index(tokenizer.cls_token_id) == (padding if side == "left" else 0)
+    assert batch["input_ids"][1][0] == tokenizer.cls_token_id  # at position 0, whatever the tokenizer's side
     swapped = mlm.SpanMasking(tokenizer, mlm_probability=0.0)(
         [{**rows[1], "hidden": [True] * len(rows[1]["hidden"])}, rows[0]]
     )
     assert (swapped["input_ids"][0] == tokenizer.mask_token_id).sum() == len(rows[1]["hidden"])
-    assert (swapped["labels"][0] != -100).nonzero()[0] == (padding if side == "left" else 0)
+    assert (swapped["labels"][0] != -100).nonzero()[0] == 0
 
 
 def test_a_token_that_holds_part_of_a_span_is_masked():
@@ -216,6 +217,26 @@ def test_what_is_refused(more, said, texts, tmp_path, capsys):
     assert re.search(said, capsys.readouterr().err) and not out.exists()
 
 
+def test_a_model_that_reads_padding_gets_none_or_is_refused(texts, tmp_path, capsys):
+    """ConvBERT's convolutions take in what stands beside a token, padding too."""
+    sizes = f"{BERT[-1]},embedding_size=16,initializer_range=0.5"
+    argv = ["--model_name_or_path", "convbert", *BERT[2:-1], sizes, *FEW, "--dataset_name", str(texts)]
+    assert mlm.main([*argv, "--output_dir", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "ConvBertForMaskedLM cannot be trained on texts of different lengths" in said
+    assert "give --per_device_train_batch_size 1" in said and not (tmp_path / "out" / "config.json").exists()
+    assert mlm.main([*argv, "--per_device_train_batch_size", "1", "--output_dir", str(tmp_path / "one")]) == 0
+
+
+def test_evaluation_rows_without_a_span_are_refused_too(write_jsonl, tmp_path, capsys):
+    spans = write_jsonl("spans.jsonl", [{"text": "the cat sat", "spans": [[4, 7]]}] * 8)
+    plain = write_jsonl("plain.jsonl", [{"text": "the cat sat", "spans": [[4, 7]]}, {"text": "the cat sat"}])
+    argv = [*BERT, *FEW, "--mlm_probability", "0", "--dataset_name", str(spans), "--output_dir", str(tmp_path / "out")]
+    assert mlm.main([*argv, "--eval_dataset_name", str(plain)]) == 2
+    assert "some rows have none" in capsys.readouterr().err
+    assert mlm.main(argv) == 0
+
+
 def test_new_positions_start_as_sinusoids(tokenizer):
     sizes = {"hidden_size": 4, "num_attention_heads": 2, "num_hidden_layers": 1, "initializer_range": 0.05}
     model = AutoModelForMaskedLM.from_config(mlm.plan.new_config("bert", sizes, tokenizer))
@@ -299,6 +320,17 @@ def test_masks_are_berts(tokenizer):
     assert float((shown == tokenizer.mask_token_id).float().mean()) == pytest.approx(0.8, abs=0.03)
     assert float((shown == truth[guessed]).float().mean()) == pytest.approx(0.1 + 0.1 / len(tokenizer), abs=0.02)
     assert (batch["input_ids"] == truth)[~guessed].all()
+
+
+def test_each_row_has_something_to_guess(tokenizer):
+    """The loss of a batch without is NaN: that of a row alone, often."""
+    rows = mlm.encode([{"text": "the cat"}, {"text": "cat"}], tokenizer, 30)
+    collator = mlm.SpanMasking(tokenizer, mlm_probability=0.01, seed=0)
+    for draw in range(20):
+        for row in rows:
+            batch = collator([{**row, "draw": draw}])
+            assert (batch["labels"] != -100).sum() >= 1
+            assert (batch["labels"][0, [0, -1]] == -100).all()  # no special token
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
