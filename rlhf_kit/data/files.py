@@ -21,7 +21,7 @@ from rlhf_kit.errors import UserError
 
 FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
 SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
-_SUPPORTED = "Supported: .json, .jsonl, .parquet, .csv and, for text, .txt; each may be packed as .gz."
+_SUPPORTED = "Supported: .json, .jsonl, .parquet, .csv and, for text and prompts, .txt; each may be packed as .gz."
 # A CSV cell is a string; these columns hold JSON, and a prompt or an answer does when it is a list of messages.
 _JSON_COLUMNS = ("messages", "completions", "ranks", "scores", "label", "margin", "weight", "spans", "history")
 _DIALOGUE_COLUMNS = ("prompt", "completion", "chosen", "rejected")
@@ -51,7 +51,7 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: files of the type {suffix or '(no suffix)'} cannot be read. {_SUPPORTED}")
-    if suffix.startswith(".txt") and "text" not in kinds:
+    if suffix.startswith(".txt") and not {"text", "prompts"} & set(kinds):
         raise UserError(f"{path} is plain text, but this stage takes {listed(kinds)}. {_SUPPORTED}")
     try:
         content = gzip.decompress(path.read_bytes()) if suffix.endswith(".gz") else path.read_bytes()
@@ -67,9 +67,20 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
         ".json": _read_json,
         ".jsonl": _read_jsonl,
         ".csv": _read_csv,
-        ".txt": lambda path, text: Source(str(path), [{"text": document} for document in documents(text)]),
+        ".txt": _read_documents if "text" in kinds else _read_prompts,
     }
     return readers[suffix.removesuffix(".gz")](path, text)
+
+
+def _read_documents(path: Path, text: str) -> Source:
+    return Source(str(path), [{"text": document} for document in documents(text)])
+
+
+def _read_prompts(path: Path, text: str) -> Source:
+    """A prompt a line; lines without text are none."""
+    numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    context = Context("line", [number for number, _ in numbered])
+    return Source(str(path), [{"prompt": line.removesuffix("\r")} for _, line in numbered], context)
 
 
 def _read_jsonl(path: Path, text: str) -> Source:

@@ -60,6 +60,13 @@ _ALIASES = {
     "text": ("content", "document", "story"),
 }
 
+# Columns that are part of what is asked; nothing is lost where the prompt holds their text already.
+PART_OF_PROMPT = (
+    "instruction input context document documents passage system system_prompt system_message history tools functions "
+    "image images audio video"
+).split()
+SYSTEM = ("system_prompt", "system_message")  # what others call a `system` column
+
 
 @dataclass
 class Context:
@@ -90,7 +97,11 @@ def columns_fault(columns: Sequence[str], kinds: Sequence[str]) -> str:
     found = ", ".join(f"`{column}`" for column in columns) or "none"
     needed = "; ".join(f"{KINDS[kind].needed()} ({kind})" for kind in kinds)
     renames = _renames(columns, kinds)
+    renames += [(name, "system") for name in columns if renames and name.lower() in SYSTEM]
     advice = f" Rename {' and '.join(f'`{old}` to `{new}`' for old, new in renames)}." if renames else ""
+    lost = [name for name in columns if name.lower() in PART_OF_PROMPT and name not in (*OPENING, *dict(renames))]
+    if renames and lost:
+        advice += f" Put {' and '.join(f'`{name}`' for name in lost)} into the prompt."
     return f"the columns are {found}; needed: {needed}.{advice}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pyarrow
 
-from rlhf_kit.data import sources
+from rlhf_kit.data import shapes, sources
 from rlhf_kit.data.checks import ranks_of
 from rlhf_kit.data.columns import Exact
 from rlhf_kit.data.files import Source
@@ -66,6 +66,8 @@ def load(
         hint = did_you_mean(on_bad_row, ON_BAD_ROW)
         raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
     found = sources.read(str(source), kinds, split, seed)
+    rows, read_as = shapes.read(found.rows, kinds)
+    found = Source(found.name, rows, found.context)
     columns = _columns(found.rows)
     kind = detect_kind(columns, kinds)
     if kind is None and columns:
@@ -73,7 +75,7 @@ def load(
         raise report(found.name, faults, len(found.rows) + len(found.context.faults), found.context.unit)
     kind = kind or kinds[0]
     found.context.faults += [(0, fault) for fault in refused_columns(found.rows, kind)]
-    told = notices(found.rows, kind)
+    told = read_as + notices(found.rows, kind)
     if kind == "text":
         found = _without_blank_texts(found, tell)
     if on_bad_row == "drop":

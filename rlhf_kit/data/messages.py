@@ -119,8 +119,7 @@ def messages_faults(name: str, value: Any) -> Iterator[Fault]:
 
 
 def _turn_faults(name: str, message: Any) -> Iterator[Fault]:
-    given = {key for key, value in message.items() if value is not None} if isinstance(message, Mapping) else set()
-    if "role" not in given or not given & {"content", *CALLS}:
+    if not isinstance(message, Mapping) or message.get("role") is None or not message.keys() & {"content", *CALLS}:
         found = ", ".join(f"`{key}`" for key in message) if isinstance(message, Mapping) else describe(message)
         found = found or "an empty object"
         yield Fault(WRONG_TYPE, f"{name}: found {found}; a turn has `role` and `content`")

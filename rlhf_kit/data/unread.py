@@ -9,16 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.data.faults import is_list
-from rlhf_kit.data.formats import KINDS
+from rlhf_kit.data.formats import KINDS, PART_OF_PROMPT, SYSTEM
 from rlhf_kit.data.messages import LEARNT
 from rlhf_kit.data.orders import FILE_ORDER, has_order, unread_orders
-
-# Columns that are part of what is asked; nothing is lost where the prompt holds their text already.
-_PART_OF_PROMPT = (
-    "instruction input context document documents passage system system_prompt system_message history tools functions "
-    "image images audio video"
-).split()
-_SYSTEM = ("system_prompt", "system_message", "developer")  # what others call a `system` column
 
 
 def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
@@ -28,8 +21,8 @@ def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
     found = unread_orders(rows) if kind == "ranked" else []
     unread = unread_columns(rows, kind)
     for name in unread:
-        if name.lower() in _PART_OF_PROMPT and any(_is_missing(row, name) for row in rows):
-            advice = "rename it to `system`" if name.lower() in _SYSTEM else "put it there, below the instruction"
+        if name.lower() in PART_OF_PROMPT and any(_is_missing(row, name) for row in rows):
+            advice = "rename it to `system`" if name.lower() in SYSTEM else "put it there, below the instruction"
             found.append(
                 f"`{name}` is not read, and rows have one that does not stand in their `prompt`: {advice}, or take "
                 "the column out"

@@ -20,6 +20,8 @@ FILES = {
     "summarize-from-feedback.jsonl": "summarize-from-feedback",
     "webgpt.jsonl": "webgpt",
     "ultrafeedback.jsonl": "ultrafeedback",
+    "nectar.jsonl": "nectar",
+    "arena.jsonl": "arena",
     "oasst.jsonl": "oasst",
     "argilla.json": "argilla",
     "argilla-flat.jsonl": "argilla",
@@ -167,6 +169,17 @@ def test_label_studio_gives_a_row_an_annotation():
         "several buckets whose names are no ranks": 1,
         "no annotation": 1,
     }
+
+
+def test_nectar_and_arena_battles_are_ranked():
+    asked = [user("Which river runs through Taipei?")]
+    (nectar,), _ = read(FIXTURES / "nectar.jsonl", "nectar")
+    assert nectar == row(asked, ["The Nile.", "The Tamsui River.", "A river."], [3, 1, 2])
+    battles, _ = read(FIXTURES / "arena.jsonl", "arena")
+    assert battles == [
+        row(asked, ["The Nile.", "The Tamsui River."], [2, 1]),
+        row(asked, ["The Nile.", "The Rhine."], [1, 1]),
+    ]
 
 
 ROWS = [

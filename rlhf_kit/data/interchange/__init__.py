@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_kit.data import shapes
 from rlhf_kit.data.checks import ranks_of
 from rlhf_kit.data.files import read_file
 from rlhf_kit.data.formats import Context, report, sift
@@ -47,6 +48,10 @@ def _read_ranked(records: Sequence[Any], skipped: Counter) -> list[Row]:
     ]
 
 
+def _read_shaped(records: Sequence[Any], skipped: Counter) -> list[Row]:
+    return _read_ranked(shapes.read(records, ("ranked",))[0], skipped)
+
+
 def _write_ranked(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
     names = ("prompt", "completions", "ranks", *EXTRAS)
     return [{name: row[name] for name in names if row.get(name) is not None} for row in rows]
@@ -69,6 +74,8 @@ FORMATS: dict[str, Format] = {
     "summarize-from-feedback": Format(read_summaries, None, ("info", "summaries", "choice")),
     "webgpt": Format(read_webgpt, None, ("question", "answer_0", "answer_1")),
     "ultrafeedback": Format(read_ultrafeedback, None, ("instruction", "completions")),
+    "nectar": Format(_read_shaped, None, ("prompt", "answers")),
+    "arena": Format(_read_shaped, None, ("conversation_a", "conversation_b", "winner")),
     "oasst": Format(read_oasst, None, ("message_tree_id", "prompt")),
     "argilla": Format(read_argilla, write_argilla, ("fields", "responses")),
     "label-studio": Format(read_label_studio, write_label_studio, ("data", "annotations")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os.path
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,10 +11,9 @@ from rlhf_kit.data.formats import Context, sift
 from rlhf_kit.data.groups import Row, pairs_of, rankings
 from rlhf_kit.data.interchange.records import Skip, each, take
 from rlhf_kit.data.messages import as_messages, shared_prompt
+from rlhf_kit.data.shapes import SPEAKERS, TURN, transcript
 
 NO_ORDER = "all answers tie: there is no pair"
-_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
 def read_trl(records: Sequence[Any], skipped: Counter) -> list[Row]:
@@ -67,14 +65,11 @@ def read_hh(record: Any, skipped: Counter) -> Iterator[Row]:
     yield {"prompt": prompt, "completions": [chosen[-1]["content"], rejected[-1]["content"]], "ranks": [1, 2]}
 
 
-def _turns(transcript: str) -> list[dict[str, str]]:
-    before, *rest = _TURN.split(transcript)
-    if before.strip() or not rest:
+def _turns(text: str) -> list[dict[str, str]]:
+    turns = transcript(text)
+    if turns is None:
         raise Skip("a text that is no dialogue of Human and Assistant")
-    return [
-        {"role": _SPEAKERS[speaker], "content": said.strip()}
-        for speaker, said in zip(rest[::2], rest[1::2], strict=True)
-    ]
+    return turns
 
 
 def write_hh(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
@@ -93,10 +88,10 @@ def write_hh(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
 
 
 def _transcript(prompt: Any, answer: str) -> str:
-    speakers = {role: speaker for speaker, role in _SPEAKERS.items()}
+    speakers = {role: speaker for speaker, role in SPEAKERS.items()}
     turns = [*as_messages(prompt), {"role": "assistant", "content": answer}]
     if any(turn["role"] not in speakers for turn in turns):
         raise Skip("a system turn, which hh-rlhf has not")
-    if any(_TURN.search(turn["content"]) for turn in turns):
+    if any(TURN.search(turn["content"]) for turn in turns):
         raise Skip("a text with Human: or Assistant: in it, where a turn would seem to begin")
     return "".join(f"\n\n{speakers[turn['role']]}: {turn['content']}" for turn in turns)
