@@ -84,6 +84,11 @@ class Context:
             raise ValueError(f"{len(self.numbers)} numbers for {len(rows)} rows")
         return self.numbers
 
+    def select(self, rows: Sequence[Any], kept: Sequence[int]) -> tuple[list[Any], Context]:
+        """The rows at the positions `kept`, and their context."""
+        numbers = self.numbers_of(rows)
+        return [rows[at] for at in kept], Context(self.unit, [numbers[at] for at in kept], self.faults)
+
 
 def detect_kind(columns: Iterable[str], kinds: Sequence[str]) -> str | None:
     """The kind of `kinds` that `columns` fit: the one with most columns, the first of equals; None if none fits."""
@@ -171,9 +176,7 @@ def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], C
     bad: dict[str, list[int]] = {}
     for at in sorted(kinds):
         bad.setdefault(kinds[at], []).append(numbers[at])
-    good = [at for at in range(len(rows)) if at not in kinds]
-    left = Context(context.unit, [numbers[at] for at in good], context.faults)
-    return [rows[at] for at in good], left, bad
+    return *context.select(rows, [at for at in range(len(rows)) if at not in kinds]), bad
 
 
 def _find(rows: Sequence[Any], kind: str) -> tuple[dict[int, list[Fault]], list[tuple[list[int], Fault]]]:

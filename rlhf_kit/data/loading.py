@@ -14,7 +14,7 @@ from rlhf_kit.data import shapes, sources
 from rlhf_kit.data.checks import ranks_of
 from rlhf_kit.data.columns import Exact
 from rlhf_kit.data.files import Source
-from rlhf_kit.data.formats import Context, columns_fault, detect_kind, report, sift, validate
+from rlhf_kit.data.formats import columns_fault, detect_kind, report, sift, validate
 from rlhf_kit.data.groups import EXTRAS, Row, rankings
 from rlhf_kit.data.messages import (
     Message,
@@ -100,14 +100,12 @@ def _without_blank_texts(found: Source, tell: Callable[[str], None]) -> Source:
     ]
     if not any(blank):
         return found
-    numbers = found.context.numbers_of(found.rows)
     kept = [at for at, is_blank in enumerate(blank) if not is_blank]
     count = f"{sum(blank)} of {len(found.rows)} rows"
     if not kept and not found.context.faults:
         raise UserError(f"{found.name}: there is no text to train on, {count} are empty.")
     tell(f"{found.name}: {count} hold no text and are left out")
-    context = Context(found.context.unit, [numbers[at] for at in kept], found.context.faults)
-    return Source(found.name, [found.rows[at] for at in kept], context)
+    return Source(found.name, *found.context.select(found.rows, kept))
 
 
 def _without_bad_rows(found: Source, kind: str, tell: Callable[[str], None]) -> Source:
