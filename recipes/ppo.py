@@ -22,11 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_policy, load_reward_model
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
+from rlhf_kit.ppo.functions import GIVEN, check_signature
 from rlhf_kit.ppo.pretraining import text_length
 from rlhf_kit.ppo.trainer import PPOTrainer
 from rlhf_kit.recipes import plan
@@ -44,7 +46,7 @@ from rlhf_kit.recipes.run import finish, run_stage, train
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # of the latter four the prompts are taken
+KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # all are read as prompts
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -92,6 +94,8 @@ def run(settings: Settings) -> dict:
     check_ensemble(settings, rewards)
     check_reward_models(settings, rewards)
     train_data, eval_data, notes = load_data(settings, KINDS, load)
+    for rows in filter(None, (train_data, eval_data)):
+        check_functions(rewards, rows.column_names)
     ptx_data = load_texts(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
     config = plan.known_config(settings, tokenizer, notes)
@@ -163,6 +167,12 @@ def check_reward_models(settings: Settings, rewards: list[str | Callable]) -> No
         check_scorer(name, config)
 
 
+def check_functions(rewards: list[str | Callable], columns: list[str]) -> None:
+    """Refuse functions that do not take the columns they will get, before a model is loaded."""
+    for function in filter(callable, rewards):
+        check_signature(function.__name__, function, [*GIVEN, *handed_on(columns), "trainer_state"])
+
+
 def check_ensemble(settings: Settings, rewards: list[str | Callable]) -> None:
     """Refuse `--reward_ensemble` where there is nothing to reduce, and options that only go with it."""
     extra, models = settings.extra, [reward for reward in rewards if isinstance(reward, str)]
@@ -225,29 +235,13 @@ def load_texts(settings: Settings, notes: list[str]) -> Dataset | None:
     return rows
 
 
-def only_prompts(data: Dataset) -> Dataset:
-    """Rows with a `prompt`: of rankings, thumbs and demonstrations what comes before the (first) answer."""
-    if "messages" in data.column_names:
-        return Dataset.from_list([{"prompt": _before_answer(row["messages"])} for row in data])
-    answers = {"completion", "completions", "ranks", "margin", "label"}
-    if {"completion", "completions"} & set(data.column_names):
-        return data.remove_columns([name for name in data.column_names if name in answers])
-    return data
-
-
-def _before_answer(messages: list[dict]) -> list[dict]:
-    first = next((at for at, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
-    return messages[:first]
-
-
 def fitting_prompts(
-    settings: Settings, source: str, data: Dataset, tokenizer: PreTrainedTokenizerBase | None, config
+    settings: Settings, source: str, prompts: Dataset, tokenizer: PreTrainedTokenizerBase | None, config
 ) -> Dataset:
-    """The prompts of `data` that leave room for a completion; `--max_prompt_length` leaves longer ones out.
+    """The prompts that leave room for a completion; `--max_prompt_length` leaves longer ones out.
 
     Raises UserError, naming the row (from 1), when a prompt and its completion would not fit the context.
     """
-    prompts = only_prompts(data)
     if tokenizer is None:
         return prompts
     if not isinstance(prompts[0]["prompt"], str):

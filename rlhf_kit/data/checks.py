@@ -13,6 +13,7 @@ from rlhf_kit.data.messages import (
     OPENINGS,
     RESULTS,
     answer_turns,
+    before_answer,
     completion_text,
     is_learnt,
     messages_faults,
@@ -173,20 +174,41 @@ def _identical_faults(completions: Sequence[str], ranks: Sequence[int]) -> Itera
             yield Fault(SAME_TEXT, told)
 
 
+def _prompt_row_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
+    """Faults of the prompt that a row of any kind holds; of its answers nothing is asked."""
+    if row.get("prompt") is not None:
+        yield from _prompt_faults(row["prompt"])
+    elif row.get("messages") is None:
+        yield from _shared_prompt_faults(row)
+    elif not is_list(row["messages"]):
+        yield from messages_faults("`messages`", row["messages"])
+    else:
+        yield from _prompt_faults(before_answer(row["messages"]), "`messages` before its answer")
+
+
+def _shared_prompt_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
+    """Faults of the dialogue that `chosen` and `rejected` begin with."""
+    prompt = shared_prompt(row["chosen"], row["rejected"])
+    if prompt is not None:
+        yield from _prompt_faults(prompt, "the dialogue before the answers")
+        return
+    told = (
+        "there is no `prompt`, and `chosen` and `rejected` are no dialogues that differ in their last turn only; give "
+        "`prompt`"
+    )
+    yield Fault("no prompt", told)
+
+
 def _pair_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
-    implicit = prompt is None
-    if implicit:
+    of_prompt = list(_shared_prompt_faults(row) if prompt is None else _prompt_faults(prompt))
+    if prompt is None:
         prompt = shared_prompt(chosen, rejected)
         if prompt is None:
-            told = (
-                "there is no `prompt`, and `chosen` and `rejected` are no dialogues that differ in their last turn "
-                "only; give `prompt`"
-            )
-            yield Fault("no prompt", told)
+            yield from of_prompt
             return
     faults = [
-        *_prompt_faults(prompt, "the dialogue before the answers" if implicit else "`prompt`"),
+        *of_prompt,
         *_completion_faults("`chosen`", chosen, prompt, whole=False),
         *_completion_faults("`rejected`", rejected, prompt, whole=False),
     ]
@@ -249,5 +271,5 @@ CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[Fault]]] = {
     "ranked": _ranked_faults,
     "pairs": _pair_faults,
     "thumbs": _thumb_faults,
-    "prompts": lambda row: _prompt_faults(row["prompt"]),
+    "prompts": _prompt_row_faults,
 }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import datasets
 import pyarrow
 from datasets.features.features import register_feature
+
+from rlhf_kit.errors import UserError
 
 
 @dataclass
@@ -40,6 +43,43 @@ class Exact:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # that registering is experimental
     register_feature(Exact, "Exact")
+
+
+def rows_of(dataset: datasets.Dataset) -> list[dict[str, Any]]:
+    """The rows of `dataset`, in one go: `Exact` columns as their values, images and sounds as their bytes."""
+    rows = dataset.with_format(None).to_list()  # which knows no columns but its own
+    for name, feature in dataset.features.items():
+        for row in rows if isinstance(feature, Exact) else ():
+            row[name] = feature.decode_example(row[name])
+    return rows
+
+
+def exact_columns(columns: Mapping[str, list], source: str) -> list[datasets.Dataset]:
+    """Each column as a data set that gives its values back as they are: in Arrow's types where they do, else `Exact`.
+
+    Raises UserError, naming `source` and the columns, for values that neither holds: bytes beside text, say.
+    """
+    held = {name: _held(name, values) for name, values in columns.items()}
+    wrong = [
+        f"`{name}` ({', '.join(sorted({type(value).__name__ for value in columns[name]}))})"
+        for name, column in held.items()
+        if column is None
+    ]
+    if wrong:
+        raise UserError(
+            f"{source}: no column holds the values of {', '.join(wrong)} as they are. Give values of one type, or "
+            "those of JSON."
+        )
+    return [*held.values()]
+
+
+def _held(name: str, values: list) -> datasets.Dataset | None:
+    for features in (None, datasets.Features({name: Exact()})):
+        with suppress(pyarrow.ArrowException, OverflowError, TypeError, ValueError):
+            column = datasets.Dataset.from_dict({name: values}, features=features)
+            if repr(column[name][:]) == repr(values):  # which tells 1 from 1.0 and True, and NaN from none
+                return column
+    return None
 
 
 def exact_rows(dataset: datasets.Dataset) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
     # Without `prompt`, `chosen` and `rejected` are whole dialogues and what they share is the prompt (as in TRL).
     "pairs": Kind((("prompt", "chosen", "rejected"), ("chosen", "rejected")), ("group", *EXTRAS, *OPENING)),
     "thumbs": Kind((("prompt", "completion", "label"),), OPENING),
-    "prompts": Kind((("prompt",),)),
+    "prompts": Kind((("prompt",), ("messages",), ("chosen", "rejected"))),
 }
 
 # What other projects call our columns.

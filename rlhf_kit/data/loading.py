@@ -12,7 +12,7 @@ import pyarrow
 
 from rlhf_kit.data import shapes, sources
 from rlhf_kit.data.checks import ranks_of
-from rlhf_kit.data.columns import Exact
+from rlhf_kit.data.columns import Exact, exact_columns, rows_of
 from rlhf_kit.data.files import Source
 from rlhf_kit.data.formats import columns_fault, detect_kind, report, sift, validate
 from rlhf_kit.data.groups import EXTRAS, Row, rankings
@@ -25,6 +25,7 @@ from rlhf_kit.data.messages import (
     prompt_key,
     with_opening,
 )
+from rlhf_kit.data.prompts import handed_on, prompt_of
 from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
 
@@ -51,7 +52,8 @@ def load(
     ranked: `prompt`, `completions`, `ranks` (given, or by `scores`, or 1..K where no row has either);
     pairs: the same with K = 2, ranks [1, 2], and `margin` (float | None); pairs of one `group` are one ranking;
     both: `margin` and `weight` (float | None), `labeler` (str | None) where any row of the source has them;
-    thumbs: `prompt`, `completion`, `label`; prompts: `prompt` and all further columns.
+    thumbs: `prompt`, `completion`, `label`;
+    prompts: the `prompt` of rows of any kind, and all other columns as they stand (`data.prompts`).
     `prompt` is str in all rows or messages in all rows.
 
     Args:
@@ -66,9 +68,22 @@ def load(
         hint = did_you_mean(on_bad_row, ON_BAD_ROW)
         raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
     found = sources.read(str(source), kinds, split, seed)
+    rows, kind, _ = canonical(found, kinds, on_bad_row, tell)
+    return _dataset(rows, kind, found.name), kind
+
+
+def canonical(
+    found: Source, kinds: Sequence[str], on_bad_row: str = "error", tell: Callable[[str], None] = logger.warning
+) -> tuple[list[Row], str, dict[str, int]]:
+    """(rows as `load` describes them, their kind, how many were dropped by fault) of what was found.
+
+    Raises UserError as `load` does.
+    """
     rows, read_as = shapes.read(found.rows, kinds)
     found = Source(found.name, rows, found.context)
     columns = _columns(found.rows)
+    if "prompts" in kinds:  # which rows of the other kinds hold too
+        kinds = ("prompts",)
     kind = detect_kind(columns, kinds)
     if kind is None and columns:
         faults = [(0, columns_fault(columns, kinds)), *found.context.faults]
@@ -78,19 +93,37 @@ def load(
     told = read_as + notices(found.rows, kind)
     if kind == "text":
         found = _without_blank_texts(found, tell)
+    bad: dict[str, list[int]] = {}
     if on_bad_row == "drop":
-        found = _without_bad_rows(found, kind, tell)
+        found, bad = _without_bad_rows(found, kind, tell)
     validate(found.rows, kind, found.name, found.context)
     for notice in told:
         tell(f"{found.name}: {notice}")
-    rows = _CANONICAL[kind](found.rows)
+    return _CANONICAL[kind](found.rows), kind, {fault: len(numbers) for fault, numbers in bad.items()}
+
+
+def given(dataset: Any, name: str) -> Source:
+    """Rows handed over in Python: a `datasets.Dataset`, a list of dicts, or None for no rows.
+
+    Raises UserError for anything else.
+    """
+    if isinstance(dataset, datasets.Dataset):
+        return Source(name, rows_of(dataset))
+    if dataset is None or isinstance(dataset, list | tuple):
+        return Source(name, list(dataset or ()))
+    raise UserError(f"{name} is of the type {type(dataset).__name__}; give a datasets.Dataset or a list of rows.")
+
+
+def _dataset(rows: Sequence[Row], kind: str, source: str) -> datasets.Dataset:
+    """Rows with the types of the canonical columns, the same whatever the first rows hold; others as they stand."""
+    further = [name for name in rows[0] if kind == "prompts" and name != "prompt"]
+    kept = exact_columns({name: [row[name] for row in rows] for name in further}, source)
+    known = [{name: value for name, value in row.items() if name not in further} for row in rows]
     try:
-        return _dataset(kind, rows), kind
-    except (pyarrow.ArrowException, TypeError, ValueError) as error:
-        raise UserError(
-            f"{found.name}: a column holds values of different types: {str(error).splitlines()[0]}. "
-            "Give each column one type."
-        ) from error
+        dataset = datasets.Dataset.from_list(known, features=_features(known))
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{source}: a column holds what cannot be kept: {str(error).splitlines()[0]}.") from error
+    return datasets.concatenate_datasets([dataset, *kept], axis=1)
 
 
 def _without_blank_texts(found: Source, tell: Callable[[str], None]) -> Source:
@@ -108,16 +141,16 @@ def _without_blank_texts(found: Source, tell: Callable[[str], None]) -> Source:
     return Source(found.name, *found.context.select(found.rows, kept))
 
 
-def _without_bad_rows(found: Source, kind: str, tell: Callable[[str], None]) -> Source:
+def _without_bad_rows(found: Source, kind: str, tell: Callable[[str], None]) -> tuple[Source, dict[str, list[int]]]:
     rows, context, bad = sift(found.rows, kind, found.context)
     if not bad:
-        return found
+        return found, bad
     told = "; ".join(f"{len(numbers)} {fault} ({_numbered(numbers, context.unit)})" for fault, numbers in bad.items())
     count = f"{len(found.rows) - len(rows)} of {len(found.rows)} rows"
     if not rows:
         raise UserError(f"{found.name}: nothing is left, {count} are faulty: {told}.")
     tell(f"{found.name}: {count} dropped: {told}")
-    return Source(found.name, rows, context)
+    return Source(found.name, rows, context), bad
 
 
 def _numbered(numbers: Sequence[int], unit: str) -> str:
@@ -221,8 +254,8 @@ def _thumbs(rows: Sequence[Row]) -> list[Row]:
 
 
 def _prompts(rows: Sequence[Row]) -> list[Row]:
-    names = _columns(rows)
-    return _one_prompt_type([{name: row.get(name) for name in names} for row in map(with_opening, rows)])
+    names = handed_on(_columns(rows))
+    return _one_prompt_type([{"prompt": prompt_of(row)} | {name: row.get(name) for name in names} for row in rows])
 
 
 _CANONICAL = {
@@ -235,8 +268,8 @@ _CANONICAL = {
 }
 
 
-def _dataset(kind: str, rows: Sequence[Row]) -> datasets.Dataset:
-    """Rows with the types of the canonical columns, the same whatever the first rows hold; further ones inferred."""
+def _features(rows: Sequence[Row]) -> datasets.Features:
+    """Types of the canonical columns, the same whatever the first rows hold."""
     string, number, whole = (datasets.Value(name) for name in ("string", "float64", "int64"))
     types = {
         "text": string,
@@ -252,13 +285,7 @@ def _dataset(kind: str, rows: Sequence[Row]) -> datasets.Dataset:
         "label": datasets.Value("bool"),
         "tools": Exact(),
     }
-    known = [name for name in rows[0] if name in types and (kind != "prompts" or name == "prompt")]
-    features = datasets.Features({name: types[name] for name in known})
-    dataset = datasets.Dataset.from_list([{name: row[name] for name in known} for row in rows], features=features)
-    if further := [name for name in rows[0] if name not in known]:
-        inferred = datasets.Dataset.from_list([{name: row[name] for name in further} for row in rows])
-        dataset = datasets.concatenate_datasets([dataset, inferred], axis=1)
-    return dataset
+    return datasets.Features({name: types[name] for name in rows[0]})
 
 
 def _dialogue_type(dialogues: Iterable[str | Sequence[Message]]) -> Any:

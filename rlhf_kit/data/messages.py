@@ -63,6 +63,18 @@ def answer_turns(completion: Sequence[Mapping[str, Any]], prompt: Any) -> list[M
     return turns[repeated:]
 
 
+def before_answer(messages: Sequence[Any]) -> list[Any]:
+    """A dialogue without the assistant's turns at its end.
+
+    >>> before_answer([{"role": "user"}, {"role": "assistant"}, {"role": "user"}, {"role": "assistant"}])
+    [{'role': 'user'}, {'role': 'assistant'}, {'role': 'user'}]
+    """
+    end = len(messages)
+    while end and isinstance(messages[end - 1], Mapping) and messages[end - 1].get("role") == "assistant":
+        end -= 1
+    return list(messages[:end])
+
+
 def is_learnt(message: Mapping[str, Any]) -> bool:
     """Whether the loss lies on a turn: one of the assistant that does not say otherwise."""
     return message["role"] == "assistant" and all(message.get(key) in (None, 1) for key in LEARNT)

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.formats import KINDS
+from rlhf_kit.data.prompts import prompt_of
 
 Row = dict[str, Any]
 Reader = Callable[[Mapping[str, Any]], tuple[Row, Sequence[str]] | None]
@@ -45,10 +46,11 @@ def read(rows: Sequence[Any], kinds: Sequence[str]) -> tuple[list[Any], list[str
 
 def _made(row: Mapping[str, Any], made: Row, taken: Sequence[str], kinds: Sequence[str]) -> Row | None:
     """`row` with `made` of its columns `taken`; None where that is of none of `kinds`."""
-    if "prompts" in kinds:
-        row = {**row, **({"prompt": made["prompt"]} if "prompt" in made else made)}
-    else:
+    present = [name for name, value in made.items() if value is not None]
+    if "prompts" not in kinds:
         row = {name: value for name, value in row.items() if name not in taken} | made
+    elif KINDS["prompts"].form(present):
+        row = {**row, "prompt": prompt_of(made)}
     present = [name for name, value in row.items() if value is not None]
     return row if any(KINDS[kind].form(present) for kind in kinds) else None
 

@@ -10,6 +10,7 @@ import datasets
 import pyarrow
 
 from rlhf_kit import world
+from rlhf_kit.data.columns import rows_of
 from rlhf_kit.data.files import SUFFIXES, Source, listed, read_file, suffix_of
 from rlhf_kit.data.formats import KINDS, Context
 from rlhf_kit.errors import UserError, did_you_mean
@@ -119,7 +120,7 @@ def _read_saved(folder: Path, split: str) -> Source:
                 f"{folder} has no split {split!r}; it has {listed(list(saved))}.{did_you_mean(split, list(saved))}"
             )
         saved = saved[split]
-    return Source(str(folder), saved.to_list())
+    return Source(str(folder), rows_of(saved))
 
 
 def _read_hub(source: str, split: str) -> Source:
@@ -132,7 +133,7 @@ def _read_hub(source: str, split: str) -> Source:
             f"{source!r} is no local file or folder, and it could not be loaded from the Hugging Face hub "
             f"(split {split!r}): {_first_line(error)} Check the id and the connection, or give a local file.{near}"
         ) from None
-    return Source(f"{source} ({split})", loaded.to_list())
+    return Source(f"{source} ({split})", rows_of(loaded))
 
 
 def _first_line(error: Exception) -> str:

@@ -12,12 +12,15 @@ from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.formats import KINDS, PART_OF_PROMPT, SYSTEM
 from rlhf_kit.data.messages import LEARNT
 from rlhf_kit.data.orders import FILE_ORDER, has_order, unread_orders
+from rlhf_kit.data.prompts import left_out, reserved_columns
 
 
 def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
     """What to say of columns without which rows of `kind` would be read wrongly, in silence."""
-    if kind in ("text", "prompts"):  # of prompts every further column is handed on
+    if kind == "text":
         return []
+    if kind == "prompts":
+        return reserved_columns(rows)
     found = unread_orders(rows) if kind == "ranked" else []
     unread = unread_columns(rows, kind)
     for name in unread:
@@ -47,7 +50,8 @@ def notices(rows: Sequence[Any], kind: str) -> list[str]:
             f"`{name}`" + ("" if count == len(rows) else f" (in {count} of {len(rows)} rows)")
             for name, count in unread.items()
         )
-        told.append(f"not read, as {kind} have no such columns: {named}")
+        why = "reward functions have the sampled ones under this name; rename it to hand it on"
+        told.append(f"not read, as {why if kind == 'prompts' else f'{kind} have no such columns'}: {named}")
     if fields := unread_fields(rows, kind):
         named = ", ".join(f"`{name}` (in {count} of {len(rows)} rows)" for name, count in fields.items())
         told.append(f"not read, as answers are text: {named}")
@@ -70,10 +74,10 @@ def unread_fields(rows: Sequence[Any], kind: str) -> Counter[str]:
 
 
 def unread_columns(rows: Sequence[Any], kind: str) -> Counter[str]:
-    """How many rows have each column that nothing reads; none for prompts, whose further columns are handed on."""
-    counts: Counter[str] = Counter()
+    """How many rows have each column that nothing reads; of prompts further columns are handed on."""
     if kind == "prompts":
-        return counts
+        return left_out(rows)
+    counts: Counter[str] = Counter()
     for row in rows:
         if isinstance(row, Mapping):
             present = [name for name, value in row.items() if value is not None]

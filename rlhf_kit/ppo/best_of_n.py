@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_prompt
+from rlhf_kit.data.prompts import RESERVED
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length, end_ids
-from rlhf_kit.ppo.functions import GIVEN
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, less_missing_eos
 from rlhf_kit.ppo.rollout import sample
 
@@ -194,7 +194,7 @@ def _check(
     if not prompts:
         faults.append("prompts is empty")
     for name, column in columns.items():
-        if name in GIVEN:
+        if name in ("prompt", *RESERVED):
             faults.append(f"the column {name!r} has the name of what a reward function gets anyway; rename it")
         if len(column) != len(prompts):
             faults.append(f"the column {name!r} has {len(column)} entries for {len(prompts)} prompts")

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.data.loading import canonical, given
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 
@@ -30,23 +31,33 @@ def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> l
 
 
 def encode_prompts(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, limit: int | None
+    dataset: Dataset | list[dict],
+    tokenizer: PreTrainedTokenizerBase,
+    max_completion_length: int,
+    limit: int | None,
+    name: str = "train_dataset",
 ) -> list[dict]:
-    """Rows with their `prompt_ids`, once it is sure that each leaves room for a completion in `limit` tokens."""
-    prompts = encode_each(dataset["prompt"], partial(encode_prompt, tokenizer), "prompts")
-    rows = [{**row, "prompt_ids": ids} for row, ids in zip(dataset, prompts, strict=True)]
+    """Rows with `prompt`, `prompt_ids` and all further columns as they stand, of rows of any kind (`data.prompts`).
+
+    Raises UserError, calling the rows by `name`, for what no prompt is, and for a prompt that leaves no room for a
+    completion in `limit` tokens.
+    """
+    rows, *_ = canonical(given(dataset, name), ("prompts",))
+    prompts = encode_each((row["prompt"] for row in rows), partial(encode_prompt, tokenizer), name)
+    rows = [{**row, "prompt_ids": ids} for row, ids in zip(rows, prompts, strict=True)]
     room = None if limit is None else limit - max_completion_length
     lengths = [len(row["prompt_ids"]) for row in rows]
     if 0 in lengths:
-        raise UserError(
-            f"The prompt of row {lengths.index(0)} has no tokens to go on from. Drop it, or say something."
+        told = (
+            f"{name}: the prompt of row {lengths.index(0) + 1} has no tokens to go on from; drop it, or say something."
         )
-    long = [] if room is None else [(row, tokens) for row, tokens in enumerate(lengths) if tokens > room]
+        raise UserError(told)
+    long = [(row, tokens) for row, tokens in enumerate(lengths, start=1) if room is not None and tokens > room]
     if long:
         row, tokens = max(long, key=lambda item: item[1])
         raise UserError(
-            f"{len(long)} of {len(rows)} prompts are too long: row {row} has {tokens} tokens, and the context of "
-            f"{limit} leaves {room} beside max_completion_length={max_completion_length}. "
+            f"{name}: {len(long)} of {len(rows)} prompts are too long: row {row} has {tokens} tokens, and the context "
+            f"of {limit} leaves {room} beside max_completion_length={max_completion_length}. "
             "Shorten or drop these prompts, or lower max_completion_length."
         )
     return rows

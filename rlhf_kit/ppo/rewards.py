@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import (
@@ -106,7 +107,7 @@ class Rewards:
         Args:
             rows: with `prompt` and what columns there are. extra: what `__call__` will get besides.
         """
-        columns = [name for name in rows[0] if name not in ("prompt", "prompt_ids")]
+        columns = handed_on(rows[0])
         for name, func in zip(self.names, self.funcs, strict=True):
             if not isinstance(func, (*MODELS, Ensemble)):
                 check_signature(name, func, [*GIVEN, *columns, *extra])

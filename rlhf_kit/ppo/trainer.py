@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rlhf_kit import ops
+from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import (
@@ -163,12 +164,11 @@ class PPOTrainer(Trainer):
 
     def _read_data(self, args, tokenizer, context: int | None, train_dataset, eval_dataset, ptx_dataset) -> None:
         """Prompts and texts as tokens, once it is sure that all of them fit the context."""
-        if train_dataset is None or len(train_dataset) == 0:
-            raise UserError("train_dataset has no rows; PPO needs prompts.")
-        self.prompts = encode_prompts(train_dataset, tokenizer, args.max_completion_length, context)
+        longest = args.max_completion_length
+        self.prompts = encode_prompts(train_dataset, tokenizer, longest, context)
         self.eval_prompts = None
         if eval_dataset is not None:
-            self.eval_prompts = encode_prompts(eval_dataset, tokenizer, args.max_completion_length, context)
+            self.eval_prompts = encode_prompts(eval_dataset, tokenizer, longest, context, "eval_dataset")
             check_share(self.eval_prompts, args.world_size)
         if (ptx_dataset is None) != (args.ptx_coef == 0):
             raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
@@ -263,7 +263,7 @@ class PPOTrainer(Trainer):
         """What the rewards think. -> (B,) on the device, and each reward's own (B,)."""
         ids, texts = rollout.completions(), rollout.texts(self.processing_class)
         prompts = [row["prompt"] for row in rows]
-        columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "prompt_ids")}
+        columns = {name: [row[name] for row in rows] for name in handed_on(rows[0])}
         with self.accelerator.autocast():
             scores, parts = self.rewards(prompts, texts, ids, columns, trainer_state=self.state)
         return scores.to(self.args.device), parts
@@ -447,7 +447,7 @@ class PPOTrainer(Trainer):
         if eval_dataset is not None:
             context = context_length(self.accelerator.unwrap_model(self.model).config)
             longest = self.args.max_completion_length
-            prompts = encode_prompts(eval_dataset, self.processing_class, longest, context)
+            prompts = encode_prompts(eval_dataset, self.processing_class, longest, context, "eval_dataset")
         found = self.evaluation(prompts or [], cached=eval_dataset is None)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(logs)
