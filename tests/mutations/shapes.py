@@ -22,8 +22,8 @@ MUTANTS = [
     ),
     (
         FILE,
-        'if "prompts" in kinds:',
-        "if False:",
+        'if "prompts" not in kinds:',
+        "if True:",
         SHAPES + "test_alpaca_as_prompts_keeps_every_column_for_the_reward_functions",
     ),
     (
