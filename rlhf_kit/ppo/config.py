@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 
@@ -83,6 +83,9 @@ BOUNDS: dict[str, Bound] = {
 }
 # Options of transformers' that PPO would not obey, or that would make it another algorithm.
 REFUSED = {
+    "data_seed": "`seed` draws the order of the prompts too; leave it out",
+    "dataloader_drop_last": "a rollout goes on with the next pass, none is short; leave it out",
+    "train_sampling_strategy": "shuffle_dataset says whether prompts are shuffled; leave it out",
     "auto_find_batch_size": "the batch sizes say what an optimizer step is; lower per_device_train_batch_size",
     "enable_jit_checkpoint": "it saves inside a rollout, where no run can go on; give save_steps",
     "label_smoothing_factor": "there are no labels; leave it out",
@@ -239,7 +242,14 @@ class PPOConfig(TrainingArguments):
                 "would have a piece of them. What does: one process a GPU (`accelerate launch --multi_gpu`), and for "
                 "less memory LoRA (peft_config), activation_checkpointing, bf16, value_model='shared'."
             )
-        super().__post_init__()
+        if faults := self._faults():
+            raise UserError("PPOConfig: " + "; ".join(faults) + ".")
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError) as error:  # its own ranges and kinds
+            raise UserError(f"PPOConfig: {error}") from error
+
+    def _faults(self) -> list[str]:
         faults = range_faults(self, TRAINING | BOUNDS)
         if not faults and self.rollout_batch_size % self.mini_batch_size:
             faults.append(
@@ -248,8 +258,16 @@ class PPOConfig(TrainingArguments):
             )
         if self.kl_estimator not in ("k1", "k3"):
             faults.append(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'")
-        if not all(isinstance(x, int | float) and math.isfinite(x) for x in self.reward_weights or []):
+        weights = [] if self.reward_weights is None else self.reward_weights
+        if not isinstance(weights, list | tuple) or not all(isinstance(x, int | float) for x in weights):
+            faults.append(f"reward_weights={self.reward_weights!r} must be a list of numbers")
+        elif not all(map(math.isfinite, weights)):
             faults.append(f"reward_weights={self.reward_weights} must be finite numbers")
+        if self.kl_target is not None and self.kl_coef == 0:
+            faults.append(
+                f"kl_target={self.kl_target} moves kl_coef by shares of itself, and 0 stays 0: give a kl_coef to "
+                "begin with"
+            )
         if self.bootstrap_truncated and self.missing_eos_penalty is not None:
             faults.append(
                 "bootstrap_truncated and missing_eos_penalty are two answers to the same question; "
@@ -260,9 +278,8 @@ class PPOConfig(TrainingArguments):
                 "gradient_accumulation_steps follows from the batch sizes in PPO: "
                 "leave it out and set mini_batch_size and per_device_train_batch_size"
             )
-        faults += [f"{name}={getattr(self, name)}: {why}" for name, why in REFUSED.items() if getattr(self, name)]
-        if faults:
-            raise UserError("PPOConfig: " + "; ".join(faults) + ".")
+        given = {item.name for item in fields(self) if getattr(self, item.name) != item.default}
+        return faults + [f"{name}={getattr(self, name)}: {why}" for name, why in REFUSED.items() if name in given]
 
     def micro_batches(self, processes: int) -> int:
         """Forwards an optimizer step on each process."""

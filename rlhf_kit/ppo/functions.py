@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_kit.errors import UserError
 
@@ -22,8 +22,10 @@ GIVEN = ("prompts", "completions", "completion_ids")  # what a function gets bes
 
 def check_signature(name: str, func: Callable, given: list[str]) -> None:
     """Raise UserError where `func` cannot be called with these names; nothing is called."""
+    if not callable(func):
+        raise UserError(f"reward_funcs has {_told(func)}; give a reward model's folder or a function.")
     try:
-        signature = inspect.signature(func)
+        signature = inspect.signature(func.forward if isinstance(func, nn.Module) else func)
     except (TypeError, ValueError):  # written in C
         return
     try:
@@ -65,7 +67,7 @@ def read_scores(name: str, returned: Any, completions: list[str]) -> Tensor:
     """One number a completion, NaN where there is none. (B,) float32.
 
     A list, a tuple or an array (B,) or (B, 1) of numbers or None is taken. Raises UserError for anything else, which
-    is told, and for a NaN or an infinity.
+    is told, and for a NaN, an infinity or what float32 cannot hold.
     """
     needed = f"give one number a completion, a list of {len(completions)} (None: no opinion)"
     values = _listed(returned)
@@ -78,7 +80,7 @@ def read_scores(name: str, returned: Any, completions: list[str]) -> Tensor:
     scores = []
     for value, completion in zip(values, completions, strict=True):
         number = math.nan if value is None else _number(value)
-        if number is None or value is not None and not math.isfinite(number):
+        if number is None or value is not None and not abs(number) <= torch.finfo(torch.float32).max:
             raise UserError(
                 f"Reward function {name!r} returned {_told(value)} for the completion {completion!r}; {needed}."
             )
@@ -91,10 +93,14 @@ def _listed(returned: Any) -> list | None:
         return list(returned)
     if not isinstance(returned, Tensor) and not hasattr(returned, "__array__"):
         return None
-    array = returned.detach().cpu() if isinstance(returned, Tensor) else numpy.asarray(returned)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    return array.tolist() if array.ndim == 1 else None
+    try:
+        # `asanyarray`: of a masked array what is masked is no opinion.
+        array = returned.detach().cpu() if isinstance(returned, Tensor) else numpy.asanyarray(returned)
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        return array.tolist() if array.ndim == 1 else None
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, quantized, without storage
+        return None
 
 
 def _number(value: Any) -> float | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -61,6 +62,7 @@ class Rewards:
         batch_size: int,
     ):
         self.funcs = list(funcs) if isinstance(funcs, list | tuple) else [funcs]
+        self.funcs = [str(func) if isinstance(func, os.PathLike) else func for func in self.funcs]
         if not self.funcs:
             raise UserError("reward_funcs is empty; give a reward model's folder or a function.")
         self.tokenizers = list(tokenizers) if isinstance(tokenizers, list | tuple) else [tokenizers] * len(self.funcs)
@@ -153,8 +155,13 @@ class Rewards:
         if nobody.any():
             row = int(nobody.nonzero()[0])
             raise UserError(f"No reward function scored this completion: {completions[row]!r}.")
-        weights = torch.tensor(self.weights)[:, None]
-        return (weights * stacked).nansum(0), parts
+        scores = (torch.tensor(self.weights)[:, None] * stacked).nansum(0)
+        if not scores.isfinite().all():
+            raise UserError(
+                f"The rewards {', '.join(map(repr, parts))} by reward_weights={self.weights} are more than float32 "
+                "holds; lower them."
+            )
+        return scores, parts
 
 
 def _own_tokenizer(

@@ -99,6 +99,7 @@ class PPOTrainer(Trainer):
         value_model: str | PreTrainedModel = "shared",
         ptx_dataset: Dataset | None = None,
     ):
+        model, ref_model = (str(part) if isinstance(part, Path) else part for part in (model, ref_model))
         name = model if isinstance(model, str) else model.config._name_or_path
         args = copy.copy(args or PPOConfig(f"{name.rstrip('/').split('/')[-1]}-PPO"))
         refuse_data_parallel(args)

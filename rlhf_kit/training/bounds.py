@@ -28,6 +28,11 @@ TRAINING: dict[str, Bound] = {
     "per_device_train_batch_size": AT_LEAST_1,
     "per_device_eval_batch_size": AT_LEAST_1,
     "gradient_accumulation_steps": AT_LEAST_1,
+    "logging_steps": ABOVE_0,
+    "save_steps": ABOVE_0,
+    "save_total_limit": AT_LEAST_1,
+    "eval_steps": ABOVE_0,
+    "eval_delay": NOT_NEGATIVE,
     "seed": ("lie between 0 and 2**32 - 1", lambda x: 0 <= x < 2**32),
 }
 
@@ -35,10 +40,12 @@ TRAINING: dict[str, Bound] = {
 def range_faults(options: Any, bounds: Mapping[str, Bound]) -> list[str]:
     """What is wrong with the numbers of a dataclass `options`: "name=value must ...", one a fault.
 
-    None passes where the field's type has it; a NaN, an infinity, a bool or a text never does.
+    None passes where the field's type has it; a NaN, an infinity, a bool or a text never does. Nor does a text for
+    a bool, which would be true whatever it says.
     """
     types = {item.name: str(item.type) for item in dataclasses.fields(options)}
-    faults = []
+    told = {name: getattr(options, name) for name, kind in types.items() if kind in ("bool", str(bool))}
+    faults = [f"{name}={value!r} must be true or false" for name, value in told.items() if isinstance(value, str)]
     for name, (rule, holds) in bounds.items():
         value, kind = getattr(options, name), types[name]
         optional = "None" in kind or "Optional" in kind
@@ -48,7 +55,7 @@ def range_faults(options: Any, bounds: Mapping[str, Bound]) -> list[str]:
             rule, fine = "be a number", False
         elif not math.isfinite(value):
             rule, fine = "be finite", False
-        elif "float" not in kind and value != int(value):
+        elif "float" not in kind and not isinstance(value, int):
             rule, fine = "be a whole number", False
         else:
             fine = holds(value)

@@ -225,6 +225,50 @@ MUTANTS = [
         "if isinstance(value, list | dict):",
         CALLS + "test_what_else_is_returned_is_told",
     ),
+    (
+        FUNCTIONS,
+        "not abs(number) <= torch.finfo(torch.float32).max",
+        "not math.isfinite(number)",
+        CALLS + "test_what_else_is_returned_is_told",
+    ),
+    (FUNCTIONS, "numpy.asanyarray(returned)", "numpy.asarray(returned)", CALLS + "test_none_is_no_opinion"),
+    (
+        FUNCTIONS,
+        "    if not callable(func):",
+        "    if False:",
+        CALLS + "test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled",
+    ),
+    (
+        FUNCTIONS,
+        "func.forward if isinstance(func, nn.Module) else func",
+        "func",
+        CALLS + "test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled",
+    ),
+    (
+        REWARDS,
+        "if not scores.isfinite().all():",
+        "if False:",
+        CALLS + "test_rewards_that_float32_cannot_hold_together_are_told",
+    ),
+    (REWARDS, "isinstance(func, os.PathLike)", "False", MODELS + "test_folders_may_be_paths"),
+    (
+        "rlhf_kit/ppo/config.py",
+        "if self.kl_target is not None and self.kl_coef == 0:",
+        "if False:",
+        BOUNDS + "test_what_would_be_read_otherwise_than_it_is_meant_is_refused",
+    ),
+    (
+        "rlhf_kit/training/bounds.py",
+        'elif "float" not in kind and not isinstance(value, int):',
+        'elif "float" not in kind and value != int(value):',
+        BOUNDS + "test_what_would_be_read_otherwise_than_it_is_meant_is_refused",
+    ),
+    (
+        "rlhf_kit/training/bounds.py",
+        "for name, value in told.items() if isinstance(value, str)]",
+        "for name, value in told.items() if False]",
+        BOUNDS + "test_what_would_be_read_otherwise_than_it_is_meant_is_refused",
+    ),
     # What is refused before anything is loaded.
     (
         "rlhf_kit/training/launch.py",

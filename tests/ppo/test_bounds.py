@@ -1,6 +1,7 @@
 """Numbers out of range: refused by name, all of them together."""
 
 import math
+import re
 
 import pytest
 
@@ -47,6 +48,11 @@ OUT_OF_RANGE = {
     "num_train_epochs": [0, -1],
     "max_steps": [0, -2],
     "gradient_accumulation_steps": [0],
+    "logging_steps": [-5],
+    "save_steps": [0, -1],
+    "save_total_limit": [0, -1],
+    "eval_steps": [-1],
+    "eval_delay": [-1],
     "seed": [-1, 2**32],
 }
 FINE = {
@@ -58,6 +64,8 @@ FINE = {
     "generation_batch_size": [None, 1],
     "max_grad_norm": [0, 1],
     "max_steps": [-1, 4],
+    "save_total_limit": [None, 1],
+    "save_steps": [0.5, 10],
     "missing_eos_penalty": [None, 0],
     "ptx_max_length": [None, 2],
     "learning_rate": [0],
@@ -119,5 +127,25 @@ def test_all_are_told_together_and_kinds_too(tmp_path):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_options_that_ppo_would_not_obey_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match=f"{name}=.*: {REFUSED[name][:20]}"):
-        config(tmp_path, **{name: 0.1 if name in ("label_smoothing_factor", "neftune_noise_alpha") else True})
+    values = {"label_smoothing_factor": 0.1, "neftune_noise_alpha": 0.1, "data_seed": 0}
+    values["train_sampling_strategy"] = "group_by_length"
+    with pytest.raises(UserError, match=f"{name}=.*: {re.escape(REFUSED[name][:20])}"):
+        config(tmp_path, **{name: values.get(name, True)})
+
+
+@pytest.mark.parametrize(
+    "options,told",
+    [
+        ({"reward_weights": 0.5}, "reward_weights=0.5 must be a list of numbers"),
+        ({"reward_weights": "12"}, "reward_weights='12' must be a list of numbers"),
+        ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target=6.0 moves kl_coef by shares of itself, and 0 stays 0"),
+        ({"rollout_batch_size": 8.0}, "rollout_batch_size=8.0 must be a whole number"),
+        ({"whiten_advantages": "no"}, "whiten_advantages='no' must be true or false"),
+        ({"use_cpu": "false"}, "use_cpu='false' must be true or false"),
+        ({"warmup_steps": -1}, "Got warmup_steps = -1"),
+        ({"optim": "adam"}, "adam is not a valid OptimizerNames"),
+    ],
+)
+def test_what_would_be_read_otherwise_than_it_is_meant_is_refused(tmp_path, options, told):
+    with pytest.raises(UserError, match=f"^PPOConfig: {told}"):
+        PPOConfig(str(tmp_path), **{"use_cpu": True, "report_to": "none"} | options)

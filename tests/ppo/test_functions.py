@@ -48,6 +48,11 @@ def test_none_is_no_opinion():
         False,
         False,
     ]
+    assert read_scores("mine", numpy.ma.array([9.0, 1.0, 2.0], mask=[1, 0, 0]), TEXTS).isnan().tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,9 @@ def test_none_is_no_opinion():
         ([1.0, float("nan"), 2.0], "returned nan for the completion 'b'"),
         ([1.0, 2.0, -numpy.inf], "returned -inf for the completion 'c'"),
         ([10**400, 1, 1], "returned inf for the completion 'a'"),
+        ([1.0, 1e39, 1.0], r"returned the number 1e\+39 for the completion 'b'"),  # an infinity in float32
+        (torch.eye(3)[0].to_sparse(), r"returned an array of shape \(3,\)"),
+        (torch.empty(3, device="meta"), r"returned an array of shape \(3,\)"),
         (collections.deque([1, 2, 3]), "returned a deque"),
     ],
     ids=str,
@@ -127,6 +135,16 @@ def test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled(make_t
         make_trainer(reward_funcs=exact)
     with pytest.raises(UserError, match="missing a required argument: 'answer'"):
         make_trainer(reward_funcs=lambda completions, answer, **_: [0.0] * len(completions))
+
+    class Scorer(torch.nn.Module):
+        def forward(self, input_ids):
+            sampled.append(input_ids)
+
+    with pytest.raises(UserError, match="'Scorer' does not take what it is given"):
+        make_trainer(reward_funcs=Scorer())
+    for given, told in ((None, "nothing"), (1.0, "the number 1.0"), ({"a": 1}, "a dict")):
+        with pytest.raises(UserError, match=f"reward_funcs has {told}; give a reward model's folder or a function"):
+            make_trainer(reward_funcs=[given])
     assert not sampled
     check_signature("fine", Callable(), [*GIVEN, "tag"])
     check_signature("builtin", max, list(GIVEN))
@@ -138,6 +156,12 @@ def test_the_trainer_tells_what_a_function_returned(make_trainer, returned):
     with pytest.raises(UserError, match="returned .*; give one number a completion, a list of 8"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_rewards_that_float32_cannot_hold_together_are_told(make_trainer):
+    trainer = make_trainer(reward_funcs=lambda completions, **_: [1e30] * len(completions), reward_weights=[1e10])
+    with pytest.raises(UserError, match=r"reward_weights=\[10000000000.0\] are more than float32 holds"):
+        trainer.train()
 
 
 def test_a_function_cannot_change_the_run_s_prompts(make_trainer):

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -73,6 +74,12 @@ def test_a_language_model_in_memory_too(make_trainer, policy, tokenizer, tiny_co
 def test_a_reward_adapter_in_memory_scores(make_trainer, reward_model):
     trainer = make_trainer(reward_funcs=wrap(reward_model, LoraConfig(r=2)))
     assert trainer.score(trainer.prompts[:4], trainer.sample(trainer.prompts[:4]))[0].shape == (4,)
+
+
+def test_folders_may_be_paths(make_trainer, policy, reward_model, folder_of):
+    folder, judge = Path(folder_of(policy, "lm")), Path(folder_of(reward_model, "rm"))
+    trainer = make_trainer(model=folder, ref_model=folder, reward_funcs=judge)
+    assert trainer.rewards.names == ["rm"] and trainer.ref_model is not None
 
 
 def test_a_language_model_still_starts_a_reward_model(policy, folder_of):
