@@ -16,8 +16,11 @@ from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length, end_ids, load_config, load_policy, load_tokenizer
 from rlhf_kit.models.heads import center_scores, score_texts, unwrapped
+from rlhf_kit.models.weights import is_here
 from rlhf_kit.ppo.rollout import sample
 from rlhf_kit.recipes.arguments import Settings
+from rlhf_kit.recipes.models import read_rows
+from rlhf_kit.recipes.plan import Notes
 from rlhf_kit.reward import RewardTrainer
 
 
@@ -38,8 +41,8 @@ class CalibrationArguments:
     calibration_max_completion_length: int = field(default=128, metadata={"help": "Tokens of such an answer."})
 
 
-def check_calibration(settings: Settings) -> Dataset | None:
-    """The demonstrations, before anything is trained. Raises UserError for options that exclude one another."""
+def check_calibration(settings: Settings) -> None:
+    """Raises UserError for options that exclude one another."""
     extra = settings.extra
     asked = [name for name in ("calibration_dataset_name", "calibration_policy") if getattr(extra, name)]
     if len(asked) == 2:
@@ -51,9 +54,12 @@ def check_calibration(settings: Settings) -> Dataset | None:
             raise UserError(f"--{name} {getattr(extra, name)} must be at least 1.")
         if name in settings.given and not extra.calibration_policy:
             raise UserError(f"--{name} goes with --calibration_policy.")
-    if not extra.calibration_dataset_name:
-        return None
-    return load(extra.calibration_dataset_name, ("demonstrations",), split=settings.data.dataset_train_split)[0]
+
+
+def calibration_data(settings: Settings, notes: Notes) -> Dataset | None:
+    """The demonstrations, where they are asked for."""
+    source, split = settings.extra.calibration_dataset_name, settings.data.dataset_train_split
+    return read_rows(source, ("demonstrations",), split, load, notes) if source else None
 
 
 def answers_to_calibrate_on(
@@ -79,8 +85,25 @@ def _last_turn(row: dict) -> tuple:
     return row["prompt"], row["completion"]
 
 
+def check_policy(settings: Settings, train_data: Dataset) -> None:
+    """Raises UserError for a policy that could not be loaded or asked; no weight is read."""
+    _chosen_prompts(settings, train_data)
+    name = settings.extra.calibration_policy
+    if is_here("a causal language model", name):
+        load_policy(name, trust_remote_code=settings.model.trust_remote_code, device_map="meta")
+
+
 def _policys_answers(settings: Settings, train_data: Dataset) -> tuple[list, list[str]]:
     """Prompts of the training data, drawn by the seed, and what the policy answers to each."""
+    tokenizer, chosen = _chosen_prompts(settings, train_data)
+    policy = load_policy(settings.extra.calibration_policy, trust_remote_code=settings.model.trust_remote_code)
+    return [prompt for prompt, _ in chosen], sampled(
+        policy.to(settings.training.device).eval(), tokenizer, chosen, settings
+    )
+
+
+def _chosen_prompts(settings: Settings, train_data: Dataset) -> tuple[PreTrainedTokenizerBase, list[tuple]]:
+    """The policy's tokenizer, and prompts of the training data with their tokens, drawn by the seed."""
     extra, seed = settings.extra, settings.training.seed
     tokenizer = load_tokenizer(extra.calibration_policy, settings.model.trust_remote_code)
     config = load_config(extra.calibration_policy, settings.model.trust_remote_code)
@@ -95,11 +118,7 @@ def _policys_answers(settings: Settings, train_data: Dataset) -> tuple[list, lis
             f"No training prompt leaves room for --calibration_max_completion_length "
             f"{extra.calibration_max_completion_length} in the context of {extra.calibration_policy}. Give fewer."
         )
-    chosen = [encoded[at % len(encoded)] for at in range(extra.calibration_samples)]
-    policy = load_policy(extra.calibration_policy, trust_remote_code=settings.model.trust_remote_code)
-    return [prompt for prompt, _ in chosen], sampled(
-        policy.to(settings.training.device).eval(), tokenizer, chosen, settings
-    )
+    return tokenizer, [encoded[at % len(encoded)] for at in range(extra.calibration_samples)]
 
 
 @torch.no_grad()

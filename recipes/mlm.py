@@ -38,7 +38,14 @@ from rlhf_kit.models import preflight
 from rlhf_kit.models.checkpoints import context_length, load_masked_lm
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
-from rlhf_kit.recipes.models import check_settings, load_data, load_model, tokenizer_or_new
+from rlhf_kit.recipes.models import (
+    check_model,
+    check_settings,
+    load_data,
+    load_model,
+    refuse_no_text,
+    tokenizer_or_new,
+)
 from rlhf_kit.recipes.muon import muon_with_adamw
 from rlhf_kit.recipes.output import check_output
 from rlhf_kit.recipes.run import finish, held_out, run_stage, train
@@ -117,22 +124,19 @@ def run(settings: Settings) -> dict:
     train_data, eval_data, notes = load_data(settings, ("text",), load)
     tokenizer = _tokenizer(settings, train_data, notes)
     length = _length(settings, tokenizer, notes)
-    rows = encode(train_data, tokenizer, length) if train_data is not None and tokenizer is not None else []
+    both = (train_data, eval_data)
+    rows, held = ([] if None in (data, tokenizer) else encode(data, tokenizer, length) for data in both)
+    refuse_no_text(settings, tokenizer, {"dataset_name": (train_data, rows), "eval_dataset_name": (eval_data, held)})
+    if settings.training.mlm_probability == 0 and not all(any(row.get("hidden", ())) for row in [*rows, *held]):
+        raise UserError("--mlm_probability 0 masks `spans` alone, and some rows have none. Give it a share.")
     if settings.run.dry_run:
+        check_model(settings, tokenizer, load_masked)
         tokens = sum(len(row["input_ids"]) for row in rows) if rows else None
         plan.show_plan(settings, len(rows) if rows else None, tokens, notes, tokenizer)
         return {}
-    if not rows:
-        raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
-    eval_rows = encode(eval_data, tokenizer, length) if eval_data is not None else None
-    if settings.training.mlm_probability == 0:
-        if not all(any(row.get("hidden", ())) for row in [*rows, *(eval_rows or [])]):
-            raise UserError("--mlm_probability 0 masks `spans` alone, and some rows have none. Give it a share.")
 
-    model = load_model(settings, tokenizer, load_masked_lm)
-    if settings.training.sinusoidal_positions:
-        start_from_sinusoids(model)
-    _check_padding(settings, model, tokenizer, rows, eval_rows)
+    model = load_masked(settings, tokenizer)
+    _check_padding(settings, model, tokenizer, rows, held)
     model.accepts_loss_kwargs = False  # BERT's loss is the mean of its batch, whatever Trainer tells it
     rate = settings.training.muon_learning_rate
     optimizer = muon_with_adamw(model, settings.training, rate) if rate else None  # None: Trainer's AdamW
@@ -143,7 +147,7 @@ def run(settings: Settings) -> dict:
         model=model,
         args=args,
         train_dataset=numbered(rows),
-        eval_dataset=numbered(eval_rows, training=False) if eval_rows is not None else None,
+        eval_dataset=numbered(held, training=False) if held else None,
         data_collator=collator,
         processing_class=tokenizer,
         optimizers=(optimizer, None),
@@ -153,6 +157,14 @@ def run(settings: Settings) -> dict:
     if eval_data is not None:
         metrics |= held_out(trainer)
     return finish(trainer, settings, output, metrics)
+
+
+def load_masked(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model to train, from sinusoids where asked for."""
+    model = load_model(settings, tokenizer, load_masked_lm)
+    if settings.training.sinusoidal_positions:
+        start_from_sinusoids(model)
+    return model
 
 
 def _check_padding(settings: Settings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *data) -> None:
@@ -180,7 +192,7 @@ def start_from_sinusoids(model: PreTrainedModel) -> None:
     found[0].weight[:, : waves.shape[1]] = 2 * model.config.initializer_range * waves
 
 
-def _tokenizer(settings: Settings, train_data: Dataset | None, notes: list[str]) -> PreTrainedTokenizerBase | None:
+def _tokenizer(settings: Settings, train_data: Dataset | None, notes: plan.Notes) -> PreTrainedTokenizerBase | None:
     tokenizer = tokenizer_or_new(settings, train_data, notes, train_tokenizer)
     if tokenizer is not None and tokenizer.mask_token is None:
         raise UserError(
@@ -202,7 +214,7 @@ def train_tokenizer(texts: Sequence[str], size: int) -> BertTokenizer:
     return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=False, strip_accents=False)
 
 
-def _length(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: list[str]) -> int:
+def _length(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: plan.Notes) -> int:
     wanted = settings.training.max_length
     config = plan.known_config(settings, tokenizer, notes)
     limit = (context_length(config) if config is not None else None) or 512

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -18,7 +18,9 @@ from transformers import (
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import check_config
+from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
+from rlhf_kit.models.weights import is_here
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import ModelArguments, Settings
 from rlhf_kit.recipes.resume import Provenance
@@ -41,6 +43,10 @@ def check_settings(settings: Settings) -> None:
             faults.append("--config_overrides makes a new model, which needs a vocabulary: --tokenizer_name_or_path.")
         if model.use_peft:
             faults.append("--use_peft adapts a trained model; a new one (--config_overrides) has nothing to adapt.")
+    for name in ("max_train_samples", "max_eval_samples"):
+        count = getattr(settings.data, name)
+        if count is not None and count < 1:
+            faults.append(f"--{name} {count} must be at least 1.")
     if not model.use_peft:
         given = {name for name in settings.given & LORA_OPTIONS if getattr(model, name) is not False}
         faults += [f"--{name} goes with --use_peft." for name in sorted(given)]
@@ -59,7 +65,7 @@ def check_settings(settings: Settings) -> None:
 
 def check_adapter(settings: Settings) -> None:
     """Refuse LoRA's names that the model does not have before its weights are read."""
-    config = plan.known_config(settings, None, [])
+    config = plan.known_config(settings, None, plan.Notes(settings.run.dry_run))
     if config is None:  # of a dry run that cannot reach it
         return
     auto_class = AutoModelForSequenceClassification if settings.stage == "reward" else AutoModelForCausalLM
@@ -80,27 +86,26 @@ def refuse_new_model(settings: Settings) -> None:
         )
 
 
+def read_rows(source: str, kinds: tuple[str, ...], split: str, load: Callable, notes: plan.Notes) -> Dataset | None:
+    """The rows of a source, validated; None with a note when a dry run cannot reach the hub."""
+    found = notes.reach("data", source, load, source, kinds, split=split, tell=notes.tell)
+    return None if found is None else found[0]
+
+
 def load_data(
     settings: Settings, kinds: tuple[str, ...], load: Callable
-) -> tuple[Dataset | None, Dataset | None, list[str]]:
+) -> tuple[Dataset | None, Dataset | None, plan.Notes]:
     """Training and evaluation rows, validated; None where there is none.
 
     In a dry run a hub source that cannot be reached is None too, and the notes say why.
     """
-    data, notes = settings.data, []
+    data, notes = settings.data, plan.Notes(settings.run.dry_run)
     found = []
     for name, source, split, limit in (
         ("training data", data.dataset_name, data.dataset_train_split, data.max_train_samples),
         ("evaluation data", data.eval_dataset_name, data.dataset_test_split, data.max_eval_samples),
     ):
-        rows = None
-        if source:
-            try:
-                rows, _ = load(source, kinds, split=split)
-            except UserError as error:
-                if not plan.may_be_missing(settings, source):
-                    raise
-                notes.append(plan.missing_note("data", source, error))
+        rows = read_rows(source, kinds, split, load, notes) if source else None
         if rows is not None and limit is not None:
             rows = rows.select(range(min(limit, len(rows))))
         if rows is not None and settings.provenance is not None:
@@ -109,21 +114,16 @@ def load_data(
     return found[0], found[1], notes
 
 
-def tokenizer_of(settings: Settings, notes: list[str]) -> PreTrainedTokenizerBase | None:
+def tokenizer_of(settings: Settings, notes: plan.Notes) -> PreTrainedTokenizerBase | None:
     """The tokenizer named, else the model's; None with a note when a dry run cannot reach the hub."""
     model = settings.model
     name = model.tokenizer_name_or_path or model.model_name_or_path
-    try:
-        return load_tokenizer(name, model.trust_remote_code, needs_eos=settings.stage not in ("mlm", "reward"))
-    except UserError as error:
-        if not plan.may_be_missing(settings, name):
-            raise
-        notes.append(plan.missing_note("tokenizer", name, error))
-        return None
+    needs_eos = settings.stage not in ("mlm", "reward")
+    return notes.reach("tokenizer", name, load_tokenizer, name, model.trust_remote_code, needs_eos)
 
 
 def tokenizer_or_new(
-    settings: Settings, train_data: Dataset | None, notes: list[str], make: Callable[..., PreTrainedTokenizerBase]
+    settings: Settings, train_data: Dataset | None, notes: plan.Notes, make: Callable[..., PreTrainedTokenizerBase]
 ) -> PreTrainedTokenizerBase | None:
     """As `tokenizer_of`, or with --train_tokenizer a new one, `make(texts, size)` of the training text."""
     size = settings.training.train_tokenizer
@@ -143,10 +143,20 @@ def tokenizer_or_new(
         return load_tokenizer(saved or folder, needs_eos=settings.stage != "mlm")
 
 
+def refuse_no_text(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, read: dict[str, tuple]) -> None:
+    """Raises UserError for data, by its option, that were read and gave no rows of tokens: (data, rows)."""
+    for option, (data, rows) in read.items():
+        if tokenizer is not None and data is not None and not rows:
+            raise UserError(f"--{option} {getattr(settings.data, option)!r} has no text: every document is empty.")
+
+
 def load_model(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, load: Callable[..., PreTrainedModel] = load_policy
 ) -> PreTrainedModel:
-    """The language model to train, a causal one unless `load` says otherwise; it knows the tokenizer's endings."""
+    """The language model to train, a causal one unless `load` says otherwise; it knows the tokenizer's endings.
+
+    In a dry run it is without weights: they stand in its files, and none is read.
+    """
     seed_everything(settings)  # a new model draws its weights
     model_args = settings.model
     overrides = model_args.config_overrides
@@ -157,6 +167,7 @@ def load_model(
         dtype=model_args.dtype,
         trust_remote_code=model_args.trust_remote_code,
         attn_implementation=model_args.attn_implementation,
+        device_map="meta" if settings.run.dry_run else None,
     )
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
@@ -168,6 +179,19 @@ def load_model(
     if context_length(model.config):
         tokenizer.model_max_length = context_length(model.config)
     return model
+
+
+def check_model(
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase | None,
+    load: Callable[[Settings, PreTrainedTokenizerBase], PreTrainedModel] = load_model,
+) -> PreTrainedModel | PeftModel | None:
+    """What a dry run trains: the model as its files have it, without weights, its adapter put on; None where the files
+    would have to be fetched or are yet to be made. Raises UserError as the run would."""
+    model = settings.model
+    if tokenizer is None or (model.config_overrides is None and not is_here("a model", model.model_name_or_path)):
+        return None
+    return trainable(load(settings, tokenizer), peft_config(settings))
 
 
 def peft_config(settings: Settings) -> LoraConfig | None:

@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
-from rlhf_kit.errors import UserError
+from rlhf_kit.data.files import is_file_name
+from rlhf_kit.data.hub import OUTPUTS
+from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.models.checkpoints import context_length, load_config, new_config
 from rlhf_kit.recipes.arguments import Settings, distributed_rank
+
+logger = logging.getLogger(__name__)
+Found = TypeVar("Found")
+
+
+class Notes:
+    """What a run says of its sources; a dry run shows it in its plan, with what it had to go on without."""
+
+    def __init__(self, dry_run: bool):
+        self.dry_run = dry_run
+        self.told: list[str] = []
+        self.unchecked: dict[str, str] = {}  # by the name of a source
+
+    def tell(self, notice: str) -> None:
+        """Log what is to be known of the data, and keep it for the plan."""
+        self.told.append(notice)
+        logger.warning("%s", notice)
+
+    def reach(self, what: str, name: str, read: Callable[..., Found], /, *args: Any, **options: Any) -> Found | None:
+        """`read(*args, **options)`, of the source `name`. None in a dry run that cannot ask the hub for it, or where
+        an earlier stage is to make it: a model under `runs/`, where recipes write. Other faults are a dry run's too.
+        """
+        if name in self.unchecked:  # the hub is not asked twice
+            return None
+        try:
+            return read(*args, **options)
+        except UserError as error:
+            if self.dry_run and isinstance(error, HubUnreachableError):
+                self.unchecked[name] = f"{what} {name!r}: {error}"
+            elif self.dry_run and _is_to_be_made(name):
+                self.unchecked[name] = f"{what} {name!r}: not there yet; an earlier stage makes it"
+            else:
+                raise
+        return None
+
+
+def _is_to_be_made(name: str) -> bool:
+    """Whether a folder that is not there is an output of the recipes, and no misspelt one."""
+    path = Path(name)
+    there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    is_output = path.parts[:1] == (OUTPUTS,) and not is_file_name(path)
+    return is_output and not path.exists() and not did_you_mean(path.name, there)
 
 
 def count_parameters(config: PretrainedConfig) -> int:
@@ -48,7 +95,7 @@ def show_plan(
     settings: Settings,
     rows: int | None,
     tokens: int | None,
-    notes: list[str],
+    notes: Notes,
     tokenizer: PreTrainedTokenizerBase | None = None,
     steps: int | None = None,
     copies: tuple[bool, bool] = (False, False),
@@ -60,7 +107,6 @@ def show_plan(
     `frozen`: parameters of further models that only score.
     """
     args = settings.training
-    notes = list(notes)
     config = known_config(settings, tokenizer, notes)
     table = Table(title=f"Plan of {settings.stage}: nothing is trained or written", show_header=False)
     table.add_row("model", _model_line(settings, config))
@@ -76,8 +122,10 @@ def show_plan(
     precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "float32"
     table.add_row("device, precision", f"{args.device}, {precision}")
     table.add_row("output", str(args.output_dir))
-    for note in dict.fromkeys(notes):
-        table.add_row("not checked", note)
+    for notice in dict.fromkeys(notes.told):
+        table.add_row("notice", notice)
+    for unchecked in notes.unchecked.values():
+        table.add_row("not checked", unchecked)
     if distributed_rank() == 0:
         Console().print(table)
 
@@ -108,20 +156,15 @@ def _model_line(settings: Settings, config: PretrainedConfig | None) -> str:
 
 
 def known_config(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: list[str]
+    settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: Notes
 ) -> PretrainedConfig | None:
     """The configuration of the model a run would use; None with a note when a dry run cannot reach the hub."""
     model = settings.model
+    name = model.model_name_or_path
     if model.config_overrides is not None:
         overrides = parse_overrides(model.config_overrides)
-        return new_config(model.model_name_or_path, overrides, tokenizer, model.trust_remote_code)
-    try:
-        return load_config(model.model_name_or_path, model.trust_remote_code)
-    except UserError as error:
-        if not may_be_missing(settings, model.model_name_or_path):
-            raise
-        notes.append(missing_note("model", model.model_name_or_path, error))
-        return None
+        return notes.reach("model", name, new_config, name, overrides, tokenizer, model.trust_remote_code)
+    return notes.reach("model", name, load_config, name, model.trust_remote_code)
 
 
 def length_limit(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: list[str]) -> int | None:
@@ -156,27 +199,3 @@ def _number_or_word(text: str) -> int | float | bool | str:
         except ValueError:
             continue
     return text
-
-
-def may_be_missing(settings: Settings, source: str | None) -> bool:
-    """Whether a dry run goes on without this model or data: it is on the hub, or an earlier stage will make it.
-
-    The latter stand under `runs/`, where the recipes write.
-    """
-    if not settings.run.dry_run or not source or source.startswith("world"):
-        return False
-    path = Path(source)
-    if path.parts[0] == "runs":
-        return not path.exists()
-    return (
-        not source.startswith((".", "/", "~"))
-        and len(path.parts) <= 2
-        and not path.suffix.startswith((".json", ".csv"))
-    )
-
-
-def missing_note(what: str, source: str, error: UserError) -> str:
-    """What a dry run says of a source it went on without."""
-    if Path(source).parts[0] == "runs":
-        return f"{what} {source!r}: not there yet; an earlier stage makes it"
-    return f"{what} {source!r}: {error}"

@@ -8,7 +8,6 @@ if __name__ == "__main__":  # as a script: go on as the installed module
     launch("ppo")
 
 import importlib
-import logging
 import os
 import re
 import sys
@@ -18,15 +17,14 @@ from functools import partial
 from typing import Literal
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_policy, load_reward_model
-from rlhf_kit.models.ensemble import Ensemble
+from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.functions import GIVEN, check_signature
 from rlhf_kit.ppo.pretraining import text_length
@@ -38,13 +36,13 @@ from rlhf_kit.recipes.models import (
     load_data,
     load_model,
     peft_config,
+    read_rows,
     refuse_new_model,
     tokenizer_of,
 )
 from rlhf_kit.recipes.output import check_output, numbers
+from rlhf_kit.recipes.roles import dry_run, value_model, with_ensemble
 from rlhf_kit.recipes.run import finish, run_stage, train
-
-logger = logging.getLogger(__name__)
 
 KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # all are read as prompts
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -100,13 +98,14 @@ def run(settings: Settings) -> dict:
     tokenizer = tokenizer_of(settings, notes)
     config = plan.known_config(settings, tokenizer, notes)
     if train_data is not None:
-        train_data = fitting_prompts(settings, settings.data.dataset_name, train_data, tokenizer, config)
+        train_data = fitting_prompts(settings, settings.data.dataset_name, train_data, tokenizer, config, notes)
     if eval_data is not None:
-        eval_data = fitting_prompts(settings, settings.data.eval_dataset_name, eval_data, tokenizer, config)
+        eval_data = fitting_prompts(settings, settings.data.eval_dataset_name, eval_data, tokenizer, config, notes)
     if ptx_data is not None and config is not None:
         text_length(settings.training.ptx_max_length, context_length(config))
     if settings.run.dry_run:
-        _dry_run(settings, rewards, train_data, tokenizer, notes)
+        data = {"train": train_data, "eval": eval_data, "ptx": ptx_data}
+        dry_run(settings, rewards, data, tokenizer, config, notes)
         return {}
 
     trainer = PPOTrainer(
@@ -158,13 +157,9 @@ def resolve_reward(name: str) -> str | Callable:
 def check_reward_models(settings: Settings, rewards: list[str | Callable]) -> None:
     """Refuse a model that gives no score before anything else is read; a dry run goes on without what is not there."""
     for name in (reward for reward in rewards if isinstance(reward, str)):
-        try:
-            config = load_config(name, what="a reward model")
-        except UserError:
-            if not plan.may_be_missing(settings, name):
-                raise
-            continue
-        check_scorer(name, config)
+        config = plan.Notes(settings.run.dry_run).reach("model", name, load_config, name, what="a reward model")
+        if config is not None:
+            check_scorer(name, config)
 
 
 def check_functions(rewards: list[str | Callable], columns: list[str]) -> None:
@@ -198,22 +193,7 @@ def check_ensemble(settings: Settings, rewards: list[str | Callable]) -> None:
         )
 
 
-def with_ensemble(settings: Settings, rewards: list[str | Callable]) -> list:
-    """With `--reward_ensemble` the reward models as one reward, in the place of the first of them."""
-    extra = settings.extra
-    if extra.reward_ensemble is None:
-        return rewards
-    models = [reward for reward in rewards if isinstance(reward, str)]
-    ensemble = Ensemble.from_pretrained(
-        models,
-        reduce=extra.reward_ensemble,
-        std_coef=extra.reward_ensemble_std_coef,
-        batch_size=settings.training.per_device_eval_batch_size,
-    )
-    return [ensemble if reward == models[0] else reward for reward in rewards if reward not in models[1:]]
-
-
-def load_texts(settings: Settings, notes: list[str]) -> Dataset | None:
+def load_texts(settings: Settings, notes: plan.Notes) -> Dataset | None:
     """The rows of `--ptx_dataset_name`; None where there is none, or a dry run cannot reach the hub."""
     source = settings.extra.ptx_dataset_name
     if (source is None) != (settings.training.ptx_coef == 0):
@@ -223,20 +203,19 @@ def load_texts(settings: Settings, notes: list[str]) -> Dataset | None:
         )
     if source is None:
         return None
-    try:
-        rows = load(source, ("text",), split=settings.data.dataset_train_split)[0]
-    except UserError as error:
-        if not plan.may_be_missing(settings, source):
-            raise
-        notes.append(plan.missing_note("data", source, error))
-        return None
-    if settings.provenance is not None:
+    rows = read_rows(source, ("text",), settings.data.dataset_train_split, load, notes)
+    if rows is not None and settings.provenance is not None:
         settings.provenance.add("ptx data", rows)
     return rows
 
 
 def fitting_prompts(
-    settings: Settings, source: str, prompts: Dataset, tokenizer: PreTrainedTokenizerBase | None, config
+    settings: Settings,
+    source: str,
+    prompts: Dataset,
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: PretrainedConfig | None,
+    notes: plan.Notes,
 ) -> Dataset:
     """The prompts that leave room for a completion; `--max_prompt_length` leaves longer ones out.
 
@@ -256,7 +235,7 @@ def fitting_prompts(
         if not kept:
             raise UserError(f"{source}: no prompt has at most --max_prompt_length {most} tokens.")
         if len(kept) < len(lengths):
-            logger.warning("%s: %d prompts of more than %d tokens left out", source, len(lengths) - len(kept), most)
+            notes.tell(f"{source}: {len(lengths) - len(kept)} prompts of more than {most} tokens left out")
         prompts, lengths = prompts.select(kept), [lengths[row] for row in kept]
     room = None if limit is None else limit - longest
     long = [(row, tokens) for row, tokens in enumerate(lengths, start=1) if room is not None and tokens > room]
@@ -268,49 +247,6 @@ def fitting_prompts(
             f"(--max_prompt_length {room} does), or lower --max_completion_length."
         )
     return prompts
-
-
-def value_model(name: str) -> str | PreTrainedModel:
-    """The words `PPOTrainer` knows as they are; anything else is a model to load."""
-    if name in ("shared", "separate", "reward"):
-        return name
-    is_scorer = any(item.endswith("ForSequenceClassification") for item in load_config(name).architectures or [])
-    return load_reward_model(name) if is_scorer else load_policy(name)
-
-
-def _dry_run(settings: Settings, rewards: list, train_data: Dataset | None, tokenizer, notes: list[str]) -> None:
-    args, extra = settings.training, settings.extra
-    frozen = 0
-    for name in [r for r in rewards if isinstance(r, str)] + [extra.ref_model_name_or_path]:
-        if name is not None:
-            frozen += _parameters(settings, name, notes)
-    steps = args.steps(0 if train_data is None else len(train_data))
-    tokens = None
-    if train_data is not None and tokenizer is not None:
-        prompts = train_data["prompt"]
-        tokens = sum(len(encode_prompt(tokenizer, p)) + args.max_completion_length for p in prompts)
-    plan.show_plan(
-        settings,
-        None if train_data is None else len(train_data),
-        tokens,
-        notes,
-        tokenizer,
-        steps=steps if steps > 0 else None,
-        copies=(extra.ref_model_name_or_path is None and not settings.model.use_peft, extra.value_model != "shared"),
-        frozen=frozen,
-    )
-
-
-def _parameters(settings: Settings, name: str, notes: list[str]) -> int:
-    """Parameters of a frozen model; a note where the hub cannot be reached."""
-    try:
-        config = load_config(name)
-    except UserError as error:
-        if not plan.may_be_missing(settings, name):
-            raise
-        notes.append(plan.missing_note("model", name, error))
-        return 0
-    return plan.count_parameters(config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

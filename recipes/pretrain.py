@@ -29,7 +29,15 @@ from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, context_of
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
-from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_or_new
+from rlhf_kit.recipes.models import (
+    check_model,
+    check_settings,
+    load_data,
+    load_model,
+    peft_config,
+    refuse_no_text,
+    tokenizer_or_new,
+)
 from rlhf_kit.recipes.output import check_output
 from rlhf_kit.recipes.run import finish, held_out, run_stage, train
 from rlhf_kit.training import Trainer
@@ -83,26 +91,25 @@ def run(settings: Settings) -> dict:
         context = context_of(plan.known_config(settings, tokenizer, notes), overrides, settings.training.block_size)
         settings.model.config_overrides += "".join(f",{name}={tokens}" for name, tokens in context.items())
     length = _block_size(settings, tokenizer, notes)
-    rows = _rows(train_data, tokenizer, length)
+    rows, held = (_rows(data, tokenizer, length) for data in (train_data, eval_data))
+    refuse_no_text(settings, tokenizer, {"dataset_name": (train_data, rows), "eval_dataset_name": (eval_data, held)})
     if settings.run.dry_run:
+        check_model(settings, tokenizer)
         tokens = sum(len(row["input_ids"]) for row in rows) if rows else None
         plan.show_plan(settings, len(rows) if rows else None, tokens, notes, tokenizer)
         return {}
-    if not rows:
-        raise UserError(f"{settings.data.dataset_name!r} has no text to train on: every document is empty.")
 
     model = load_model(settings, tokenizer)
     model = trainable(model, peft_config(settings))
     texts = preflight.short_texts(model, (row["input_ids"] for row in rows))
     how = arrange(model, texts, settings)
     if how == "apart":
-        rows = _rows(train_data, tokenizer, length, apart=True)
-    held = None if eval_data is None else _rows(eval_data, tokenizer, length, apart=how == "apart")
+        rows, held = (_rows(data, tokenizer, length, apart=True) for data in (train_data, eval_data))
     trainer = Trainer(
         model=model,
         args=settings.training,
         train_dataset=Dataset.from_list(rows),
-        eval_dataset=None if held is None else Dataset.from_list(held),
+        eval_dataset=Dataset.from_list(held) if held else None,
         data_collator=PackedCollator(tokenizer.pad_token_id, how),
         processing_class=tokenizer,
     )
@@ -126,7 +133,7 @@ def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _block_size(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: list[str]) -> int:
+def _block_size(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: plan.Notes) -> int:
     wanted = settings.training.block_size
     config = plan.known_config(settings, tokenizer, notes)
     limit = (context_length(config) if config is not None else None) or 1024

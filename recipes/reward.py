@@ -11,26 +11,38 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.eval.reward import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
+from rlhf_kit.models.heads import row_format
+from rlhf_kit.models.prefix import check_shared_prefix
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.recipes.calibration import (
     CalibrationArguments,
     answers_to_calibrate_on,
+    calibration_data,
     check_calibration,
+    check_policy,
     recalibrate,
 )
 from rlhf_kit.recipes.card import reward_card
-from rlhf_kit.recipes.models import check_settings, load_data, peft_config, refuse_new_model, tokenizer_of
+from rlhf_kit.recipes.models import (
+    check_model,
+    check_settings,
+    load_data,
+    peft_config,
+    refuse_new_model,
+    tokenizer_of,
+)
 from rlhf_kit.recipes.output import check_output, numbers
 from rlhf_kit.recipes.run import finish, run_stage, seed_everything, train
-from rlhf_kit.reward import RewardConfig, RewardTrainer, encode_comparisons
+from rlhf_kit.reward import RewardConfig, RewardTrainer
+from rlhf_kit.reward.trainer import encode_lists
 
 
 def run(settings: Settings) -> dict:
@@ -40,30 +52,18 @@ def run(settings: Settings) -> dict:
     refuse_new_model(settings)
     args = settings.training
     read = partial(load, on_bad_row=args.on_bad_row)
-    demonstrations = check_calibration(settings)
+    check_calibration(settings)
     train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), read)
+    demonstrations = calibration_data(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
     check_prompts(tokenizer, {"train": train_data, "eval": eval_data, "calibration": demonstrations})
     if settings.run.dry_run:
-        rows = tokens = None
-        if train_data is not None and tokenizer is not None:
-            limit = plan.length_limit(settings, tokenizer, notes)
-            encoded, _ = encode_comparisons(train_data, tokenizer, limit, args.ties_teach, args.on_bad_row)
-            rows, tokens = len(encoded), sum(len(ids) for answers in encoded["input_ids"] for ids in answers)
-        plan.show_plan(settings, rows, tokens, notes, tokenizer)
+        _dry_run(settings, train_data, eval_data, tokenizer, notes)
         return {}
 
     answers = answers_to_calibrate_on(settings, train_data, demonstrations)
-    seed_everything(settings)  # the scalar head is new
-    model = settings.model
     trainer = RewardTrainer(
-        load_reward_model(
-            model.model_name_or_path,
-            tokenizer=tokenizer,
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
-            attn_implementation=model.attn_implementation,
-        ),
+        load_scorer(settings, tokenizer),
         args=args,
         train_dataset=train_data,
         eval_dataset=eval_data,
@@ -82,6 +82,44 @@ def run(settings: Settings) -> dict:
     if args.should_save:
         output.files.write("README.md", reward_card(trainer, settings, record, found))
     return record
+
+
+def load_scorer(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model to train, its scalar head new where it has none; in a dry run without weights."""
+    seed_everything(settings)  # a new head is drawn
+    model = settings.model
+    return load_reward_model(
+        model.model_name_or_path,
+        tokenizer=tokenizer,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+        attn_implementation=model.attn_implementation,
+        device_map="meta" if settings.run.dry_run else None,
+    )
+
+
+def _dry_run(
+    settings: Settings,
+    train_data: Dataset | None,
+    eval_data: Dataset | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    notes: plan.Notes,
+) -> None:
+    rows, tokens, config = None, None, plan.known_config(settings, tokenizer, notes)
+    limit = plan.length_limit(settings, tokenizer, notes)
+    for name, data in {"eval": eval_data, "train": train_data}.items():
+        if None not in (data, tokenizer, config):
+            reads = row_format(config, tokenizer)
+            lists, _ = encode_lists(data, tokenizer, limit, reads, name, settings.training, notes.tell)
+            if name == "train":
+                rows, tokens = len(lists), sum(len(ids) for answers in lists["input_ids"] for ids in answers)
+    policy = settings.extra.calibration_policy
+    if policy and train_data is not None:
+        notes.reach("model", policy, check_policy, settings, train_data)
+    model = check_model(settings, tokenizer, load_scorer)
+    if model is not None and settings.training.shared_prefix:
+        check_shared_prefix(model)
+    plan.show_plan(settings, rows, tokens, notes, tokenizer)
 
 
 def check_prompts(tokenizer: PreTrainedTokenizerBase | None, data: Mapping[str, Dataset | None]) -> None:

@@ -14,10 +14,10 @@ from trl import SFTConfig
 from rlhf_kit.data.loading import load
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
-from rlhf_kit.recipes.models import check_settings, load_data, load_model, peft_config, tokenizer_of
+from rlhf_kit.recipes.models import check_model, check_settings, load_data, load_model, peft_config, tokenizer_of
 from rlhf_kit.recipes.output import check_output, numbers
 from rlhf_kit.recipes.run import finish, run_stage, train
-from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_options
+from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_adapted_head, refuse_options
 
 
 def run(settings: Settings) -> dict:
@@ -38,6 +38,9 @@ def run(settings: Settings) -> dict:
         rows = tokens = None
         if "train" in encoded:
             rows, tokens = len(encoded["train"]), sum(map(len, encoded["train"]["input_ids"]))
+        policy = check_model(settings, tokenizer)
+        if policy is not None:
+            refuse_adapted_head(policy)
         plan.show_plan(settings, rows, tokens, notes, tokenizer)
         return {}
 

@@ -15,6 +15,10 @@ class UserError(ValueError):
     status = 2
 
 
+class HubUnreachableError(UserError):
+    """What may be on the Hugging Face hub could not be asked for. A dry run goes on without it and says so."""
+
+
 class NotFiniteError(UserError):
     """Training came to a NaN or an infinity: the message names the tensor and the optimizer step."""
 

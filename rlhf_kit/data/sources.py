@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rlhf_kit import world
 from rlhf_kit.data.columns import rows_of
 from rlhf_kit.data.files import SUFFIXES, Source, listed, read_file, suffix_of
 from rlhf_kit.data.formats import KINDS, Context
+from rlhf_kit.data.hub import loading_error, names_path
 from rlhf_kit.errors import UserError, did_you_mean
 
 WORLD = "world"
@@ -31,13 +33,20 @@ def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
         return _read_folder(path, kinds, split)
     if path.exists():
         return read_file(path, kinds)
-    if _looks_like_path(source):
+    if names_path(source):
         raise _missing(path)
+    if _is_misspelt_world(source):
+        known = ", ".join((WORLD, *(f"{WORLD}:{kind}" for kind in (*KINDS, *_CONTRACTS))))
+        near = did_you_mean(source.lower(), known.split(", "))
+        raise UserError(f"{source!r} is no local file or folder. The embedded world is one of {known}.{near}")
     return _read_hub(source, split)
 
 
-def _looks_like_path(source: str) -> bool:
-    return source.count("/") > 1 or source.startswith(("/", "~", ".")) or suffix_of(Path(source)) in SUFFIXES
+def _is_misspelt_world(source: str) -> bool:
+    """Of names that are nothing here; those of the hub without an owner are few, and none is near."""
+    name = source.lower().partition(":")[0]
+    near = difflib.SequenceMatcher(None, name, WORLD).ratio() >= 0.8
+    return "/" not in name and (near or name.startswith(WORLD) or name in (*KINDS, *_CONTRACTS))
 
 
 def _missing(path: Path) -> UserError:
@@ -129,7 +138,7 @@ def _read_hub(source: str, split: str) -> Source:
         loaded = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # the hub client raises a dozen unrelated types: no network, no such id, no such config
         near = did_you_mean(source, [WORLD, *(f"{WORLD}:{kind}" for kind in KINDS)])
-        raise UserError(
+        raise loading_error(name, error)(
             f"{source!r} is no local file or folder, and it could not be loaded from the Hugging Face hub "
             f"(split {split!r}): {_first_line(error)} Check the id and the connection, or give a local file.{near}"
         ) from None

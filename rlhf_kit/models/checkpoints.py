@@ -89,8 +89,9 @@ def load_policy(name_or_path: str | os.PathLike, **options) -> PreTrainedModel:
     tokens from `tokenizer`.
 
     Args:
-        options: config_overrides (dict), tokenizer, dtype, trust_remote_code, attn_implementation. `dtype` is of the
-            weights; "auto" is float32: master weights stay exact, autocast does the fast arithmetic.
+        options: config_overrides (dict), tokenizer, dtype, trust_remote_code, attn_implementation, device_map. `dtype`
+            is of the weights; "auto" is float32: master weights stay exact, autocast does the fast arithmetic. With
+            the device_map "meta" its files are looked at and no weight is read.
     """
     return _language_model(AutoModelForCausalLM, "a causal language model", name_or_path, **options)
 
@@ -110,6 +111,7 @@ def _language_model(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
     if attn_implementation:
@@ -117,7 +119,8 @@ def _language_model(
     if config_overrides is not None:
         config = new_config(name_or_path, config_overrides, tokenizer, trust_remote_code)
         try:
-            return _every_token_learns(auto_class.from_config(config, **options))
+            with torch.device(device_map or "cpu"):
+                return _every_token_learns(auto_class.from_config(config, **options))
         except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"config_overrides: {config_overrides} make no {config.model_type} model: {reason(error)}"
@@ -128,7 +131,7 @@ def _language_model(
             f"{str(name_or_path)!r} is a reward model or classifier: it gives scores, and {what} is needed. "
             "Give the model it was trained from, or one that `rlhf-kit sft` made."
         )
-    return _every_token_learns(load_weights(auto_class, what, name_or_path, config, **options))
+    return _every_token_learns(load_weights(auto_class, what, name_or_path, config, device_map=device_map, **options))
 
 
 def load_reward_model(
@@ -138,6 +141,7 @@ def load_reward_model(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """A model with one scalar output: a trained reward model, or a new head on a language model's trunk.
 
@@ -156,8 +160,11 @@ def load_reward_model(
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
     model = load_weights(
-        AutoModelForSequenceClassification, "a reward model", name_or_path, config, new_head=not has_head, **options
-    )
+        AutoModelForSequenceClassification, "a reward model", name_or_path, config, not has_head,
+        device_map=device_map, **options,
+    )  # fmt: skip
+    if tokenizer is not None:
+        check_vocabulary(name_or_path, tokenizer, model)
     if model.config.pad_token_id is None:
         eos = model.config.eos_token_id
         eos = eos[0] if isinstance(eos, list | tuple) else eos  # Llama 3 has several
@@ -196,8 +203,8 @@ def check_vocabulary(
     known = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > known:
         raise UserError(
-            f"The tokenizer of {str(name_or_path)!r} has {len(tokenizer)} tokens and the model knows {known}: they do "
-            "not belong together. Save the model's own tokenizer beside it."
+            f"The tokenizer for {str(name_or_path)!r} has {len(tokenizer)} tokens and the model knows {known}: they "
+            "do not belong together. Save the model's own tokenizer beside it."
         )
 
 

@@ -70,12 +70,15 @@ class Ensemble:
         self.__name__ = f"ensemble-{reduce}"
 
     @classmethod
-    def from_pretrained(cls, names: Sequence[str], **options) -> Ensemble:
-        """The reward models of these hub ids or folders; `options` as above."""
+    def from_pretrained(cls, names: Sequence[str], device_map: str | None = None, **options) -> Ensemble:
+        """The reward models of these hub ids or folders; `options` as above, `device_map` as for `load_policy`."""
         for name in names:
             check_scorer(name, load_config(name, what="a reward model"))
         tokenizers = [load_tokenizer(name, needs_eos=False) for name in names]
-        models = [load_reward_model(name, tokenizer=own) for name, own in zip(names, tokenizers, strict=True)]
+        models = [
+            load_reward_model(name, tokenizer=own, device_map=device_map)
+            for name, own in zip(names, tokenizers, strict=True)
+        ]
         return cls(models, tokenizers, **options)
 
     def to(self, device) -> Ensemble:

@@ -217,6 +217,18 @@ def refuse_shared_weights(policy: nn.Module, reference: nn.Module | str | None, 
             )
 
 
+def value_source(value_model: str | PreTrainedModel, reward_models: list) -> tuple:
+    """What `build_policy_and_value` makes a value function of: the word or model, and the reward model it names."""
+    if value_model == "reward" and len(reward_models) != 1:
+        raise UserError(
+            f"value_model='reward' needs exactly one reward model; reward_funcs has {len(reward_models)}. "
+            "Choose 'shared' or 'separate'."
+        )
+    if isinstance(value_model, str) and value_model not in VALUE_MODELS:
+        raise UserError(f"value_model {value_model!r} is not one of {', '.join(VALUE_MODELS)}, nor a model.")
+    return value_model, (reward_models[0] if value_model == "reward" else None)
+
+
 def build_policy_and_value(
     policy: PreTrainedModel | PeftModel,
     value_model: str | PreTrainedModel,

@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from rlhf_kit.data.hub import loading_error, names_path
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.merging import merged
 
@@ -106,6 +107,7 @@ def _with_adapter(base: PreTrainedModel, adapter: PeftConfig, name_or_path: str 
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # told below
+        warnings.filterwarnings("ignore", message=".*to a meta parameter in the current model")  # none is to be read
         model, (missing, unexpected) = attempt(load, "an adapter", name_or_path)
     prefix = f"base_model.model.{base.base_model_prefix}."
     if is_classifier(base):  # the LM head of a language model's adapter is not needed
@@ -176,7 +178,7 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
 
 def _base_of(name_or_path: str | os.PathLike, base: str) -> str:
     """Where an adapter's base stands: as it says, or, moved together with it, where a run keeps a base of its own."""
-    if not names_folder(base) or Path(base).exists():
+    if not names_path(base) or Path(base).exists():
         return base
     own = [folder / OWN_BASE for folder in (Path(name_or_path), Path(name_or_path).parent)]
     moved = [folder for folder in own if Path(base).name == OWN_BASE and folder.is_dir()]
@@ -188,16 +190,18 @@ def _base_of(name_or_path: str | os.PathLike, base: str) -> str:
     return str(moved[0])
 
 
+def is_here(what: str, name_or_path: str | os.PathLike) -> bool:
+    """Whether a model stands in a folder, and those below its adapters do."""
+    if not Path(name_or_path).is_dir():
+        return False
+    adapter = adapter_config(what, name_or_path)
+    return adapter is None or is_here(what, adapter.base_model_name_or_path)
+
+
 def located(name_or_path: str | os.PathLike) -> str:
     """A folder by its absolute path, links followed, a hub id as it is."""
     name = str(name_or_path)
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
-
-
-def names_folder(name_or_path: str | os.PathLike) -> bool:
-    """Whether this can be no hub id."""
-    path = Path(name_or_path)
-    return path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(path).count("/") > 1
 
 
 def attempt(load, what: str, name_or_path: str | os.PathLike, **options):
@@ -209,13 +213,13 @@ def attempt(load, what: str, name_or_path: str | os.PathLike, **options):
     if path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
         found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
         raise UserError(f"{str(path)!r} holds no model: it has {found}, and {what} needs a config.json.")
-    if names_folder(name_or_path) and not path.exists():
+    if names_path(name_or_path) and not path.exists():
         raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{near}")
     try:
         return load(str(name_or_path), **options)
     except LOADING_FAULTS as error:
         where, near = ("the folder", "") if path.is_dir() else ("the hub", near)
-        raise UserError(
+        raise loading_error(name_or_path, error)(
             f"{what[0].upper()}{what[1:]} could not be loaded from {where} {str(name_or_path)!r}: {reason(error)} "
             f"Give the folder of a saved model, or a hub id this machine can reach.{near}"
         ) from error

@@ -41,13 +41,13 @@ from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.precision import HeldCasts, cast_frozen
 from rlhf_kit.models.value import (
-    VALUE_MODELS,
     PolicyAndValue,
     adapters_off,
     build_policy_and_value,
     completion_logprobs,
     reference_of,
     refuse_shared_weights,
+    value_source,
 )
 from rlhf_kit.ppo import checkpoints, completions
 from rlhf_kit.ppo.config import PPOConfig
@@ -119,7 +119,7 @@ class PPOTrainer(Trainer):
         )
         for prompts in filter(None, (self.prompts, self.eval_prompts)):
             self.rewards.check(prompts, args.max_completion_length, trainer_state=None)
-        module = build_policy_and_value(policy, *self._value_source(value_model), peft_config)
+        module = build_policy_and_value(policy, *value_source(value_model, self.rewards.models), peft_config)
         for part in filter(None, [module, self.ref_model]):
             disable_dropout(part)
             fuse_activations(part)
@@ -176,16 +176,6 @@ class PPOTrainer(Trainer):
         self.ptx = None
         if ptx_dataset is not None:
             self.ptx = PretrainingTexts(ptx_dataset, tokenizer, text_length(args.ptx_max_length, context))
-
-    def _value_source(self, value_model):
-        if value_model == "reward" and len(self.rewards.models) != 1:
-            raise UserError(
-                f"value_model='reward' needs exactly one reward model; reward_funcs has {len(self.rewards.models)}. "
-                "Choose 'shared' or 'separate'."
-            )
-        if isinstance(value_model, str) and value_model not in VALUE_MODELS:
-            raise UserError(f"value_model {value_model!r} is not one of {', '.join(VALUE_MODELS)}, nor a model.")
-        return value_model, (self.rewards.models[0] if value_model == "reward" else None)
 
     # --- one rollout --------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from datasets import Dataset
@@ -154,18 +154,9 @@ class RewardTrainer(Trainer):
     def _encoded(self, dataset: Dataset, name: str, args: RewardConfig) -> Dataset:
         if "input_ids" in dataset.column_names:
             return dataset
-        dataset, counts = encode_comparisons(
-            dataset, self.tokenizer, self.limit, args.ties_teach, args.on_bad_row, self.row_format, name
+        dataset, self.data_counts[name] = encode_lists(
+            dataset, self.tokenizer, self.limit, self.row_format, name, args
         )
-        self.data_counts[name] = counts
-        told = [f"{what} {count}" for what, count in counts.items() if count and what != "lists"]
-        if told:
-            logger.warning("%s: of %d lists: %s", name, counts["lists"], ", ".join(told))
-        if args.loss_type != "pairwise" and any(dataset["margin"] if "margin" in dataset.column_names else []):
-            raise UserError(
-                f"{name}: the rows ask for margins, which loss_type={args.loss_type!r} cannot keep. "
-                "Choose loss_type='pairwise', or take the column `margin` out."
-            )
         return dataset
 
     # -- training ----------------------------------------------------------------------------
@@ -270,3 +261,29 @@ class RewardTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             save_config(model, config, output_dir or self.args.output_dir)
+
+
+def encode_lists(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    reads: RowFormat,
+    name: str,
+    args: RewardConfig,
+    tell: Callable[[str], None] = logger.warning,
+) -> tuple[Dataset, dict[str, int]]:
+    """`encode_comparisons` as `args` ask for it; what was cut or dropped is told.
+
+    Raises:
+        UserError: for faulty lists, and for margins that the loss cannot keep.
+    """
+    dataset, counts = encode_comparisons(dataset, tokenizer, limit, args.ties_teach, args.on_bad_row, reads, name)
+    told = [f"{what} {count}" for what, count in counts.items() if count and what != "lists"]
+    if told:
+        tell(f"{name}: of {counts['lists']} lists: {', '.join(told)}")
+    if args.loss_type != "pairwise" and any(dataset["margin"] if "margin" in dataset.column_names else []):
+        raise UserError(
+            f"{name}: the rows ask for margins, which loss_type={args.loss_type!r} cannot keep. "
+            "Choose loss_type='pairwise', or take the column `margin` out."
+        )
+    return dataset, counts

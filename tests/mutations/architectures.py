@@ -79,7 +79,7 @@ MUTANTS = [
     ),
     (
         MLM,
-        "_check_padding(settings, model, tokenizer, rows, eval_rows)",
+        "_check_padding(settings, model, tokenizer, rows, held)",
         "pass",
         MLM_TEST + "test_a_model_that_reads_padding_gets_none_or_is_refused",
     ),
@@ -88,7 +88,7 @@ MUTANTS = [
     (MLM, "guessed[chance.argmin()] = True", "pass", MLM_TEST + "test_each_row_has_something_to_guess"),
     (
         MLM,
-        "[*rows, *(eval_rows or [])]",
+        "[*rows, *held]",
         "rows",
         MLM_TEST + "test_evaluation_rows_without_a_span_are_refused_too",
     ),
