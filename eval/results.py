@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import rlhf_kit
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
-from rlhf_kit.storage import Folder
+from rlhf_kit.storage import Folder, write_fault
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
 
@@ -62,12 +63,15 @@ def json_lines(rows: Iterable[Any]) -> str:
 def check_folder(folder: Path, task: str, names: Iterable[str] = ()) -> None:
     """Before hours are spent: make the folder that the results go to.
 
-    Raises UserError where it cannot be made, or one of `names` is there and is no result of this task as it was left.
+    Raises UserError where it cannot be made or written into, or one of `names` is there and is no result of this task
+    as it was left.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {str(folder)!r} cannot be made: {error.strerror}. Give a folder.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--output {str(folder)!r} cannot be written into. Give another folder.")
     of(folder, task).refuse_foreign(names)
 
 
@@ -77,8 +81,13 @@ def of(folder: Path, task: str) -> Folder:
 
 
 def write(path: Path, text: str, task: str) -> None:
-    """Write a file whole or not at all. Raises UserError where it cannot be written, or is no result of this task."""
+    """Write a file whole or not at all.
+
+    Raises UserError where it may not be written, or is no result of this task; OSError where there is no room.
+    """
     try:
         of(path.parent, task).write(path.name, text)
     except OSError as error:
+        if write_fault(error):
+            raise
         raise UserError(f"{str(path)!r} cannot be written: {error.strerror}.") from error

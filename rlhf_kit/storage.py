@@ -28,6 +28,7 @@ RUN = "a run of a stage"  # all stages write as one
 HEADER = {"about": "What rlhf-kit wrote into this folder; it replaces and removes nothing else.", "version": 1}
 HASHED = 16 * 2**20  # bytes; a larger file is known by its size and the time of its last change
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+TORCH_SAVE = re.compile(r"inline_container\.cc|basic_ios::clear")  # of its RuntimeErrors where a file is not whole
 CLOCK = 2.0  # seconds that the start of a process may seem to move when the clock is set
 NAMED = 5  # files that a message names
 
@@ -343,7 +344,7 @@ def write_fault(error: BaseException) -> str | None:
         if number in UNWRITABLE:
             name = getattr(error, "filename", None)
             return os.strerror(number) + (f" ({str(name)!r})" if name else "")
-        if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):  # torch.save
+        if isinstance(error, RuntimeError) and TORCH_SAVE.search(str(error)):
             return "a file could not be written whole"
         error = error.__cause__ or error.__context__
     return None

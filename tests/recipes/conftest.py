@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from tests.stages import PPO, QUIET, STAGES
+
 
 @pytest.fixture
 def write_jsonl(tmp_path):
@@ -62,3 +64,24 @@ def scratch(tokenizer_folder):
         "--tokenizer_name_or_path",
         str(tokenizer_folder),
     ]
+
+
+@pytest.fixture
+def stage(texts, demonstrations, ranked, base, scratch):
+    """`stage(name, folder, *more)`: its exit status, on a tiny model for two steps."""
+    bert = ["--model_name_or_path", "bert", "--config_overrides"]
+    bert += ["num_hidden_layers=1,hidden_size=32,num_attention_heads=2,intermediate_size=32"]
+    given = {
+        "pretrain": [*scratch, "--dataset_name", texts, "--block_size", "32"],
+        "mlm": [*bert, "--train_tokenizer", "300", "--dataset_name", texts],
+        "sft": ["--model_name_or_path", base, "--dataset_name", demonstrations],
+        "reward": ["--model_name_or_path", base, "--dataset_name", ranked, "--gradient_accumulation_steps", "1"],
+        "ppo": ["--model_name_or_path", base, "--dataset_name", ranked, *PPO],
+    }
+
+    def run(name, folder, *more):
+        steps = [] if name == "ppo" else ["--max_steps", "2"]
+        argv = [*given[name], *QUIET, *steps, "--output_dir", folder, *more]
+        return STAGES[name].main([str(word) for word in argv])
+
+    return run

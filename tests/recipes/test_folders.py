@@ -8,37 +8,9 @@ import sys
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_kit.recipes import mlm, ppo, pretrain, reward, sft
-from rlhf_kit.storage import LOCK
+from rlhf_kit.storage import LOCK, RUN, Folder
+from tests.stages import QUIET, STAGES
 from tests.victims import every_byte, project
-
-STAGES = {"pretrain": pretrain, "mlm": mlm, "sft": sft, "reward": reward, "ppo": ppo}
-QUIET = ["--disable_tqdm", "--logging_steps", "1", "--per_device_train_batch_size", "2"]
-PPO = [
-    *("--rollout_batch_size", "4", "--mini_batch_size", "2", "--num_ppo_epochs", "1", "--total_episodes", "8"),
-    *("--max_completion_length", "4", "--reward_funcs", "tests.rewards:brief", "--log_completions"),
-]
-
-
-@pytest.fixture
-def stage(texts, demonstrations, ranked, base, scratch):
-    """`stage(name, folder, *more)`: its exit status, on a tiny model for two steps."""
-    bert = ["--model_name_or_path", "bert", "--config_overrides"]
-    bert += ["num_hidden_layers=1,hidden_size=32,num_attention_heads=2,intermediate_size=32"]
-    given = {
-        "pretrain": [*scratch, "--dataset_name", texts, "--block_size", "32"],
-        "mlm": [*bert, "--train_tokenizer", "300", "--dataset_name", texts],
-        "sft": ["--model_name_or_path", base, "--dataset_name", demonstrations],
-        "reward": ["--model_name_or_path", base, "--dataset_name", ranked, "--gradient_accumulation_steps", "1"],
-        "ppo": ["--model_name_or_path", base, "--dataset_name", ranked, *PPO],
-    }
-
-    def run(name, folder, *more):
-        steps = [] if name == "ppo" else ["--max_steps", "2"]
-        argv = [*given[name], *QUIET, *steps, "--output_dir", folder, *more]
-        return STAGES[name].main([str(word) for word in argv])
-
-    return run
 
 
 def spelled(folder, how):
@@ -125,8 +97,10 @@ def test_a_link_in_the_place_of_ours_is_not_followed(stage, tmp_path):
     assert stage("sft", folder) == 0
     (folder / "checkpoint-2").rename(precious)
     (folder / "checkpoint-2").symlink_to(precious)
-    before = every_byte(tmp_path)
+    before, kept = every_byte(tmp_path), every_byte(precious)
     assert stage("sft", folder, "--overwrite_output_dir") == 2 and every_byte(tmp_path) == before
+    Folder(folder, RUN).clear()  # were it not refused, what is recorded under the link's name would still not be ours
+    assert every_byte(precious) == kept
 
 
 def test_a_run_of_an_earlier_version_is_left_alone(stage, tmp_path, capsys):

@@ -1,0 +1,136 @@
+"""A folder is only ever ours: what a run, an evaluation and the demo may write and remove, and one at a time."""
+
+MUTANTS = [
+    (
+        "rlhf_kit/storage.py",
+        "return entry is not None and fingerprint(path) in entry.prints",
+        "return entry is not None",
+        "tests/recipes/test_folders.py::test_a_file_of_ours_that_was_changed_since_is_the_users",
+    ),
+    (
+        "rlhf_kit/storage.py",
+        "if any((self.path / part).is_symlink() for part in (name, *above)) or not path.is_file():",
+        "if not path.is_file():",
+        "tests/recipes/test_folders.py::test_a_link_in_the_place_of_ours_is_not_followed",
+    ),
+    (
+        "recipes/output.py",
+        '    if foreign:\n        raise UserError(\n            f"--output_dir',
+        '    if foreign and not overwrite:\n        raise UserError(\n            f"--output_dir',
+        "tests/recipes/test_folders.py::test_a_run_of_an_earlier_version_is_left_alone",
+    ),
+    (
+        "recipes/output.py",
+        "        refuse_own_sources(settings, folder)",
+        "        pass",
+        "tests/recipes/test_folders.py::test_a_folder_that_holds_what_the_run_reads_is_refused",
+    ),
+    (
+        "recipes/output.py",
+        "if path.exists() else set()\n    return any(way",
+        "if False else set()\n    return any(way",
+        "tests/recipes/test_folders.py::test_a_folder_that_holds_what_the_run_reads_is_refused",
+    ),
+    (
+        "recipes/output.py",
+        '            self.files.claim(f"checkpoint-{state.global_step}")',
+        "            pass",
+        "tests/recipes/test_folders.py::test_what_a_killed_run_wrote_is_known[in the middle of a checkpoint]",
+    ),
+    (
+        "recipes/output.py",
+        'return any(row is None or row["step"] for row in rows)',
+        "return True",
+        "tests/recipes/test_folders.py::test_a_run_that_failed_before_it_trained_is_not_another_run",
+    ),
+    (
+        "rlhf_kit/storage.py",
+        "path.chmod(path.stat().st_mode | 0o666 & ~mask)",
+        "pass",
+        "tests/recipes/test_folders.py::test_what_a_run_saves_follows_the_umask[readable]",
+    ),
+    (
+        "rlhf_kit/storage.py",
+        "process.status() != psutil.STATUS_ZOMBIE and ",
+        "",
+        "tests/recipes/test_locks.py::test_a_process_that_nobody_has_waited_for_has_ended",
+    ),
+    (
+        "rlhf_kit/storage.py",
+        "and abs(process.create_time() - started) < CLOCK",
+        "",
+        "tests/recipes/test_locks.py::test_what_has_ended_is_told_and_taken_over",
+    ),
+    (
+        "rlhf_kit/storage.py",
+        'if holder.get("host") != socket.gethostname():',
+        "if False:",
+        "tests/recipes/test_locks.py::test_a_lock_of_another_machine_is_refused_with_what_to_do",
+    ),
+    (
+        "recipes/output.py",
+        "        settings.closing.callback(files.unlock)",
+        "        pass",
+        "tests/recipes/test_locks.py::test_a_run_that_fails_lets_go[ZeroDivisionError]",
+    ),
+    (
+        "recipes/output.py",
+        "    broadcast_object_list(told)",
+        "    pass",
+        "tests/recipes/test_locks.py::test_every_process_of_a_second_run_is_refused",
+    ),
+    (
+        "rlhf_kit/demo.py",
+        "    if held and not known:",
+        "    if False:",
+        "tests/test_demo.py::test_a_folder_that_is_not_a_demos_is_refused_and_stays[absolute]",
+    ),
+    (
+        "rlhf_kit/demo.py",
+        '    foreign = [name for name in (*RUNS, "suite") if name in held and name not in known]',
+        "    foreign = []",
+        "tests/test_demo.py::test_a_suite_that_no_demo_has_made_stays",
+    ),
+    (
+        "eval/score_rows.py",
+        "output.samefile(data)",
+        "output == Path(data)",
+        "tests/eval/test_outputs.py::test_scores_never_replace_their_data_or_a_foreign_file",
+    ),
+    (
+        "eval/reward.py",
+        "        results.check_folder(options.output, TASK, FILES)",
+        "        pass",
+        "tests/eval/test_outputs.py::test_one_foreign_file_is_enough_and_another_commands_is_foreign[report.html]",
+    ),
+    (
+        "recipes/output.py",
+        "                if is_cut_off(checkpoint):",
+        "                if False:",
+        "tests/recipes/test_full_disk.py::test_a_first_checkpoint_that_does_not_fit[sft]",
+    ),
+    (
+        "recipes/run.py",
+        "        output.files.remove(SAVING)  # half a model, and perhaps the room for what is still written",
+        "        pass",
+        "tests/recipes/test_full_disk.py::test_a_disk_without_room_for_the_final_model[sft]",
+    ),
+    (
+        "rlhf_kit/storage.py",
+        "|basic_ios::clear",
+        "",
+        "tests/recipes/test_full_disk.py::test_torchs_own_words_for_a_full_disk_are_known[1]",
+    ),
+    (
+        "eval/results.py",
+        "if write_fault(error):",
+        "if False:",
+        "tests/recipes/test_full_disk.py::test_an_evaluation_on_a_full_disk_keeps_what_it_measured[0-finish]",
+    ),
+    (
+        "eval/results.py",
+        "if not os.access(folder, os.W_OK | os.X_OK):",
+        "if False:",
+        "tests/recipes/test_full_disk.py::test_an_evaluation_into_a_folder_that_cannot_be_written_loads_nothing",
+    ),
+]
