@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_
 from trl import SFTConfig
 
 from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
+from rlhf_kit.data.columns import rows_of
 from rlhf_kit.data.messages import demonstration, is_learnt, learning_last
 from rlhf_kit.data.refusals import UnstableTemplate, encode_each
 from rlhf_kit.data.templates import unread
@@ -216,7 +217,7 @@ def encode_demonstrations(
     rows: list[dict[str, list[int]]] = []
     counts = Counter(rows=len(dataset), kept=0, cut=0, dropped=0)
     fields: Counter[str] = Counter()
-    given = encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit), name)
+    given = encode_each(rows_of(dataset), lambda row: _encode_row(row, tokenizer, limit), name)
     for encoded, was_cut, unread_names in given:
         fields.update(unread_names)
         counts["kept" if encoded else "dropped"] += 1

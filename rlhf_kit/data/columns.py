@@ -13,6 +13,7 @@ import datasets
 import pyarrow
 from datasets.features.features import register_feature
 
+from rlhf_kit.data.messages import without_nulls
 from rlhf_kit.errors import UserError
 
 
@@ -46,11 +47,12 @@ with warnings.catch_warnings():
 
 
 def rows_of(dataset: datasets.Dataset) -> list[dict[str, Any]]:
-    """The rows of `dataset`, in one go: `Exact` columns as their values, images and sounds as their bytes."""
+    """The rows of `dataset`, in one go: `Exact` columns as their values, images and sounds as their bytes, objects
+    without the nulls that they get for keys of other objects of their column."""
     rows = dataset.with_format(None).to_list()  # which knows no columns but its own
     for name, feature in dataset.features.items():
-        for row in rows if isinstance(feature, Exact) else ():
-            row[name] = feature.decode_example(row[name])
+        for row in rows:
+            row[name] = feature.decode_example(row[name]) if isinstance(feature, Exact) else without_nulls(row[name])
     return rows
 
 
@@ -80,18 +82,3 @@ def _held(name: str, values: list) -> datasets.Dataset | None:
             if repr(column[name][:]) == repr(values):  # which tells 1 from 1.0 and True, and NaN from none
                 return column
     return None
-
-
-def exact_rows(dataset: datasets.Dataset) -> list[dict[str, Any]]:
-    """The rows of `dataset`, without the nulls that objects get for keys of other objects of their column."""
-    kept_whole = {name for name, feature in dataset.features.items() if hasattr(feature, "decode_example")}
-    return [
-        {name: value if name in kept_whole else without_nulls(value) for name, value in row.items()} for row in dataset
-    ]
-
-
-def without_nulls(value: Any) -> Any:
-    """`value` without the null members of its objects, however deep."""
-    if isinstance(value, Mapping):
-        return {key: without_nulls(member) for key, member in value.items() if member is not None}
-    return [without_nulls(member) for member in value] if isinstance(value, list) else value

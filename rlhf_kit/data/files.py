@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from rlhf_kit.data.formats import Context
+from rlhf_kit.data.messages import without_nulls
 from rlhf_kit.errors import UserError
 
 FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
@@ -169,7 +170,8 @@ def _cell(column: str, cell: str | None) -> tuple[Any, str | None]:
 
 def _read_parquet(path: Path, content: bytes) -> Source:
     try:
-        return Source(str(path), pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist())
+        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+        return Source(str(path), without_nulls(rows))
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
 

@@ -115,6 +115,14 @@ def any_fault(messages: Any) -> bool:
     return next(messages_faults("", messages), None) is not None
 
 
+def without_nulls(value: Any) -> Any:
+    """`value` without the null members of its objects, however deep: tables give all objects of a column one set of
+    keys."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(member) for key, member in value.items() if member is not None}
+    return [without_nulls(member) for member in value] if isinstance(value, list) else value
+
+
 # --- what is wrong with them ----------------------------------------------------------------------------------------
 
 

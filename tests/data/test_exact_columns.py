@@ -5,7 +5,7 @@ import pickle
 
 import datasets
 
-from rlhf_kit.data.columns import Exact, exact_rows
+from rlhf_kit.data.columns import Exact, rows_of
 
 VALUES = [1, 2.5, None, True, {"a": 1}, {"b": [1, None]}, 2**70, 0.1234567890123456, "text", [], math.inf]
 
@@ -33,4 +33,4 @@ def test_values_survive_what_is_done_to_datasets(tmp_path):
 
 def test_nulls_that_arrow_adds_are_taken_away():
     dataset = datasets.Dataset.from_list([{"turn": {"a": 1}}, {"turn": {"b": 2}}])
-    assert exact_rows(dataset) == [{"turn": {"a": 1}}, {"turn": {"b": 2}}]
+    assert rows_of(dataset) == [{"turn": {"a": 1}}, {"turn": {"b": 2}}]

@@ -19,7 +19,12 @@ from rlhf_kit.sft import encode_demonstrations
 USER = {"role": "user", "content": "Hi"}
 SAYS = {"role": "assistant", "content": "Hello"}
 WRONG = {"role": "assistant", "content": "Go away"}
-TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+    }
+]
 CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
 RESULT = {"role": "tool", "content": "3"}
 # ChatML as Qwen has it: tools in front, thoughts and calls in the turn, results as turns of their own.
@@ -255,3 +260,30 @@ def test_a_dialogue_under_a_thought_template_is_one_row_an_answer(tmp_path, capl
     assert "each answer is a row of its own: 2 of 1 demonstrations" in caplog.text
     _, counts = encode_demonstrations(loaded(tmp_path, [{"messages": turns}]), tokenizer, len(encoded[0]["input_ids"]))
     assert counts["cut"] == 1
+
+
+# --- objects of different keys, which tables fill up with nulls -----------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["jsonl", "parquet", "saved", "python"])
+def test_calls_of_different_arguments_keep_their_own(tmp_path, source):
+    calls = [
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": a}}]}
+        for a in ({"a": 1}, {"b": 2})
+    ]
+    rows = [{"messages": [USER, call, RESULT, SAYS], "tools": TOOLS} for call in calls]
+    if source == "jsonl":
+        dataset = loaded(tmp_path, rows)
+    elif source == "parquet":
+        Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+        dataset = load(str(tmp_path / "rows.parquet"), ["demonstrations"])[0]
+    elif source == "saved":
+        Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+        dataset = load(str(tmp_path / "saved"), ["demonstrations"])[0]
+    else:
+        dataset = Dataset.from_list(rows)
+    tokenizer = agent()
+    encoded, _ = encode_demonstrations(dataset, tokenizer, None)
+    texts = [tokenizer.decode(row["input_ids"]) for row in encoded]
+    assert ['"arguments": {"a": 1}' in text for text in texts] == [True, False]
+    assert ['"arguments": {"b": 2}' in text for text in texts] == [False, True]
