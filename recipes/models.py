@@ -27,6 +27,7 @@ from rlhf_kit.recipes.resume import Provenance
 from rlhf_kit.recipes.run import seed_everything
 from rlhf_kit.training.bounds import TRAINING, range_faults
 from rlhf_kit.training.launch import refuse_data_parallel
+from rlhf_kit.training.schedule import schedule_faults
 
 LORA_OPTIONS = {name for name in vars(ModelArguments()) if name.startswith("lora_")}
 LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without --use_peft
@@ -37,6 +38,7 @@ def check_settings(settings: Settings) -> None:
     model, args = settings.model, settings.training
     refuse_data_parallel(args)
     faults = [] if settings.stage == "ppo" else [f"--{fault}." for fault in range_faults(args, TRAINING)]
+    faults += [f"--{fault}." for fault in schedule_faults(args)] if not faults else []
     if model.config_overrides is not None:
         plan.parse_overrides(model.config_overrides)
         if not model.tokenizer_name_or_path and not getattr(args, "train_tokenizer", None):

@@ -271,6 +271,18 @@ MUTANTS = [
     ),
     # What is refused before anything is loaded.
     (
+        "recipes/models.py",
+        "schedule_faults(args)] if not faults else []",
+        "schedule_faults(args)] if False else []",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "recipes/run.py",
+        'if values.get("bf16") and values.get("fp16"):',
+        "if False:",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
         "rlhf_kit/training/launch.py",
         "if args.n_gpu > 1:",
         "if False:",
