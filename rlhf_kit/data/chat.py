@@ -108,13 +108,14 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Mes
     """Token ids up to where the assistant speaks. A str is one user turn under a chat template, else verbatim.
 
     Raises:
-        TemplateRefusal: where the chat template does not take the prompt.
+        TemplateRefusal: where the chat template does not take the prompt, or leaves out a turn or its calls.
     """
     if isinstance(prompt, str):
         if not tokenizer.chat_template:
             return start_ids(tokenizer) + text_ids(tokenizer, prompt)
         prompt = [{"role": "user", "content": prompt}]
     _need_template(tokenizer)
+    refuse_unread(tokenizer, prompt)
     if is_ours(tokenizer):
         turns = [i for message in prompt for i in _turn_ids(tokenizer, message)]
         return start_ids(tokenizer) + turns + text_ids(tokenizer, "Assistant:")

@@ -192,6 +192,18 @@ def test_a_template_that_does_not_write_calls_or_tools_refuses_them(tmp_path):
         encode_dialogue(set_chat_template(tokenizer_of("plain", template=False)), [USER, SAYS, RESULT, SAYS])
 
 
+def test_calls_in_a_prompt_reach_the_template_or_are_refused(tmp_path):
+    prompt = [USER, {**CALL, "content": "I add."}, RESULT]
+    (row,) = loaded(tmp_path, [{"prompt": prompt, "chosen": "a", "rejected": "b"}], "pairs")
+    tokenizer = agent()
+    ids = encode_prompt(tokenizer, row["prompt"])
+    expected = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(ids) == expected and "<call>" in expected
+    for plain in (tokenizer_of("qwen"), set_chat_template(tokenizer_of("plain", template=False))):
+        with pytest.raises(TemplateRefusal, match="does not write `tool_calls`"):
+            encode_prompt(plain, row["prompt"])
+
+
 def test_a_template_that_leaves_out_a_turn_refuses_it():
     tokenizer = tokenizer_of("qwen")
     tokenizer.chat_template = CHATML.replace(
