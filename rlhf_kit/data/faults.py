@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,3 +45,21 @@ def text_faults(name: str, value: Any) -> Iterator[Fault]:
         yield Fault(WRONG_TYPE, f"{name} is {describe(value)}; give a string")
     elif not value.strip():
         yield Fault("empty text", f"{name} is empty; give some text or remove the row")
+
+
+_HALF = re.compile("[\\ud800-\\udfff]")
+
+
+def half_characters(value: Any, name: str = "") -> Iterator[Fault]:
+    """Texts in `value`, at any depth, with one half of a surrogate pair, which no tokenizer and no file takes."""
+    if isinstance(value, str):
+        if half := _HALF.search(value):
+            told = f"{name} has half a character ({half[0]!r}, at {half.start()}), as a cut through an emoji leaves"
+            yield Fault("half a character", f"{told}; take it out, or write the whole character")
+    elif isinstance(value, Mapping):
+        for key, member in value.items():
+            yield from half_characters(key, f"the name {key!r}")
+            yield from half_characters(member, f"{name}, `{key}`" if name else f"`{key}`")
+    elif is_list(value):
+        for at, member in enumerate(value, start=1):
+            yield from half_characters(member, f"{name}, {at}")

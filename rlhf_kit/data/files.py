@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
+import itertools
 import json
 import re
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.parquet
 
 from rlhf_kit.data.formats import Context
 from rlhf_kit.data.messages import without_nulls
+from rlhf_kit.data.unpacking import as_text, read_bytes
 from rlhf_kit.errors import UserError
 
 FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
@@ -66,19 +66,13 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
     """Rows of one file by its suffix; faults of its syntax stand in the context."""
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
-        raise UserError(f"{path}: files of the type {suffix or '(no suffix)'} cannot be read. {_SUPPORTED}")
+        raise _unread(path, suffix)
     if suffix.startswith(".txt") and not {"text", "prompts"} & set(kinds):
         raise UserError(f"{path} is plain text, but this stage takes {listed(kinds)}. {_SUPPORTED}")
-    try:
-        content = gzip.decompress(path.read_bytes()) if suffix.endswith(".gz") else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+    content = read_bytes(path, has_lines=suffix in (".jsonl.gz", ".csv.gz"))
     if suffix.startswith(".parquet"):
         return _read_parquet(path, content)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+    text = as_text(path, content)
     readers: dict[str, Callable[[Path, str], Source]] = {
         ".json": _read_json,
         ".jsonl": _read_jsonl,
@@ -99,54 +93,166 @@ def _read_prompts(path: Path, text: str) -> Source:
     return Source(str(path), [{"prompt": line.removesuffix("\r")} for _, line in numbered], context)
 
 
+def _unread(path: Path, suffix: str) -> UserError:
+    """A file whose suffix is none of ours; that of an archive may stand before .gz."""
+    endings = [ending.lower() for ending in path.suffixes[-2:]]
+    advice = next((_OTHERS[ending] for ending in endings if ending in _OTHERS), None)
+    if advice is None and suffix.endswith(".gz"):
+        advice = "let its name say what is packed, such as train.jsonl.gz"
+    advice = f" {advice[0].upper()}{advice[1:]}." if advice else ""
+    return UserError(f"{path}: files of the type {suffix or '(no suffix)'} cannot be read. {_SUPPORTED}{advice}")
+
+
+class _Doubled(dict):
+    """An object that has `key` twice: one of the two would be lost."""
+
+    key: str
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) == len(members):
+        return found
+    found, names = _Doubled(found), [name for name, _ in members]
+    found.key = next(name for name in names if names.count(name) > 1)
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def parse_json(text: str) -> Any:
+    """Raises ValueError for what is no JSON, also where it is nested too deeply or a number is too long."""
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError:
+        raise ValueError("it has a number of thousands of digits") from None
+
+
+def _doubled(value: Any) -> Iterator[str]:
+    """What to say of objects in `value`, at any depth, that have a key twice."""
+    if isinstance(value, _Doubled):
+        yield f"an object has `{value.key}` twice, and one of them would be lost; keep one, or rename it"
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for member in members:
+        yield from _doubled(member)
+
+
+def _what(error: ValueError) -> str:
+    """What is wrong with a piece of JSON, and in which of its columns."""
+    return f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
 def _read_jsonl(path: Path, text: str) -> Source:
     rows, numbers, faults = [], [], []
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand in a string
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
             numbers.append(number)
-        except json.JSONDecodeError as error:
-            faults.append((number, f"is not valid JSON: {error.msg} (column {error.colno}); give one object a line"))
+        except ValueError as error:
+            faults.append((number, f"is not valid JSON: {_what(error)}; give one object a line"))
+    faults += [(number, fault) for number, row in zip(numbers, rows, strict=True) for fault in _doubled(row)]
     return Source(str(path), rows, Context("line", numbers, faults))
 
 
 def _read_json(path: Path, text: str) -> Source:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         advice = " One object a line is the format of .jsonl: rename the file." if error.msg == "Extra data" else ""
         raise UserError(f"{path} is not valid JSON: {error.msg} ({where}).{advice}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}.") from error
     if isinstance(content, dict):
+        if isinstance(content, _Doubled):
+            raise UserError(f"{path}: the file has `{content.key}` twice, and one of them would be lost.")
         content = content.get("data", content)
     if not isinstance(content, list):
         raise UserError(f'{path} holds no list of rows; give [{{...}}, ...] or {{"data": [{{...}}, ...]}}.')
-    return Source(str(path), content)
+    faults = [(number, fault) for number, row in enumerate(content, start=1) for fault in _doubled(row)]
+    return Source(str(path), content, Context("row", None, faults))
+
+
+class _Row(int):
+    """The number of a row that does not stand in the line after it (the first has the header): said with its line."""
+
+    line: int
+
+    def __str__(self) -> str:
+        return f"{int(self)} (line {self.line})"
 
 
 def _read_csv(path: Path, text: str) -> Source:
     rows, faults = [], []
     csv.field_size_limit(1 << 30)  # a document is longer than the 128 KiB a cell may have by default
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    _refuse_delimiter(path, text)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line, header = 1, []
     try:
-        for number, cells in enumerate(reader, start=1):
-            if None in cells:
-                faults.append(
-                    (number, f"has more cells than the {len(reader.fieldnames or ())} columns; quote the commas")
-                )
-            row = {}
-            for column, cell in cells.items():
-                if column is not None:
-                    row[column], fault = _cell(column, cell)
-                    faults += [(number, fault)] if fault else []
-            rows.append(row)
+        for cells in reader:
+            if cells and not header:
+                header = _header(path, cells)
+            elif cells:
+                number = _numbered(len(rows) + 1, line)
+                row, found = _cells(header, cells)
+                rows.append((number, row))
+                faults += [(number, fault) for fault in found]
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path} is not valid CSV: {error} (line {reader.line_num}).") from error
+        raise UserError(f"{path} is not valid CSV: {error} (in what begins in line {line}).") from error
     bad = {number for number, _ in faults}
-    numbers = [number for number in range(1, len(rows) + 1) if number not in bad]
-    return Source(str(path), [rows[number - 1] for number in numbers], Context("row", numbers, faults))
+    good = [(number, row) for number, row in rows if number not in bad]
+    return Source(str(path), [row for _, row in good], Context("row", [number for number, _ in good], faults))
+
+
+def _numbered(number: int, line: int) -> int:
+    if line == number + 1:
+        return number
+    row = _Row(number)
+    row.line = line
+    return row
+
+
+def _refuse_delimiter(path: Path, text: str) -> None:
+    """Raises UserError where the first line has more names between other signs than between commas."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    counts = {sign: len(next(csv.reader([first], delimiter=sign))) for sign in ",;\t|"}
+    sign = max(counts, key=counts.get)
+    if counts[sign] > counts[","]:
+        name = {";": "semicolons", "\t": "tabs", "|": "the sign |"}[sign]
+        raise UserError(
+            f"{path} is separated by {name}, not by commas: its first line is {first[:80]!r}. Save it as CSV with "
+            f"commas (pandas: read_csv(..., sep={sign!r}).to_csv(..., index=False)), or as .jsonl."
+        )
+
+
+def _header(path: Path, names: list[str]) -> list[str]:
+    twice = listed([name for name in dict.fromkeys(names) if name.strip() and names.count(name) > 1])
+    if twice:
+        raise UserError(f"{path}: columns of one name: {twice}. One of each would be lost; take it out, or rename it.")
+    return names
+
+
+def _cells(header: list[str], cells: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """A row by the names of its columns, and what is wrong with it."""
+    row, faults = {}, []
+    if len(cells) > len(header):
+        faults.append(f"has more cells than the {len(header)} columns; quote the commas")
+    for column, cell in itertools.zip_longest(header, cells[: len(header)]):
+        if not column.strip() and header.count(column) > 1:
+            if cell:
+                faults.append(f"has {cell[:40]!r} in a column without a name; give it one, or take it out")
+            continue
+        row[column], fault = _cell(column, cell)
+        faults += [fault] if fault else []
+    return row, faults
 
 
 def _cell(column: str, cell: str | None) -> tuple[Any, str | None]:
@@ -156,24 +262,47 @@ def _cell(column: str, cell: str | None) -> tuple[Any, str | None]:
     if column in _JSON_COLUMNS:
         if not cell.strip():
             return None, None
-        try:
-            return json.loads(cell.lower() if column == "label" else cell), None
-        except json.JSONDecodeError as error:
-            return None, f"`{column}` is not valid JSON: {error.msg} ({cell[:40]!r})"
+        return _json_cell(column, cell.lower() if column == "label" else cell)
     if column in _DIALOGUE_COLUMNS and cell.lstrip().startswith("[{"):
-        try:
-            return json.loads(cell), None
-        except json.JSONDecodeError:
-            return cell, None  # text may begin with any characters
+        value, fault = _json_cell(column, cell)
+        return (cell, None) if fault and value is None else (value, fault)  # text may begin with any characters
     return cell, None
+
+
+def _json_cell(column: str, cell: str) -> tuple[Any, str | None]:
+    try:
+        value = parse_json(cell)
+    except ValueError as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else error
+        return None, f"`{column}` is not valid JSON: {what} ({cell[:40]!r})"
+    return value, next((f"`{column}`: {fault}" for fault in _doubled(value)), None)
 
 
 def _read_parquet(path: Path, content: bytes) -> Source:
     try:
-        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
-        return Source(str(path), without_nulls(rows))
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+    rows = table_rows(str(path), len(table), lambda start, size: table.slice(start, size).to_pylist())
+    return Source(str(path), without_nulls(rows))
+
+
+def table_rows(name: str, count: int, read: Callable[[int, int], list[dict]]) -> list[dict]:
+    """All rows of a table, `read(start, size)` some of them. Raises UserError with the row of a text that is none."""
+    try:
+        return read(0, count)
+    except UnicodeDecodeError as error:
+        low, high = 0, count  # the first bad row is in [low, high)
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                read(low, middle - low)
+                low = middle
+            except UnicodeDecodeError:
+                high = middle
+        raise UserError(
+            f"{name}: row {low + 1} holds text that is not UTF-8 ({error.reason}). Write it anew."
+        ) from error
 
 
 _HEADING = re.compile(r"^ ?= [^=\n]*[^=\s] = ?$", re.MULTILINE)

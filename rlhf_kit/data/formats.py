@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_kit.data.checks import CHECKS
-from rlhf_kit.data.faults import WRONG_TYPE, Fault, describe
+from rlhf_kit.data.faults import WRONG_TYPE, Fault, describe, half_characters
 from rlhf_kit.data.groups import EXTRAS, group_faults, group_key
 from rlhf_kit.data.messages import OPENING, opening_faults, with_opening
 from rlhf_kit.data.orders import ORDERS, missing_orders
@@ -195,6 +195,7 @@ def _row_faults(row: Any, kind: str) -> Iterator[Fault]:
     if not isinstance(row, Mapping):
         yield Fault(WRONG_TYPE, f"is {describe(row)}; a row is an object with {KINDS[kind].needed()}")
         return
+    yield from half_characters(row)
     present = [column for column, value in row.items() if value is not None]
     form = KINDS[kind].form(present)
     if form is None:

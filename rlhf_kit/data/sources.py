@@ -12,7 +12,7 @@ import pyarrow
 
 from rlhf_kit import world
 from rlhf_kit.data.columns import rows_of
-from rlhf_kit.data.files import SUFFIXES, Source, listed, read_file, suffix_of
+from rlhf_kit.data.files import SUFFIXES, Source, listed, read_file, suffix_of, table_rows
 from rlhf_kit.data.formats import KINDS, Context
 from rlhf_kit.data.hub import loading_error, names_path
 from rlhf_kit.errors import UserError, did_you_mean
@@ -129,7 +129,7 @@ def _read_saved(folder: Path, split: str) -> Source:
                 f"{folder} has no split {split!r}; it has {listed(list(saved))}.{did_you_mean(split, list(saved))}"
             )
         saved = saved[split]
-    return Source(str(folder), rows_of(saved))
+    return Source(str(folder), _all_rows(str(folder), saved))
 
 
 def _read_hub(source: str, split: str) -> Source:
@@ -142,7 +142,12 @@ def _read_hub(source: str, split: str) -> Source:
             f"{source!r} is no local file or folder, and it could not be loaded from the Hugging Face hub "
             f"(split {split!r}): {_first_line(error)} Check the id and the connection, or give a local file.{near}"
         ) from None
-    return Source(f"{source} ({split})", rows_of(loaded))
+    name = f"{source} ({split})"
+    return Source(name, _all_rows(name, loaded))
+
+
+def _all_rows(name: str, dataset: datasets.Dataset) -> list[dict]:
+    return table_rows(name, len(dataset), lambda start, size: rows_of(dataset.select(range(start, start + size))))
 
 
 def _first_line(error: Exception) -> str:

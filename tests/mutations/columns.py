@@ -27,7 +27,12 @@ MUTANTS = [
         "for features in (datasets.Features({name: Exact()}),):",
         TEST + "test_what_json_has_not_stays_or_is_refused_by_name",
     ),
-    ("rlhf_kit/data/sources.py", "rows_of(saved)", "saved.to_list()", EXACT + "_what_they_were"),
+    (
+        "rlhf_kit/data/sources.py",
+        "rows_of(dataset.select(range(start, start + size)))",
+        "dataset.select(range(start, start + size)).to_list()",
+        EXACT + "_what_they_were",
+    ),
     (
         "rlhf_kit/ppo/prompts.py",
         'rows, *_ = canonical(given(dataset, name), ("prompts",))',

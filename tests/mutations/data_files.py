@@ -1,6 +1,7 @@
 """Files, folders and names as sources, and what a dry run checks of them."""
 
 DRY = "tests/recipes/test_dry_run.py::"
+FILES = "tests/data/test_files.py::"
 
 MUTANTS = [
     (
@@ -62,5 +63,65 @@ MUTANTS = [
         "judges.check(rows, args.max_completion_length, trainer_state=None)",
         "pass",
         DRY + "test_what_stops_a_run_stops_its_dry_run",
+    ),
+    (
+        "rlhf_kit/data/formats.py",
+        "    yield from half_characters(row)\n",
+        "",
+        FILES + "test_half_a_character_is_told_with_its_line",
+    ),
+    (
+        "rlhf_kit/data/faults.py",
+        '            yield from half_characters(key, f"the name {key!r}")\n',
+        "",
+        FILES + "test_half_a_character_is_told_with_its_line",
+    ),
+    (
+        "rlhf_kit/data/files.py",
+        "    _refuse_delimiter(path, text)\n",
+        "",
+        FILES + "test_a_csv_of_another_delimiter_is_told_as_such",
+    ),
+    (
+        "rlhf_kit/data/files.py",
+        "    if line == number + 1:\n",
+        "    if True:\n",
+        FILES + "test_rows_of_several_lines_are_told_with_their_line",
+    ),
+    (
+        "rlhf_kit/data/files.py",
+        "    if len(found) == len(members):\n",
+        "    if True:\n",
+        FILES + "test_a_name_that_stands_twice_loses_nothing_in_silence",
+    ),
+    (
+        "rlhf_kit/data/files.py",
+        "    if twice:\n",
+        "    if False:\n",
+        FILES + "test_a_name_that_stands_twice_loses_nothing_in_silence",
+    ),
+    (
+        "rlhf_kit/data/files.py",
+        "    except RecursionError:\n",
+        "    except MemoryError:\n",
+        FILES + "test_json_that_no_reader_takes_is_told_with_its_line",
+    ),
+    (
+        "rlhf_kit/data/unpacking.py",
+        "        _measure(path, has_lines)  #",
+        "        pass  #",
+        FILES + "test_a_gz_is_unpacked_within_bounds",
+    ),
+    (
+        "rlhf_kit/data/unpacking.py",
+        "if has_lines and (line > LONGEST_LINE or",
+        "if has_lines and (",
+        FILES + "test_a_gz_is_unpacked_within_bounds",
+    ),
+    (
+        "rlhf_kit/data/unpacking.py",
+        "if has_lines and (line",
+        "if (line",
+        FILES + "test_a_json_packed_or_not_may_be_one_long_line",
     ),
 ]

@@ -1,0 +1,78 @@
+"""Bytes of a file as text, unpacked where it is packed: within bounds, as a packed file says nothing of its size."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+from rlhf_kit.errors import UserError
+
+MOST_UNPACKED = 2**30  # bytes of what a .gz holds
+LONGEST_LINE, MOST_LINES = 2**26, 2**24  # bytes of a line, and lines, in a .gz that holds rows
+PIECE = 2**20
+_BOUND = "Unpack it (gunzip) and name the file itself, or split it into shards: train-00000-of-00002.jsonl.gz."
+# First bytes of files under another's name.
+_MAGIC = {
+    b"\x1f\x8b": "It is packed by gzip: let its name end in .gz.",
+    b"PK\x03\x04": "It is a .zip archive: unpack it, and name a file inside.",
+    b"BZh": "It is packed by bzip2: unpack it.",
+    b"\xfd7zXZ": "It is packed by xz: unpack it.",
+    b"\x28\xb5\x2f\xfd": "It is packed by zstd: unpack it.",
+    b"PAR1": "It is a Parquet file: let its name end in .parquet.",
+    b"\xff\xfe": "It is UTF-16: save it as UTF-8.",
+    b"\xfe\xff": "It is UTF-16: save it as UTF-8.",
+}
+
+
+def read_bytes(path: Path, has_lines: bool) -> bytes:
+    """The content of a file, of a .gz what it holds. `has_lines`: its lines are rows, and none may be endless.
+
+    Raises UserError for what cannot be read, is cut off, goes on behind its end, or unpacks to more than the bounds.
+    """
+    try:
+        if path.suffix.lower() != ".gz":
+            return path.read_bytes()
+        _measure(path, has_lines)  # before anything is held
+        with gzip.open(path) as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _measure(path: Path, has_lines: bool) -> None:
+    """Unpack a .gz to nowhere."""
+    size = line = lines = 0
+    with gzip.open(path) as file:
+        try:
+            while piece := file.read(PIECE):
+                size += len(piece)
+                line = len(piece) - piece.rfind(b"\n") - 1 + (line if b"\n" not in piece else 0)
+                lines += piece.count(b"\n")
+                if size > MOST_UNPACKED:
+                    raise UserError(f"{path} unpacks to more than {MOST_UNPACKED // 2**20:,} MiB. {_BOUND}")
+                if has_lines and (line > LONGEST_LINE or lines > MOST_LINES):
+                    told = f"a line of more than {LONGEST_LINE // 2**20} MiB, or more than {MOST_LINES:,} lines"
+                    raise UserError(f"{path} holds {told}. {_BOUND}")
+        except EOFError:
+            raise UserError(f"{path} cannot be read: it is cut off in the middle. Fetch or pack it anew.") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            if not _begins_packed(path):
+                raise UserError(f"{path} cannot be read: it is not packed by gzip. Take .gz off its name.") from error
+            told = f"it is damaged, or goes on with something else behind its end ({error})"
+            raise UserError(f"{path} cannot be read: {told}. Fetch or pack it anew.") from error
+
+
+def _begins_packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def as_text(path: Path, content: bytes) -> str:
+    """UTF-8, with or without a byte order mark. Raises UserError with the line of what is none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = next((told for magic, told in _MAGIC.items() if content.startswith(magic)), "Save it as UTF-8.")
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not UTF-8 text (line {line}, byte {error.start}). {told}") from error
