@@ -38,6 +38,7 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto") -> str:
         raise UserError(f"{adapter!r} is no adapter: it has no adapter_config.json. There is nothing to merge.")
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"--output_dir {str(output_dir)!r} is a file; give a folder.")
+    _refuse_own_folders(adapter, output_dir)
     target = Folder(output_dir, "merge")
     if output_dir.is_dir():
         target.refuse_foreign(sorted(item.name for item in output_dir.iterdir() if item.name != RECORD))
@@ -60,6 +61,19 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto") -> str:
     target.settle_all()
     kind = "reward model" if is_reward else "language model"
     return f"{output_dir}: a {kind} in {str(model.dtype).removeprefix('torch.')}, {adapter} merged into {base} 已合併"
+
+
+def _refuse_own_folders(adapter: str, output_dir: Path) -> None:
+    """The adapter stays one on its base: were that replaced by what they make together, it would stand on itself."""
+    name: str | None = adapter
+    while name is not None:
+        if Path(name).is_dir() and Path(name).resolve() == output_dir.resolve():
+            raise UserError(
+                f"--output_dir {str(output_dir)!r} holds what is merged, {adapter!r} or a model below it. Give "
+                "another folder."
+            )
+        found = adapter_config("an adapter", name)
+        name = None if found is None else found.base_model_name_or_path
 
 
 def _tokenizer(adapter: str, base: str) -> PreTrainedTokenizerBase:

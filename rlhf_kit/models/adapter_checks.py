@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.models.weights import head_modules, is_classifier, names_classifier
+from rlhf_kit.models.weights import head_modules, is_classifier, is_mergeable, names_classifier
 
 ALL_LINEAR = "all-linear"  # peft's word for all linear layers but the head
 
@@ -135,7 +135,7 @@ def check_handed_over(model: PeftModel, config: LoraConfig | None) -> None:
             "One adapter is trained and saved, by the name 'default': load or add it alone."
         )
     adapter, faults = model.peft_config["default"], []
-    if adapter.is_prompt_learning:
+    if not is_mergeable(adapter):
         raise UserError(f"{type(adapter).__name__} is no part of the weights and cannot be merged: give LoRA.")
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if any(layer.merged for layer in layers):

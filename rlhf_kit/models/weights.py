@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from torch import nn
@@ -172,8 +173,18 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
             f"The adapter {str(name_or_path)!r} names no base model: it was trained on a model that was never saved. "
             "Set `base_model_name_or_path` in its adapter_config.json."
         )
+    if not is_mergeable(adapter):
+        raise UserError(
+            f"The adapter {str(name_or_path)!r} is of the kind {adapter.peft_type.value}, which is no part of the "
+            "weights and cannot be merged: give one of LoRA."
+        )
     adapter.base_model_name_or_path = _base_of(name_or_path, adapter.base_model_name_or_path)
     return adapter
+
+
+def is_mergeable(adapter: PeftConfig) -> bool:
+    """Whether a plain model can compute what one with this adapter does: not with prompts that were learnt."""
+    return hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(adapter.peft_type), "merge_and_unload")
 
 
 def _base_of(name_or_path: str | os.PathLike, base: str) -> str:

@@ -6,6 +6,24 @@ VALUE, CHAINS_TEST = "rlhf_kit/models/value.py", "tests/recipes/test_lora_chains
 
 MUTANTS = [
     (
+        "recipes/merging.py",
+        "    _refuse_own_folders(adapter, output_dir)",
+        "    pass",
+        CHAINS_TEST + "test_merge_leaves_the_models_below_an_adapter_alone",
+    ),
+    (
+        "recipes/merging.py",
+        "name = None if found is None else found.base_model_name_or_path",
+        "name = None",
+        CHAINS_TEST + "test_merge_leaves_the_models_below_an_adapter_alone",
+    ),
+    (
+        WEIGHTS,
+        "if not is_mergeable(adapter):",
+        "if False:",
+        CHAINS_TEST + "test_an_adapter_that_is_no_part_of_the_weights_is_refused_by_its_kind",
+    ),
+    (
         WEIGHTS,
         "parameter.requires_grad_(name not in fixed)",
         "parameter.requires_grad_(False)",

@@ -6,7 +6,13 @@ import shutil
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig
+from peft import (
+    AutoPeftModelForCausalLM,
+    AutoPeftModelForSequenceClassification,
+    LoraConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import (
     AutoModelForCausalLM,
@@ -212,6 +218,32 @@ def test_merge_refuses_what_is_no_adapter_and_keeps_what_is_there(home, tmp_path
     path.write_text(path.read_text().replace(str(home / "base"), "/nowhere/base"))
     assert main(["merge", str(tmp_path / "moved"), "--output_dir", str(tmp_path / "plain")]) == 2
     assert "was trained on the model in '/nowhere/base'" in capsys.readouterr().err
+
+
+def test_merge_leaves_the_models_below_an_adapter_alone(home, trained, tmp_path, capsys):
+    below, adapter = tmp_path / "below", tmp_path / "adapter"
+    assert main(["merge", "sft", "--output_dir", str(below)]) == 0  # recorded there: only its place speaks for it
+    assert run("sft", str(below), adapter, *LORA) == 0
+    before = {path.name: path.read_bytes() for path in below.iterdir()}
+    for name, into in ((adapter, below), (adapter, adapter)):
+        assert main(["merge", str(name), "--output_dir", str(into)]) == 2
+        assert "holds what is merged" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in below.iterdir()} == before
+
+
+@pytest.mark.parametrize("stage", [*MAIN, "merge"])
+def test_an_adapter_that_is_no_part_of_the_weights_is_refused_by_its_kind(stage, home, trained, tmp_path, capsys):
+    base = GPT2LMHeadModel.from_pretrained(home / "base")
+    get_peft_model(base, PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path / "p"
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(home / "base" / name, tmp_path / "p")
+    out = tmp_path / "out"
+    given = str(tmp_path / "p")
+    assert (main(["merge", given, "--output_dir", str(out)]) if stage == "merge" else run(stage, given, out)) == 2
+    assert "is of the kind PROMPT_TUNING, which is no part of the weights" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_the_card_of_a_merged_run_is_not_pefts(trained, tmp_path):
