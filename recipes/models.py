@@ -27,6 +27,7 @@ from rlhf_kit.recipes.resume import Provenance
 from rlhf_kit.recipes.run import seed_everything
 from rlhf_kit.training.bounds import TRAINING, range_faults
 from rlhf_kit.training.launch import refuse_data_parallel
+from rlhf_kit.training.reports import refuse_reports
 from rlhf_kit.training.schedule import schedule_faults
 
 LORA_OPTIONS = {name for name in vars(ModelArguments()) if name.startswith("lora_")}
@@ -37,6 +38,7 @@ def check_settings(settings: Settings) -> None:
     """Options that only make sense together, all of them, before anything is read."""
     model, args = settings.model, settings.training
     refuse_data_parallel(args)
+    refuse_reports(args)
     faults = [] if settings.stage == "ppo" else [f"--{fault}." for fault in range_faults(args, TRAINING)]
     faults += [f"--{fault}." for fault in schedule_faults(args)] if not faults else []
     if model.config_overrides is not None:

@@ -30,6 +30,7 @@ from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import refuse_data_parallel
+from rlhf_kit.training.reports import refuse_reports
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         name = model if isinstance(model, str) else model.config._name_or_path
         args = args or SFTConfig(f"{name.rstrip('/').split('/')[-1]}-SFT")
         refuse_data_parallel(args)
+        refuse_reports(args)
         refuse_options(args)
         if options.get("formatting_func") is not None:
             raise UserError(

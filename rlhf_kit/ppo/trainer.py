@@ -64,6 +64,7 @@ from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_e
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import refuse_data_parallel
+from rlhf_kit.training.reports import refuse_reports
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class PPOTrainer(Trainer):
         name = model if isinstance(model, str) else model.config._name_or_path
         args = copy.copy(args or PPOConfig(f"{name.rstrip('/').split('/')[-1]}-PPO"))
         refuse_data_parallel(args)
+        refuse_reports(args)
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
         config = load_config(model) if isinstance(model, str) else model.config

@@ -46,6 +46,7 @@ from rlhf_kit.reward.data import ComparisonCollator, encode_comparisons
 from rlhf_kit.reward.measures import centering, list_losses, list_measures, summarize
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import refuse_data_parallel
+from rlhf_kit.training.reports import refuse_reports
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class RewardTrainer(Trainer):
         name = str(model) if not isinstance(model, nn.Module) else unwrapped(model).config._name_or_path
         args = args or RewardConfig(f"{name.rstrip('/').split('/')[-1]}-Reward")
         refuse_data_parallel(args)
+        refuse_reports(args)
         self.tokenizer = processing_class or load_tokenizer(name, needs_eos=False)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -24,6 +24,7 @@ from rlhf_kit.ops import first_not_finite
 from rlhf_kit.training.checkpoints import begin, damage, last_whole, seal
 from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
+from rlhf_kit.training.reports import refuse_reports
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ class TrainerMixin:
         self._continued: dict[str, Any] | None = None  # what the checkpoint had counted, until it is put back
         self._counts_all = True  # `_total_loss_scalar` is of all steps, those before the checkpoint too
         self._epoch_rng: Tensor | None = None  # the generator's state when the order of this epoch was drawn
+        for given in (*args, *options.values()):
+            if isinstance(given, transformers.TrainingArguments):
+                refuse_reports(given)
         super().__init__(*args, **options)
         refuse_data_parallel(self.args)
 

@@ -1,7 +1,8 @@
-"""Files, folders and names as sources, and what a dry run checks of them."""
+"""Files, folders and names as sources, what a dry run checks of them, and where metrics are reported to."""
 
 DRY = "tests/recipes/test_dry_run.py::"
 FILES = "tests/data/test_files.py::"
+REPORTS = "tests/recipes/test_report_to.py::"
 
 MUTANTS = [
     (
@@ -123,5 +124,23 @@ MUTANTS = [
         "if has_lines and (line",
         "if (line",
         FILES + "test_a_json_packed_or_not_may_be_one_long_line",
+    ),
+    (
+        "recipes/models.py",
+        "    refuse_reports(args)\n",
+        "",
+        REPORTS + "test_a_missing_package_is_told_before_anything_is_read",
+    ),
+    (
+        "rlhf_kit/training/trainer.py",
+        "                refuse_reports(given)\n",
+        "                pass\n",
+        REPORTS + "test_trainers_in_python_refuse_it_too",
+    ),
+    (
+        "rlhf_kit/training/reports.py",
+        'if name in ("all", "none"):',
+        "if False:",
+        REPORTS + "test_what_works_is_taken_and_all_stands_alone",
     ),
 ]
