@@ -97,6 +97,7 @@ def _is_missing(row: Any, name: str) -> bool:
 def _texts(row: Mapping[str, Any]) -> Iterator[str]:
     """Every text of the row's dialogue up to its answers."""
     for name in ("messages", "prompt", "chosen"):
-        for turn in [row.get(name)] if isinstance(row.get(name), str) else row.get(name) or []:
+        held = row.get(name)
+        for turn in held if is_list(held) else [held] * isinstance(held, str):
             content = turn.get("content") if isinstance(turn, Mapping) else turn
             yield content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)

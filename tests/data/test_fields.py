@@ -299,3 +299,11 @@ def test_calls_of_different_arguments_keep_their_own(tmp_path, source):
     texts = [tokenizer.decode(row["input_ids"]) for row in encoded]
     assert ['"arguments": {"a": 1}' in text for text in texts] == [True, False]
     assert ['"arguments": {"b": 2}' in text for text in texts] == [False, True]
+
+
+@pytest.mark.parametrize("value", [True, 3, None, [3], [None], {"a": 1}])
+@pytest.mark.parametrize("name", ["prompt", "chosen", "rejected"])
+def test_a_column_beside_broken_dialogues_is_told_with_their_faults(tmp_path, name, value):
+    row = {"prompt": "Hi", "chosen": "a", "rejected": "b", "tools": TOOLS, name: value}
+    with pytest.raises(UserError, match="nothing was loaded"):
+        loaded(tmp_path, [row], "pairs")
