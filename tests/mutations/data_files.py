@@ -15,7 +15,7 @@ MUTANTS = [
         "rlhf_kit/data/hub.py",
         "(parent != Path() and parent.is_dir())",
         "False",
-        DRY + "test_only_what_the_hub_was_to_be_asked_for_is_not_checked",
+        DRY + "test_only_what_the_hub_was_to_be_asked_for_is_not_checked[sft]",
     ),
     (
         "rlhf_kit/data/hub.py",
@@ -27,13 +27,13 @@ MUTANTS = [
         "rlhf_kit/data/sources.py",
         "if _is_misspelt_world(source):",
         "if False:",
-        DRY + "test_a_misspelt_world_is_never_looked_for_on_the_hub",
+        DRY + "test_a_misspelt_world_is_never_looked_for_on_the_hub[dataset_name-wrold]",
     ),
     (
         "recipes/plan.py",
         "and isinstance(error, HubUnreachableError)",
         "and True",
-        DRY + "test_a_faulty_source_is_a_fault_of_the_dry_run",
+        DRY + "test_a_faulty_source_is_a_fault_of_the_dry_run[sft-bad.parquet]",
     ),
     (
         "recipes/plan.py",
@@ -51,19 +51,19 @@ MUTANTS = [
         "recipes/sft.py",
         "policy = check_model(settings, tokenizer)",
         "policy = None",
-        DRY + "test_what_stops_a_run_stops_its_dry_run",
+        DRY + "test_what_stops_a_run_stops_its_dry_run[sft-an adapter on the head]",
     ),
     (
         "recipes/reward.py",
         '{"eval": eval_data, "train": train_data}.items():\n        if None not in',
         '{"train": train_data}.items():\n        if None not in',
-        DRY + "test_what_stops_a_run_stops_its_dry_run",
+        DRY + "test_what_stops_a_run_stops_its_dry_run[reward-evaluation of answers too long]",
     ),
     (
         "recipes/roles.py",
         "judges.check(rows, args.max_completion_length, trainer_state=None)",
         "pass",
-        DRY + "test_what_stops_a_run_stops_its_dry_run",
+        DRY + "test_what_stops_a_run_stops_its_dry_run[ppo-a reward that reads too little]",
     ),
     (
         "rlhf_kit/data/formats.py",
@@ -129,7 +129,7 @@ MUTANTS = [
         "recipes/models.py",
         "    refuse_reports(args)\n",
         "",
-        REPORTS + "test_a_missing_package_is_told_before_anything_is_read",
+        REPORTS + "test_a_missing_package_is_told_before_anything_is_read[run-sft]",
     ),
     (
         "rlhf_kit/training/trainer.py",

@@ -8,7 +8,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+)
 
 from rlhf_kit.data.hub import loading_error
 from rlhf_kit.errors import HubUnreachableError, UserError
@@ -42,6 +50,11 @@ def folders(tmp_path_factory, tokenizer_folder):
     ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     small = GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=64, vocab_size=len(tokenizer), **ends)
     GPT2LMHeadModel(small).save_pretrained(home / "gpt2")
+    tokenizer.save_pretrained(home / "scorer")
+    scorer = GPT2Config(
+        n_layer=1, n_embd=16, n_head=2, n_positions=12, vocab_size=len(tokenizer), num_labels=1, **ends
+    )
+    GPT2ForSequenceClassification(scorer).save_pretrained(home / "scorer")
     words = BertTokenizer(vocab={w: at for at, w in enumerate("[PAD] [UNK] [CLS] [SEP] [MASK] the cat sat".split())})
     words.save_pretrained(home / "bert")
     BertForMaskedLM(
@@ -58,7 +71,7 @@ def here(tmp_path, folders, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     for stage, row in ROW.items():
         Path(f"{stage}.jsonl").write_text(f"{json.dumps(row)}\n" * 4)
-    for name in ("gpt2", "bert"):
+    for name in ("gpt2", "bert", "scorer"):
         Path(f"my-{name}").symlink_to(folders / name)
     return tmp_path
 
@@ -185,6 +198,9 @@ OF_STAGES = {
     "a reward whose function is missing": (("ppo",), {"reward_funcs": "tests.rewards:breif"}),
     "a reward whose module raises": (("ppo",), {"reward_funcs": "raising:f"}),
     "a reward that takes no completions": (("ppo",), {"reward_funcs": "narrow:f"}),
+    "a reward that reads too little": (("ppo",), {"reward_funcs": "my-scorer", "max_completion_length": "16"}),
+    "a value model from two": (("ppo",), {"reward_funcs": "my-scorer ./my-scorer", "value_model": "reward"}),
+    "an ensemble of one": (("ppo",), {"reward_funcs": "my-scorer", "reward_ensemble": "mean"}),
     "weights for other rewards": (("ppo",), {"reward_weights": "1 2"}),
     "a reference that is missing": (("ppo",), {"ref_model_name_or_path": "./missing"}),
     "a reference without weights": (("ppo",), {"ref_model_name_or_path": "no-weights"}),
