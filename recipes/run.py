@@ -202,6 +202,7 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
     except Exception:
         output.files.remove(SAVING)  # half a model, and perhaps the room for what is still written
         raise
+    trainer.accelerator.wait_for_everyone()  # nobody writes into it when it is moved
     if settings.model.merge_adapter and trainer.args.should_save:
         for name in ("adapter_model.safetensors", "adapter_config.json", REWARD_CONFIG):
             (saving / name).unlink(missing_ok=True)

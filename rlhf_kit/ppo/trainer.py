@@ -475,6 +475,8 @@ class PPOTrainer(Trainer):
         self.boundary.saved = self.state.global_step
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:  # called on every process
+            return
         folder = Path(output_dir or self.args.output_dir)
         checkpoints.save_policy_and_value(self.accelerator.unwrap_model(self.model), self.processing_class, folder)
         checkpoints.save_state(folder, self.args, self.kl_controller, self.reward_std, self.ema, self.processing_class)

@@ -7,7 +7,6 @@ cut off says so, and one of which a byte was changed or lost later is found, wha
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import zipfile
@@ -16,6 +15,8 @@ from typing import Any
 
 import xxhash
 from safetensors import SafetensorError, safe_open
+
+from rlhf_kit.storage import RUN, Folder, replace
 
 RECORD, STATE = "checkpoint.json", "trainer_state.json"
 WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model)([-.].*)?\.(safetensors|bin|index\.json)|.*\.index\.json")
@@ -55,7 +56,6 @@ def record(checkpoint: Path) -> dict[str, Any]:
 
 def begin(checkpoint: Path, provenance: dict[str, Any] | None) -> None:
     """Before anything is written into it: a checkpoint that is not whole. `provenance`: what the run trains with."""
-    checkpoint.mkdir(parents=True, exist_ok=True)
     _write(checkpoint, {"saved": time.time(), "files": None, "provenance": provenance})
 
 
@@ -66,14 +66,12 @@ def seal(checkpoint: Path) -> None:
 
 
 def _write(checkpoint: Path, found: dict[str, Any]) -> None:
-    temporary = checkpoint / f".{RECORD}"
-    temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    os.replace(temporary, checkpoint / RECORD)
+    replace(checkpoint / RECORD, json.dumps(found, indent=1))
 
 
 def _files(checkpoint: Path) -> dict[str, Path]:
     found = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if name not in (RECORD, f".{RECORD}")}
+    return {name: path for name, path in found.items() if name != RECORD}
 
 
 def fingerprint(path: Path) -> str:
@@ -90,7 +88,13 @@ def is_cut_off(checkpoint: Path) -> bool:
     found = record(checkpoint)
     if found:
         return not isinstance(found.get("files"), dict)
-    return not (checkpoint / RECORD).exists() and not (checkpoint / STATE).exists()
+    return not any((checkpoint / name).exists() for name in (RECORD, STATE)) and not _had_record(checkpoint)
+
+
+def _had_record(checkpoint: Path) -> bool:
+    """Whether a version that writes a record made it, by its own files or by what the run's folder remembers."""
+    known = Folder(checkpoint.parent, RUN).entries()
+    return any(checkpoint.glob("counted*.pt")) or f"{checkpoint.name}/{RECORD}" in known
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -100,6 +104,8 @@ def damage(checkpoint: Path) -> str | None:
     if (checkpoint / RECORD).exists():
         files = record(checkpoint).get("files")
         found = _unlike(checkpoint, files) if files is not None else f"{RECORD} does not read"
+    elif _had_record(checkpoint):
+        found = f"{RECORD} is missing"
     else:
         found = _unreadable(checkpoint)  # made before checkpoints had a record
     return found or _missing(checkpoint)

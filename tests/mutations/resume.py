@@ -103,4 +103,52 @@ MUTANTS = [
         '            return make(train_data["text"], size)',
         "tests/recipes/test_mlm.py::test_a_resumed_run_draws_the_masks_of_an_unbroken_one[0]",
     ),
+    (
+        "rlhf_kit/ppo/trainer.py",
+        "        if not self.args.should_save:  # called on every process",
+        "        if False:",
+        "tests/ppo/test_processes.py::test_one_process_alone_writes_what_is_saved",
+    ),
+    (
+        "rlhf_kit/training/checkpoints.py",
+        "    elif _had_record(checkpoint):",
+        "    elif False:",
+        "tests/recipes/test_resume_rules.py::test_a_checkpoint_that_lost_its_record_is_none_of_an_earlier_version[gone0]",
+    ),
+    (
+        "rlhf_kit/training/checkpoints.py",
+        " and not _had_record(checkpoint)",
+        "",
+        "tests/recipes/test_resume_rules.py::test_a_checkpoint_that_lost_its_record_is_none_of_an_earlier_version[gone2]",
+    ),
+    (
+        "rlhf_kit/training/checkpoints.py",
+        'any(checkpoint.glob("counted*.pt")) or ',
+        "",
+        "tests/recipes/test_resume_rules.py::test_from_python_a_damaged_checkpoint_is_passed_over_too",
+    ),
+    (
+        "rlhf_kit/training/checkpoints.py",
+        ' or f"{checkpoint.name}/{RECORD}" in known',
+        "",
+        "tests/recipes/test_resume_rules.py::test_a_checkpoint_that_lost_its_record_is_none_of_an_earlier_version[gone1]",
+    ),
+    (
+        "recipes/resume.py",
+        'if before["processes"] != now["processes"]:',
+        "if False:",
+        "tests/recipes/test_resume.py::test_two_processes_go_on_to_the_same_end_and_one_or_three_do_not[sft]",
+    ),
+    (
+        "recipes/resume.py",
+        "lora_(r|alpha|target_modules|modules_to_save)",
+        "lora_(r|alpha)",
+        "tests/recipes/test_resume_rules.py::test_other_adapters_are_refused",
+    ),
+    (
+        "recipes/advice.py",
+        "if not is_cut_off(path) and ",
+        "if ",
+        "tests/recipes/test_interrupts.py::test_half_a_checkpoint_is_none[1]",
+    ),
 ]

@@ -11,6 +11,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_kit.models.checkpoints import load_tokenizer
+from rlhf_kit.ppo import PPOConfig
 
 SCRIPT = str(Path(__file__).with_name("two_processes.py"))
 
@@ -60,3 +61,14 @@ def test_max_kl_stops_all_processes(faults):
 
 def test_two_processes_save_and_resume(faults):
     assert [fault["check_resume"] for fault in faults] == ["", ""]
+
+
+def test_one_process_alone_writes_what_is_saved(make_trainer, monkeypatch, tmp_path):
+    """transformers asks every process to save: two that write one file at once leave neither's."""
+    trainer = make_trainer()
+    with monkeypatch.context() as patch:
+        patch.setattr(PPOConfig, "should_save", property(lambda self: False))  # as on another process
+        trainer.save_model(str(tmp_path / "saved"))
+    assert not (tmp_path / "saved").exists()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "model.safetensors").is_file()

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tests.ranks import Ranks
 from tests.stages import PPO, QUIET, STAGES
 
 
@@ -85,3 +86,11 @@ def stage(texts, demonstrations, ranked, base, scratch):
         return STAGES[name].main([str(word) for word in argv])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory):
+    """`ranks("sft", argv, 2)`: the exit status of each of two processes, and what they said."""
+    started = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield started
+    started.close()

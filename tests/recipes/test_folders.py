@@ -9,6 +9,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_kit.storage import LOCK, RUN, Folder
+from rlhf_kit.training.checks import Watch
 from tests.stages import QUIET, STAGES
 from tests.victims import every_byte, project
 
@@ -231,6 +232,19 @@ def test_a_run_that_failed_before_it_trained_is_not_another_run(stage, tmp_path,
     monkeypatch.undo()
     assert stage("ppo", tmp_path / "out") == 0
     assert stage("ppo", tmp_path / "out") == 2 and "holds another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_that_failed_in_its_first_step_is_not_another_run(name, stage, texts, tmp_path, monkeypatch):
+    """Also where it has measured the model before it trains."""
+    more = ["--eval_on_start", "--eval_dataset_name", texts] if name in ("pretrain", "mlm") else []
+    monkeypatch.setattr(Watch, "look", lambda *_: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            stage(name, tmp_path / "out", *more)
+    monkeypatch.undo()
+    assert stage(name, tmp_path / "out", *more) == 0
+    assert stage(name, tmp_path / "out", *more) == 2
 
 
 def test_a_model_that_cannot_take_its_place_stays_whole_beside_it(stage, tmp_path, monkeypatch, capsys):

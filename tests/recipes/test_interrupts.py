@@ -12,6 +12,7 @@ import pytest
 from rlhf_kit import cli, interrupts
 from rlhf_kit.recipes import advice, sft
 from rlhf_kit.recipes.output import MetricsFile
+from rlhf_kit.training.checkpoints import seal
 
 
 @pytest.fixture
@@ -97,6 +98,25 @@ def test_a_resumed_run_goes_on_from_the_newest(command, interrupted):
     status, said = interrupted(argv, 5)
     assert "checkpoint-4 is saved" in said and "checkpoint-2" not in said
     assert cli.main(pasted(said)) == 0 and ended(command)["resumed_from"] == "checkpoint-4"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_half_a_checkpoint_is_none(number, command, interrupted, monkeypatch):
+    """Ctrl-C before the first is whole, and before the second."""
+    written = []
+
+    def stop(path):
+        written.append(path)
+        if len(written) == number:
+            raise KeyboardInterrupt
+        seal(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_kit.training.trainer.seal", stop)
+        status, told = interrupted(command, 99)
+    assert status == 130 and ("Nothing has been saved yet" if number == 1 else "checkpoint-2 is saved") in told
+    assert cli.main(pasted(told)) == 0 and ended(command)["steps"] == 4
+    assert ended(command)["resumed_from"] == (None if number == 1 else "checkpoint-2")
 
 
 def test_sigterm_ends_a_run_as_ctrl_c_does(command, interrupted):

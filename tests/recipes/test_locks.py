@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 
 import psutil
@@ -112,30 +111,11 @@ def test_a_run_that_fails_lets_go(error, train, tmp_path, monkeypatch):
     assert train() == 0
 
 
-RANKS = """
-import os, sys
-from rlhf_kit.recipes import sft
-
-children = []
-for rank in "01":
-    child = os.fork()
-    if child == 0:
-        os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[1])
-        os._exit(sft.main(sys.argv[2:]))
-    children.append(child)
-print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
-"""
-
-
-def test_every_process_of_a_second_run_is_refused(base, demonstrations, process, tmp_path):
+def test_every_process_of_a_second_run_is_refused(base, demonstrations, process, ranks, tmp_path):
     """Also where only the main one sees it: another run came in after the look."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     argv = ["--model_name_or_path", base, "--dataset_name", demonstrations, "--output_dir", tmp_path / "out"]
     argv += ["--max_steps", "1", "--disable_tqdm", "--use_cpu"]
     hold(tmp_path / "out", pid=process.pid, started=process.create_time())
-    command = [sys.executable, "-c", RANKS, port, *map(str, argv)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ended.stdout.split() == ["2", "2"], ended.stderr
-    assert ended.stderr.count("held by another run") == 1  # told once
+    statuses, said = ranks("sft", argv)
+    assert statuses == [2, 2], said
+    assert said.count("held by another run") == 1  # told once

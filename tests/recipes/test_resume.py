@@ -1,6 +1,7 @@
 """SIGKILL in the middle of a stage, then the same command with --resume_from_checkpoint: the same end."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_kit.recipes import ppo, reward, sft
+from tests.stages import PPO, QUIET
 
 # The process kills itself when the third log is due, that is after the first checkpoint.
 KILLED = """
@@ -59,3 +61,37 @@ def test_a_killed_stage_goes_on_to_the_same_end(stage, base, demonstrations, ran
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     for key in first:
         torch.testing.assert_close(first[key], second[key], atol=1e-6, rtol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", ["sft", "ppo"])
+def test_two_processes_go_on_to_the_same_end_and_one_or_three_do_not(
+    name, base, demonstrations, ranked, ranks, tmp_path
+):
+    """Each process has its own random state and counts; what one of them lost is a damaged checkpoint."""
+    out = tmp_path / "out"
+    argv = ["--model_name_or_path", base, "--output_dir", out, *QUIET, "--use_cpu", "--save_steps", 2]
+    if name == "ppo":
+        argv += ["--dataset_name", ranked, *PPO, "--kl_target", 1, "--total_episodes", 16]
+    else:
+        argv += ["--dataset_name", demonstrations, "--max_steps", 6, "--train_sampling_strategy", "group_by_length"]
+    statuses, said = ranks(name, argv)
+    assert statuses == [0, 0], said
+    whole, logged = load_file(out / "model.safetensors"), untimed(out)
+    first, *later = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    for path in (*later[1:], out / "model.safetensors", out / "run.json"):  # killed before they were written
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (later[0] / "rng_state_1.pth").write_bytes(b"")
+    for count in (1, 3):
+        statuses, said = ranks(name, [*argv, "--resume_from_checkpoint"], count)
+        assert statuses == [2] * count and f"trained by 2 processes, and there are {count}" in said, said
+    statuses, said = ranks(name, [*argv, "--resume_from_checkpoint"])
+    assert statuses == [0, 0] and f"Going on from {first.name}" in said, said
+    assert json.loads((out / "run.json").read_text())["resumed_from"] == first.name
+    again = load_file(out / "model.safetensors")
+    assert all(torch.equal(whole[key], again[key]) for key in whole) and untimed(out) == logged
+
+
+def untimed(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("time", "runtime", "per_second")
+    return [{k: v for k, v in row.items() if not k.endswith(timed) and not k.startswith("seconds/")} for row in rows]

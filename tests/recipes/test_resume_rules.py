@@ -208,12 +208,32 @@ def test_changed_content_under_the_same_name_is_refused(run, base, demonstration
     assert status == 2 and "the --model_name_or_path is not the one that the run began with" in told
 
 
-def test_adapters_of_another_rank_are_refused(run):
-    run("--max_steps", 2, "--use_peft", "--lora_r", 4)
-    status, told = run("--max_steps", 4, "--use_peft", "--lora_r", 8, "--resume_from_checkpoint")
-    assert status == 2 and "--lora_r 4, and 8 is given" in told
-    status, told = run("--max_steps", 4, "--resume_from_checkpoint")
-    assert status == 2 and "--use_peft True, and False is given" in told
+def test_other_adapters_are_refused(run, never_loaded):
+    """Rank and alpha, targets and whole modules: each by its name, though some would fit the checkpoint's tensors."""
+    adapted = ["--use_peft", "--lora_r", 4, "--lora_target_modules", "c_attn", "c_fc"]
+    run("--max_steps", 2, *adapted)
+    never_loaded()
+    for options, said in [
+        ([*adapted, "--lora_r", 8], "--lora_r 4, and 8 is given"),
+        ([*adapted, "--lora_alpha", 7], "--lora_alpha 32, and 7 is given"),
+        ([*adapted, "--use_rslora"], "--use_rslora False, and True is given"),
+        ([*adapted, "--lora_modules_to_save", "ln_f"], "--lora_modules_to_save None, and ['ln_f'] is given"),
+        (adapted[:3], "--lora_target_modules ['c_attn', 'c_fc'], and None is given"),
+        ([*adapted[:4], "c_attn"], "--lora_target_modules ['c_attn', 'c_fc'], and ['c_attn'] is given"),
+        ([*adapted[:4], "c_attn", "c_proj"], "and ['c_attn', 'c_proj'] is given"),
+        ([*adapted[:4], "all-linear"], "and ['all-linear'] is given"),
+        ([], "--use_peft True, and False is given"),
+    ]:
+        status, told = run("--max_steps", 4, *options, "--resume_from_checkpoint")
+        assert status == 2 and said in told, told
+
+
+def test_another_dropout_of_adapters_holds_from_the_checkpoint_on(run):
+    adapted = ["--use_peft", "--lora_r", 4]
+    run("--max_steps", 2, *adapted, "--lora_dropout", 0)
+    status, told = run("--max_steps", 4, *adapted, "--lora_dropout", 0.5, "--resume_from_checkpoint")
+    assert status == 0 and "From step 2 on: --lora_dropout 0.5 (before: 0.0)." in told
+    assert json.loads((run.out / "adapter_config.json").read_text())["lora_dropout"] == 0.5
 
 
 def test_a_model_from_scratch_of_another_size_is_refused(scratch, texts, tmp_path, capsys):
@@ -258,10 +278,9 @@ def trained(run):
 @pytest.mark.parametrize("name", [*FILES, "checkpoint.json"])
 def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_said(name, run, trained):
     """Cut, empty, gone, or one byte of it changed."""
-    for harm in (cut, empty, garble, *([lambda path: path.unlink()] if name != "checkpoint.json" else [])):
+    for harm in (cut, empty, garble, lambda path: path.unlink()):
         harm(run.out / "checkpoint-4" / name)
-        if name != "checkpoint.json":
-            assert re.search(name, damage(run.out / "checkpoint-4"))
+        assert re.search(name, damage(run.out / "checkpoint-4"))
         status, told = run("--max_steps", 4, "--resume_from_checkpoint")
         assert status == 0 and "checkpoint-4" in told and "Going on from checkpoint-2." in told, told
         assert json.loads((run.out / "run.json").read_text())["resumed_from"] == "checkpoint-2"
@@ -279,16 +298,41 @@ def test_where_none_is_whole_and_where_the_named_one_is_not_it_is_refused(run, t
     assert "Traceback" not in told
 
 
+def without_record(folder):
+    """As an earlier version left it."""
+    (folder / ".rlhf_kit").unlink()
+    for checkpoint in folder.glob("checkpoint-*"):
+        (checkpoint / "checkpoint.json").unlink()
+        (checkpoint / "counted.pt").unlink()
+
+
 @pytest.mark.parametrize("name", FILES[:5])
 def test_damage_is_found_without_a_record_too(name, run, trained):
     """Checkpoints that an earlier version wrote: what their formats tell."""
     checkpoint = run.out / "checkpoint-4"
-    (checkpoint / "checkpoint.json").unlink()
+    without_record(run.out)
     assert damage(checkpoint) is None
     for harm in (cut, empty, lambda path: path.unlink()):
         harm(checkpoint / name)
         assert re.search(f"{name}|no weights|cut off", damage(checkpoint))
         shutil.copy2(trained / "checkpoint-4" / name, checkpoint / name)
+
+
+@pytest.mark.parametrize("gone", [[], ["counted.pt"], ["trainer_state.json"], ["counted.pt", "trainer_state.json"]])
+def test_a_checkpoint_that_lost_its_record_is_none_of_an_earlier_version(gone, run, trained):
+    """Without the record a byte changed in its weights would not be seen."""
+    checkpoint = run.out / "checkpoint-4"
+    garble(checkpoint / "model.safetensors")
+    for name in ["checkpoint.json", *gone]:
+        (checkpoint / name).unlink()
+    status, told = run("--max_steps", 4, "--resume_from_checkpoint")
+    assert status == 0 and "checkpoint-4 is damaged: checkpoint.json is missing. Going on from checkpoint-2." in told
+    assert same(weights(run.out), weights(trained)) and rows(run.out) == rows(trained)
+    for path in run.out.glob("checkpoint-*"):  # nor is it one that was never whole, to be begun anew
+        for name in ["checkpoint.json", *gone]:
+            (path / name).unlink()
+    status, told = run("--max_steps", 4, "--resume_from_checkpoint")
+    assert status == 2 and "no whole checkpoint left. checkpoint-4 is damaged: checkpoint.json is missing" in told
 
 
 def test_older_checkpoints_stay_until_the_new_one_is_whole(run, monkeypatch):
@@ -308,3 +352,6 @@ def test_from_python_a_damaged_checkpoint_is_passed_over_too(run, trained, polic
     assert maker._whole(True).endswith("checkpoint-2") and "the content of optimizer.pt has changed" in caplog.text
     with pytest.raises(UserError, match="the content of optimizer.pt has changed"):
         maker._whole(str(run.out / "checkpoint-4"))
+    for path in (run.out / ".rlhf_kit", run.out / "checkpoint-4" / "checkpoint.json"):  # no recipe kept a record
+        path.unlink()
+    assert maker._whole(True).endswith("checkpoint-2") and "checkpoint.json is missing" in caplog.text

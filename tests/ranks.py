@@ -1,0 +1,70 @@
+"""Stages run by several processes of this machine, as a launcher starts them; the imports are made once.
+
+A line of standard input is [stage, processes, log, arguments]; the answer, the exit status of each process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+class Ranks:
+    """ranks("sft", argv, 2) -> (exit status of each process, what they said)."""
+
+    def __init__(self, folder: Path):
+        self.log = folder / "ranks.txt"
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT,
+        )  # fmt: skip
+
+    def __call__(self, stage: str, argv: list, count: int = 2) -> tuple[list[int], str]:
+        self.log.write_bytes(b"")
+        print(json.dumps([stage, count, str(self.log), list(map(str, argv))]), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline()), self.log.read_text(errors="replace")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def run(main, count: int, log: str, argv: list[str]) -> list[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    children = []
+    for rank in map(str, range(count)):
+        child = os.fork()
+        if child == 0:
+            file = os.open(log, os.O_WRONLY | os.O_APPEND)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(count)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            status = 70
+            try:
+                status = main(argv)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+if __name__ == "__main__":
+    from rlhf_kit.recipes import ppo, sft
+
+    for line in sys.stdin:
+        stage, *asked = json.loads(line)
+        sys.stdout.write(json.dumps(run({"ppo": ppo, "sft": sft}[stage].main, *asked)) + "\n")
+        sys.stdout.flush()
