@@ -17,6 +17,7 @@ from rlhf_kit.models.weights import is_classifier_config, is_here
 from rlhf_kit.ppo.evaluation import check_share
 from rlhf_kit.ppo.pretraining import PretrainingTexts, text_length
 from rlhf_kit.ppo.prompts import encode_prompts
+from rlhf_kit.ppo.readers import check_readers
 from rlhf_kit.ppo.rewards import Rewards
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
@@ -90,8 +91,8 @@ def _check_models(
     for rows in prompts.values():
         judges.check(rows, args.max_completion_length, trainer_state=None)
     reference = extra.ref_model_name_or_path
-    if reference is not None and is_here("a reference", reference):
-        load_policy(reference, device_map="meta")
+    if reference is not None:
+        reference = load_policy(reference, device_map="meta") if is_here("a reference", reference) else None
     policy = check_model(settings, tokenizer)
     if extra.value_model == "reward":
         value_source("reward", names)  # counted whether they are here or not
@@ -99,7 +100,9 @@ def _check_models(
     if value not in VALUE_MODELS:
         value = notes.reach("model", value, value_model, value, "meta")
     if policy is not None and value is not None and (value != "reward" or judges.models):
-        build_policy_and_value(policy, *value_source(value, judges.models), peft_config(settings))
+        module = build_policy_and_value(policy, *value_source(value, judges.models), peft_config(settings))
+        longest = max(len(row["prompt_ids"]) for rows in prompts.values() for row in rows) + args.max_completion_length
+        check_readers(tokenizer, longest, reference, value, module.value_trunk, judges)
 
 
 def _seen(settings: Settings, rewards: list[str | Callable]) -> list[PreTrainedModel | Ensemble | Callable]:

@@ -59,6 +59,7 @@ from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
 from rlhf_kit.ppo.metrics import LOGGED, Averages, Tracked, rollout_metrics
 from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask, text_length
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
+from rlhf_kit.ppo.readers import check_readers
 from rlhf_kit.ppo.reading import check_roles
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_eos
 from rlhf_kit.ppo.rollout import Rollout, sample
@@ -122,6 +123,10 @@ class PPOTrainer(Trainer):
         for prompts in filter(None, (self.prompts, self.eval_prompts)):
             self.rewards.check(prompts, args.max_completion_length, trainer_state=None)
         module = build_policy_and_value(policy, *value_source(value_model, self.rewards.models), peft_config)
+        longest = max(len(row["prompt_ids"]) for row in self.prompts + (self.eval_prompts or []))
+        longest += args.max_completion_length
+        reference = None if ref_model is None else self.ref_model
+        check_readers(tokenizer, longest, reference, value_model, module.value_trunk, self.rewards)
         for part in filter(None, [module, self.ref_model]):
             disable_dropout(part)
             fuse_activations(part)

@@ -5,6 +5,7 @@ FUNCTIONS, OPS, ROLLOUT = "rlhf_kit/ppo/functions.py", "rlhf_kit/ops.py", "rlhf_
 AT_REST = "tests/ppo/test_trainer.py::test_learning_rate_0_means_ratio_1_clip_0_kl_0"
 STOPPING, PROCESSES = "tests/ppo/test_stopping.py::", "tests/ppo/test_processes.py::"
 MODELS, CALLS = "tests/ppo/test_reward_models.py::", "tests/ppo/test_functions.py::"
+READERS, READERS_TEST = "rlhf_kit/ppo/readers.py", "tests/ppo/test_readers.py::"
 LAUNCH, BOUNDS = "tests/ppo/test_launch.py::", "tests/ppo/test_bounds.py::"
 
 MUTANTS = [
@@ -268,6 +269,37 @@ MUTANTS = [
         "for name, value in told.items() if isinstance(value, str)]",
         "for name, value in told.items() if False]",
         BOUNDS + "test_what_would_be_read_otherwise_than_it_is_meant_is_refused",
+    ),
+    # What reads the policy's tokens beside it.
+    (
+        READERS,
+        "if limit is not None and longest > limit:",
+        "if False:",
+        READERS_TEST + "test_a_context_shorter_than_prompt_and_completion_is_refused",
+    ),
+    (
+        READERS,
+        "if len(tokenizer) > known:",
+        "if False:",
+        READERS_TEST + "test_fewer_tokens_than_the_policy_s_are_refused",
+    ),
+    (
+        READERS,
+        "if len(others) > OTHER_TOKENS * len(shared):",
+        "if False:",
+        READERS_TEST + "test_another_tokenizer_is_refused",
+    ),
+    (
+        READERS,
+        "len(others) > OTHER_TOKENS * len(shared)",
+        "tokenizer.get_vocab() != (own or tokenizer).get_vocab()",
+        READERS_TEST + "test_a_mark_that_got_another_name_is_the_same_tokenizer",
+    ),
+    (
+        TRAINER,
+        "for row in self.prompts + (self.eval_prompts or []))",
+        "for row in self.prompts)",
+        READERS_TEST + "test_an_evaluation_s_prompts_count_too",
     ),
     # What is refused before anything is loaded.
     (
