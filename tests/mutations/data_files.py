@@ -51,7 +51,7 @@ MUTANTS = [
         "recipes/sft.py",
         "policy = check_model(settings, tokenizer)",
         "policy = None",
-        DRY + "test_what_stops_a_run_stops_its_dry_run[sft-an adapter on the head]",
+        DRY + "test_what_stops_a_run_stops_its_dry_run[sft-a model without weights]",
     ),
     (
         "recipes/reward.py",
