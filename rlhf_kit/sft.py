@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_
 from trl import SFTConfig
 
 from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
-from rlhf_kit.data.columns import rows_of
+from rlhf_kit.data.loading import checked
 from rlhf_kit.data.messages import demonstration, is_learnt, learning_last
 from rlhf_kit.data.refusals import UnstableTemplate, encode_each
 from rlhf_kit.data.templates import unread
@@ -54,9 +54,9 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
     Args:
         model: hub id, folder, model or peft model.
         args: TRL's config; options that contradict the above are refused.
-        train_dataset, eval_dataset: rows with `messages`, or `prompt` and `completion` (text). `max_length` (the
-            context at most) holds by whole turns: a dialogue is cut after its last answer that fits; one whose first
-            answer does not fit is dropped and counted in `data_counts`.
+        train_dataset, eval_dataset: rows with `messages`, or `prompt` and `completion`, as a file has them, a data
+            set or a list. `max_length` (the context at most) holds by whole turns: a dialogue is cut after its last
+            answer that fits; one whose first answer does not fit is dropped and counted in `data_counts`.
         processing_class: the tokenizer; gets the plain-text chat template if it has none and the data are messages.
         peft_config: LoRA; targets and task are inferred (`models.adapters.wrap`).
 
@@ -137,7 +137,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
 
     def evaluate(self, eval_dataset=None, **options: Any) -> dict[str, float]:
         """Evaluate on `eval_dataset` (demonstrations, as at construction) or on the trainer's own."""
-        if isinstance(eval_dataset, Dataset) and "input_ids" not in eval_dataset.column_names:
+        if isinstance(eval_dataset, Dataset | list):
             eval_dataset = self._encoded(eval_dataset, self.processing_class, "eval")
         return super().evaluate(eval_dataset, **options)
 
@@ -149,7 +149,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
     def _encoded(self, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase, split: str) -> Dataset:
         if dataset is None:
             raise UserError("train_dataset is missing; SFT needs demonstrations.")
-        if "input_ids" in dataset.column_names:
+        if isinstance(dataset, Dataset) and "input_ids" in dataset.column_names:
             return dataset
         rows, self.data_counts[split] = encode_demonstrations(dataset, tokenizer, self.limit, split)
         return rows
@@ -197,7 +197,7 @@ def read_template(path: str) -> str:
 
 
 def encode_demonstrations(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int | None, name: str = ""
+    dataset: Dataset | list[dict], tokenizer: PreTrainedTokenizerBase, limit: int | None, name: str = "the dataset"
 ) -> tuple[Dataset, dict[str, int]]:
     """Rows as `input_ids` and `labels` of at most `limit` tokens, and how many rows were there, cut and dropped.
 
@@ -205,21 +205,15 @@ def encode_demonstrations(
         name: of the rows, in messages.
 
     Raises:
-        UserError: for other columns, rows that the chat template refuses, or when nothing is left.
+        UserError: for rows that are no demonstrations, that the chat template refuses, or when nothing is left.
     """
-    columns = set(dataset.column_names)
-    if not ({"messages"} <= columns or {"prompt", "completion"} <= columns):
-        raise UserError(
-            f"The dataset has the columns {', '.join(sorted(columns))}; needed are `messages`, or `prompt` and "
-            "`completion`."
-        )
-    first = dataset[0]["messages" if "messages" in columns else "prompt"] if len(dataset) else ""
-    if not isinstance(first, str) or tokenizer.chat_template:
+    dataset, *_ = checked(dataset, ("demonstrations",), name)
+    if "messages" in dataset[0] or tokenizer.chat_template:
         set_chat_template(tokenizer)
     rows: list[dict[str, list[int]]] = []
     counts = Counter(rows=len(dataset), kept=0, cut=0, dropped=0)
     fields: Counter[str] = Counter()
-    given = encode_each(rows_of(dataset), lambda row: _encode_row(row, tokenizer, limit), name)
+    given = encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit), name)
     for encoded, was_cut, unread_names in given:
         fields.update(unread_names)
         counts["kept" if encoded else "dropped"] += 1

@@ -70,7 +70,7 @@ def test_a_long_dialogue_ends_with_its_last_whole_answer(tokenizer):
 def test_nothing_left_is_the_users_to_mend(tokenizer):
     with pytest.raises(UserError, match="None of the 1 demonstrations fits max_length=5"):
         encode_demonstrations(dialogues(DIALOGUE), tokenizer, 5)
-    with pytest.raises(UserError, match="columns text; needed are `messages`"):
+    with pytest.raises(UserError, match="the columns are `text`; needed: `messages`, or `prompt` \\+ `completion`"):
         encode_demonstrations(Dataset.from_list([{"text": "x"}]), tokenizer, None)
 
 

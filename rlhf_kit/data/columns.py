@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import datasets
 import pyarrow
 from datasets.features.features import register_feature
 
-from rlhf_kit.data.messages import without_nulls
+from rlhf_kit.data.messages import own_keys
 from rlhf_kit.errors import UserError
 
 
@@ -46,14 +46,14 @@ with warnings.catch_warnings():
     register_feature(Exact, "Exact")
 
 
-def rows_of(dataset: datasets.Dataset) -> list[dict[str, Any]]:
-    """The rows of `dataset`, in one go: `Exact` columns as their values, images and sounds as their bytes, objects
-    without the nulls that they get for keys of other objects of their column."""
+def rows_of(dataset: datasets.Dataset, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of `dataset` in one go: `Exact` columns as their values, images and sounds as their bytes, all else as
+    `own_keys` has it."""
     rows = dataset.with_format(None).to_list()  # which knows no columns but its own
-    for name, feature in dataset.features.items():
-        for row in rows:
-            row[name] = feature.decode_example(row[name]) if isinstance(feature, Exact) else without_nulls(row[name])
-    return rows
+    exact = [name for name, feature in dataset.features.items() if isinstance(feature, Exact)]
+    for row in rows:
+        row |= {name: Exact().decode_example(row[name]) for name in exact}
+    return own_keys(rows, kinds, exact)
 
 
 def exact_columns(columns: Mapping[str, list], source: str) -> list[datasets.Dataset]:

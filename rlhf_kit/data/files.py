@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from rlhf_kit.data.formats import Context
-from rlhf_kit.data.messages import without_nulls
+from rlhf_kit.data.messages import own_keys
 from rlhf_kit.data.unpacking import as_text, read_bytes
 from rlhf_kit.errors import UserError
 
@@ -71,7 +71,7 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
         raise UserError(f"{path} is plain text, but this stage takes {listed(kinds)}. {_SUPPORTED}")
     content = read_bytes(path, has_lines=suffix in (".jsonl.gz", ".csv.gz"))
     if suffix.startswith(".parquet"):
-        return _read_parquet(path, content)
+        return _read_parquet(path, content, kinds)
     text = as_text(path, content)
     readers: dict[str, Callable[[Path, str], Source]] = {
         ".json": _read_json,
@@ -278,13 +278,13 @@ def _json_cell(column: str, cell: str) -> tuple[Any, str | None]:
     return value, next((f"`{column}`: {fault}" for fault in _doubled(value)), None)
 
 
-def _read_parquet(path: Path, content: bytes) -> Source:
+def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
     rows = table_rows(str(path), len(table), lambda start, size: table.slice(start, size).to_pylist())
-    return Source(str(path), without_nulls(rows))
+    return Source(str(path), own_keys(rows, kinds))
 
 
 def table_rows(name: str, count: int, read: Callable[[int, int], list[dict]]) -> list[dict]:

@@ -68,17 +68,36 @@ def load(
         hint = did_you_mean(on_bad_row, ON_BAD_ROW)
         raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
     found = sources.read(str(source), kinds, split, seed)
-    rows, kind, _ = canonical(found, kinds, on_bad_row, tell)
+    rows, kind, _ = _canonical(found, kinds, on_bad_row, tell)
     return _dataset(rows, kind, found.name), kind
 
 
-def canonical(
-    found: Source, kinds: Sequence[str], on_bad_row: str = "error", tell: Callable[[str], None] = logger.warning
+def checked(
+    dataset: datasets.Dataset | Sequence[Mapping[str, Any]] | None,
+    kinds: Sequence[str],
+    name: str,
+    on_bad_row: str = "error",
 ) -> tuple[list[Row], str, dict[str, int]]:
-    """(rows as `load` describes them, their kind, how many were dropped by fault) of what was found.
+    """(rows, kind, how many rows of each fault were dropped) of rows handed over in Python: as `load` has a source's.
 
-    Raises UserError as `load` does.
+    Args:
+        name: what to call the rows in a message.
+
+    Raises:
+        UserError: as `load`; and for what is neither a `datasets.Dataset` nor a list of dicts.
     """
+    if isinstance(dataset, datasets.Dataset):
+        rows = rows_of(dataset, kinds)
+    elif dataset is None or isinstance(dataset, list | tuple):
+        rows = list(dataset or ())
+    else:
+        raise UserError(f"{name} is of the type {type(dataset).__name__}; give a datasets.Dataset or a list of rows.")
+    return _canonical(Source(name, rows), kinds, on_bad_row, logger.warning)
+
+
+def _canonical(
+    found: Source, kinds: Sequence[str], on_bad_row: str, tell: Callable[[str], None]
+) -> tuple[list[Row], str, dict[str, int]]:
     rows, read_as = shapes.read(found.rows, kinds)
     found = Source(found.name, rows, found.context)
     columns = _columns(found.rows)
@@ -100,18 +119,6 @@ def canonical(
     for notice in told:
         tell(f"{found.name}: {notice}")
     return _CANONICAL[kind](found.rows), kind, {fault: len(numbers) for fault, numbers in bad.items()}
-
-
-def given(dataset: Any, name: str) -> Source:
-    """Rows handed over in Python: a `datasets.Dataset`, a list of dicts, or None for no rows.
-
-    Raises UserError for anything else.
-    """
-    if isinstance(dataset, datasets.Dataset):
-        return Source(name, rows_of(dataset))
-    if dataset is None or isinstance(dataset, list | tuple):
-        return Source(name, list(dataset or ()))
-    raise UserError(f"{name} is of the type {type(dataset).__name__}; give a datasets.Dataset or a list of rows.")
 
 
 def _dataset(rows: Sequence[Row], kind: str, source: str) -> datasets.Dataset:

@@ -115,6 +115,23 @@ def any_fault(messages: Any) -> bool:
     return next(messages_faults("", messages), None) is not None
 
 
+def own_keys(
+    rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], exact: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Rows of a table, objects without the nulls that they get for keys of other objects of their column.
+
+    Columns that are handed on to reward functions stay as they are, and so do those that are `exact`.
+    """
+    handed_on = "prompts" in kinds
+    return [
+        {
+            name: value if name in exact or handed_on and name != "prompt" else without_nulls(value)
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+
+
 def without_nulls(value: Any) -> Any:
     """`value` without the null members of its objects, however deep: tables give all objects of a column one set of
     keys."""

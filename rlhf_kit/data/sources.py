@@ -39,7 +39,7 @@ def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
         known = ", ".join((WORLD, *(f"{WORLD}:{kind}" for kind in (*KINDS, *_CONTRACTS))))
         near = did_you_mean(source.lower(), known.split(", "))
         raise UserError(f"{source!r} is no local file or folder. The embedded world is one of {known}.{near}")
-    return _read_hub(source, split)
+    return _read_hub(source, kinds, split)
 
 
 def _is_misspelt_world(source: str) -> bool:
@@ -74,7 +74,7 @@ def _read_world(source: str, kinds: Sequence[str], split: str, seed: int) -> Sou
 
 def _read_folder(folder: Path, kinds: Sequence[str], split: str) -> Source:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return _read_saved(folder, split)
+        return _read_saved(folder, kinds, split)
     found: dict[str, list[Path]] = {}
     for path in sorted(entry for entry in [*folder.glob("*"), *folder.glob("data/*")] if entry.is_file()):
         if suffix_of(path) in SUFFIXES:
@@ -118,7 +118,7 @@ def _no_split(folder: Path, split: str, found: dict[str, list[Path]]) -> UserErr
     )
 
 
-def _read_saved(folder: Path, split: str) -> Source:
+def _read_saved(folder: Path, kinds: Sequence[str], split: str) -> Source:
     try:
         saved = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
@@ -129,10 +129,10 @@ def _read_saved(folder: Path, split: str) -> Source:
                 f"{folder} has no split {split!r}; it has {listed(list(saved))}.{did_you_mean(split, list(saved))}"
             )
         saved = saved[split]
-    return Source(str(folder), _all_rows(str(folder), saved))
+    return Source(str(folder), _all_rows(str(folder), saved, kinds))
 
 
-def _read_hub(source: str, split: str) -> Source:
+def _read_hub(source: str, kinds: Sequence[str], split: str) -> Source:
     name, _, config = source.partition(":")
     try:
         loaded = datasets.load_dataset(name, config or None, split=split)
@@ -143,11 +143,13 @@ def _read_hub(source: str, split: str) -> Source:
             f"(split {split!r}): {_first_line(error)} Check the id and the connection, or give a local file.{near}"
         ) from None
     name = f"{source} ({split})"
-    return Source(name, _all_rows(name, loaded))
+    return Source(name, _all_rows(name, loaded, kinds))
 
 
-def _all_rows(name: str, dataset: datasets.Dataset) -> list[dict]:
-    return table_rows(name, len(dataset), lambda start, size: rows_of(dataset.select(range(start, start + size))))
+def _all_rows(name: str, dataset: datasets.Dataset, kinds: Sequence[str]) -> list[dict]:
+    return table_rows(
+        name, len(dataset), lambda start, size: rows_of(dataset.select(range(start, start + size)), kinds)
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt
-from rlhf_kit.data.loading import canonical, given
+from rlhf_kit.data.loading import checked
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 
@@ -42,7 +42,7 @@ def encode_prompts(
     Raises UserError, calling the rows by `name`, for what no prompt is, and for a prompt that leaves no room for a
     completion in `limit` tokens.
     """
-    rows, *_ = canonical(given(dataset, name), ("prompts",))
+    rows, *_ = checked(dataset, ("prompts",), name)
     prompts = encode_each((row["prompt"] for row in rows), partial(encode_prompt, tokenizer), name)
     rows = [{**row, "prompt_ids": ids} for row, ids in zip(rows, prompts, strict=True)]
     room = None if limit is None else limit - max_completion_length

@@ -77,7 +77,7 @@ class PPOTrainer(Trainer):
         model: hub id, folder, or model.
         reward_funcs: one or a list of hub ids, folders, sequence-classification models with one label, or Python
             functions by GRPO's contract (see `rlhf_kit.ppo.rewards`).
-        train_dataset: rows with a `prompt` (text or messages); further columns go to the reward functions.
+        train_dataset: rows with a `prompt` as a file has them, a data set or a list; all columns go to the functions.
         peft_config: LoRA; the reference is then the model with its adapters switched off.
         ref_model: the policy to stay near; None for a frozen copy of `model` as handed over.
         value_model: "shared", "separate", "reward", or a model.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -14,11 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_completion, encode_prompt, set_chat_template
+from rlhf_kit.data.loading import checked
 from rlhf_kit.data.refusals import TemplateRefusal, refused_rows
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right
 from rlhf_kit.models.prefix import PADDING, tree_rows
 
+KINDS = ("ranked", "pairs", "thumbs")
 IDENTICAL, TIED = "identical answers", "all answers tied"  # nothing is wrong with such lists, and nothing to learn
 
 
@@ -100,49 +103,40 @@ def _encode(row: dict, encode: Callable[..., dict], tokenizer: PreTrainedTokeniz
 
 
 def encode_comparisons(
-    dataset: Dataset,
+    dataset: Dataset | list[dict],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     ties_teach: bool = False,
     on_bad_row: str = "drop",
     row_format: RowFormat = PLAIN,
-    name: str = "",
+    name: str = "the dataset",
 ) -> tuple[Dataset, dict[str, int]]:
-    """Canonical rows (`data.loading`) as token ids, and counts of what was cut or dropped.
+    """Rankings, pairs or thumbs as token ids, and counts of what was cut or dropped.
 
-    Rankings (`prompt`, `completions`, `ranks`, `margin`, `weight`) and thumbs (`prompt`, `completion`, `label`) both
-    become `input_ids` (answers x tokens), without the final EOS.
+    All become `input_ids` (answers x tokens), without the final EOS.
 
     Args:
         ties_teach: keep a list in which all answers tie.
-        on_bad_row: "drop" leaves out a list with fewer than two answers that fit, or with one answer under two ranks;
-            "error" refuses them. A list that teaches nothing, its answers equal or all tied, is always left out.
+        on_bad_row: "drop" leaves out a list that is wrong (`data.checks`), with fewer than two answers that fit, or
+            with one answer under two ranks; "error" refuses them. A list that teaches nothing, its answers equal or
+            all tied, is always left out.
         row_format: what the model reads around prompt and answer. name: of the rows, in messages.
 
     Raises:
-        UserError: for other columns, when nothing is left, or for bad lists (all kinds, with their first row numbers).
+        UserError: for rows of another kind, when nothing is left, or for bad lists (with their row numbers).
     """
-    columns = set(dataset.column_names)
-    if {"prompt", "completions", "ranks"} <= columns:
-        encode = _encode_ranking
-    elif {"prompt", "completion", "label"} <= columns:
-        encode = _encode_thumb
-    else:
-        raise UserError(
-            f"The dataset has the columns {', '.join(sorted(columns))}; needed are prompt, completions, ranks "
-            "(rankings) or prompt, completion, label (thumbs). `rlhf_kit.data.loading.load` reads pairs and files "
-            "into these."
-        )
-    if len(dataset) and not isinstance(dataset[0]["prompt"], str):
+    rows, kind, dropped = checked(dataset, KINDS, name, on_bad_row)
+    if not isinstance(rows[0]["prompt"], str):
         set_chat_template(tokenizer)
-    encoded = dataset.map(
+    encode = partial(
         _encode,
-        fn_kwargs=dict(
-            encode=encode, tokenizer=tokenizer, limit=max_length, row_format=row_format, ties_teach=ties_teach
-        ),
-        remove_columns=dataset.column_names,
-        desc="Tokenizing comparisons",
+        encode=_encode_thumb if kind == "thumbs" else _encode_ranking,
+        tokenizer=tokenizer,
+        limit=max_length,
+        row_format=row_format,
+        ties_teach=ties_teach,
     )
+    encoded = Dataset.from_list([encode(row) for row in rows])
     told = zip(encoded["refusal"], encoded["advice"], strict=True)
     refusals = {row: TemplateRefusal(*said) for row, said in enumerate(told, start=1) if said[0]}
     if refusals:
@@ -152,9 +146,10 @@ def encode_comparisons(
         if fault:
             bad.setdefault(fault, []).append(number)
     counts = {
-        "lists": len(encoded),
+        "lists": len(encoded) + sum(dropped.values()),
         "prompts cut at the beginning": sum(encoded["prompts_cut"]),
         "answers longer than the context": sum(encoded["too_long"]),
+        **{f"lists dropped: {fault}": count for fault, count in dropped.items()},
         **{f"lists dropped: {fault}": len(rows) for fault, rows in sorted(bad.items())},
     }
     wrong = {fault: rows for fault, rows in sorted(bad.items()) if fault not in (IDENTICAL, TIED)}

@@ -77,7 +77,8 @@ class RewardTrainer(Trainer):
 
     Args:
         model: hub id, folder, model or peft model; one label.
-        train_dataset, eval_dataset: canonical rows of `data.loading` (`eval_dataset` may be a dict of them).
+        train_dataset, eval_dataset: rankings, pairs or thumbs as a file has them, a data set or a list (`eval_dataset`
+            may be a dict of them).
         processing_class: the tokenizer; None: the model's.
         peft_config: LoRA; targets, task type and head are inferred (`models.adapters.wrap`).
     """
@@ -154,7 +155,7 @@ class RewardTrainer(Trainer):
         return trainable(model, peft_config)
 
     def _encoded(self, dataset: Dataset, name: str, args: RewardConfig) -> Dataset:
-        if "input_ids" in dataset.column_names:
+        if isinstance(dataset, Dataset) and {"input_ids", "weight", "length"} <= {*dataset.column_names}:
             return dataset
         dataset, self.data_counts[name] = encode_lists(
             dataset, self.tokenizer, self.limit, self.row_format, name, args
@@ -220,7 +221,7 @@ class RewardTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"):
         """Exact means over lists: {prefix}_loss, _accuracy, _margin, _mean_reward, _std_reward (raw scores)."""
-        if isinstance(eval_dataset, Dataset):
+        if isinstance(eval_dataset, Dataset | list):
             eval_dataset = self._encoded(eval_dataset, metric_key_prefix, self.args)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 

@@ -33,4 +33,5 @@ def test_values_survive_what_is_done_to_datasets(tmp_path):
 
 def test_nulls_that_arrow_adds_are_taken_away():
     dataset = datasets.Dataset.from_list([{"turn": {"a": 1}}, {"turn": {"b": 2}}])
-    assert rows_of(dataset) == [{"turn": {"a": 1}}, {"turn": {"b": 2}}]
+    assert rows_of(dataset, ("demonstrations",)) == [{"turn": {"a": 1}}, {"turn": {"b": 2}}]
+    assert rows_of(dataset, ("prompts",)) == dataset.to_list()  # of what is handed on, null stays null

@@ -1,13 +1,14 @@
 """Columns of prompts: all of them reach the reward functions, as they stood."""
 
 LOADING, PROMPTS, COLUMNS = "rlhf_kit/data/loading.py", "rlhf_kit/data/prompts.py", "rlhf_kit/data/columns.py"
-TEST = "tests/ppo/test_columns.py::"
+MESSAGES = "rlhf_kit/data/messages.py"
+TEST, ROWS = "tests/ppo/test_columns.py::", "tests/data/test_python_rows.py::"
 ALL, EXACT = TEST + "test_whatever_a_row_looks_like_all_its_columns_are_handed_on", TEST + "test_values_stay_exactly"
 
 MUTANTS = [
     (LOADING, 'if "prompts" in kinds:', 'if kinds == ("prompts",):', ALL),
     (PROMPTS, 'name not in ("prompt", *RESERVED)', 'name not in ("prompt", "completion", *RESERVED)', ALL),
-    ("rlhf_kit/data/messages.py", "        end -= 1\n", "        end -= 2\n", ALL),
+    (MESSAGES, "        end -= 1\n", "        end -= 2\n", ALL),
     (
         PROMPTS,
         "if isinstance(row, Mapping) and row.get(name) is not None",
@@ -29,14 +30,14 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/sources.py",
-        "rows_of(dataset.select(range(start, start + size)))",
+        "rows_of(dataset.select(range(start, start + size)), kinds)",
         "dataset.select(range(start, start + size)).to_list()",
         EXACT + "_what_they_were",
     ),
     (
         "rlhf_kit/ppo/prompts.py",
-        'rows, *_ = canonical(given(dataset, name), ("prompts",))',
-        "rows = given(dataset, name).rows",
+        'rows, *_ = checked(dataset, ("prompts",), name)',
+        "rows = list(dataset)",
         TEST + "test_rollouts_evaluations_and_best_of_n_hand_on_the_same",
     ),
     (
@@ -50,5 +51,48 @@ MUTANTS = [
         "        check_functions(rewards, rows.column_names)\n",
         "        pass\n",
         TEST + "test_a_column_that_a_function_lacks_is_told_by_a_dry_run",
+    ),
+    # Rows handed to the trainers in Python.
+    (
+        "rlhf_kit/ppo/prompts.py",
+        'rows, *_ = checked(dataset, ("prompts",), name)',
+        "rows = dataset if isinstance(dataset, list) else dataset.to_list()",
+        ROWS + "test_what_is_wrong_is_told_of_a_dataset_and_of_a_list",
+    ),
+    (
+        "rlhf_kit/reward/data.py",
+        "rows, kind, dropped = checked(dataset, KINDS, name, on_bad_row)",
+        "rows, kind, dropped = list(dataset), 'ranked', {}",
+        ROWS + "test_what_is_wrong_is_told_of_a_dataset_and_of_a_list",
+    ),
+    (
+        "rlhf_kit/sft.py",
+        'dataset, *_ = checked(dataset, ("demonstrations",), name)',
+        "pass",
+        ROWS + "test_what_is_wrong_is_told_of_a_dataset_and_of_a_list",
+    ),
+    (
+        "rlhf_kit/reward/data.py",
+        '        "lists": len(encoded) + sum(dropped.values()),\n',
+        '        "lists": len(encoded),\n',
+        ROWS + "test_wrong_rows_that_are_dropped_are_counted",
+    ),
+    (
+        "rlhf_kit/reward/data.py",
+        '        **{f"lists dropped: {fault}": count for fault, count in dropped.items()},\n',
+        "",
+        ROWS + "test_wrong_rows_that_are_dropped_are_counted",
+    ),
+    (
+        COLUMNS,
+        'handed_on = "prompts" in kinds',
+        "handed_on = False",
+        TEST + "test_rollouts_evaluations_and_best_of_n_hand_on_the_same",
+    ),
+    (
+        COLUMNS,
+        'handed_on = "prompts" in kinds',
+        "handed_on = True",
+        "tests/data/test_exact_columns.py::test_nulls_that_arrow_adds_are_taken_away",
     ),
 ]

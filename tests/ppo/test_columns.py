@@ -74,6 +74,7 @@ def test_reserved_names_are_refused_by_name(name, tmp_path, make_trainer):
 VALUES = {
     "an integer beside a number": [1, 2.0, 3],
     "objects of other keys": [{"a": 1}, {"b": None, "a": 2}, {}],
+    "null in objects": [{"a": 1, "b": None}, {"a": None, "b": 2}],
     "objects in lists": [[{"a": 1}, {"b": 2}], [], None],
     "over 64 bits": [2**64, -(2**70), 1],
     "just 64 bits": [2**63 - 1, -(2**63), None],
@@ -119,6 +120,7 @@ def test_what_json_has_not_stays_or_is_refused_by_name(tmp_path):
         "when": utc,
         "span": [datetime.timedelta(seconds=1), None],
         "half": pyarrow.array([1.5, None], pyarrow.float32()),
+        "meta": [{"a": None, "b": [{"c": None}]}, None],
     }
     table = pyarrow.table({"prompt": ["a", "b"], **columns})
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
@@ -138,8 +140,11 @@ def looking(seen):
     return look
 
 
-def test_rollouts_evaluations_and_best_of_n_hand_on_the_same(make_trainer, policy, tokenizer, tmp_path):
+@pytest.mark.parametrize("kind", ["of any type", "of one type"])
+def test_rollouts_evaluations_and_best_of_n_hand_on_the_same(kind, make_trainer, policy, tokenizer, tmp_path):
     values = [1, 2.5, {"a": None}, 2**80, {"b": [1]}, None, "4", True]
+    if kind == "of one type":
+        values = [{"a": at, "b": None} for at in range(8)]
     rows = [
         {"messages": [{**ASKED, "content": f"say {at}"}, SAID], "answer": value} for at, value in enumerate(values)
     ]

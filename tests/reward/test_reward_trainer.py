@@ -150,18 +150,17 @@ def test_what_is_cut_or_dropped_is_counted(tmp_path):
         {"prompt": "q", "completions": ["this", "that"], "ranks": [1, 1]},
         {"prompt": "q", "completions": ["same", " same "], "ranks": [1, 1]},
     ]
-    wrong = (
-        r"Of 6 lists there are 1 with fewer than two answers \(row 3\); 1 with one answer with two ranks \(row 4\)\."
-    )
-    with pytest.raises(UserError, match=wrong):
+    with pytest.raises(UserError, match=r"row 4: `completions` 1 and 2 are the same text with ranks 1 and 2"):
         make(tmp_path, rows)
+    with pytest.raises(UserError, match=r"Of 5 lists there are 1 with fewer than two answers \(row 3\)\."):
+        make(tmp_path, [*rows[:3], *rows[4:]])
     trainer = make(tmp_path, rows, on_bad_row="drop")
     assert trainer.data_counts["train"] == {
         "lists": 6,
         "prompts cut at the beginning": 2,
         "answers longer than the context": 2,
         "lists dropped: fewer than two answers": 1,
-        "lists dropped: one answer with two ranks": 1,
+        "lists dropped: equal texts with different ranks": 1,
         "lists dropped: identical answers": 1,
         "lists dropped: all answers tied": 1,
     }
@@ -188,7 +187,7 @@ def test_lists_that_teach_nothing_are_left_out_and_counted_by_default(tmp_path):
 def test_mistakes_are_told_before_training(tmp_path):
     with pytest.raises(UserError, match="2 labels"):
         make(tmp_path, model=tiny(num_labels=2))
-    with pytest.raises(UserError, match="columns chosen, rejected"):
+    with pytest.raises(UserError, match="row 1: there is no `prompt`, and `chosen` and `rejected` are no dialogues"):
         make(tmp_path, [{"chosen": "a", "rejected": "b"}])
     for options, message in (
         ({"max_length": 0}, "max_length=0"),
