@@ -84,13 +84,13 @@ MUTANTS = [
         ROWS + "test_wrong_rows_that_are_dropped_are_counted",
     ),
     (
-        COLUMNS,
+        MESSAGES,
         'handed_on = "prompts" in kinds',
         "handed_on = False",
         TEST + "test_rollouts_evaluations_and_best_of_n_hand_on_the_same",
     ),
     (
-        COLUMNS,
+        MESSAGES,
         'handed_on = "prompts" in kinds',
         "handed_on = True",
         "tests/data/test_exact_columns.py::test_nulls_that_arrow_adds_are_taken_away",
