@@ -145,10 +145,4 @@ MUTANTS = [
         "lora_(r|alpha)",
         "tests/recipes/test_resume_rules.py::test_other_adapters_are_refused",
     ),
-    (
-        "recipes/advice.py",
-        "if not is_cut_off(path) and ",
-        "if ",
-        "tests/recipes/test_interrupts.py::test_half_a_checkpoint_is_none[1]",
-    ),
 ]
