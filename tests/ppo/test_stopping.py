@@ -8,6 +8,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.training.checkpoints import seal
 
 
 def at_step(trainer, kl):
@@ -163,7 +164,7 @@ def test_a_checkpoint_inside_a_rollout_is_refused(make_trainer, tmp_path):
     folder = tmp_path / "run" / "checkpoint-4"
     state = json.loads((folder / "trainer_state.json").read_text())
     (folder / "trainer_state.json").write_text(json.dumps(state | {"global_step": 3}))
-    (folder / "checkpoint.json").unlink()  # as of an earlier version: what it records would tell the edit
+    seal(folder)  # or what it records would tell the edit
     with pytest.raises(UserError, match="step 3 was saved inside a rollout of 4 optimizer steps"):
         make_trainer(total_episodes=32).train(resume_from_checkpoint=str(folder))
 

@@ -140,7 +140,7 @@ def test_a_refusing_template_is_told_before_a_model_is_loaded(stage, dry, tmp_pa
     data = lines(tmp_path / "rows.jsonl", DATA[stage])
     argv = ["--model_name_or_path", str(tmp_path / "model"), "--dataset_name", data, *QUIET]
     argv += ["--output_dir", str(tmp_path / "out"), *["--dry-run"][: int(dry)]]
-    argv += ["--reward_funcs", "families:tokenizer_of"] if stage == "ppo" else []
+    argv += ["--reward_funcs", "tests.rewards:brief"] if stage == "ppo" else []
     assert MAIN[stage](argv) == 2
     said = capsys.readouterr().err
     assert WORDS in said and "Traceback" not in said and not (tmp_path / "out").exists()
