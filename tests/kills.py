@@ -36,8 +36,8 @@ from rlhf_kit.training.checkpoints import checkpoints, damage, is_cut_off
 ROOT = Path(__file__).parents[1]
 STAGES = {"pretrain": pretrain, "mlm": mlm, "sft": sft, "reward": reward, "ppo": ppo}
 BERT = "num_hidden_layers=2,hidden_size=32,num_attention_heads=2,intermediate_size=64,max_position_embeddings=64"
-# Of one run and no other: how long it took, and what it went on from.
-OWN = re.compile(r"time|seconds(/.*)?|.*(runtime|per_second)|resumed(_from)?|resume_from_checkpoint")
+# Of one run and no other: how long it took, what it went on from, and the state of the checkout (git) at its end.
+OWN = re.compile(r"commit|time|seconds(/.*)?|.*(runtime|per_second)|resumed(_from)?|resume_from_checkpoint")
 OWN_FILES = {".rlhf_kit", "checkpoint.json", "training_args.bin"}
 SAVED, TWICE, DAMAGED = 0.75, 0.25, 0.4  # shares: killed after something was saved, killed again, a file harmed then
 
