@@ -23,7 +23,7 @@ from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, enco
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.messages import demonstration, is_learnt, learning_last
 from rlhf_kit.data.refusals import UnstableTemplate, encode_each
-from rlhf_kit.data.templates import unread
+from rlhf_kit.data.templates import unread, warn_unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
@@ -212,16 +212,12 @@ def encode_demonstrations(
         set_chat_template(tokenizer)
     rows: list[dict[str, list[int]]] = []
     counts = Counter(rows=len(dataset), kept=0, cut=0, dropped=0)
-    fields: Counter[str] = Counter()
     given = encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit), name)
-    for encoded, was_cut, unread_names in given:
-        fields.update(unread_names)
+    for encoded, was_cut, _ in given:
         counts["kept" if encoded else "dropped"] += 1
         counts["cut"] += was_cut
         rows += [{"input_ids": ids, "labels": labels} for ids, labels in encoded]
-    if fields:
-        told = ", ".join(f"`{field}` (in {count} of {len(dataset)} rows)" for field, count in fields.items())
-        logger.warning("%s: not read, as the chat template does not write them: %s", name, told)
+    warn_unread((fields for *_, fields in given), len(dataset), name)
     if len(rows) > counts["kept"]:
         logger.warning(
             "%s: the chat template writes an answer otherwise once others follow, so each answer is a row of its own: "

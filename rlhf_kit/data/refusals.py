@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from tqdm import tqdm
+
 from rlhf_kit.errors import UserError
 
 SHOWN = 5  # rows and sentences that are named
@@ -24,7 +26,8 @@ class UnstableTemplate(UserError):
 def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
     """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
     found, refusals = [], {}
-    for number, row in enumerate(rows, start=1):
+    bar = tqdm(rows, f"Tokenizing {name}".rstrip(), leave=False, delay=2)  # seconds
+    for number, row in enumerate(bar, start=1):
         try:
             found.append(encode(row))
         except TemplateRefusal as refusal:

@@ -4,8 +4,10 @@ from taking the text of special tokens in a content for the tokens."""
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_kit.data.messages import CALLS, LEARNT, Message
 from rlhf_kit.data.refusals import TemplateRefusal
 from rlhf_kit.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Plain text, no new tokens: GPT-2's embedding is never resized. The space stands with the completion ("Assistant:" +
 # " Paris"), as byte-level BPE wants it: a prompt that ends in a space is a different token sequence.
@@ -232,6 +236,19 @@ def unread(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tool
         with suppress(TemplateRefusal):  # it asks for the field, so it reads it
             found += [field] * (render(tokenizer, without, tools=tools) == whole)
     return found + ["tools"] * bool(tools and render(tokenizer, turns) == whole)
+
+
+def unread_in_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message]) -> list[str]:
+    """As `unread`, of a prompt."""
+    return [] if isinstance(prompt, str) else unread(tokenizer, prompt)
+
+
+def warn_unread(found: Iterable[Sequence[str]], rows: int, name: str) -> None:
+    """Say once what `unread` found in each of some of the `rows` called `name`."""
+    counts = Counter(field for fields in found for field in fields)
+    if counts:
+        told = ", ".join(f"`{field}` (in {count} of {rows} rows)" for field, count in counts.items())
+        logger.warning("%s: not read, as the chat template does not write them: %s", name, told)
 
 
 def refuse_unread(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = None) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.refusals import encode_each
+from rlhf_kit.data.templates import unread_in_prompt, warn_unread
 from rlhf_kit.errors import UserError
 
 
@@ -44,6 +45,7 @@ def encode_prompts(
     """
     rows, *_ = checked(dataset, ("prompts",), name)
     prompts = encode_each((row["prompt"] for row in rows), partial(encode_prompt, tokenizer), name)
+    warn_unread((unread_in_prompt(tokenizer, row["prompt"]) for row in rows), len(rows), name)
     rows = [{**row, "prompt_ids": ids} for row, ids in zip(rows, prompts, strict=True)]
     room = None if limit is None else limit - max_completion_length
     lengths = [len(row["prompt_ids"]) for row in rows]

@@ -5,9 +5,8 @@ Notation: G prompts ("lists") in a batch, N answers of all of them, T tokens of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from datasets import Dataset
@@ -16,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_completion, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import checked
-from rlhf_kit.data.refusals import TemplateRefusal, refused_rows
+from rlhf_kit.data.refusals import encode_each
+from rlhf_kit.data.templates import unread_in_prompt, warn_unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right
 from rlhf_kit.models.prefix import PADDING, tree_rows
@@ -93,15 +93,6 @@ def _encode_thumb(
     }
 
 
-def _encode(row: dict, encode: Callable[..., dict], tokenizer: PreTrainedTokenizerBase, **how) -> dict:
-    """The row as `encode` has it, and what the chat template says where it refuses the prompt."""
-    try:
-        prompt, words, advice = encode_prompt(tokenizer, row["prompt"]), "", ""
-    except TemplateRefusal as refusal:
-        prompt, words, advice = [], refusal.words, refusal.advice
-    return encode(row, prompt, tokenizer, **how) | {"refusal": words, "advice": advice}
-
-
 def encode_comparisons(
     dataset: Dataset | list[dict],
     tokenizer: PreTrainedTokenizerBase,
@@ -128,19 +119,11 @@ def encode_comparisons(
     rows, kind, dropped = checked(dataset, KINDS, name, on_bad_row)
     if not isinstance(rows[0]["prompt"], str):
         set_chat_template(tokenizer)
-    encode = partial(
-        _encode,
-        encode=_encode_thumb if kind == "thumbs" else _encode_ranking,
-        tokenizer=tokenizer,
-        limit=max_length,
-        row_format=row_format,
-        ties_teach=ties_teach,
-    )
-    encoded = Dataset.from_list([encode(row) for row in rows])
-    told = zip(encoded["refusal"], encoded["advice"], strict=True)
-    refusals = {row: TemplateRefusal(*said) for row, said in enumerate(told, start=1) if said[0]}
-    if refusals:
-        raise refused_rows(refusals, len(encoded), name)
+    encode = _encode_thumb if kind == "thumbs" else _encode_ranking
+    how = dict(limit=max_length, row_format=row_format, ties_teach=ties_teach)
+    given = encode_each(rows, lambda row: encode(row, encode_prompt(tokenizer, row["prompt"]), tokenizer, **how), name)
+    warn_unread((unread_in_prompt(tokenizer, row["prompt"]) for row in rows), len(rows), name)
+    encoded = Dataset.from_list(given)
     bad: dict[str, list[int]] = {}
     for number, fault in enumerate(encoded["fault"], start=1):
         if fault:
@@ -162,7 +145,7 @@ def encode_comparisons(
     if not kept:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UserError(f"No comparison is left to learn from ({told}; max_length {max_length}).")
-    return encoded.select(kept).remove_columns(["prompts_cut", "too_long", "fault", "refusal", "advice"]), counts
+    return encoded.select(kept).remove_columns(["prompts_cut", "too_long", "fault"]), counts
 
 
 def _first(numbers: Sequence[int], shown: int = 5) -> str:

@@ -14,6 +14,8 @@ from rlhf_kit.data.refusals import TemplateRefusal
 from rlhf_kit.data.templates import unread
 from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError
+from rlhf_kit.ppo.prompts import encode_prompts
+from rlhf_kit.reward.data import encode_comparisons
 from rlhf_kit.sft import encode_demonstrations
 
 USER = {"role": "user", "content": "Hi"}
@@ -247,6 +249,18 @@ def test_a_thought_is_learnt_where_the_template_writes_it(tmp_path, caplog):
 def test_a_field_that_the_template_does_not_write_is_named(field):
     assert unread(tokenizer_of("qwen"), [USER, {**SAYS, field: "x", "weight": 1}]) == [field]
     assert unread(set_chat_template(tokenizer_of("plain", template=False)), [USER, {**SAYS, field: "x"}]) == [field]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "prompts"])
+def test_fields_of_prompts_are_named_where_they_are_encoded(tmp_path, caplog, kind):
+    named = {"prompt": [{**USER, "name": "Anna"}], **ROWS[kind]}
+    rows, tokenizer = loaded(tmp_path, [named, {"prompt": "Hi", **ROWS[kind]}], kind), tokenizer_of("qwen")
+    with caplog.at_level(logging.WARNING):
+        if kind == "pairs":
+            encode_comparisons(rows, tokenizer, None, name="train")
+        else:
+            encode_prompts(rows, tokenizer, 8, None, name="train")
+    assert "train: not read, as the chat template does not write them: `name` (in 1 of 2 rows)" in caplog.text
 
 
 def test_fields_of_answers_that_are_compared_are_named(tmp_path):
