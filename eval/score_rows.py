@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlhf_kit.data import shapes
 from rlhf_kit.data.faults import describe, is_list
 from rlhf_kit.data.files import Source
 from rlhf_kit.data.formats import Context, columns_fault, report, validate
-from rlhf_kit.data.messages import completion_text, shared_prompt
+from rlhf_kit.data.messages import OPENING, completion_text, opening_faults, shared_prompt, with_opening
 from rlhf_kit.data.sources import read
+from rlhf_kit.data.unread import lost_from_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.scoring import Prompt, Reader, load_scorer, processes, quiet, score_lists
@@ -45,8 +47,14 @@ def form_of(found: Source) -> tuple[str, ...]:
 def lists_of(found: Source, form: Sequence[str]) -> list[List]:
     """(prompt, completions) of each row. Raises UserError with all faults: what is scored need not be comparable."""
     lists, checked, numbers = [], [], []
-    faults = list(found.context.faults)
+    names = dict.fromkeys(name for row in found.rows if isinstance(row, Mapping) for name in row)
+    lost = lost_from_prompt(found.rows, [name for name in names if name not in OPENING])
+    faults = [*found.context.faults, *((0, told) for told in lost)]
     for number, row in zip(found.context.numbers_of(found.rows), found.rows, strict=True):
+        if isinstance(row, Mapping):
+            wrong = list(opening_faults(row))
+            faults += [(number, fault) for fault in wrong]
+            row = row if wrong else with_opening(row)
         prompt, completions = _parts(row, form) if isinstance(row, Mapping) else (None, [row])
         if form == ("completions",) and isinstance(row, Mapping) and not (is_list(completions) and completions):
             given = "an empty list" if is_list(completions) else describe(completions)
@@ -109,8 +117,9 @@ def run(options: argparse.Namespace) -> None:
     if options.output is not None:
         check_file(options.output, options.data)
     found = read(options.data, KINDS, options.split, seed=0)
-    form = form_of(found)
-    lists = lists_of(found, form)
+    ours = Source(found.name, shapes.read(found.rows, KINDS)[0], found.context)
+    form = form_of(ours)
+    lists = lists_of(ours, form)
     loaded = {name: load_scorer(name, [prompt for prompt, _ in lists], found.name) for name in options.model}
     readers = {name: Reader(*pair) for name, pair in loaded.items()}
     cut = check_lengths(found, lists, readers)

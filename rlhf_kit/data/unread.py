@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.data.faults import is_list
@@ -23,13 +23,7 @@ def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
         return reserved_columns(rows)
     found = unread_orders(rows) if kind == "ranked" else []
     unread = unread_columns(rows, kind)
-    for name in unread:
-        if name.lower() in PART_OF_PROMPT and any(_is_missing(row, name) for row in rows):
-            advice = "rename it to `system`" if name.lower() in SYSTEM else "put it there, below the instruction"
-            found.append(
-                f"`{name}` is not read, and rows have one that does not stand in their `prompt`: {advice}, or take "
-                "the column out"
-            )
+    found += lost_from_prompt(rows, unread)
     if "label" in unread and kind == "demonstrations":
         found.append(
             "`label` tells good answers from bad, and demonstrations are all learnt: keep the good rows and take the "
@@ -37,6 +31,19 @@ def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
         )
     if "weight" in unread and any(row.get("weight") not in (None, 1) for row in rows if isinstance(row, Mapping)):
         found.append(f"`weight` counts in rankings and pairs only; {kind} have none, take the column out")
+    return found
+
+
+def lost_from_prompt(rows: Sequence[Any], unread: Iterable[str]) -> list[str]:
+    """What to say of those of the `unread` columns that belong into the prompt."""
+    found = []
+    for name in unread:
+        if name.lower() in PART_OF_PROMPT and any(_is_missing(row, name) for row in rows):
+            advice = "rename it to `system`" if name.lower() in SYSTEM else "put it there, below the instruction"
+            found.append(
+                f"`{name}` is not read, and rows have one that does not stand in their `prompt`: {advice}, or take "
+                "the column out"
+            )
     return found
 
 

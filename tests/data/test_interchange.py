@@ -171,6 +171,13 @@ def test_label_studio_gives_a_row_an_annotation():
     }
 
 
+@pytest.mark.parametrize("format", ["ranked", "trl"])
+def test_a_system_column_is_kept_as_a_turn(tmp_path, format):
+    sides = {"completions": ["a", "b"], "ranks": [1, 2]} if format == "ranked" else {"chosen": "a", "rejected": "b"}
+    rows, _ = read(file(tmp_path, [{"prompt": "Hi", "system": "Be kind.", **sides}]), format)
+    assert rows == [row([{"role": "system", "content": "Be kind."}, user("Hi")], ["a", "b"], [1, 2])]
+
+
 def test_nectar_and_arena_battles_are_ranked():
     asked = [user("Which river runs through Taipei?")]
     (nectar,), _ = read(FIXTURES / "nectar.jsonl", "nectar")

@@ -80,6 +80,28 @@ def test_single_completions_get_one_score_which_replaces_an_old_one(folders, tmp
     assert list(rows[0]) == ["prompt", "completion", "score"] and rows[1]["label"] is True
 
 
+def test_a_system_text_and_a_history_stand_before_what_is_scored(folders, tmp_path):
+    opening = {"system": "Be kind.", "history": [["Hi", "Hello"]]}
+    turns = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("user", "one")]
+    asked = [{"role": role, "content": text} for role, text in turns]
+    rows = run(tmp_path, [{"prompt": "one", "completion": "good", **opening}], "--model", folders[0])
+    assert close(rows[0]["score"], expected([asked], ["good"])[0]) and rows[0]["system"] == "Be kind."
+    rows = run(tmp_path, [{**DIALOGUES[0], "system": "Be kind."}], "--model", folders[0])
+    assert close(rows[0]["scores"], expected([[asked[0], asked[1]]] * 2, ["good", "bad"]))
+
+
+def test_rows_of_other_projects_are_scored_and_kept_as_they_are(folders, tmp_path):
+    row = {"instruction": "one", "input": "two", "chosen": "good", "rejected": "bad"}
+    rows = run(tmp_path, [row], "--model", folders[0])
+    assert close(rows[0].pop("scores"), expected(["one\n\ntwo"] * 2, ["good", "bad"])) and rows == [row]
+
+
+def test_a_column_that_belongs_into_the_prompt_is_refused(folders, tmp_path, capsys):
+    data = toy.write_lines(tmp_path / "in.jsonl", [{**PLAIN[0], "context": "Anna came."}])
+    assert main(["--data", data, "--model", folders[0]]) == 2
+    assert "`context` is not read" in capsys.readouterr().err
+
+
 def test_standard_output_is_the_same_lines(folders, tmp_path, capsys):
     data = toy.write_lines(tmp_path / "in.jsonl", PLAIN)
     assert main(["--model", folders[0], "--data", data]) == 0

@@ -23,7 +23,7 @@ from rlhf_kit.data.interchange.pairs import read_hh, read_trl, write_hh, write_t
 from rlhf_kit.data.interchange.published import read_oasst, read_summaries, read_ultrafeedback, read_webgpt
 from rlhf_kit.data.interchange.records import Reader
 from rlhf_kit.data.interchange.tools import read_argilla, read_label_studio, write_argilla, write_label_studio
-from rlhf_kit.data.messages import completion_text
+from rlhf_kit.data.messages import completion_text, with_opening
 from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.storage import Folder
@@ -44,7 +44,7 @@ def _read_ranked(records: Sequence[Any], skipped: Counter) -> list[Row]:
             "ranks": ranks_of(record),
         }
         | {name: record[name] for name in EXTRAS if record.get(name) is not None}
-        for record in good
+        for record in map(with_opening, good)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_kit.data.formats import Context, sift
 from rlhf_kit.data.groups import Row, pairs_of, rankings
 from rlhf_kit.data.interchange.records import Skip, each, take
-from rlhf_kit.data.messages import as_messages, shared_prompt
+from rlhf_kit.data.messages import as_messages, shared_prompt, with_opening
 from rlhf_kit.data.shapes import SPEAKERS, TURN, transcript
 
 NO_ORDER = "all answers tie: there is no pair"
@@ -20,7 +20,7 @@ def read_trl(records: Sequence[Any], skipped: Counter) -> list[Row]:
     """Pairs with an explicit prompt or an implicit one; those of one `group` are one ranking."""
     good, _, bad = sift([_with_prompt(record) for record in records], "pairs", Context())
     skipped.update({fault: len(numbers) for fault, numbers in bad.items()})
-    return rankings(good)
+    return rankings([with_opening(record) for record in good])
 
 
 def _with_prompt(record: Any) -> Any:
