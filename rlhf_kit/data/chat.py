@@ -201,7 +201,7 @@ def _turn_ids(tokenizer: PreTrainedTokenizerBase, message: Message) -> list[int]
     role = message["role"]
     if role not in _NAMES:
         raise TemplateRefusal(f"a turn has the role {role!r}; it must be one of {', '.join(_NAMES)}")
-    if not message.get("content"):
+    if message.get("content") is None:
         raise TemplateRefusal(f"a turn of the {role} has no `content`, and it writes nothing else")
     content = " " + message["content"].strip()
     if role == "assistant":

@@ -89,7 +89,7 @@ TRL_0_11 = (
 OTHER = (
     "trl.experimental.ppo input_ids pad eos generate step train create_reference_model LengthSampler PeftModel "
     "AutoModelForCausalLM AutoModelForCausalLMWithValueHead TrainingArguments PPOConfig PPOTrainer config tokenizer "
-    "policy ref_policy top_k top_p eos_token_id prompt training_precision NAME"
+    "policy ref_policy top_k top_p eos_token_id prompt query training_precision NAME"
 ).split()
 
 OPTIONS = {  # every option of the PPO stage -> default

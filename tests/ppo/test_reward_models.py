@@ -154,7 +154,7 @@ def test_best_of_n_tells_it_first_too(policy, tokenizer, reward_model, folder_of
 
 def test_a_prompt_without_tokens_is_refused(make_trainer, tokenizer):
     tokenizer.chat_template = None
-    with pytest.raises(UserError, match="prompt of row 1 has no tokens"):
+    with pytest.raises(UserError, match="row 2: `prompt` is empty"):
         make_trainer(train_dataset=Dataset.from_dict({"prompt": ["hello", ""]}))
 
 
