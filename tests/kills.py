@@ -18,7 +18,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +25,16 @@ from pathlib import Path
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 import torch
+from forked import forked
 from safetensors.torch import load_file
+from stages import STAGES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from rlhf_kit.recipes import evaluate, mlm, ppo, pretrain, reward, sft
+from rlhf_kit.recipes import evaluate
 from rlhf_kit.training.checkpoints import checkpoints, damage, is_cut_off
 
 ROOT = Path(__file__).parents[1]
-STAGES = {"pretrain": pretrain, "mlm": mlm, "sft": sft, "reward": reward, "ppo": ppo}
 BERT = "num_hidden_layers=2,hidden_size=32,num_attention_heads=2,intermediate_size=64,max_position_embeddings=64"
 # Of one run and no other: how long it took, what it went on from, and the state of the checkout (git) at its end.
 OWN = re.compile(r"commit|time|seconds(/.*)?|.*(runtime|per_second)|resumed(_from)?|resume_from_checkpoint")
@@ -55,20 +55,8 @@ class Ended:
 def fork(main, argv, log: Path, out: Path, kill_after: float | None = None, since_saving: bool = False) -> Ended:
     """`main(argv)`, writing into `out`, in a process of its own; killed after so many seconds, or since it saved."""
     start = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        with log.open("wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        status = 70
-        try:
-            status = main(argv)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    log.write_bytes(b"")
+    child = forked(main, argv, log)
     status, saved = None, None
     while True:
         done, code = os.waitpid(child, os.WNOHANG)

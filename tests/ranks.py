@@ -10,8 +10,9 @@ import os
 import socket
 import subprocess
 import sys
-import traceback
 from pathlib import Path
+
+from forked import forked
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,24 +41,10 @@ def run(main, count: int, log: str, argv: list[str]) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    children = []
-    for rank in map(str, range(count)):
-        child = os.fork()
-        if child == 0:
-            file = os.open(log, os.O_WRONLY | os.O_APPEND)
-            os.dup2(file, 1)
-            os.dup2(file, 2)
-            os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(count)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            status = 70
-            try:
-                status = main(argv)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
-        children.append(child)
+    here = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [
+        forked(main, argv, Path(log), here | {"RANK": rank, "LOCAL_RANK": rank}) for rank in map(str, range(count))
+    ]
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 

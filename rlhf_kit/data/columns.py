@@ -51,8 +51,9 @@ def rows_of(dataset: datasets.Dataset, kinds: Sequence[str]) -> list[dict[str, A
     `own_keys` has it."""
     rows = dataset.with_format(None).to_list()  # which knows no columns but its own
     exact = [name for name, feature in dataset.features.items() if isinstance(feature, Exact)]
-    for row in rows:
-        row |= {name: Exact().decode_example(row[name]) for name in exact}
+    for name in exact:
+        for row in rows:
+            row[name] = dataset.features[name].decode_example(row[name])
     return own_keys(rows, kinds, exact)
 
 
