@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,6 @@ from rich.table import Table
 
 PACKAGE = Path(importlib.util.find_spec("rlhf_kit").origin).parent
 RECIPES = Path(__file__).parent
-
-STAGES = {
-    "pretrain": ("Next-token prediction on plain text, from scratch or continued", "文字接龍：從頭或接續預訓練"),
-    "mlm": ("Masked-language modelling on plain text: a BERT", "填空題：從頭或接續預訓練 BERT"),
-    "sft": ("Supervised fine-tuning on demonstrations", "監督式微調：學習人類示範的回答"),
-    "reward": ("A reward model from ranked answers", "獎勵模型：從人類的排序學習打分數"),
-    "ppo": ("Reinforcement learning against the reward model", "強化學習：用 PPO 追求獎勵"),
-}
 
 # The training options most runs touch, in reading order; --help-all shows the others.
 COMMON = (
@@ -123,9 +116,10 @@ def stage_help(stage: str, everything: bool = False) -> list[tuple[str, list[Opt
     return panels
 
 
-def print_stage(stage: str, everything: bool = False) -> None:
+def print_stage(stage: str, purpose: Sequence[str], everything: bool = False) -> None:
+    """`purpose`: what the stage is for, in English and in Chinese."""
     console = Console()
-    english, chinese = STAGES[stage]
+    english, chinese = purpose
     console.print(f"[bold]rlhf-kit {stage}[/bold] [--config X.yaml] [--key value ...]\n{english}. {chinese}。\n")
     for title, options in stage_help(stage, everything):
         table = Table.grid(padding=(0, 2))
@@ -153,7 +147,8 @@ def _examples(stage: str) -> str:
     )
 
 
-def print_root(version: str) -> None:
+def print_root(version: str, purposes: Mapping[str, Sequence[str]]) -> None:
+    """`purposes`: command -> what it is for, in English and in Chinese."""
     console = Console()
     console.print(
         f"[bold]rlhf-kit[/bold] {version}: from a pretrained GPT-2 to a ChatGPT, measured at every step\n"
@@ -161,15 +156,7 @@ def print_root(version: str) -> None:
         "Usage: rlhf-kit STAGE [--config X.yaml] [--key value ...]\n"
     )
     table = Table.grid(padding=(0, 2))
-    others = {
-        "demo": ("The whole story on the embedded world, in minutes, on a CPU", "用內建的小世界走完全程"),
-        "eval": ("Measure a model: a reward model against people's rankings", "評測模型：獎勵模型的排序與人一致嗎"),
-        "score": ("Score any file of prompts and answers with a reward model", "用獎勵模型替任何回答打分數"),
-        "convert": ("Rankings and pairs from and to other projects' formats", "轉換其他專案的排序資料"),
-        "merge": ("A LoRA adapter merged into its base: a plain model", "把 LoRA 併回原模型"),
-        "doctor": ("What is wrong with a PPO run, and what to change", "檢查 PPO 訓練哪裡出了問題"),
-    }
-    for name, (english, chinese) in {**STAGES, **others}.items():
+    for name, (english, chinese) in purposes.items():
         table.add_row(f"  [cyan]{name}[/cyan]", english, chinese)
     console.print(table)
     console.print(

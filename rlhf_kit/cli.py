@@ -8,17 +8,41 @@ from collections.abc import Sequence
 
 from rlhf_kit import __version__, interrupts
 from rlhf_kit.errors import did_you_mean
-from rlhf_kit.recipes.help import STAGES, print_root, print_stage
 
-TOOLS = {  # what has no recipe: the module whose `main` takes the rest of the line
-    "demo": "rlhf_kit.demo",
-    "eval": "rlhf_kit.recipes.evaluate",
-    "score": "rlhf_kit.eval.score",
-    "convert": "rlhf_kit.data.convert",
-    "merge": "rlhf_kit.recipes.merge",
-    "doctor": "rlhf_kit.doctor",
+COMMANDS = {  # what stands on the command line: the module whose `main` takes the rest of it, what it is for
+    "pretrain": (
+        "rlhf_kit.recipes.pretrain",
+        "Next-token prediction on plain text, from scratch or continued",
+        "文字接龍：從頭或接續預訓練",
+    ),
+    "mlm": (
+        "rlhf_kit.recipes.mlm",
+        "Masked-language modelling on plain text: a BERT",
+        "填空題：從頭或接續預訓練 BERT",
+    ),
+    "sft": ("rlhf_kit.recipes.sft", "Supervised fine-tuning on demonstrations", "監督式微調：學習人類示範的回答"),
+    "reward": ("rlhf_kit.recipes.reward", "A reward model from ranked answers", "獎勵模型：從人類的排序學習打分數"),
+    "ppo": ("rlhf_kit.recipes.ppo", "Reinforcement learning against the reward model", "強化學習：用 PPO 追求獎勵"),
+    "demo": ("rlhf_kit.demo", "The whole story on the embedded world, in minutes, on a CPU", "用內建的小世界走完全程"),
+    "eval": (
+        "rlhf_kit.recipes.evaluate",
+        "Measure a model: a reward model against people's rankings",
+        "評測模型：獎勵模型的排序與人一致嗎",
+    ),
+    "score": (
+        "rlhf_kit.eval.score",
+        "Score any file of prompts and answers with a reward model",
+        "用獎勵模型替任何回答打分數",
+    ),
+    "convert": (
+        "rlhf_kit.data.convert",
+        "Rankings and pairs from and to other projects' formats",
+        "轉換其他專案的排序資料",
+    ),
+    "merge": ("rlhf_kit.recipes.merge", "A LoRA adapter merged into its base: a plain model", "把 LoRA 併回原模型"),
+    "doctor": ("rlhf_kit.doctor", "What is wrong with a PPO run, and what to change", "檢查 PPO 訓練哪裡出了問題"),
 }
-COMMANDS = (*STAGES, *TOOLS)
+STAGES = ("pretrain", "mlm", "sft", "reward", "ppo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,22 +53,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         interrupts.become("rlhf-kit")
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print_root(__version__)
-        return 0
-    command, rest = argv[0], argv[1:]
+    command, rest = (argv[0], argv[1:]) if argv else ("help", [])
     if command in ("-V", "--version"):
         print(f"rlhf-kit {__version__}")
         return 0
-    if command not in COMMANDS:
+    wants_root = command in ("-h", "--help", "help")
+    if not wants_root and command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)
         print(f"rlhf-kit: there is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    if command not in TOOLS and {"-h", "--help", "--help-all"} & {*rest}:
-        print_stage(command, everything="--help-all" in rest)
-        return 0
+    wants_stage = command in STAGES and {"-h", "--help", "--help-all"} & {*rest}
     with interrupts.before_anything():
-        module = importlib.import_module(TOOLS.get(command, f"rlhf_kit.recipes.{command}"))
+        module = importlib.import_module(
+            "rlhf_kit.recipes.help" if wants_root or wants_stage else COMMANDS[command][0]
+        )
+    if wants_root:
+        module.print_root(__version__, {name: lines for name, (_, *lines) in COMMANDS.items()})
+        return 0
+    if wants_stage:
+        module.print_stage(command, COMMANDS[command][1:], everything="--help-all" in rest)
+        return 0
     try:
         return module.main(rest)
     except KeyboardInterrupt as interrupt:  # a stage and an evaluation say themselves how to go on

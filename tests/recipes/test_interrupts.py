@@ -153,7 +153,7 @@ import os, signal, sys
 
 class Interrupt:
     def find_spec(self, name, path, target=None):
-        if name == "torch":
+        if name == "{module}":
             os.kill(os.getpid(), {signal})
 
 
@@ -166,12 +166,20 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(
-    "argv,number",
-    [(["sft"], 2), (["ppo"], 15), (["eval", "perplexity", "--model", "x", "--data", "y"], 2), (["demo"], 2)],
+    "argv,module,number",
+    [
+        (["sft"], "torch", 2),
+        (["ppo"], "torch", 15),
+        (["eval", "perplexity", "--model", "x", "--data", "y"], "torch", 2),
+        (["demo"], "torch", 2),
+        ([], "rich", 2),
+        (["sft", "--help"], "rich", 15),
+        (["score"], "argparse", 2),
+    ],
     ids=str,
 )
-def test_ctrl_c_while_libraries_are_imported_is_clean(argv, number):
-    code = IMPORTING.format(signal=number, argv=argv)
+def test_ctrl_c_while_libraries_are_imported_is_clean(argv, module, number):
+    code = IMPORTING.format(signal=number, argv=argv, module=module)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 128 + number, ran.stderr
     assert re.fullmatch(r"\s*rlhf-kit: interrupted before anything was done.\s*", ran.stderr)
