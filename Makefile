@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-kills check mutants style bench architectures clean
+.PHONY: demo test test-demo test-kills check mutants style bench architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
 
+# The quick suite: WORKERS processes, one thread and some 2 GB of memory each.
+WORKERS ?= 2
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/test_demo.py
+
+# The demo as a user runs it, from the base model to the report, and its promises.
+test-demo: $(INSTALLED)
+	$(BIN)/python -m pytest tests/test_demo.py
 
 # SIGKILL at KILLS=40 random moments of every stage and an evaluation, each gone on with to the end of an unbroken run.
 test-kills: $(INSTALLED)

@@ -14,6 +14,8 @@ from rlhf_kit import demo
 from rlhf_kit.storage import RUN, Folder, clear
 from tests.victims import every_byte, project
 
+pytestmark = pytest.mark.timeout(2400)  # all stages and their evaluation, on however slow a machine
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
