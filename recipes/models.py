@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rlhf_kit.data.loading import select
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import check_config
 from rlhf_kit.models.adapters import trainable
@@ -111,7 +112,7 @@ def load_data(
     ):
         rows = read_rows(source, kinds, split, load, notes) if source else None
         if rows is not None and limit is not None:
-            rows = rows.select(range(min(limit, len(rows))))
+            rows = select(rows, range(min(limit, len(rows))))
         if rows is not None and settings.provenance is not None:
             settings.provenance.add(name, rows)
         found.append(rows)

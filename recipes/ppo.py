@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
-from rlhf_kit.data.loading import load
+from rlhf_kit.data.loading import load, select
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError, did_you_mean
@@ -236,7 +236,7 @@ def fitting_prompts(
             raise UserError(f"{source}: no prompt has at most --max_prompt_length {most} tokens.")
         if len(kept) < len(lengths):
             notes.tell(f"{source}: {len(lengths) - len(kept)} prompts of more than {most} tokens left out")
-        prompts, lengths = prompts.select(kept), [lengths[row] for row in kept]
+        prompts, lengths = select(prompts, kept), [lengths[row] for row in kept]
     room = None if limit is None else limit - longest
     long = [(row, tokens) for row, tokens in enumerate(lengths, start=1) if room is not None and tokens > room]
     if long:

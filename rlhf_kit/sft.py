@@ -21,7 +21,7 @@ from trl import SFTConfig
 
 from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import checked
-from rlhf_kit.data.messages import demonstration, is_learnt, learning_last
+from rlhf_kit.data.messages import is_learnt, learning_last
 from rlhf_kit.data.refusals import UnstableTemplate, encode_each
 from rlhf_kit.data.templates import unread, warn_unread
 from rlhf_kit.errors import UserError
@@ -244,7 +244,6 @@ def _encode_row(
 
     One row; none when no whole answer fits; one an answer where the template writes it otherwise once others follow.
     """
-    row = demonstration(row)
     if "messages" not in row:
         prompt = encode_prompt(tokenizer, row["prompt"])
         answer = encode_completion(tokenizer, row["completion"], eos=True)

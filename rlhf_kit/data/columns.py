@@ -47,14 +47,21 @@ with warnings.catch_warnings():
 
 
 def rows_of(dataset: datasets.Dataset, kinds: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of `dataset` in one go: `Exact` columns as their values, images and sounds as their bytes, all else as
-    `own_keys` has it."""
+    """The rows of `dataset` in one go, as `own_keys` has them."""
+    return own_keys(exact_rows(dataset), kinds, _exact(dataset))
+
+
+def exact_rows(dataset: datasets.Dataset) -> list[dict[str, Any]]:
+    """The rows of `dataset` in one go: `Exact` columns as their values, images and sounds as their bytes."""
     rows = dataset.with_format(None).to_list()  # which knows no columns but its own
-    exact = [name for name, feature in dataset.features.items() if isinstance(feature, Exact)]
-    for name in exact:
+    for name in _exact(dataset):
         for row in rows:
             row[name] = dataset.features[name].decode_example(row[name])
-    return own_keys(rows, kinds, exact)
+    return rows
+
+
+def _exact(dataset: datasets.Dataset) -> list[str]:
+    return [name for name, feature in dataset.features.items() if isinstance(feature, Exact)]
 
 
 def exact_columns(columns: Mapping[str, list], source: str) -> list[datasets.Dataset]:

@@ -6,13 +6,14 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import datasets
 import pyarrow
 
 from rlhf_kit.data import shapes, sources
 from rlhf_kit.data.checks import ranks_of
-from rlhf_kit.data.columns import Exact, exact_columns, rows_of
+from rlhf_kit.data.columns import Exact, exact_columns, exact_rows, rows_of
 from rlhf_kit.data.files import Source
 from rlhf_kit.data.formats import columns_fault, detect_kind, report, sift, validate
 from rlhf_kit.data.groups import EXTRAS, Row, rankings
@@ -32,6 +33,9 @@ from rlhf_kit.errors import UserError, did_you_mean
 ON_BAD_ROW = ("error", "drop")
 NAMED_ROWS = 3  # numbers of dropped rows that are told, for each kind of fault
 logger = logging.getLogger(__name__)
+# Kinds of the data sets whose rows are checked and canonical, by the very object: what is mapped, filtered, renamed or
+# copied from one is another, of which nothing is known.
+_checked_kinds: WeakKeyDictionary[datasets.Dataset, str] = WeakKeyDictionary()
 
 
 def load(
@@ -69,7 +73,18 @@ def load(
         raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
     found = sources.read(str(source), kinds, split, seed)
     rows, kind, _ = _canonical(found, kinds, on_bad_row, tell)
-    return _dataset(rows, kind, found.name), kind
+    return _known(_dataset(rows, kind, found.name), kind), kind
+
+
+def _known(dataset: datasets.Dataset, kind: str | None) -> datasets.Dataset:
+    if kind is not None:
+        _checked_kinds[dataset] = kind
+    return dataset
+
+
+def select(dataset: datasets.Dataset, rows: Iterable[int]) -> datasets.Dataset:
+    """Some rows of a data set, which need no second check where `load` has made it."""
+    return _known(dataset.select(rows), _checked_kinds.get(dataset))
 
 
 def checked(
@@ -80,6 +95,8 @@ def checked(
 ) -> tuple[list[Row], str, dict[str, int]]:
     """(rows, kind, how many rows of each fault were dropped) of rows handed over in Python: as `load` has a source's.
 
+    A data set that is just as `load` (or `select`) gave it is not checked again.
+
     Args:
         name: what to call the rows in a message.
 
@@ -87,6 +104,9 @@ def checked(
         UserError: as `load`; and for what is neither a `datasets.Dataset` nor a list of dicts.
     """
     if isinstance(dataset, datasets.Dataset):
+        kind = _checked_kinds.get(dataset)
+        if kind in (("prompts",) if "prompts" in kinds else kinds):
+            return exact_rows(dataset), kind, {}
         rows = rows_of(dataset, kinds)
     elif dataset is None or isinstance(dataset, list | tuple):
         rows = list(dataset or ())
@@ -186,7 +206,7 @@ def split_by_prompt(
     held_out = set(random.Random(seed).sample(prompts, wanted))
     train = [at for at, key in enumerate(keys) if key not in held_out]
     test = [at for at, key in enumerate(keys) if key in held_out]
-    return dataset.select(train), dataset.select(test)
+    return select(dataset, train), select(dataset, test)
 
 
 def _columns(rows: Iterable[Any]) -> list[str]:

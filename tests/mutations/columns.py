@@ -3,6 +3,7 @@
 LOADING, PROMPTS, COLUMNS = "rlhf_kit/data/loading.py", "rlhf_kit/data/prompts.py", "rlhf_kit/data/columns.py"
 MESSAGES = "rlhf_kit/data/messages.py"
 TEST, ROWS = "tests/ppo/test_columns.py::", "tests/data/test_python_rows.py::"
+ONE = "tests/recipes/test_one_check.py::"
 ALL, EXACT = TEST + "test_whatever_a_row_looks_like_all_its_columns_are_handed_on", TEST + "test_values_stay_exactly"
 
 MUTANTS = [
@@ -94,5 +95,31 @@ MUTANTS = [
         'handed_on = "prompts" in kinds',
         "handed_on = True",
         "tests/data/test_exact_columns.py::test_nulls_that_arrow_adds_are_taken_away",
+    ),
+    # What the loader has checked is not checked again.
+    (
+        LOADING,
+        "        if kind in ((",
+        "        if kind is not None or kind in ((",
+        ONE + "test_checked_rows_of_one_kind_are_checked_as_another",
+    ),
+    (LOADING, "        if kind in ((", "        if None in ((", ONE + "test_a_stage_checks_each_row_once"),
+    (
+        LOADING,
+        "        kind = _checked_kinds.get(dataset)\n",
+        "        kind = next(iter(_checked_kinds.values()), None)\n",
+        ONE + "test_what_is_made_of_checked_rows_is_checked",
+    ),
+    (
+        "recipes/models.py",
+        "select(rows, range(min(limit, len(rows))))",
+        "rows.select(range(min(limit, len(rows))))",
+        ONE + "test_a_stage_checks_each_row_once",
+    ),
+    (
+        LOADING,
+        "return select(dataset, train), select(dataset, test)",
+        "return dataset.select(train), dataset.select(test)",
+        ONE + "test_what_is_made_of_checked_rows_is_checked",
     ),
 ]
