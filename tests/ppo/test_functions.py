@@ -92,7 +92,6 @@ def test_none_is_no_opinion():
         (torch.empty(3, device="meta"), r"returned an array of shape \(3,\)"),
         (collections.deque([1, 2, 3]), "returned a deque"),
     ],
-    ids=str,
 )
 def test_what_else_is_returned_is_told(returned, told):
     with pytest.raises(UserError, match=rf"^Reward function 'mine' {told}; give one number a completion, a list of 3"):
