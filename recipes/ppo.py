@@ -13,21 +13,19 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_prompt, set_chat_template
-from rlhf_kit.data.loading import load, select
+from rlhf_kit.data.loading import load
 from rlhf_kit.data.prompts import handed_on
-from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.functions import GIVEN, check_signature
 from rlhf_kit.ppo.pretraining import text_length
+from rlhf_kit.ppo.prompts import Prompts, encode_prompts
 from rlhf_kit.ppo.trainer import PPOTrainer
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
@@ -97,10 +95,8 @@ def run(settings: Settings) -> dict:
     ptx_data = load_texts(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
     config = plan.known_config(settings, tokenizer, notes)
-    if train_data is not None:
-        train_data = fitting_prompts(settings, settings.data.dataset_name, train_data, tokenizer, config, notes)
-    if eval_data is not None:
-        eval_data = fitting_prompts(settings, settings.data.eval_dataset_name, eval_data, tokenizer, config, notes)
+    train_data = encoded(settings, settings.data.dataset_name, train_data, tokenizer, config, notes)
+    eval_data = encoded(settings, settings.data.eval_dataset_name, eval_data, tokenizer, config, notes)
     if ptx_data is not None and config is not None:
         text_length(settings.training.ptx_max_length, context_length(config))
     if settings.run.dry_run:
@@ -209,44 +205,20 @@ def load_texts(settings: Settings, notes: plan.Notes) -> Dataset | None:
     return rows
 
 
-def fitting_prompts(
+def encoded(
     settings: Settings,
-    source: str,
-    prompts: Dataset,
+    source: str | None,
+    rows: Dataset | None,
     tokenizer: PreTrainedTokenizerBase | None,
     config: PretrainedConfig | None,
     notes: plan.Notes,
-) -> Dataset:
-    """The prompts that leave room for a completion; `--max_prompt_length` leaves longer ones out.
-
-    Raises UserError, naming the row (from 1), when a prompt and its completion would not fit the context.
-    """
-    if tokenizer is None:
-        return prompts
-    if not isinstance(prompts[0]["prompt"], str):
-        set_chat_template(tokenizer)
-    longest, limit = settings.training.max_completion_length, context_length(config) if config is not None else None
-    if limit is not None and longest >= limit:
-        raise UserError(f"--max_completion_length {longest} fills the context of {limit} tokens by itself.")
-    lengths = [*map(len, encode_each(prompts["prompt"], partial(encode_prompt, tokenizer), source))]
-    most = settings.extra.max_prompt_length
-    if most is not None:
-        kept = [row for row, tokens in enumerate(lengths) if tokens <= most]
-        if not kept:
-            raise UserError(f"{source}: no prompt has at most --max_prompt_length {most} tokens.")
-        if len(kept) < len(lengths):
-            notes.tell(f"{source}: {len(lengths) - len(kept)} prompts of more than {most} tokens left out")
-        prompts, lengths = select(prompts, kept), [lengths[row] for row in kept]
-    room = None if limit is None else limit - longest
-    long = [(row, tokens) for row, tokens in enumerate(lengths, start=1) if room is not None and tokens > room]
-    if long:
-        row, tokens = max(long, key=lambda item: item[1])
-        raise UserError(
-            f"{source}: {len(long)} of {len(lengths)} prompts are too long. The longest, row {row}, has {tokens} "
-            f"tokens; the context of {limit} less --max_completion_length {longest} leaves {room}. Drop these prompts "
-            f"(--max_prompt_length {room} does), or lower --max_completion_length."
-        )
-    return prompts
+) -> Prompts | Dataset | None:
+    """Prompts with their tokens, those that are to be left out left out; as they are where no tokenizer is known."""
+    if rows is None or tokenizer is None:
+        return rows
+    limit = context_length(config) if config is not None else None
+    longest, most = settings.training.max_completion_length, settings.extra.max_prompt_length
+    return encode_prompts(rows, tokenizer, longest, limit, source, most, notes.tell)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

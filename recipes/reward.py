@@ -18,7 +18,7 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.eval.reward import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
-from rlhf_kit.models.heads import row_format
+from rlhf_kit.models.heads import PLAIN, row_format
 from rlhf_kit.models.prefix import check_shared_prefix
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import Settings
@@ -56,20 +56,23 @@ def run(settings: Settings) -> dict:
     train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), read)
     demonstrations = calibration_data(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
-    check_prompts(tokenizer, {"train": train_data, "eval": eval_data, "calibration": demonstrations})
+    lists, counts = encoded_lists(settings, {"train": train_data, "eval": eval_data}, tokenizer, notes)
+    if tokenizer is not None and demonstrations is not None:
+        check_prompts(tokenizer, demonstrations)
     if settings.run.dry_run:
-        _dry_run(settings, train_data, eval_data, tokenizer, notes)
+        _dry_run(settings, train_data, lists, tokenizer, notes)
         return {}
 
     answers = answers_to_calibrate_on(settings, train_data, demonstrations)
     trainer = RewardTrainer(
         load_scorer(settings, tokenizer),
         args=args,
-        train_dataset=train_data,
-        eval_dataset=eval_data,
+        train_dataset=lists["train"],
+        eval_dataset=lists.get("eval"),
         processing_class=tokenizer,
         peft_config=peft_config(settings),
     )
+    trainer.data_counts |= counts
     metrics = train(trainer, settings, output)
     if answers is not None:
         recalibrate(trainer, answers, scale=demonstrations is None)
@@ -101,18 +104,13 @@ def load_scorer(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTr
 def _dry_run(
     settings: Settings,
     train_data: Dataset | None,
-    eval_data: Dataset | None,
+    lists: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase | None,
     notes: plan.Notes,
 ) -> None:
-    rows, tokens, config = None, None, plan.known_config(settings, tokenizer, notes)
-    limit = plan.length_limit(settings, tokenizer, notes)
-    for name, data in {"eval": eval_data, "train": train_data}.items():
-        if None not in (data, tokenizer, config):
-            reads = row_format(config, tokenizer)
-            lists, _ = encode_lists(data, tokenizer, limit, reads, name, settings.training, notes.tell)
-            if name == "train":
-                rows, tokens = len(lists), sum(len(ids) for answers in lists["input_ids"] for ids in answers)
+    rows = tokens = None
+    if "train" in lists:
+        rows, tokens = len(lists["train"]), sum(len(ids) for row in lists["train"]["input_ids"] for ids in row)
     policy = settings.extra.calibration_policy
     if policy and train_data is not None:
         notes.reach("model", policy, check_policy, settings, train_data)
@@ -122,15 +120,29 @@ def _dry_run(
     plan.show_plan(settings, rows, tokens, notes, tokenizer)
 
 
-def check_prompts(tokenizer: PreTrainedTokenizerBase | None, data: Mapping[str, Dataset | None]) -> None:
-    """Raises UserError, naming the rows, where the chat template refuses prompts: before a model is loaded."""
+def encoded_lists(
+    settings: Settings,
+    data: Mapping[str, Dataset | None],
+    tokenizer: PreTrainedTokenizerBase | None,
+    notes: plan.Notes,
+) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
+    """(the comparisons as tokens, counts of what was cut or dropped) by name; nothing where no tokenizer is known."""
+    lists, counts = {}, {}
+    config, limit = plan.known_config(settings, tokenizer, notes), plan.length_limit(settings, tokenizer, notes)
     for name, rows in data.items():
-        if tokenizer is None or rows is None:
-            continue
-        prompts = [row["messages"][:-1] if "messages" in row else row["prompt"] for row in rows]
-        if prompts and not isinstance(prompts[0], str):
-            set_chat_template(tokenizer)
-        encode_each(prompts, partial(encode_prompt, tokenizer), name)
+        if tokenizer is not None and rows is not None:
+            reads = PLAIN if config is None else row_format(config, tokenizer)
+            found = encode_lists(rows, tokenizer, limit, reads, name, settings.training, notes.tell)
+            lists[name], counts[name] = found
+    return lists, counts
+
+
+def check_prompts(tokenizer: PreTrainedTokenizerBase, demonstrations: Dataset) -> None:
+    """Raises UserError, naming the rows, where the chat template refuses prompts: before a model is loaded."""
+    prompts = [row["messages"][:-1] if "messages" in row else row["prompt"] for row in demonstrations]
+    if not isinstance(prompts[0], str):
+        set_chat_template(tokenizer)
+    encode_each(prompts, partial(encode_prompt, tokenizer), "calibration")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

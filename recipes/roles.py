@@ -16,7 +16,7 @@ from rlhf_kit.models.value import VALUE_MODELS, build_policy_and_value, value_so
 from rlhf_kit.models.weights import is_classifier_config, is_here
 from rlhf_kit.ppo.evaluation import check_share
 from rlhf_kit.ppo.pretraining import PretrainingTexts, text_length
-from rlhf_kit.ppo.prompts import encode_prompts
+from rlhf_kit.ppo.prompts import Prompts
 from rlhf_kit.ppo.readers import check_readers
 from rlhf_kit.ppo.rewards import Rewards
 from rlhf_kit.recipes import plan
@@ -27,7 +27,7 @@ from rlhf_kit.recipes.models import check_model, peft_config
 def dry_run(
     settings: Settings,
     rewards: list[str | Callable],
-    data: dict[str, Dataset | None],
+    data: dict[str, Prompts | Dataset | None],
     tokenizer: PreTrainedTokenizerBase | None,
     config: PretrainedConfig | None,
     notes: plan.Notes,
@@ -35,12 +35,18 @@ def dry_run(
     """Raise UserError where the run would before its first rollout, and show the plan.
 
     Args:
-        data: "train" and "eval" prompts and "ptx" texts; None where there are none, or the hub could not be asked.
+        data: "train" and "eval" prompts, with their tokens where there is a tokenizer, and "ptx" texts; None where
+            there are none, or the hub could not be asked.
     """
     args, extra, train_data = settings.training, settings.extra, data["train"]
     tokens = None
     if tokenizer is not None:
-        prompts = _prompts(settings, data, tokenizer, config)
+        prompts = {name: data[name] for name in ("train", "eval") if data[name] is not None}
+        if "eval" in prompts:
+            check_share(prompts["eval"], args.world_size)
+        if data["ptx"] is not None:
+            limit = context_length(config) if config is not None else None
+            PretrainingTexts(data["ptx"], tokenizer, text_length(args.ptx_max_length, limit))
         if "train" in prompts:
             tokens = sum(len(row["prompt_ids"]) + args.max_completion_length for row in prompts["train"])
         _check_models(settings, rewards, prompts, tokenizer, notes)
@@ -59,30 +65,10 @@ def dry_run(
     )
 
 
-def _prompts(
-    settings: Settings,
-    data: dict[str, Dataset | None],
-    tokenizer: PreTrainedTokenizerBase,
-    config: PretrainedConfig | None,
-) -> dict[str, list[dict]]:
-    """Prompts with their tokens; the texts are only looked at."""
-    args, limit = settings.training, context_length(config) if config is not None else None
-    prompts = {
-        name: encode_prompts(data[name], tokenizer, args.max_completion_length, limit)
-        for name in ("train", "eval")
-        if data[name] is not None
-    }
-    if "eval" in prompts:
-        check_share(prompts["eval"], args.world_size)
-    if data["ptx"] is not None:
-        PretrainingTexts(data["ptx"], tokenizer, text_length(args.ptx_max_length, limit))
-    return prompts
-
-
 def _check_models(
     settings: Settings,
     rewards: list[str | Callable],
-    prompts: dict[str, list[dict]],
+    prompts: dict[str, Prompts],
     tokenizer: PreTrainedTokenizerBase,
     notes: plan.Notes,
 ) -> None:

@@ -23,7 +23,7 @@ from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, enco
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.messages import is_learnt, learning_last
 from rlhf_kit.data.refusals import UnstableTemplate, encode_each
-from rlhf_kit.data.templates import unread, warn_unread
+from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
@@ -212,12 +212,12 @@ def encode_demonstrations(
         set_chat_template(tokenizer)
     rows: list[dict[str, list[int]]] = []
     counts = Counter(rows=len(dataset), kept=0, cut=0, dropped=0)
-    given = encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit), name)
-    for encoded, was_cut, _ in given:
+    unread: Counter[str] = Counter()
+    for encoded, was_cut in encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit, unread), name):
         counts["kept" if encoded else "dropped"] += 1
         counts["cut"] += was_cut
         rows += [{"input_ids": ids, "labels": labels} for ids, labels in encoded]
-    warn_unread((fields for *_, fields in given), len(dataset), name)
+    warn_unread(unread, len(dataset), name)
     if len(rows) > counts["kept"]:
         logger.warning(
             "%s: the chat template writes an answer otherwise once others follow, so each answer is a row of its own: "
@@ -238,28 +238,29 @@ def encode_demonstrations(
 
 
 def _encode_row(
-    row: Mapping, tokenizer: PreTrainedTokenizerBase, limit: int | None
-) -> tuple[list[tuple[list[int], list[int]]], bool, list[str]]:
-    """([(input_ids, labels), ...], whether turns were cut off, names of what the chat template does not write).
+    row: Mapping, tokenizer: PreTrainedTokenizerBase, limit: int | None, unread: Counter[str]
+) -> tuple[list[tuple[list[int], list[int]]], bool]:
+    """([(input_ids, labels), ...], whether turns were cut off); `unread` counts what the chat template does not write.
 
     One row; none when no whole answer fits; one an answer where the template writes it otherwise once others follow.
     """
     if "messages" not in row:
         prompt = encode_prompt(tokenizer, row["prompt"])
         answer = encode_completion(tokenizer, row["completion"], eos=True)
-        return _fitting([(prompt + answer, [IGNORED] * len(prompt) + answer)], limit), False, []
+        return _fitting([(prompt + answer, [IGNORED] * len(prompt) + answer)], limit), False
     messages, tools = row["messages"], row.get("tools")
-    names = unread(tokenizer, messages, tools)
     answers = [at for at, message in enumerate(messages) if is_learnt(message)]
     try:
         for last in dict.fromkeys([len(messages) - 1, *reversed(answers)]):
-            if fits := _fitting([encode_dialogue(tokenizer, messages[: last + 1], tools)], limit):
-                return fits, last < len(messages) - 1, names
-        return [], False, names
+            whole = last == len(messages) - 1
+            encoded = encode_dialogue(tokenizer, messages[: last + 1], tools, unread if whole else None)
+            if fits := _fitting([encoded], limit):
+                return fits, not whole
+        return [], False
     except UnstableTemplate:
         each = [encode_dialogue(tokenizer, learning_last(messages[: at + 1]), tools) for at in answers]
         fits = _fitting(each, limit)
-        return fits, 0 < len(fits) < len(each), names
+        return fits, 0 < len(fits) < len(each)
 
 
 def _fitting(encoded: Sequence[tuple[list[int], list[int]]], limit: int | None) -> list[tuple[list[int], list[int]]]:

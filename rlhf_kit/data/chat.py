@@ -7,6 +7,7 @@ sampling and in scoring. Where the tokenizer's own call begins a text with BOS, 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -104,8 +105,13 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch
         yield from (start + ids for ids in encoded["input_ids"] if ids)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message]) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], unread: Counter[str] | None = None
+) -> list[int]:
     """Token ids up to where the assistant speaks. A str is one user turn under a chat template, else verbatim.
+
+    Args:
+        unread: counts the fields of turns that the chat template does not write.
 
     Raises:
         TemplateRefusal: where the chat template does not take the prompt, or leaves out a turn or its calls.
@@ -115,7 +121,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Mes
             return start_ids(tokenizer) + text_ids(tokenizer, prompt)
         prompt = [{"role": "user", "content": prompt}]
     _need_template(tokenizer)
-    refuse_unread(tokenizer, prompt)
+    refuse_unread(tokenizer, prompt, counts=unread)
     if is_ours(tokenizer):
         turns = [i for message in prompt for i in _turn_ids(tokenizer, message)]
         return start_ids(tokenizer) + turns + text_ids(tokenizer, "Assistant:")
@@ -143,7 +149,10 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos: 
 
 
 def encode_dialogue(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Tools = None,
+    unread: Counter[str] | None = None,
 ) -> tuple[list[int], list[int]]:
     """(input_ids, labels), equally long: every assistant turn and its end is trained, all else is -100.
 
@@ -152,6 +161,7 @@ def encode_dialogue(
 
     Args:
         tools: JSON schemas of what the assistant may call, for the template.
+        unread: as in `encode_prompt`.
 
     Raises:
         TemplateRefusal: where the template does not take the dialogue, or leaves out a turn, its calls or the tools.
@@ -160,7 +170,7 @@ def encode_dialogue(
     """
     _need_template(tokenizer)
     learnt = [is_learnt(message) for message in messages]
-    refuse_unread(tokenizer, messages, tools)
+    refuse_unread(tokenizer, messages, tools, unread)
     if is_ours(tokenizer):
         ids, labels = [], []
         for message, learns in zip(messages, learnt, strict=True):

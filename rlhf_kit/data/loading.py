@@ -105,7 +105,7 @@ def checked(
     """
     if isinstance(dataset, datasets.Dataset):
         kind = _checked_kinds.get(dataset)
-        if kind in (("prompts",) if "prompts" in kinds else kinds):
+        if len(dataset) and kind in (("prompts",) if "prompts" in kinds else kinds):
             return exact_rows(dataset), kind, {}
         rows = rows_of(dataset, kinds)
     elif dataset is None or isinstance(dataset, list | tuple):

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -238,23 +238,28 @@ def unread(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tool
     return found + ["tools"] * bool(tools and render(tokenizer, turns) == whole)
 
 
-def unread_in_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message]) -> list[str]:
-    """As `unread`, of a prompt."""
-    return [] if isinstance(prompt, str) else unread(tokenizer, prompt)
-
-
-def warn_unread(found: Iterable[Sequence[str]], rows: int, name: str) -> None:
-    """Say once what `unread` found in each of some of the `rows` called `name`."""
-    counts = Counter(field for fields in found for field in fields)
+def warn_unread(counts: Counter[str], rows: int, name: str) -> None:
+    """Say once what is `unread` in how many of the `rows` called `name`."""
     if counts:
         told = ", ".join(f"`{field}` (in {count} of {rows} rows)" for field, count in counts.items())
         logger.warning("%s: not read, as the chat template does not write them: %s", name, told)
 
 
-def refuse_unread(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = None) -> None:
-    """Refuse a dialogue whose calls or tools the template leaves out: it would be another dialogue."""
-    calls = [turn for turn in messages if any(turn.get(name) for name in CALLS)]
-    lost = [name for name in unread(tokenizer, messages, tools) if name in (*CALLS, "tools")] if calls or tools else []
+def refuse_unread(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Tools = None,
+    counts: Counter[str] | None = None,
+) -> None:
+    """Refuse a dialogue whose calls or tools the template leaves out: it would be another dialogue.
+
+    What else is `unread` is counted in `counts`, where they are given.
+    """
+    calls = any(turn.get(name) for turn in messages for name in CALLS)
+    found = unread(tokenizer, messages, tools) if calls or tools or counts is not None else []
+    if counts is not None:
+        counts.update(found)
+    lost = [name for name in found if name in (*CALLS, "tools")] if calls or tools else []
     if lost:
         raise TemplateRefusal(
             f"it does not write {' and '.join(f'`{name}`' for name in lost)}",

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.refusals import encode_each
-from rlhf_kit.data.templates import unread_in_prompt, warn_unread
+from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> list[int]:
@@ -31,35 +37,65 @@ def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> l
     return rows
 
 
+class Prompts(list[dict]):
+    """Rows with their tokens, as `encode_prompts` gives them."""
+
+
 def encode_prompts(
     dataset: Dataset | list[dict],
     tokenizer: PreTrainedTokenizerBase,
     max_completion_length: int,
     limit: int | None,
     name: str = "train_dataset",
-) -> list[dict]:
+    max_prompt_length: int | None = None,
+    tell: Callable[[str], None] = logger.warning,
+) -> Prompts:
     """Rows with `prompt`, `prompt_ids` and all further columns as they stand, of rows of any kind (`data.prompts`).
 
-    Raises UserError, calling the rows by `name`, for what no prompt is, and for a prompt that leaves no room for a
-    completion in `limit` tokens.
+    `Prompts` are given back as they are. The tokenizer gets the plain-text chat template if it has none and the
+    prompts are messages.
+
+    Args:
+        limit: of prompt and completion, in tokens. name: of the rows, in messages.
+        max_prompt_length: prompts of more tokens are left out; `tell` takes how many.
+
+    Raises:
+        UserError: for what no prompt is, and for a prompt that leaves no room for a completion.
     """
-    rows, *_ = checked(dataset, ("prompts",), name)
-    prompts = encode_each((row["prompt"] for row in rows), partial(encode_prompt, tokenizer), name)
-    warn_unread((unread_in_prompt(tokenizer, row["prompt"]) for row in rows), len(rows), name)
-    rows = [{**row, "prompt_ids": ids} for row, ids in zip(rows, prompts, strict=True)]
-    room = None if limit is None else limit - max_completion_length
-    lengths = [len(row["prompt_ids"]) for row in rows]
-    if 0 in lengths:
-        told = (
-            f"{name}: the prompt of row {lengths.index(0) + 1} has no tokens to go on from; drop it, or say something."
-        )
-        raise UserError(told)
-    long = [(row, tokens) for row, tokens in enumerate(lengths, start=1) if room is not None and tokens > room]
-    if long:
-        row, tokens = max(long, key=lambda item: item[1])
+    if isinstance(dataset, Prompts):
+        return dataset
+    if limit is not None and max_completion_length >= limit:
         raise UserError(
-            f"{name}: {len(long)} of {len(rows)} prompts are too long: row {row} has {tokens} tokens, and the context "
-            f"of {limit} leaves {room} beside max_completion_length={max_completion_length}. "
-            "Shorten or drop these prompts, or lower max_completion_length."
+            f"max_completion_length {max_completion_length} fills the context of {limit} tokens by itself."
         )
-    return rows
+    rows, *_ = checked(dataset, ("prompts",), name)
+    if not isinstance(rows[0]["prompt"], str):
+        set_chat_template(tokenizer)
+    unread: Counter[str] = Counter()
+    encoded = encode_each((row["prompt"] for row in rows), partial(encode_prompt, tokenizer, unread=unread), name)
+    warn_unread(unread, len(rows), name)
+    if [] in encoded:
+        number = encoded.index([]) + 1
+        raise UserError(f"{name}: the prompt of row {number} has no tokens to go on from; drop it, or say something.")
+    most = math.inf if max_prompt_length is None else max_prompt_length
+    kept = [at for at, ids in enumerate(encoded) if len(ids) <= most]
+    if not kept:
+        raise UserError(f"{name}: no prompt has at most max_prompt_length {most} tokens.")
+    if len(kept) < len(rows):
+        tell(f"{name}: {len(rows) - len(kept)} of {len(rows)} prompts, of more than {most} tokens, are left out")
+    if limit is not None:
+        _refuse_long({at + 1: len(encoded[at]) for at in kept}, max_completion_length, limit, name)
+    return Prompts({**rows[at], "prompt_ids": encoded[at]} for at in kept)
+
+
+def _refuse_long(lengths: dict[int, int], max_completion_length: int, limit: int, name: str) -> None:
+    """Refuse prompts, tokens by the number of their row, that leave no room for a completion."""
+    room = limit - max_completion_length
+    long = {row: tokens for row, tokens in lengths.items() if tokens > room}
+    if long:
+        row = max(long, key=long.get)
+        raise UserError(
+            f"{name}: {len(long)} of {len(lengths)} prompts are too long. The longest, row {row}, has {long[row]} "
+            f"tokens; the context of {limit} less max_completion_length {max_completion_length} leaves {room}. Drop "
+            f"these prompts (--max_prompt_length {room} does), or lower max_completion_length."
+        )

@@ -5,6 +5,7 @@ Notation: G prompts ("lists") in a batch, N answers of all of them, T tokens of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_completion, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.refusals import encode_each
-from rlhf_kit.data.templates import unread_in_prompt, warn_unread
+from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right
 from rlhf_kit.models.prefix import PADDING, tree_rows
@@ -121,9 +122,13 @@ def encode_comparisons(
         set_chat_template(tokenizer)
     encode = _encode_thumb if kind == "thumbs" else _encode_ranking
     how = dict(limit=max_length, row_format=row_format, ties_teach=ties_teach)
-    given = encode_each(rows, lambda row: encode(row, encode_prompt(tokenizer, row["prompt"]), tokenizer, **how), name)
-    warn_unread((unread_in_prompt(tokenizer, row["prompt"]) for row in rows), len(rows), name)
-    encoded = Dataset.from_list(given)
+    unread: Counter[str] = Counter()
+
+    def encoded_row(row: dict) -> dict:
+        return encode(row, encode_prompt(tokenizer, row["prompt"], unread), tokenizer, **how)
+
+    encoded = Dataset.from_list(encode_each(rows, encoded_row, name))
+    warn_unread(unread, len(rows), name)
     bad: dict[str, list[int]] = {}
     for number, fault in enumerate(encoded["fault"], start=1):
         if fault:

@@ -2,11 +2,13 @@
 
 import json
 import logging
+from collections import Counter
 
 import pytest
 from datasets import Dataset
 from families import CHATML, tokenizer_of
 
+from rlhf_kit.data import templates
 from rlhf_kit.data.chat import encode_completion, encode_dialogue, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.messages import messages_faults
@@ -261,6 +263,25 @@ def test_fields_of_prompts_are_named_where_they_are_encoded(tmp_path, caplog, ki
         else:
             encode_prompts(rows, tokenizer, 8, None, name="train")
     assert "train: not read, as the chat template does not write them: `name` (in 1 of 2 rows)" in caplog.text
+
+
+@pytest.mark.parametrize("counts", [None, Counter()], ids=["refusal", "refusal and notice"])
+def test_a_dialogue_with_calls_is_asked_once_for_what_its_template_writes(counts, monkeypatch):
+    asked = []
+    monkeypatch.setattr(templates, "unread", lambda *given: asked.append(given) or unread(*given))
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}], "id": "x"}
+    encode_dialogue(agent(), [USER, call, RESULT, SAYS], unread=counts)
+    encode_prompt(agent(), [USER, call, RESULT], counts)
+    assert len(asked) == 2 and counts in (None, {"id": 2})
+
+
+def test_a_field_of_a_dialogue_that_is_cut_counts_once(caplog):
+    rows = [{"messages": [USER, {**SAYS, "id": "x"}, USER, SAYS, USER, SAYS]}]
+    tokenizer = tokenizer_of("qwen")
+    first, _ = encode_demonstrations([{"messages": [USER, SAYS]}], tokenizer, None)
+    with caplog.at_level(logging.WARNING):
+        _, counts = encode_demonstrations(rows, tokenizer, len(first[0]["input_ids"]), "train")
+    assert counts["cut"] == 1 and "`id` (in 1 of 1 rows)" in caplog.text
 
 
 def test_fields_of_answers_that_are_compared_are_named(tmp_path):

@@ -99,11 +99,11 @@ MUTANTS = [
     # What the loader has checked is not checked again.
     (
         LOADING,
-        "        if kind in ((",
-        "        if kind is not None or kind in ((",
+        "kind in ((",
+        "kind is not None or kind in ((",
         ONE + "test_checked_rows_of_one_kind_are_checked_as_another",
     ),
-    (LOADING, "        if kind in ((", "        if None in ((", ONE + "test_a_stage_checks_each_row_once"),
+    (LOADING, "kind in ((", "None in ((", ONE + "test_a_stage_checks_each_row_once"),
     (
         LOADING,
         "        kind = _checked_kinds.get(dataset)\n",
@@ -121,5 +121,36 @@ MUTANTS = [
         "return select(dataset, train), select(dataset, test)",
         "return dataset.select(train), dataset.select(test)",
         ONE + "test_what_is_made_of_checked_rows_is_checked",
+    ),
+    # A prompt is encoded once, and its template asked once.
+    (
+        "rlhf_kit/ppo/prompts.py",
+        "    if isinstance(dataset, Prompts):\n",
+        "    if False:\n",
+        ONE + "test_a_stage_encodes_each_prompt_once",
+    ),
+    (
+        "recipes/reward.py",
+        'train_dataset=lists["train"],',
+        "train_dataset=train_data,",
+        ONE + "test_a_stage_encodes_each_prompt_once",
+    ),
+    (
+        "rlhf_kit/ppo/prompts.py",
+        "{at + 1: len(encoded[at]) for at in kept}",
+        "{n + 1: len(encoded[at]) for n, at in enumerate(kept)}",
+        ONE + "test_the_row_of_a_long_prompt_is_that_of_the_data",
+    ),
+    (
+        "rlhf_kit/data/templates.py",
+        "        counts.update(found)\n",
+        "        counts.update(unread(tokenizer, messages, tools))\n",
+        "tests/data/test_fields.py::test_a_dialogue_with_calls_is_asked_once_for_what_its_template_writes",
+    ),
+    (
+        "rlhf_kit/sft.py",
+        "unread if whole else None",
+        "unread",
+        "tests/data/test_fields.py::test_a_field_of_a_dialogue_that_is_cut_counts_once",
     ),
 ]

@@ -55,8 +55,8 @@ MUTANTS = [
     ),
     (
         "recipes/reward.py",
-        '{"eval": eval_data, "train": train_data}.items():\n        if None not in',
-        '{"train": train_data}.items():\n        if None not in',
+        '{"train": train_data, "eval": eval_data}, tokenizer, notes)',
+        '{"train": train_data}, tokenizer, notes)',
         DRY + "test_what_stops_a_run_stops_its_dry_run[reward-evaluation of answers too long]",
     ),
     (

@@ -79,7 +79,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/prompts.py",
-        "room = None if limit is None else limit - max_completion_length",
+        "room = limit - max_completion_length",
         "room = limit",
         TRAINER_TEST + "test_a_prompt_may_leave_just_the_room_of_a_completion",
     ),

@@ -159,8 +159,8 @@ MUTANTS = [
     ),
     (
         "recipes/reward.py",
-        "encode_each(prompts, partial(encode_prompt, tokenizer), name)",
+        'encode_each(prompts, partial(encode_prompt, tokenizer), "calibration")',
         "pass",
-        "tests/recipes/test_other_makers.py::test_a_refusing_template_is_told_before_a_model_is_loaded",
+        "tests/recipes/test_other_makers.py::test_refused_demonstrations_to_calibrate_on_are_told_too",
     ),
 ]

@@ -416,7 +416,7 @@ def test_a_bad_reward_is_named(make_trainer, function, message):
 
 def test_a_prompt_that_leaves_no_room_is_refused(make_trainer, prompts):
     long = Dataset.from_list([{"prompt": "hello"}, {"prompt": "word " * 200}])
-    with pytest.raises(UserError, match=r"1 of 2 prompts are too long: row 2 has \d+ tokens"):
+    with pytest.raises(UserError, match=r"1 of 2 prompts are too long. The longest, row 2, has \d+ tokens"):
         make_trainer(train_dataset=long)
 
 
@@ -425,7 +425,7 @@ def test_a_prompt_may_leave_just_the_room_of_a_completion(make_trainer, tokenize
     fitting = "x" * (118 - len(encode_prompt(tokenizer, "x")) + 1)
     assert len(encode_prompt(tokenizer, fitting)) == 118
     assert len(make_trainer(train_dataset=Dataset.from_list([{"prompt": fitting}])).prompts) == 1
-    with pytest.raises(UserError, match="row 1 has 119 tokens"):
+    with pytest.raises(UserError, match="row 1, has 119 tokens"):
         make_trainer(train_dataset=Dataset.from_list([{"prompt": fitting + "x"}]))
 
 

@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
-from rlhf_kit.data import formats
+from rlhf_kit.data import chat, formats
 from rlhf_kit.data.loading import checked, load, select, split_by_prompt
 from rlhf_kit.errors import UserError
+from rlhf_kit.ppo.prompts import encode_prompts
 from rlhf_kit.reward import encode_comparisons
 from rlhf_kit.sft import encode_demonstrations
 
@@ -82,3 +83,32 @@ def test_checked_rows_of_one_kind_are_checked_as_another(ranked, checks, tokeniz
     assert checks == {"ranked": 8, "prompts": 8}
     encode_comparisons(dataset, tokenizer, None)
     assert checks == {"ranked": 8, "prompts": 8}
+
+
+@pytest.mark.parametrize("name", ["reward", "ppo"])
+@pytest.mark.parametrize("more", [[], ["--dry_run"]], ids=str)
+def test_a_stage_encodes_each_prompt_once(name, more, stage, monkeypatch, tmp_path):
+    """By the turns of the plain-text template: one a prompt, of 8."""
+    turns, turn_ids = [], chat._turn_ids
+
+    def counted(tokenizer, message):
+        turns.append(message)
+        return turn_ids(tokenizer, message)
+
+    monkeypatch.setattr(chat, "_turn_ids", counted)
+    assert stage(name, tmp_path / "run", *more) == 0
+    assert [turn["content"] for turn in turns] == [f"say {at}" for at in range(8)]
+
+
+def test_the_row_of_a_long_prompt_is_that_of_the_data(tokenizer):
+    rows = [{"prompt": "cat " * size} for size in (40, 1, 20, 1)]
+    told = []
+    encoded = [len(row["prompt_ids"]) for row in encode_prompts(rows, tokenizer, 4, None)]
+    with pytest.raises(UserError, match=f"1 of 3 prompts are too long. The longest, row 3, has {encoded[2]} tokens"):
+        encode_prompts(rows, tokenizer, 4, encoded[2] + 3, max_prompt_length=encoded[2], tell=told.append)
+    assert told == [f"train_dataset: 1 of 4 prompts, of more than {encoded[2]} tokens, are left out"]
+    kept = encode_prompts(rows, tokenizer, 4, encoded[2] + 4, max_prompt_length=encoded[2])
+    assert [row["prompt"] for row in kept] == [row["prompt"] for row in rows[1:]]
+    assert encode_prompts(kept, tokenizer, 4, 8) is kept  # encoded once
+    with pytest.raises(UserError, match="max_completion_length 4 fills the context of 4 tokens by itself"):
+        encode_prompts(rows, tokenizer, 4, 4)

@@ -156,6 +156,17 @@ def test_a_refused_evaluation_row_is_told_too(tmp_path, capsys):
     assert "eval: the tokenizer's chat template refuses 2 of 2 rows" in capsys.readouterr().err
 
 
+def test_refused_demonstrations_to_calibrate_on_are_told_too(tmp_path, capsys):
+    saved("gemma", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
+    pairs = lines(tmp_path / "pairs.jsonl", [{"prompt": "Hi", "chosen": "Hello", "rejected": "No"}])
+    rows = lines(tmp_path / "rows.jsonl", [{"messages": SAID}, {"messages": SYSTEM + SAID}])
+    argv = ["--model_name_or_path", str(tmp_path / "model"), "--dataset_name", pairs, *QUIET]
+    argv += ["--calibration_dataset_name", rows, "--output_dir", str(tmp_path / "out")]
+    assert MAIN["reward"](argv) == 2
+    assert "calibration: the tokenizer's chat template refuses 1 of 2 rows" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage", DATA)
 def test_the_trainers_tell_it_from_python(stage, tmp_path):
     saved("gemma", tmp_path / "model")

@@ -241,7 +241,7 @@ def test_long_prompts_can_be_left_out(base, write_jsonl, tmp_path, caplog):
     argv = words("--model_name_or_path", base, "--dataset_name", write_jsonl("p.jsonl", rows), "--dry-run")
     argv += ["--reward_funcs", "rlhf_kit.world:truth_reward", "--max_prompt_length", "20", "--output_dir", "x"]
     assert ppo.main(argv) == 0
-    assert "1 prompts of more than 20 tokens left out" in caplog.text
+    assert "1 of 2 prompts, of more than 20 tokens, are left out" in caplog.text
 
 
 def test_ppo_with_pretraining_texts_and_a_moving_average(base, texts, ranked, tmp_path, capsys):
