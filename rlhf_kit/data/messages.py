@@ -120,16 +120,26 @@ def own_keys(
 ) -> list[dict[str, Any]]:
     """Rows of a table, objects without the nulls that they get for keys of other objects of their column.
 
-    Columns that are handed on to reward functions stay as they are, and so do those that are `exact`.
+    Of columns that are handed on to reward functions this holds for dialogues and tools: what is null elsewhere stays,
+    and so do columns that are `exact`.
     """
-    handed_on = "prompts" in kinds
+    own = own_turns if "prompts" in kinds else without_nulls
     return [
         {
-            name: value if name in exact or handed_on and name != "prompt" else without_nulls(value)
+            name: value if name in exact else without_nulls(value) if name in ("prompt", "tools") else own(value)
             for name, value in row.items()
         }
         for row in rows
     ]
+
+
+def own_turns(value: Any) -> Any:
+    """`value`, the turns in it (objects of `role` and `content` or calls, ShareGPT's of `from`) `without_nulls`."""
+    if isinstance(value, Mapping):
+        if "role" in value and value.keys() & {"content", *CALLS} or value.keys() >= {"from", "value"}:
+            return without_nulls(value)
+        return {key: own_turns(member) for key, member in value.items()}
+    return [own_turns(member) for member in value] if isinstance(value, list) else value
 
 
 def without_nulls(value: Any) -> Any:

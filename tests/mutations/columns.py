@@ -86,14 +86,14 @@ MUTANTS = [
     ),
     (
         MESSAGES,
-        'handed_on = "prompts" in kinds',
-        "handed_on = False",
+        'own_turns if "prompts" in kinds else without_nulls',
+        "without_nulls",
         TEST + "test_rollouts_evaluations_and_best_of_n_hand_on_the_same",
     ),
     (
         MESSAGES,
-        'handed_on = "prompts" in kinds',
-        "handed_on = True",
+        'own_turns if "prompts" in kinds else without_nulls',
+        "own_turns",
         "tests/data/test_exact_columns.py::test_nulls_that_arrow_adds_are_taken_away",
     ),
     # What the loader has checked is not checked again.
@@ -152,5 +152,17 @@ MUTANTS = [
         "unread if whole else None",
         "unread",
         "tests/data/test_fields.py::test_a_field_of_a_dialogue_that_is_cut_counts_once",
+    ),
+    (
+        MESSAGES,
+        ' or value.keys() >= {"from", "value"}:',
+        ":",
+        TEST + "test_turns_of_a_table_reach_template_and_function_with_their_own_keys",
+    ),
+    (
+        MESSAGES,
+        'if name in ("prompt", "tools") else',
+        'if name == "prompt" else',
+        TEST + "test_turns_of_a_table_reach_template_and_function_with_their_own_keys",
     ),
 ]

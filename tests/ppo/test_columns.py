@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_kit.data.loading import load, split_by_prompt
+from rlhf_kit.data.loading import checked, load, split_by_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.ppo.best_of_n import best_of_n
 from rlhf_kit.recipes import ppo
@@ -69,6 +69,37 @@ def test_reserved_names_are_refused_by_name(name, tmp_path, make_trainer):
             make_trainer(train_dataset=dataset)
     with pytest.raises(UserError, match=told):
         make_trainer(eval_dataset=Dataset.from_list(rows))
+
+
+def calls(arguments):
+    return {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+
+
+RESULT = {"role": "tool", "content": "4", "name": "f"}
+TOOLS = [[{"function": {"name": "f", "parameters": {name: {"type": "number"}}}}] for name in "ab"]
+
+
+@pytest.mark.parametrize("source", ["jsonl", "json", "parquet", "saved", "python"])
+def test_turns_of_a_table_reach_template_and_function_with_their_own_keys(source, tmp_path):
+    talks = [[ASKED, calls({name: at}), RESULT, SAID, AGAIN, FIVE] for at, name in enumerate("ab")]
+    share = [[{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", "mark": 1}], [{"from": "gpt"}]]
+    rows = [
+        {"messages": talk, "tools": tools, "shown": told}
+        for talk, tools, told in zip(talks, TOOLS, share, strict=True)
+    ]
+    rows = [{**row, "answer": {"role": 1, "from": None}, "log": {"past": [row["messages"]]}} for row in rows]
+    file = str(tmp_path / f"rows.{source}")
+    if source == "jsonl":
+        write(tmp_path / "rows.jsonl", rows)
+    elif source == "json":
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+    elif source == "parquet":
+        Dataset.from_list(rows).to_parquet(file)
+    elif source == "saved":
+        Dataset.from_list(rows).save_to_disk(file)
+    dataset = Dataset.from_list(rows) if source == "python" else load(file, ppo.KINDS)[0]
+    found, *_ = checked(dataset, ppo.KINDS, "rows")
+    assert found == [{"prompt": row["messages"][:-1], **row} for row in rows]
 
 
 VALUES = {
