@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.storage import write_fault
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`rlhf-kit merge`; returns the exit status: 0 done, 2 a mistake of the user, and nothing was written."""
+    """`rlhf-kit merge`; returns the exit status: 0 done, 1 a full disk, 2 a mistake of the user, nothing written."""
     parser = argparse.ArgumentParser(
         prog="rlhf-kit merge",
         description="A LoRA adapter merged into its base: a plain model. 把 LoRA 併回原模型，存成一般模型。",
@@ -26,11 +27,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=("auto", "float32", "bfloat16", "float16"),
         help="type of the weights [auto: as the base is saved] 權重的型別，預設與原模型相同",
     )
+    parser.add_argument(
+        "--overwrite_output_dir",
+        "--overwrite-output-dir",
+        action="store_true",
+        help="replace the merge that is there, by its own record and nothing else 取代先前合併的結果",
+    )
     options = parser.parse_args(argv)
     try:
         told = importlib.import_module("rlhf_kit.recipes.merging").merge(**vars(options))
     except UserError as error:
         print(f"rlhf-kit merge: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except Exception as error:
+        fault = write_fault(error)
+        if fault is None:
+            raise
+        place = str(options.output_dir)
+        print(f"rlhf-kit merge: {place!r} cannot be written: {fault}. Make room, and merge again.", file=sys.stderr)  # noqa: T201
+        return 1
     print(told)  # noqa: T201
     return 0

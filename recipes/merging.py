@@ -20,28 +20,30 @@ from rlhf_kit.models.checkpoints import (
 )
 from rlhf_kit.models.weights import adapter_config, attempt, is_classifier_config
 from rlhf_kit.recipes.card import merged_card
-from rlhf_kit.recipes.output import SAVING
+from rlhf_kit.recipes.output import SAVING, check_place
 from rlhf_kit.recipes.run import prepare_environment
-from rlhf_kit.storage import RECORD, Folder
+from rlhf_kit.storage import LOCK, RECORD, Folder, listed
 
 
-def merge(adapter: str, output_dir: Path, dtype: str = "auto") -> str:
+def merge(adapter: str, output_dir: Path, dtype: str = "auto", overwrite_output_dir: bool = False) -> str:
     """Write the model that `adapter` makes of its base, and its tokenizer, into `output_dir`; returns a line about it.
 
     The sum is made in float32 and rounded once.
 
+    Args:
+        overwrite_output_dir: replace what an earlier merge wrote there, by its own record and nothing else.
+
     Raises:
-        UserError: for what is no adapter or cannot be loaded, or a folder with files that are not ours.
+        UserError: for what is no adapter or cannot be loaded, a folder with files that are not ours, or an earlier
+            merge that is not to be replaced.
     """
     prepare_environment()
     if attempt(find_adapter_config_file, "an adapter", adapter) is None:
         raise UserError(f"{adapter!r} is no adapter: it has no adapter_config.json. There is nothing to merge.")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output_dir {str(output_dir)!r} is a file; give a folder.")
     _refuse_own_folders(adapter, output_dir)
     target = Folder(output_dir, "merge")
-    if output_dir.is_dir():
-        target.refuse_foreign(sorted(item.name for item in output_dir.iterdir() if item.name != RECORD))
+    check_place(target)
+    _check_contents(target, overwrite_output_dir)
     config = load_config(adapter, what="an adapter")
     is_reward = is_classifier_config(config)
     base = adapter_config("an adapter", adapter).base_model_name_or_path
@@ -51,16 +53,36 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto") -> str:
     model.to(stored or torch.float32)
     if not is_reward:
         set_special_tokens(model, tokenizer)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    target.clear()
-    target.claim(SAVING)
-    save(model, output_dir / SAVING)
-    tokenizer.save_pretrained(output_dir / SAVING)
-    (output_dir / SAVING / "README.md").write_text(merged_card(f"`{adapter}`", base), encoding="utf-8")
-    target.take(SAVING)
-    target.settle_all()
+    target.lock()
+    try:
+        _check_contents(target, overwrite_output_dir)  # again: loading takes a while
+        target.clear()
+        target.claim(SAVING)
+        save(model, output_dir / SAVING)
+        tokenizer.save_pretrained(output_dir / SAVING)
+        (output_dir / SAVING / "README.md").write_text(merged_card(f"`{adapter}`", base), encoding="utf-8")
+        target.take(SAVING)
+        target.settle_all()
+    except Exception:
+        target.remove(SAVING)  # half a model, and the room it takes
+        raise
+    finally:
+        target.unlock()
     kind = "reward model" if is_reward else "language model"
     return f"{output_dir}: a {kind} in {str(model.dtype).removeprefix('torch.')}, {adapter} merged into {base} 已合併"
+
+
+def _check_contents(target: Folder, may_replace: bool) -> None:
+    """Raises UserError where others' files stand, or what an earlier merge has made. One cut off has made nothing."""
+    there = sorted(item.name for item in target.path.iterdir()) if target.path.is_dir() else []
+    there = [name for name in there if name not in (RECORD, LOCK)]
+    target.refuse_foreign(there)
+    made = [name for name in there if name != SAVING]
+    if made and not may_replace:
+        raise UserError(
+            f"--output_dir {str(target.path)!r} holds an earlier merge ({listed(made)}). Replace it by "
+            "--overwrite_output_dir, or give another folder."
+        )
 
 
 def _refuse_own_folders(adapter: str, output_dir: Path) -> None:

@@ -98,12 +98,7 @@ def check_output(settings: Settings) -> Output:
 def _look(settings: Settings, folder: Path, wanted: str | None) -> Path | None:
     """The checkpoint to go on from, if any; `wanted`: of `--resume_from_checkpoint`. Raises UserError."""
     overwrite, checkpoint = settings.run.overwrite_output_dir, None
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
-    home = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise UserError(f"--output_dir {str(folder)!r}: {str(home)!r} cannot be written into. Give another folder.")
-    Folder(folder, RUN).check_lock()
+    check_place(Folder(folder, RUN))
     if wanted is not None:
         if overwrite:
             raise UserError(
@@ -114,6 +109,17 @@ def _look(settings: Settings, folder: Path, wanted: str | None) -> Path | None:
         refuse_own_sources(settings, folder)
     check_contents(folder, checkpoint, overwrite or wanted is not None)
     return checkpoint
+
+
+def check_place(files: Folder) -> None:
+    """Raises UserError where no folder can be, nobody can write, or another run does."""
+    folder = files.path
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
+    home = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise UserError(f"--output_dir {str(folder)!r}: {str(home)!r} cannot be written into. Give another folder.")
+    files.check_lock()
 
 
 def say_unwritten(folder: Path, fault: str) -> str:

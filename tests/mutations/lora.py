@@ -7,6 +7,36 @@ VALUE, CHAINS_TEST = "rlhf_kit/models/value.py", "tests/recipes/test_lora_chains
 MUTANTS = [
     (
         "recipes/merging.py",
+        "if made and not may_replace:",
+        "if False:",
+        CHAINS_TEST + "test_merge_replaces_an_earlier_merge_only_where_it_is_told_to",
+    ),
+    (
+        "recipes/merging.py",
+        "    target.refuse_foreign(there)",
+        "    pass",
+        CHAINS_TEST + "test_merge_replaces_an_earlier_merge_only_where_it_is_told_to",
+    ),
+    (
+        "recipes/merging.py",
+        "        target.remove(SAVING)",
+        "        pass",
+        CHAINS_TEST + "test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone",
+    ),
+    (
+        "recipes/merging.py",
+        "made = [name for name in there if name != SAVING]",
+        "made = there",
+        CHAINS_TEST + "test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone",
+    ),
+    (
+        "recipes/merging.py",
+        "    check_place(target)",
+        "    pass",
+        CHAINS_TEST + "test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone",
+    ),
+    (
+        "recipes/merging.py",
         "    _refuse_own_folders(adapter, output_dir)",
         "    pass",
         CHAINS_TEST + "test_merge_leaves_the_models_below_an_adapter_alone",

@@ -1,6 +1,7 @@
 """Adapters from stage to stage: what a stage leaves is what it trained, wherever and by whomever it is read."""
 
 import copy
+import os
 import re
 import shutil
 
@@ -28,7 +29,8 @@ from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tok
 from rlhf_kit.models.heads import calibration, unwrapped
 from rlhf_kit.models.merging import merged
 from rlhf_kit.models.precision import cast_frozen
-from rlhf_kit.recipes import ppo, pretrain, reward, sft
+from rlhf_kit.recipes import merging, ppo, pretrain, reward, sft
+from rlhf_kit.storage import Folder
 
 MAIN = {"pretrain": pretrain.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
 IDS = torch.tensor([[5, 6, 7, 8, 9, 40, 41]])
@@ -200,8 +202,40 @@ def test_merge_makes_a_plain_model_of_an_adapter(adapter, dtype, home, tmp_path,
     card = (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
     assert adapter in card and "merged" in card and "More Information" not in card
     assert not {"adapter_config.json", ".saving"} & {item.name for item in (tmp_path / "plain").iterdir()}
-    assert main(["merge", adapter, "--output_dir", str(tmp_path / "plain")]) == 0  # its own it replaces
-    assert auto.from_pretrained(tmp_path / "plain").dtype == torch.float32
+
+
+def test_merge_replaces_an_earlier_merge_only_where_it_is_told_to(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    out, again = tmp_path / "plain", ["merge", "sft", "--output_dir", str(tmp_path / "plain")]
+    assert main([*again, "--dtype", "bfloat16"]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert main(again) == 2
+    told = capsys.readouterr().err
+    assert "holds an earlier merge (README.md, " in told and "--overwrite_output_dir" in told
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "README.md").write_text("mine")
+    assert main([*again, "--overwrite_output_dir"]) == 2  # a file that somebody has changed is his
+    assert "README.md" in capsys.readouterr().err and (out / "README.md").read_text() == "mine"
+    (out / "README.md").unlink()
+    assert main([*again, "--overwrite-output-dir"]) == 0
+    assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.float32
+
+
+def test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    out = Folder(tmp_path / "plain", "merge")
+    out.claim(".saving")  # as a kill leaves it
+    (out.path / ".saving").mkdir()
+    (out.path / ".saving" / "model.safetensors").write_bytes(b"half")
+    again = ["merge", "sft", "--output_dir", str(out.path)]
+    out.lock()
+    assert main(again) == 2 and "is held by another run" in capsys.readouterr().err
+    out.unlock()
+    with monkeypatch.context() as full:
+        full.setattr(merging, "save", lambda *_: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+        assert main(again) == 1 and "cannot be written: No space left" in capsys.readouterr().err
+    assert [path.name for path in out.path.iterdir()] == [".rlhf_kit"]
+    assert main(again) == 0 and AutoModelForCausalLM.from_pretrained(out.path).dtype == torch.float32
 
 
 def test_merge_refuses_what_is_no_adapter_and_keeps_what_is_there(home, tmp_path, monkeypatch, capsys):
