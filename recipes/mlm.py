@@ -12,6 +12,7 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
     launch("mlm")
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,9 @@ from rlhf_kit.recipes.muon import muon_with_adamw
 from rlhf_kit.recipes.output import check_output
 from rlhf_kit.recipes.run import finish, held_out, run_stage, train
 from rlhf_kit.training import Trainer
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ALPHABET = 1000  # characters that a new vocabulary has at most, tokenizers' own default; rarer ones are [UNK]
 
 
 @dataclass
@@ -208,10 +212,33 @@ def _tokenizer(settings: Settings, train_data: Dataset | None, notes: plan.Notes
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> BertTokenizer:
-    """A cased WordPiece of `size` tokens, as multilingual BERT's: accents stay, Chinese is cut into characters."""
+    """A cased WordPiece of `size` tokens, as multilingual BERT's: accents stay, Chinese is cut into characters.
+
+    It is the same whenever it is trained on the same texts. The trainer numbers characters as its threads find them,
+    and of pairs that are equally frequent it joins first what has the lower numbers: so they are numbered here.
+    """
     pieces = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
-    pieces.train_from_iterator(texts, vocab_size=size, min_frequency=2, show_progress=False)
+    words = Counter(
+        word
+        for text in texts
+        for word, _ in pieces.pre_tokenizer.pre_tokenize_str(pieces.normalizer.normalize_str(text))
+    )
+    pieces.train_from_iterator(
+        texts, vocab_size=size, min_frequency=2, show_progress=False,
+        special_tokens=[*SPECIAL_TOKENS, *_characters(words)], limit_alphabet=0,
+    )  # fmt: skip
     return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=False, strip_accents=False)
+
+
+def _characters(words: Counter[str]) -> list[str]:
+    """The most frequent characters of these words (and their counts), as they stand first and behind others (`##`)."""
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            counts[character] += count
+    kept = set(sorted(counts, key=lambda character: (-counts[character], character))[:ALPHABET])
+    behind = kept & {character for word in words for character in word[1:]}
+    return [*sorted(kept), *(f"##{character}" for character in sorted(behind))]
 
 
 def _length(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: plan.Notes) -> int:

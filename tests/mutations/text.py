@@ -2,6 +2,18 @@
 
 MUTANTS = [
     (
+        "recipes/mlm.py",
+        'return [*sorted(kept), *(f"##{character}" for character in sorted(behind))]',
+        "return sorted(kept)",
+        "tests/recipes/test_mlm.py::test_a_tokenizer_is_the_same_each_time_it_is_trained[train_tokenizer-1500]",
+    ),
+    (
+        "recipes/mlm.py",
+        "limit_alphabet=0,",
+        "limit_alphabet=ALPHABET,",
+        "tests/recipes/test_mlm.py::test_a_new_wordpiece_knows_the_most_frequent_characters_as_they_stand",
+    ),
+    (
         "rlhf_kit/data/chat.py",
         "ends += frame_of(tokenizer).end[-1:]",
         "ends += []",

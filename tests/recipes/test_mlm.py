@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import random
 import re
 import shutil
 
@@ -12,7 +13,8 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast, get_scheduler
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.recipes import mlm
+from rlhf_kit.models.qanet.tokenizer import train_word_tokenizer
+from rlhf_kit.recipes import mlm, pretrain
 from rlhf_kit.recipes.muon import Together
 
 BERT = [
@@ -26,6 +28,29 @@ FEW = ["--max_steps", "4", "--per_device_train_batch_size", "4", "--logging_step
 @pytest.fixture(scope="module")
 def tokenizer():
     return mlm.train_tokenizer(["the cat sat on the mat", "貓坐在墊子上", "Élan"] * 3, 80)
+
+
+@pytest.mark.parametrize(
+    "train, size", [(mlm.train_tokenizer, 1500), (pretrain.train_tokenizer, 600), (train_word_tokenizer, 100)]
+)
+def test_a_tokenizer_is_the_same_each_time_it_is_trained(train, size, monkeypatch):
+    """Each training draws the order in which its threads find words and characters anew, as a new process does."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    chance = random.Random(0)
+    words = ["".join(chance.choices("abcdefghij", k=chance.randint(2, 6))) for _ in range(200)]
+    texts = [" ".join(chance.choices(words, k=30)) for _ in range(200)]
+    texts += ["".join(map(chr, range(0x4E00 + at, 0x4E00 + at + 100))) for at in range(0, 1500, 100)]  # equally rare
+    first, *others = [train(texts, size).backend_tokenizer.to_str() for _ in range(4)]
+    assert len(first) > 1000 and others == [first] * 3
+
+
+def test_a_new_wordpiece_knows_the_most_frequent_characters_as_they_stand():
+    """a: 4 times, b: 3 (2 behind another), c: 2; and what is joined."""
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(mlm, "ALPHABET", 3)
+        vocabulary = mlm.train_tokenizer(["ab ab", "a b", "ca cd"], 40).get_vocab()
+    names = sorted(vocabulary, key=vocabulary.get)
+    assert names == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##a", "##b", "ab"]
 
 
 def test_from_scratch_with_a_vocabulary_of_its_own(texts, tmp_path):
