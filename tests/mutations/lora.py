@@ -33,7 +33,7 @@ MUTANTS = [
         "recipes/merging.py",
         "    check_place(target)",
         "    pass",
-        CHAINS_TEST + "test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone",
+        CHAINS_TEST + "test_merge_refuses_what_is_no_adapter_and_keeps_what_is_there",
     ),
     (
         "recipes/merging.py",

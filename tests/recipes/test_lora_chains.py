@@ -216,6 +216,7 @@ def test_merge_replaces_an_earlier_merge_only_where_it_is_told_to(home, tmp_path
     (out / "README.md").write_text("mine")
     assert main([*again, "--overwrite_output_dir"]) == 2  # a file that somebody has changed is his
     assert "README.md" in capsys.readouterr().err and (out / "README.md").read_text() == "mine"
+    assert {path.name for path in out.iterdir()} == {*before}
     (out / "README.md").unlink()
     assert main([*again, "--overwrite-output-dir"]) == 0
     assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.float32
@@ -231,8 +232,14 @@ def test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone(h
     out.lock()
     assert main(again) == 2 and "is held by another run" in capsys.readouterr().err
     out.unlock()
+
+    def save_half(model, folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        os.write(os.open("/dev/full", os.O_WRONLY), b"x")
+
     with monkeypatch.context() as full:
-        full.setattr(merging, "save", lambda *_: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+        full.setattr(merging, "save", save_half)
         assert main(again) == 1 and "cannot be written: No space left" in capsys.readouterr().err
     assert [path.name for path in out.path.iterdir()] == [".rlhf_kit"]
     assert main(again) == 0 and AutoModelForCausalLM.from_pretrained(out.path).dtype == torch.float32
@@ -244,6 +251,8 @@ def test_merge_refuses_what_is_no_adapter_and_keeps_what_is_there(home, tmp_path
     assert "'base' is no adapter" in capsys.readouterr().err and not (tmp_path / "plain").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert main(["merge", "sft", "--output_dir", str(tmp_path / "mine" / "notes.txt")]) == 2
+    assert "notes.txt' is a file; give a folder" in capsys.readouterr().err
     assert main(["merge", "sft", "--output_dir", str(tmp_path / "mine")]) == 2
     assert "notes.txt" in capsys.readouterr().err
     assert [item.name for item in (tmp_path / "mine").iterdir()] == ["notes.txt"]
