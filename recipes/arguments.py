@@ -18,7 +18,18 @@ from typing import Any, Literal
 import yaml
 
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.recipes.coercion import TextLoader, coerce, describe, is_true, members, takes_list
+from rlhf_kit.recipes.coercion import (
+    TextLoader,
+    coerce,
+    describe,
+    is_true,
+    members,
+    read_mapping,
+    takes_list,
+    takes_mapping,
+)
+
+MAPPING_FILES = ("accelerator_config", "fsdp_config", "deepspeed")  # what transformers reads from a JSON file too
 
 
 @dataclass
@@ -170,6 +181,10 @@ def _value(value: Any, option: Declared) -> Any:
     if option.name == "report_to" and value == "none":  # transformers' own word, not the absence of one
         return value
     result = coerce(value, option.type)
+    if isinstance(result, str) and takes_mapping(option.type):
+        if option.name not in MAPPING_FILES:
+            raise ValueError(f"got {result!r}, needs {describe(dict)}.")
+        result = read_mapping(result)
     if option.choices and result is not None and result not in option.choices:
         near = did_you_mean(str(result), map(str, option.choices))
         raise ValueError(f"got {result!r}, needs one of {', '.join(map(str, option.choices))}.{near}")
@@ -191,7 +206,7 @@ def _build(stage: str, classes: dict[str, type], values: dict[str, Any]) -> dict
         own = {f.name for f in dataclasses.fields(cls) if f.init}
         try:
             records[name] = cls(**{key: value for key, value in values.items() if key in own})
-        except (ValueError, TypeError, ImportError) as error:  # what __post_init__ of a config refuses
+        except (ValueError, TypeError, ImportError, OSError, AttributeError) as error:  # what a __post_init__ refuses
             problems.append(str(error))
     if problems:
         raise UserError(listed(stage, problems))

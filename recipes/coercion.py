@@ -7,6 +7,7 @@ import json
 import math
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -24,10 +25,30 @@ def coerce(value: Any, hint: Any) -> Any:
     for option in sorted((option for option in options if option is not type(None)), key=_precision):
         try:
             return _coerce_one(value, option)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, yaml.YAMLError):
             continue
     shown = json.dumps(value, ensure_ascii=False, default=str)
     raise ValueError(f"got {shown}, needs {describe(hint)}.")
+
+
+def read_mapping(path: str) -> dict[str, Any]:
+    """What a JSON file says; ValueError for one that is not there, or holds anything but a mapping."""
+    needed = 'needs a mapping such as {"key": 1}, or a JSON file of one'
+    if path.lstrip().startswith("{"):
+        raise ValueError(f"{path!r} is no JSON; {needed}.")
+    try:
+        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"got {path!r}, {needed}: {error.strerror}.") from None
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ValueError(f"{path!r} is no JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path!r} holds a {type(content).__name__}; {needed}.")
+    return content
+
+
+def takes_mapping(hint: Any) -> bool:
+    return any(option is dict or typing.get_origin(option) is dict for option in members(hint))
 
 
 def is_true(value: Any) -> bool:

@@ -38,6 +38,7 @@ from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG
 from rlhf_kit.recipes.advice import after_interrupt
 from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values, parse
 from rlhf_kit.recipes.card import merged_card
+from rlhf_kit.recipes.mappings import checked
 from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers, say_unwritten
 from rlhf_kit.recipes.progress import ProgressBar
 from rlhf_kit.storage import write_fault
@@ -117,7 +118,7 @@ KIT_DEFAULTS = {"logging_steps": 10.0, "save_total_limit": 2}
 
 def complete_for_machine(values: dict[str, Any], training_class: type) -> dict[str, Any]:
     """The kit's defaults for what a user left open: device, precision, logging, checkpoints kept."""
-    values = dict(values)
+    values = checked(values)
     theirs = {item.name: item.default for item in dataclasses.fields(transformers.TrainingArguments)}
     for item in dataclasses.fields(training_class):
         if item.name in KIT_DEFAULTS and item.default == theirs[item.name]:

@@ -25,6 +25,7 @@ from rlhf_kit.training.checkpoints import begin, damage, last_whole, seal
 from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
 from rlhf_kit.training.reports import refuse_reports
+from rlhf_kit.training.schedule import refuse_unusable
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class TrainerMixin:
         for given in (*args, *options.values()):
             if isinstance(given, transformers.TrainingArguments):
                 refuse_reports(given)
+                refuse_unusable(given)
         super().__init__(*args, **options)
         refuse_data_parallel(self.args)
 

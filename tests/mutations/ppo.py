@@ -9,6 +9,66 @@ READERS, READERS_TEST = "rlhf_kit/ppo/readers.py", "tests/ppo/test_readers.py::"
 LAUNCH, BOUNDS = "tests/ppo/test_launch.py::", "tests/ppo/test_bounds.py::"
 
 MUTANTS = [
+    (
+        "rlhf_kit/training/schedule.py",
+        "    if unread:",
+        "    if False:",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "rlhf_kit/training/schedule.py",
+        "    if args.optim_target_modules:",
+        "    if False:",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "rlhf_kit/training/schedule.py",
+        "    if not args.activation_checkpointing:",
+        "    if False:",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "rlhf_kit/training/schedule.py",
+        "    if fault:",
+        "    if False:",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "rlhf_kit/training/schedule.py",
+        "if args.use_liger_kernel and not is_liger_kernel_available():",
+        "if False:",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "rlhf_kit/training/trainer.py",
+        "                refuse_unusable(given)",
+        "                pass",
+        "tests/recipes/test_schedule.py::test_a_trainer_in_python_refuses_what_its_optimizer_does_not_read",
+    ),
+    (
+        "recipes/mappings.py",
+        "        if key not in known",
+        "        if False",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "recipes/mappings.py",
+        'if fsdp is not None and not values.get("fsdp"):',
+        "if False:",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "recipes/coercion.py",
+        "    if not isinstance(content, dict):",
+        "    if False:",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
+    (
+        "recipes/arguments.py",
+        "        result = read_mapping(result)",
+        "        pass",
+        "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
+    ),
     # One temperature, in the update, the reference, the policy's own log-probs and the draw.
     (
         TRAINER,
