@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from rlhf_kit.data.formats import Context
 from rlhf_kit.data.messages import own_keys
-from rlhf_kit.data.unpacking import as_text, read_bytes
+from rlhf_kit.data.unpacking import as_text, measure_parquet, read_bytes
 from rlhf_kit.errors import UserError
 
 FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
@@ -280,6 +280,7 @@ def _json_cell(column: str, cell: str) -> tuple[Any, str | None]:
 
 def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:
     try:
+        measure_parquet(path, content)
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error

@@ -191,3 +191,25 @@ def test_a_json_packed_or_not_may_be_one_long_line(read, monkeypatch):
     monkeypatch.setattr(unpacking, "LONGEST_LINE", 30)
     rows = json.dumps([json.loads(GOOD)] * 50)
     assert len(read("x.json.gz", gzip.compress(rows.encode()))) == len(read("x.json", rows)) == 50
+
+
+@pytest.mark.parametrize("column", ["texts", "dialogues"])
+def test_a_parquet_file_that_would_fill_the_memory_is_refused(column, tmp_path):
+    """A few hundred bytes each, of which 2 GiB would be made: a text of 1 MiB said 2,000 times."""
+    again = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2000, pyarrow.int32()), ["x" * 2**20])
+    if column == "dialogues":
+        offsets = pyarrow.array(range(2001), pyarrow.int32())
+        again = pyarrow.ListArray.from_arrays(offsets, pyarrow.StructArray.from_arrays([again], ["content"]))
+    path = tmp_path / "x.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": again}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"x.parquet unpacks to more than 1,024 MiB.*Split it into shards"):
+        load(str(path), ["text"])
+
+
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", None])
+def test_a_parquet_file_is_read_however_its_texts_are_stored(encoding, tmp_path):
+    path, table = tmp_path / "x.parquet", pyarrow.table({"text": ["the cat", "the cat sat"]})
+    how = {"use_dictionary": True} if encoding is None else {"use_dictionary": False, "column_encoding": encoding}
+    pyarrow.parquet.write_table(table, path, **how)
+    assert load(str(path), ["text"])[0]["text"][:] == ["the cat", "the cat sat"]

@@ -143,4 +143,16 @@ MUTANTS = [
         "if False:",
         REPORTS + "test_what_works_is_taken_and_all_stands_alone",
     ),
+    (
+        "rlhf_kit/data/files.py",
+        "        measure_parquet(path, content)\n",
+        "",
+        "tests/data/test_files.py::test_a_parquet_file_that_would_fill_the_memory_is_refused",
+    ),
+    (
+        "rlhf_kit/data/unpacking.py",
+        "texts = [name for name in texts if name not in delta]",
+        "pass",
+        "tests/data/test_files.py::test_a_parquet_file_is_read_however_its_texts_are_stored",
+    ),
 ]
