@@ -17,7 +17,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import check_length, reads_types
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
-from rlhf_kit.models import adapters
+from rlhf_kit.models import adapters, preflight
 from rlhf_kit.models.weights import head_modules
 from rlhf_kit.training import Trainer
 
@@ -87,11 +87,14 @@ def finetune(
         freeze(model, args.freeze)
     if peft_config is not None:
         model = _with_adapter(model, peft_config)
+    collator, examples = _Collator(tokenizer.pad_token_id or 0, reads_types(model)), _Examples(windows)
+    if args.per_device_train_batch_size > 1:
+        _check_padding(model, collator, examples)
     trainer = Trainer(
         model,
         args,
-        data_collator=_Collator(tokenizer.pad_token_id or 0, reads_types(model)),
-        train_dataset=_Examples(windows),
+        data_collator=collator,
+        train_dataset=examples,
         processing_class=tokenizer,
         callbacks=list(callbacks),
         optimizers=optimizers,
@@ -148,6 +151,29 @@ class _Collator:
         if self.types and "token_type_ids" in examples[0]:
             batch["token_type_ids"] = padded([example["token_type_ids"] for example in examples], 0)
         return batch
+
+
+def _check_padding(model: nn.Module, collator: _Collator, examples: _Examples) -> None:
+    """Raises UserError for a model whose spans change with the padding behind a window."""
+    first, last = ({**examples[row]} for row in (0, len(examples) - 1))
+    half = {name: row[: len(row) // 2] if isinstance(row, list) else 0 for name, row in last.items()}
+    device = next(model.parameters()).device
+
+    def spans(rows: list[dict]) -> list[Tensor]:
+        inputs = {name: x.to(device) for name, x in collator(rows).items() if not name.endswith("_positions")}
+        found = model(**inputs)
+        both = torch.stack([found.start_logits, found.end_logits], -1).float()
+        return [spans[: len(row["input_ids"])] for spans, row in zip(both, rows, strict=True)]
+
+    def compare() -> float:
+        return preflight.gap(spans([first, half]), [*spans([first]), *spans([half])])
+
+    found = preflight.agreed(lambda: preflight.tried(model, compare, "its spans are"))
+    if found:
+        raise UserError(
+            f"{type(model).__name__} cannot be trained on windows of different lengths: in a batch of them {found}. "
+            "A window alone has no padding: give --batch-size 1 (per_device_train_batch_size)."
+        )
 
 
 def _with_adapter(model: PreTrainedModel, config: LoraConfig) -> nn.Module:

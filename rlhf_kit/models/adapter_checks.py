@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, PeftType, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.weights import head_modules, is_classifier, is_mergeable, names_classifier
@@ -22,6 +23,10 @@ def is_all_linear(targets: str | Iterable[str] | None) -> bool:
     return [target.lower() for target in targets] == [ALL_LINEAR]
 
 
+# Ways of an adapter to start that loading it repeats (PiSSA, OLoRA) or that leave the base as it was.
+STARTS = (True, False, "gaussian", "orthogonal", "pissa", "olora", "mica")
+
+
 def check_config(model: PreTrainedModel, config: LoraConfig) -> None:
     """Raises UserError, all faults at once, where `config` names what `model` does not have or what is tied.
 
@@ -29,10 +34,23 @@ def check_config(model: PreTrainedModel, config: LoraConfig) -> None:
     """
     if config.peft_type != PeftType.LORA:
         raise UserError(f"peft_config is a {type(config).__name__}; adapters are LoRA's here: give a LoraConfig.")
-    faults = [*_unknown_targets(model, config), *_unknown_to_save(model, config)]
+    faults = [*_unknown_targets(model, config), *_unknown_to_save(model, config), *_start(model, config, STARTS)]
     faults = faults or _tied(model, config)
     if faults:
         raise UserError("LoRA: " + " ".join(faults))
+
+
+def _start(model: nn.Module, config: LoraConfig, starts: tuple[bool | str, ...]) -> list[str]:
+    """What is wrong with the way the adapter's matrices start, and with them the base that they are taken out of."""
+    start = config.init_lora_weights
+    if start not in starts:
+        return [
+            f"init_lora_weights {start!r} rests on data, draws or a package that loading the saved adapter does not "
+            f"have: it would be another model. Give one of {', '.join(map(repr, starts))}."
+        ]
+    if start == "olora" and any(isinstance(module, Conv1D) for module in model.modules()):
+        return ["init_lora_weights 'olora' does not know the transposed weights of Conv1D: give 'pissa' or True."]
+    return []
 
 
 def _adaptable(model: nn.Module) -> dict[str, nn.Module]:
@@ -137,6 +155,8 @@ def check_handed_over(model: PeftModel, config: LoraConfig | None) -> None:
     adapter, faults = model.peft_config["default"], []
     if not is_mergeable(adapter):
         raise UserError(f"{type(adapter).__name__} is no part of the weights and cannot be merged: give LoRA.")
+    if isinstance(adapter, LoraConfig):
+        faults += _start(model, adapter, (*STARTS, "eva"))  # its data came before; the base is as it was
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if any(layer.merged for layer in layers):
         faults.append("its adapter is merged, where it learns nothing: call unmerge_adapter().")

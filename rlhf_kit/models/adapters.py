@@ -65,8 +65,10 @@ def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     model.name_or_path = located(model.name_or_path)
     try:
         return get_peft_model(model, config)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"LoRA could not be put on {type(model).__name__}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # what peft's ways to initialise an adapter raise is their own
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        how = f" (init_lora_weights={config.init_lora_weights!r})" if config.init_lora_weights is not True else ""
+        raise UserError(f"LoRA could not be put on {type(model).__name__}{how}: {told}") from error
 
 
 def default_targets(model: nn.Module) -> list[str] | str:

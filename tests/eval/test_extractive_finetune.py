@@ -157,3 +157,17 @@ def test_what_was_trained_in_bf16_is_measured_in_its_own_precision(tmp_path):
     ids = torch.tensor([[2, 5, 3, 6, 7, 3]])
     with torch.no_grad():
         assert torch.equal(model(ids).start_logits, again(ids).start_logits)
+
+
+class ReadsPadding(BertForQuestionAnswering):
+    def forward(self, input_ids, attention_mask=None, **options):
+        return super().forward(input_ids, torch.ones_like(input_ids), **options)
+
+
+def test_a_model_that_reads_padding_is_refused_but_in_rows_of_one(tmp_path):
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    model = ReadsPadding(BertConfig(vocab_size=len(TOKENIZER), initializer_range=0.5, **sizes))
+    with pytest.raises(UserError, match="cannot be trained on windows of different lengths: .* spans are off by"):
+        finetune(model, TOKENIZER, ASKED, config(tmp_path, max_steps=1))
+    alone = config(tmp_path, max_steps=1, per_device_train_batch_size=1, remove_unused_columns=False)
+    finetune(model, TOKENIZER, ASKED, alone)

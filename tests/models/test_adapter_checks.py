@@ -177,6 +177,35 @@ def test_adapters_that_change_their_base_need_a_reference_of_its_own(options, po
         assert torch.equal(logits(reference), plain)
 
 
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "pissa", "mica"])
+def test_an_adapter_loads_and_merges_as_it_was_trained_however_it_started(start, policy, tmp_path):
+    policy.save_pretrained(tmp_path / "base")
+    model = trainable(load_policy(tmp_path / "base"), LoraConfig(r=2, init_lora_weights=start))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+    model.save_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(logits(load_policy(tmp_path / "adapter")), logits(model), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "corda", "loftq", "eva", "lora_ga", "pisa", "PiSSA"])
+def test_a_start_that_loading_does_not_repeat_is_refused(start, policy):
+    """PiSSA's quick form draws, CorDA, EVA and LoRA-GA look at data, LoftQ quantizes."""
+    config = LoraConfig(r=2)
+    config.init_lora_weights = start  # LoftQ's class asks for scipy before we can
+    with pytest.raises(UserError, match=f"^LoRA: init_lora_weights '{start}' rests on data"):
+        trainable(policy, config)
+    if start.startswith("pissa"):
+        model = get_peft_model(policy, LoraConfig(r=2, init_lora_weights=start, fan_in_fan_out=True))
+        with pytest.raises(UserError, match=f"init_lora_weights '{start}' rests on data"):
+            trainable(model, None)
+
+
+def test_olora_is_refused_on_transposed_weights(policy):
+    with pytest.raises(UserError, match="^LoRA: init_lora_weights 'olora' does not know the transposed weights"):
+        trainable(policy, LoraConfig(r=2, init_lora_weights="olora"))
+
+
 def test_a_reference_or_reward_with_the_policys_weights_is_refused(policy, reward_model):
     with pytest.raises(UserError, match="ref_model uses the policy's own weights"):
         refuse_shared_weights(policy, policy, [])

@@ -6,6 +6,30 @@ VALUE, CHAINS_TEST = "rlhf_kit/models/value.py", "tests/recipes/test_lora_chains
 
 MUTANTS = [
     (
+        "rlhf_kit/models/adapter_checks.py",
+        "    if start not in starts:",
+        "    if False:",
+        CHECKS_TEST + "test_a_start_that_loading_does_not_repeat_is_refused",
+    ),
+    (
+        "rlhf_kit/models/adapter_checks.py",
+        "        faults += _start(model, adapter,",
+        "        _start(model, adapter,",
+        CHECKS_TEST + "test_a_start_that_loading_does_not_repeat_is_refused",
+    ),
+    (
+        "rlhf_kit/models/adapter_checks.py",
+        """    if start == "olora" and""",
+        "    if False and",
+        CHECKS_TEST + "test_olora_is_refused_on_transposed_weights",
+    ),
+    (
+        "eval/extractive/finetune.py",
+        "        _check_padding(model, collator, examples)",
+        "        pass",
+        "tests/eval/test_extractive_finetune.py::test_a_model_that_reads_padding_is_refused_but_in_rows_of_one",
+    ),
+    (
         "recipes/merging.py",
         "if made and not may_replace:",
         "if False:",
