@@ -109,6 +109,11 @@ SUM_SAYS = {
     "en": ("{a} + {b} = {c}.", "{a} plus {b} is {c}.", "The answer is {c}."),
     "zh": ("{a} + {b} = {c}。", "{a} 加 {b} 等於 {c}。", "答案是 {c}。"),
 }
+# Whole answers that stand only after a question; {t} is the word in the language asked for.
+TRANSLATE_SHORTS = {
+    "en": ("{t}.", "It is {t}.", "It means {t}.", "The answer is {t}."), "zh": ("{t}。", "「{t}」。", "答案是{t}。"),
+}  # fmt: skip
+SUM_SHORTS = {"en": ("{c}.", "It is {c}."), "zh": ("{c}。", "等於 {c}。")}
 READING_HEADS = {"en": ("Read this: ", "Here is a story: "), "zh": ("請讀這段話：", "這裡有個故事：")}
 
 
