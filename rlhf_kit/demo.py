@@ -11,6 +11,7 @@ import argparse
 import importlib
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -49,6 +50,11 @@ TITLES = {
     "suite": "5 · What each stage gained and lost 各階段的得與失",
 }
 SUITE = ("base", "sft", "ppo")  # one after the other
+DRAWN = 4
+CHOSEN = {
+    "telling": "picked to show the difference 特地挑來看差別",
+    "drawn": "drawn by the seed 由種子隨機抽出",
+}
 TEMPERATURE = 0.7  # as recipes/world/ppo.yaml has it; Ziegler et al. 2019 sampled so too
 console = Console()
 
@@ -136,7 +142,7 @@ class Demo:
                 "accuracy": rewards["eval_accuracy"],
                 "accuracy_ceiling": world.accuracy_ceiling(world.rows("ranked", "test")),
             },
-            "samples": [sample_row(prompts[i], answers, i) for i in telling(prompts, answers)],
+            "samples": samples(prompts, answers, self.seed),
             "seed": self.seed,
             "machine": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
             "versions": versions(),
@@ -209,8 +215,21 @@ def telling(prompts: list[dict], answers: dict[str, Answers]) -> list[int]:
     return chosen
 
 
-def sample_row(prompt: dict, answers: dict[str, Answers], i: int) -> dict:
+def samples(prompts: list[dict], answers: dict[str, Answers], seed: int) -> list[dict]:
+    """The telling prompts, and others as the seed draws them: what is picked shows no policy as it mostly is."""
+    picked = telling(prompts, answers)
+    others = [i for i in range(len(prompts)) if i not in picked]
+    drawn = random.Random(seed).sample(others, DRAWN)
+    return [
+        sample_row(prompts[i], answers, i, chosen)
+        for chosen, rows in (("telling", picked), ("drawn", drawn))
+        for i in rows
+    ]
+
+
+def sample_row(prompt: dict, answers: dict[str, Answers], i: int, chosen: str) -> dict:
     return {
+        "chosen": CHOSEN[chosen],
         "prompt": prompt["prompt"][-1]["content"],
         "language": prompt["language"],
         "category": prompt["category"],
@@ -241,7 +260,8 @@ def show(summary: dict, folder: Path) -> None:
         table.add_row(title, *(f"{summary['stages'][name][key]:.2f}" for name in COLUMNS))
     console.print(table)
     for row in summary["samples"]:
-        table = Table(title=f"“{row['prompt']}”", title_justify="left", show_lines=True)
+        heading = f"“{row['prompt']}”\n{row['chosen']}"
+        table = Table(title=heading, title_justify="left", show_lines=True)
         for title in ("", "answer 回答", "truth 真相", "score 獎勵"):
             table.add_column(title)
         for name, title in COLUMNS.items():
@@ -268,6 +288,8 @@ def samples_page(summary: dict) -> str:
     for row in summary["samples"]:
         lines += [
             f"## {row['prompt']}",
+            "",
+            row["chosen"],
             "",
             "| | answer 回答 | truth 真相 | score 獎勵 |",
             "| --- | --- | --- | --- |",

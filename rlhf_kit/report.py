@@ -214,6 +214,7 @@ def _samples_section(samples: list[dict]) -> str:
             for stage, answer in sample.get("answers", {}).items()
         )
         head = f"<h3{lang}>{escape(str(sample.get('prompt', '')))}</h3>"
+        head += f'<p class="soft">{escape(str(sample.get("chosen", "")))}</p>'
         cards.append(f'<div class="sample">{head}<div class="grid answers">{answers}</div></div>')
     words = "Held-out prompts, each answered by every model. 同一個提示，各階段的回答。"
     return section(("Sample answers", "回答範例"), words, *cards, grid="samples")

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.best_of_n import pool_of
-from rlhf_kit import demo
+from rlhf_kit import demo, world
 from rlhf_kit.storage import RUN, Folder, clear
 from tests.victims import every_byte, project
 
@@ -43,7 +43,9 @@ def test_the_summary_tells_the_story(run):
     assert summary["seconds"]["total"] == pytest.approx(
         sum(v for k, v in summary["seconds"].items() if k != "total"), abs=0.5
     )
-    assert any(sample["language"] == "zh" for sample in summary["samples"]) and len(summary["samples"]) == 3
+    picked, drawn = summary["samples"][:3], summary["samples"][3:]
+    assert any(sample["language"] == "zh" for sample in picked) and len(drawn) == 4
+    assert all("picked" in sample["chosen"] for sample in picked) and all("drawn" in s["chosen"] for s in drawn)
 
 
 def test_ppo_is_as_good_as_the_best_of_16_by_the_reward_model(run):
@@ -111,6 +113,23 @@ def test_the_stage_report_is_of_this_demos_models(tmp_path, monkeypatch):
     story = demo.Demo(tmp_path, 0)
     story.report_stages()
     assert asked == [False] and story.status == 2 and "suite" in story.seconds  # and what went before is kept
+
+
+def test_some_samples_are_drawn_by_the_seed_whatever_was_answered():
+    prompts = world.rows("prompts", "test", size=60)
+
+    def drawn(texts, seed):
+        judgements = [world.judge(row["prompt"], text) for row, text in zip(prompts, texts, strict=True)]
+        answers = {name: demo.Answers(texts, judgements, [0.0] * 60, 0.0) for name in demo.POLICIES}
+        rows = demo.samples(prompts, answers, seed)
+        page = demo.samples_page({"samples": rows})
+        assert page.count("picked to show") == 3 and page.count("drawn by the seed") == 4
+        questions = [row["prompt"] for row in rows]
+        assert len(set(questions)) == 7
+        return questions[3:]
+
+    silent = drawn([""] * 60, 0)
+    assert drawn([f"{number}." for number in range(60)], 0) == silent != drawn([""] * 60, 1)
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):

@@ -21,6 +21,7 @@ STAGES = {
     "ppo_no_kl": {"truth": -0.88, "correct": 0.31, "reward_model_score": 3.02, "kl": 44.1, "win_rate_vs_sft": 0.22},
 }
 SAMPLE = {
+    "chosen": "drawn <by> the seed",
     "prompt": "Is 1 < 2 & 3?",
     "language": "en",
     "category": "sums",
@@ -227,7 +228,7 @@ def test_what_people_wrote_is_escaped(tmp_path, runs):
     text = write(tmp_path / "report.html", SUMMARY, {"<b>mine": runs["ppo"]}).read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags and "<script" not in text and "<b>mine" not in text
-    for words in ("<script>alert(1)</script>", "Is 1 < 2 & 3?", "<b>mine", "two <cores>"):
+    for words in ("<script>alert(1)</script>", "Is 1 < 2 & 3?", "drawn <by> the seed", "<b>mine", "two <cores>"):
         assert words in page.text
 
 
