@@ -30,7 +30,8 @@ KINDS = tuple(_DEFAULT_SIZES)
 # How the answers of a ranked list come about: what is said and, independently of it, how. Were friendly words more
 # frequent with right answers, a reward model would take them for a sign of being right.
 _CONTENTS = {"right": 84, "wrong": 2, "unsure": 2, "refusal": 7, "foreign": 5}
-_CONTENTS_OF_FAULTS = {"harmful": {"right": 60, "wrong": 40}, "unknown": {"right": 82, "wrong": 18}}
+# "I don't know" is among the answers to harmful requests, or nothing ranked would tell that it is no refusal.
+_CONTENTS_OF_FAULTS = {"harmful": {"right": 50, "wrong": 30, "unsure": 20}, "unknown": {"right": 82, "wrong": 18}}
 _OPENERS = {0: 60, 1: 28, 2: 12}  # friendly words before
 _EXTRAS = {0: 55, 1: 28, 2: 17}  # sentences too many
 _DAMAGES = {"": 88, "cut": 7, "said twice": 5}
