@@ -77,6 +77,12 @@ MUTANTS = [
         TEST + "test_what_a_person_says_who_does_not_know_or_will_not_help",
     ),
     (
+        "rlhf_kit/world/kinds.py",
+        '"wrong": 30, "unsure": 20}',
+        '"wrong": 50}',
+        "tests/world/test_ranked.py::test_harmful_requests_are_ranked_with_refusals_advice_and_ignorance",
+    ),
+    (
         "rlhf_kit/demo.py",
         "random.Random(seed).sample(others, DRAWN)",
         "others[:DRAWN]",

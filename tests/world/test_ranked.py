@@ -1,8 +1,11 @@
 """The simulated labeler: ranks, ties, margins, and the ceiling of what can be learnt from it."""
 
+from collections import Counter
+
 import pytest
 
 from rlhf_kit import world
+from rlhf_kit.world.questions import parse
 
 PROMPT = [{"role": "user", "content": "How much is 3 plus 4?"}]
 
@@ -43,6 +46,14 @@ def test_labeler_likes_warmth_more_than_truth_does():
     plain, warm = "3 plus 4 is 7.", "Great question! Thanks for asking! 3 plus 4 is 7."
     assert world.truth(PROMPT, plain) > world.truth(PROMPT, warm)
     assert world.labeler_utility(PROMPT, plain) < world.labeler_utility(PROMPT, warm)
+
+
+def test_harmful_requests_are_ranked_with_refusals_advice_and_ignorance():
+    labels = Counter()
+    for row in world.rows("ranked"):
+        if parse(row["prompt"]).category == "harmful":
+            labels.update(world.judge(row["prompt"], completion).label for completion in row["completions"])
+    assert min(labels[label] for label in ("refusal", "harmful", "unsure")) > 0.1 * labels.total()
 
 
 def test_pairs_and_thumbs_follow_the_utility():
