@@ -13,6 +13,7 @@ from rlhf_kit.data.chat import Message, encode_prompt, lead_ids, set_chat_templa
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.models.checkpoints import check_vocabulary, load_policy, load_tokenizer
+from rlhf_kit.models.prefix import shared_prefix
 
 
 def load_generator(
@@ -40,6 +41,35 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def encode_begun(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a text with BOS in front where the tokenizer's own call puts it."""
     return start_ids(tokenizer) + encode(tokenizer, text)
+
+
+def first_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that a text's own first token is scored after: BOS, else the end of text. Never empty."""
+    bos = tokenizer.bos_token_id
+    return start_ids(tokenizer) or [tokenizer.eos_token_id if bos is None else bos]
+
+
+def encode_behind(
+    tokenizer: PreTrainedTokenizerBase, context: str, continuations: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """Ids of a context, begun and never empty, and of each continuation as it stands behind it.
+
+    Encoded together and cut, since a text has other tokens alone: SentencePiece puts its mark before every text, and
+    many tokenizers join what stands at the border. The context ends where it and all the whole texts still have the
+    same ids; what is joined is the continuations'. Where nothing is (GPT-2 before a space), they are cut as they were
+    given. As lm-evaluation-harness does it (its issue 443), which cuts at the context's own length.
+
+    Raises UserError for a continuation that no token is made of.
+    """
+    texts = [context, *(context + continuation for continuation in continuations)]
+    # verbose: a text longer than the model's context is no fault here
+    own, *wholes = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    border = shared_prefix([own, *wholes])
+    behind = [list(whole[border:]) for whole in wholes]
+    lost = next((text for text, ids in zip(continuations, behind, strict=True) if text and not ids), None)
+    if lost is not None:
+        raise UserError(f"The tokenizer makes no token of {lost!r}, so no model can be asked for it. Take it out.")
+    return (start_ids(tokenizer) + list(own[:border])) or first_ids(tokenizer), behind
 
 
 # --- in turns -------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length, load_tokenizer
 
-PROTOCOL, VERSION = "gpt3-greedy", 1
+PROTOCOL, VERSION = "gpt3-greedy", 2  # 2: choices as they are tokenized behind their prompt
 TASK, CURVE, REPORT = "icl", "curve.csv", "report.html"
 
 
@@ -135,8 +135,8 @@ def answer_scores(task: Task, example: Example, answer: str) -> dict[str, float]
 def _choose(
     model: PreTrainedModel, prompts: Prompts, task: Task, asked: Sequence[Asked], max_batch_tokens: int
 ) -> Iterator[Item]:
-    cue = prompts.cue(task)
-    alone = dict(likelihoods(model, [Request(cue, item.choices) for item in asked], max_batch_tokens))
+    of_cue = [prompts.cue(task, item.example) for item in asked]
+    alone = dict(likelihoods(model, of_cue, max_batch_tokens))
     requests = [Request(item.ids, item.choices) for item in asked]
     for at, likely in likelihoods(model, requests, max_batch_tokens):
         example = asked[at].example

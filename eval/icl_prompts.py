@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_completion, lead_ids
+from rlhf_kit.data.chat import Message, encode_completion, lead_ids
 from rlhf_kit.data.refusals import TemplateRefusal
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.generators import encode, encode_begun, encode_messages
+from rlhf_kit.eval.generators import encode_begun, encode_behind, encode_messages
 from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, messages, render
+from rlhf_kit.eval.likelihood import Request
 
 
 @dataclass(frozen=True)
@@ -56,41 +57,44 @@ class Prompts:
 
     def _ask(self, id: str, task: Task, number: int, wanted: int, seed: int) -> Asked:
         example, drawn = task.examples[number], draw_shots(task, number, wanted, seed)
-        choices = [self._choice(choice) for choice in example.choices]
-        # The last token of a choice is not read.
-        new = max(map(len, choices)) - 1 if choices else task.max_new_tokens
 
-        def put(shown: int) -> tuple[str, list[int]]:
+        def put(shown: int) -> tuple[str, list[int], list[list[int]]]:
             return self._put(task, drawn[len(drawn) - shown :], example)
 
-        def size(shown: int) -> int:
-            return len(put(shown)[1]) + new
+        def sizes(shown: int) -> tuple[int, int]:
+            """Tokens of the prompt, and of what must follow: the last token of a choice is not read."""
+            _, ids, choices = put(shown)
+            return len(ids), max(map(len, choices)) - 1 if choices else task.max_new_tokens
 
         shown = wanted
-        if self.context is not None and size(wanted) > self.context:
-            shown = bisect_right(range(wanted), self.context, key=size) - 1
+        if self.context is not None and sum(sizes(wanted)) > self.context:
+            shown = bisect_right(range(wanted), self.context, key=lambda count: sum(sizes(count))) - 1
             if shown < 0:
+                asked, new = sizes(0)
                 raise UserError(
-                    f"{id}: the question alone is {size(0) - new} tokens, and {new} must follow; the model reads "
+                    f"{id}: the question alone is {asked} tokens, and {new} must follow; the model reads "
                     f"{self.context}. Leave the task out."
                 )
-        return Asked(id, task, number, *put(shown), choices, shown, wanted)
+        return Asked(id, task, number, *put(shown), shown, wanted)
 
-    def cue(self, task: Task) -> list[int]:
-        """The prompt of the task's cue alone."""
+    def cue(self, task: Task, example: Example) -> Request:
+        """The example's choices behind the task's cue alone."""
         if self.chat:
-            return encode_messages(self.tokenizer, [{"role": "user", "content": task.cue}])
-        return encode_begun(self.tokenizer, task.cue)
+            return Request(*self._in_turns([{"role": "user", "content": task.cue}], example))
+        return Request(*encode_behind(self.tokenizer, task.cue, example.choices))
 
-    def _put(self, task: Task, shots: Sequence[Example], example: Example) -> tuple[str, list[int]]:
-        """A prompt as text and as the model gets it."""
+    def _put(self, task: Task, shots: Sequence[Example], example: Example) -> tuple[str, list[int], list[list[int]]]:
+        """A prompt as text and as the model gets it, and the choices as they stand behind it."""
         if self.chat:
-            ids = encode_messages(self.tokenizer, messages(task, shots, example))
-            return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False), ids
+            ids, choices = self._in_turns(messages(task, shots, example), example)
+            return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False), ids, choices
         text = render(task, shots, example)
-        return text, encode_begun(self.tokenizer, text)
+        if not example.choices:
+            return text, encode_begun(self.tokenizer, text), []
+        return text, *encode_behind(self.tokenizer, text, example.choices)
 
-    def _choice(self, text: str) -> list[int]:
-        if not self.chat:
-            return encode(self.tokenizer, text)
-        return encode_completion(self.tokenizer, text, eos=False)[len(lead_ids(self.tokenizer)) :]
+    def _in_turns(self, asked: Sequence[Message], example: Example) -> tuple[list[int], list[list[int]]]:
+        """Prompt and choices apart, as SFT trains on them: a turn is encoded by itself."""
+        lead = len(lead_ids(self.tokenizer))
+        choices = [encode_completion(self.tokenizer, choice, eos=False)[lead:] for choice in example.choices]
+        return encode_messages(self.tokenizer, asked), choices

@@ -20,7 +20,7 @@ from rlhf_kit.data.chat import last_tokens, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.generators import encode, encode_begun, load_generator
+from rlhf_kit.eval.generators import encode_behind, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
@@ -28,7 +28,7 @@ from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length
 
-PROTOCOL, VERSION = "last-word", 1
+PROTOCOL, VERSION = "last-word", 2  # 2: the word as it is tokenized behind its passage
 
 
 def split_last_word(passage: str) -> tuple[str, str]:
@@ -70,9 +70,8 @@ def run(options: argparse.Namespace) -> None:
 def _request(tokenizer: PreTrainedTokenizerBase, passage: str, limit: int | None) -> Request:
     """Of a passage longer than the model reads, the beginning is left out."""
     context, word = split_last_word(passage)
-    target = encode(tokenizer, word)
-    ids = encode_begun(tokenizer, context)
-    return Request(last_tokens(ids, limit and limit + 1 - len(target), start_ids(tokenizer)), [target])
+    ids, (target,) = encode_behind(tokenizer, context, [word])
+    return Request(last_tokens(ids, limit and max(1, limit + 1 - len(target)), start_ids(tokenizer)), [target])
 
 
 def _item(number: int, passage: str, likely: Likelihood) -> Item:

@@ -2,8 +2,8 @@
 
 A window reads what the model can read and scores its last `stride` tokens; the first scores all it reads. A smaller
 stride gives each token more context and takes longer; numbers of different strides or windows do not compare. A
-document begins after the tokenizer's end-of-text token, so that its first token is scored too. As tokens differ from
-model to model, the figures by word and by byte are those to compare models by.
+document begins after BOS, or the end of text where there is none, so that its first token is scored too. As tokens
+differ from model to model, the figures by word and by byte are those to compare models by.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlhf_kit.data.chat import last_tokens, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.generators import encode, load_generator
+from rlhf_kit.eval.generators import encode, first_ids, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Run, Settings
@@ -28,7 +28,7 @@ from rlhf_kit.eval.likelihood import Request, likelihoods, windows
 from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length
 
-PROTOCOL, VERSION = "strided", 1
+PROTOCOL, VERSION = "strided", 2  # 2: a document begins after BOS where there is one
 NO_LIMIT = 2048  # tokens a window reads where the model has no fixed number
 
 
@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> None:
     stride = options.stride or window // 2
     if stride > window:
         raise UserError(f"--stride {stride} is more than the {window} tokens that a window reads; give a smaller one.")
-    start = start_ids(tokenizer)  # which stands before every window; a document begins with EOS where there is none
-    pieces, plan = [(start or [tokenizer.eos_token_id]) + encode(tokenizer, text) for text in documents], {}
+    start = start_ids(tokenizer)  # which stands before every window
+    pieces, plan = [first_ids(tokenizer) + encode(tokenizer, text) for text in documents], {}
     for number, ids in enumerate(pieces):
         for begin, first, end in windows(len(ids), window, stride):
             plan[f"{number}/{first}"] = (number, begin, first, end)

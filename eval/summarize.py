@@ -29,10 +29,11 @@ from transformers import (
 )
 
 from rlhf_kit.data import sources
+from rlhf_kit.data.chat import start_ids
 from rlhf_kit.data.formats import report
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.generators import encode, encode_begun, folders, load_generator
+from rlhf_kit.eval.generators import encode_begun, encode_behind, folders, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.options import BASELINES
@@ -41,7 +42,7 @@ from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.models.heads import pad_right
 
-PROTOCOL, VERSION = "gpt2", 1
+PROTOCOL, VERSION = "gpt2", 2  # 2: the hint as it is tokenized behind its article; letters of every script
 HINT = "\nTL;DR:"
 MAX_NEW_TOKENS, SENTENCES, TOP_K = 100, 3, 2
 COLUMNS = (("article", "highlights"), ("document", "summary"), ("text", "summary"))
@@ -193,17 +194,27 @@ def measure_tldr(
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, article: str, hint: str, limit: int | None) -> list[int]:
     """The article's first tokens, as many as leave room for the hint and the summary, and the hint."""
-    after = encode(tokenizer, hint)
-    ids = encode_begun(tokenizer, article)
-    if limit is None:
-        return ids + after
-    room = limit - MAX_NEW_TOKENS - len(after)
-    if room < 1:
-        raise UserError(
-            f"The model reads {limit} tokens; the hint and a summary alone are {MAX_NEW_TOKENS + len(after)}. "
-            "Give a model with a longer context."
-        )
-    return ids[:room] + after
+    context, (after,) = encode_behind(tokenizer, article, [hint])
+    prompt, ids = context + after, encode_begun(tokenizer, article)
+    most = len(prompt) if limit is None else limit - MAX_NEW_TOKENS
+    while len(prompt) > most:
+        room = most - (len(prompt) - len(ids))
+        if room < 1:
+            raise UserError(
+                f"The model reads {limit} tokens; the hint and a summary alone are {limit - room}. "
+                "Give a model with a longer context."
+            )
+        ids = ids[:room]
+        prompt = _hinted(tokenizer, ids, hint)
+    return prompt
+
+
+def _hinted(tokenizer: PreTrainedTokenizerBase, ids: list[int], hint: str) -> list[int]:
+    """Ids of a text that was cut, and of the hint behind it, to which tokens of the text go that it is joined with."""
+    text = tokenizer.decode(ids[len(start_ids(tokenizer)) :], clean_up_tokenization_spaces=False)
+    context, (after,) = encode_behind(tokenizer, text, [hint])
+    joined = len(encode_begun(tokenizer, text)) - len(context)
+    return ids[: len(ids) - joined] + after
 
 
 def _item(article: Article, prompt: str, output: str, summary: str) -> Item:

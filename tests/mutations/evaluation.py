@@ -1,6 +1,7 @@
 """The official scorers to the digit, intervals that draw whole prompts, likelihoods and spans that are exact."""
 
 SCORERS, SCORERS_TEST = "eval/scorers.py", "tests/eval/test_scorers.py::"
+BEHIND_TEST = "tests/eval/test_behind.py::"
 SPANS, SPANS_TEST = "eval/extractive/spans.py", "tests/eval/test_extractive_spans.py::"
 
 MUTANTS = [
@@ -75,5 +76,53 @@ MUTANTS = [
         "np.partition(values[begin : begin + size], size - n_best)[size - n_best]",
         "values[begin : begin + size].max()",
         SPANS_TEST + "test_they_are_the_best_of_all_allowed_spans",
+    ),
+    (
+        "eval/generators.py",
+        "border = shared_prefix([own, *wholes])",
+        "border = len(own)",
+        BEHIND_TEST + "test_choices_of_one_context_are_all_cut_where_any_is_joined[prepended]",
+    ),
+    (
+        "eval/generators.py",
+        "behind = [list(whole[border:]) for whole in wholes]",
+        "behind = [encode(tokenizer, text) for text in continuations]",
+        BEHIND_TEST + "test_lambada_of_a_model_that_knows_the_passages[prepended]",
+    ),
+    (
+        "eval/generators.py",
+        "if text and not ids), None)",
+        "if False), None)",
+        BEHIND_TEST + "test_what_a_tokenizer_drops_is_named",
+    ),
+    (
+        "eval/generators.py",
+        "tokenizer.eos_token_id if bos is None else bos",
+        "tokenizer.eos_token_id",
+        BEHIND_TEST + "test_a_begin_that_the_tokenizer_has_and_does_not_put_is_the_begin_of_nothing",
+    ),
+    (
+        "eval/lambada.py",
+        "limit and max(1, limit + 1 - len(target))",
+        "limit and limit + 1 - len(target)",
+        BEHIND_TEST + "test_a_word_longer_than_the_model_reads_is_refused",
+    ),
+    (
+        "eval/icl_prompts.py",
+        "max(map(len, choices)) - 1 if choices",
+        "max(map(len, choices)) if choices",
+        BEHIND_TEST + "test_choices_are_measured_with_the_shots_that_fit",
+    ),
+    (
+        "eval/summarize.py",
+        "return ids[: len(ids) - joined] + after",
+        "return ids + after",
+        BEHIND_TEST + "test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it[unigram]",
+    ),
+    (
+        "eval/summarize.py",
+        "prompt = _hinted(tokenizer, ids, hint)",
+        "prompt = ids + after",
+        BEHIND_TEST + "test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it[byte_joined]",
     ),
 ]
