@@ -8,30 +8,98 @@ A question has a list of references, for ROUGE one reference. All figures are pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, ClassVar
 
 import datasets
 import evaluate
 
+from rlhf_kit.data.faults import describe
+from rlhf_kit.data.formats import SHOWN
+from rlhf_kit.errors import UserError
 from rlhf_kit.eval import scorers
-from rlhf_kit.eval.rouge import rouge
+from rlhf_kit.eval.rouge import UNCOUNTED, rouge, units
 
 
-class AnswerMetric(evaluate.Metric):
+class _Metric(evaluate.Metric):
+    """A mean over pairs of a prediction and its references, in percent; what cannot be one is refused by name."""
+
+    references: ClassVar[Any] = datasets.Sequence(datasets.Value("string"))
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = {"predictions": datasets.Value("string"), "references": self.references}
+        told = type(self).__doc__
+        return evaluate.MetricInfo(
+            description=told, citation="", inputs_description=told, features=datasets.Features(features)
+        )
+
+    def compute(self, *, predictions=None, references=None, **options) -> dict[str, float] | None:
+        """The figures of what is given here, or was added before. Raises UserError where it is nothing or no pairs."""
+        if predictions is None and references is None and self.writer is None:
+            raise UserError(f"{self.name}: nothing was given to score. Give predictions and references, or add them.")
+        return super().compute(predictions=predictions, references=references, **options)
+
+    def add_batch(self, *, predictions=None, references=None, **more) -> None:
+        """Add questions to be scored by `compute`. Raises UserError for what cannot be."""
+        self._check(predictions, references)
+        super().add_batch(predictions=predictions, references=references, **more)
+
+    def add(self, *, prediction=None, references=None, **more) -> None:
+        """Add a question to be scored by `compute`. Raises UserError for what cannot be."""
+        self._check([prediction], [references])
+        super().add(prediction=prediction, references=references, **more)
+
+    def _check(self, predictions: Any, references: Any) -> None:
+        for name, column in (("predictions", predictions), ("references", references)):
+            if not _is_column(column):
+                raise UserError(f"{self.name}: {name} must be a list, one entry a question, not {describe(column)}.")
+        if len(predictions) != len(references):
+            raise UserError(
+                f"{self.name}: {len(predictions)} predictions and {len(references)} references; give one of each a "
+                "question."
+            )
+        faults = [
+            (at, fault)
+            for at, pair in enumerate(zip(predictions, references, strict=True))
+            if (fault := self._fault(*pair)) is not None
+        ]
+        if faults:
+            told = [f"  question {at}: {fault}" for at, fault in faults[:SHOWN]]
+            told += [f"  ... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+            raise UserError(
+                "\n".join([f"{self.name}: {len(faults)} of {len(predictions)} questions cannot be scored.", *told])
+            )
+
+    def _fault(self, prediction: Any, references: Any) -> str | None:
+        """What is wrong with a pair; None is nothing."""
+        if not isinstance(prediction, str):
+            return f"its prediction must be text, not {describe(prediction)}"
+        if not _is_column(references):
+            return f"its references must be a list of texts, not {describe(references)}"
+        if not len(references):
+            return "it has no reference; give one at least"
+        wrong = [describe(each) for each in references if not isinstance(each, str)]
+        return f"a reference must be text, not {wrong[0]}" if wrong else None
+
+    def _mean(self, scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        if not scores:
+            raise UserError(f"{self.name}: no predictions, so there is no mean. Give one at least.")
+        return {name: 100 * sum(score[name] for score in scores) / len(scores) for name in scores[0]}
+
+
+def _is_column(value: Any) -> bool:
+    """A list, a tuple, an array or a column of a table."""
+    return isinstance(value, Sized) and not isinstance(value, str | bytes | Mapping)
+
+
+class AnswerMetric(_Metric):
     """Mean over questions of a scorer of `scorers`; `compute` hands its further arguments on to it."""
 
     scorer: ClassVar[Callable[..., scorers.Score]]
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(self, datasets.Sequence(datasets.Value("string")))
-
     def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]], **options) -> dict[str, float]:
         scores = [type(self).scorer(*pair, **options) for pair in zip(predictions, references, strict=True)]
-        return {
-            "exact_match": _percentage(score.em for score in scores),
-            "f1": _percentage(score.f1 for score in scores),
-        }
+        return self._mean([{"exact_match": score.em, "f1": score.f1} for score in scores])
 
 
 class Coqa(AnswerMetric):
@@ -64,36 +132,25 @@ class Mlqa(AnswerMetric):
     scorer = staticmethod(scorers.mlqa)
 
 
-class ExactMatch(evaluate.Metric):
+class ExactMatch(_Metric):
     """Share of predictions that are one of their references as it stands."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(self, datasets.Sequence(datasets.Value("string")))
 
     def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         pairs = zip(predictions, references, strict=True)
-        return {"exact_match": _percentage(scorers.exact_match(*pair) for pair in pairs)}
+        return self._mean([{"exact_match": scorers.exact_match(*pair)} for pair in pairs])
 
 
-class Rouge(evaluate.Metric):
+class Rouge(_Metric):
     """Mean F1 of ROUGE-1, 2, L and Lsum; `stemmed=False` leaves English words as they are."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(self, datasets.Value("string"))
+    references = datasets.Value("string")
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str], **options) -> dict[str, float]:
-        scores = [rouge(*pair, **options) for pair in zip(predictions, references, strict=True)]
-        return {name: _percentage(score[name] for score in scores) for name in scores[0]}
+        return self._mean([rouge(*pair, **options) for pair in zip(predictions, references, strict=True)])
 
-
-def _info(metric: evaluate.Metric, references: Any) -> evaluate.MetricInfo:
-    features: Mapping[str, Any] = {"predictions": datasets.Value("string"), "references": references}
-    told = type(metric).__doc__
-    return evaluate.MetricInfo(
-        description=told, citation="", inputs_description=told, features=datasets.Features(features)
-    )
-
-
-def _percentage(values) -> float:
-    values = list(values)
-    return 100 * sum(values) / len(values)
+    def _fault(self, prediction: Any, references: Any) -> str | None:
+        if not isinstance(references, str):
+            return f"its reference must be one text, not {describe(references)}"
+        return super()._fault(prediction, [references]) or (
+            None if units(references) else f"its reference {UNCOUNTED}: {references[:40]!r}"
+        )

@@ -1,35 +1,55 @@
-"""ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of a summary, in English, Chinese, or both in one text.
+"""ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of a summary, in any script, or several in one text.
 
-Units are the runs of a-z and 0-9 of the text in lower case, Porter-stemmed when longer than three letters, and every
-character of CJK scripts by itself. For English this is what the `rouge_score` package computes with its stemmer.
+Units are the runs of letters and digits of the text in lower case, English words Porter-stemmed when longer than three
+letters; in scripts that put no space between words, every character by itself. For English this is what the
+`rouge_score` package computes with its stemmer; of "café" it sees "caf" alone.
 
 Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", sections 2 and 3.
 """
 
 from __future__ import annotations
 
-import re
+import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+import regex
+
 from rlhf_kit.eval.porter import stem
 
+logger = logging.getLogger(__name__)
+
 STEMMED_FROM = 4  # letters
+UNCOUNTED = "has no letter or digit that ROUGE counts"
 # Kana, ideographs with their extensions and compatibility forms, Hangul. Their punctuation is left out, as ASCII's is.
-UNIT = re.compile(
-    "[a-z0-9]+|[\u3005-\u3007\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U000323af]"
+CJK = (
+    "\u3005-\u3007\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U000323af"
 )
+# Letters of the same scripts that stand elsewhere, and of those whose words no space parts (UAX 14, class SA).
+ALONE = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Yi}\p{Tangut}\p{Nushu}"
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Ahom}"
+)
+MARK = rf"[[\p{{Mn}}\p{{Mc}}]--[{CJK}\p{{Variation_Selector}}]]"  # vowel signs and accents belong to their letter
+LETTER = rf"[[[\p{{L}}\p{{Nl}}]--[{CJK}{ALONE}]]\p{{Nd}}]"
+UNIT = regex.compile(rf"(?V1)[{CJK}]|[\p{{L}}&&[{ALONE}]]{MARK}*|{LETTER}(?:{LETTER}|{MARK})*")
+WIDTH = regex.compile(r"[\uff01-\uffee]+")  # full-width letters and digits, half-width kana and Hangul
+JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))  # shape letters inside a word (Persian, Hindi)
 
 
 def rouge(prediction: str, reference: str, stemmed: bool = True) -> dict[str, float]:
     """F1 of each, 0 to 1, by its usual name. Lines are sentences, which only rougeLsum looks at.
 
     Papers that ran the Perl script on summaries of several sentences report what is called rougeLsum here.
+    Against a reference without units all are 0, whatever was predicted: it is logged.
 
     >>> rouge("the cats sat", "a cat sat")["rouge1"]
     0.6666666666666666
     """
     mine, theirs = units(prediction, stemmed), units(reference, stemmed)
+    if not theirs:
+        logger.warning("The reference %r %s: ROUGE is 0, whatever is predicted.", reference[:40], UNCOUNTED)
     return {
         "rouge1": _overlap(mine, theirs, 1),
         "rouge2": _overlap(mine, theirs, 2),
@@ -39,8 +59,11 @@ def rouge(prediction: str, reference: str, stemmed: bool = True) -> dict[str, fl
 
 
 def units(text: str, stemmed: bool = True) -> list[str]:
-    found = UNIT.findall(text.lower())
-    return [stem(unit) if len(unit) >= STEMMED_FROM else unit for unit in found] if stemmed else found
+    narrow = WIDTH.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
+    found = UNIT.findall(unicodedata.normalize("NFC", narrow).lower().translate(JOINERS))
+    return (
+        [stem(unit) if len(unit) >= STEMMED_FROM and unit.isascii() else unit for unit in found] if stemmed else found
+    )
 
 
 def _sentences(text: str, stemmed: bool) -> list[list[str]]:

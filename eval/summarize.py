@@ -37,7 +37,7 @@ from rlhf_kit.eval.generators import encode_begun, encode_behind, folders, load_
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.options import BASELINES
-from rlhf_kit.eval.rouge import rouge
+from rlhf_kit.eval.rouge import UNCOUNTED, rouge, units
 from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.models.heads import pad_right
@@ -78,7 +78,9 @@ def read_articles(source: str, split: str) -> list[Article]:
         values = [row.get(column) if isinstance(row, Mapping) else None for column in columns or ()]
         bad = [at for at, value in enumerate(values) if not isinstance(value, str) or not value.strip()]
         faults += [(number, f"`{columns[at]}` must be text, not {str(values[at])[:40]!r}") for at in bad]
-        if columns and not bad:
+        if columns and not bad and not units(values[1]):
+            faults.append((number, f"`{columns[1]}` {UNCOUNTED}: {values[1][:40]!r}"))
+        elif columns and not bad:
             articles.append(Article(str(len(articles)), values[0].strip(), values[1].strip()))
     if faults:
         raise report(found.name, faults, len(found.rows), found.context.unit)

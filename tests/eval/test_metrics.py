@@ -1,8 +1,12 @@
 """The metrics of the `evaluate` library: loaded by class, without the hub, with the scorers' own figures."""
 
+import re
+
 import evaluate
+import numpy as np
 import pytest
 
+from rlhf_kit.errors import UserError
 from rlhf_kit.eval import metrics, scorers
 from rlhf_kit.eval.rouge import rouge
 
@@ -41,6 +45,67 @@ def test_rouge_has_one_reference_each():
     found = metrics.Rouge().compute(predictions=predictions, references=references)
     assert found == pytest.approx({name: 50 * sum(score[name] for score in expected) for name in expected[0]})
     assert metrics.Rouge().compute(predictions=["cats"], references=["cat"], stemmed=False)["rouge1"] == 0.0
+
+
+SOUND = {"drcd": (["x"], [["x"]]), "exactmatch": (["x"], [["x"]]), "rouge": (["x"], ["x"])}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_nothing_to_score_is_told_and_the_metric_goes_on(name):
+    kinds = {"drcd": metrics.Drcd, "exactmatch": metrics.ExactMatch, "rouge": metrics.Rouge}
+    metric, (predictions, references) = kinds[name](), SOUND[name]
+    for given, told in (
+        ({}, "nothing was given to score"),
+        ({"predictions": [], "references": []}, "no predictions, so there is no mean"),
+        ({"predictions": ["x", "y"], "references": references}, "2 predictions and 1 references"),
+        ({"predictions": predictions}, "references must be a list, one entry a question, not nothing"),
+        ({"references": references}, "predictions must be a list, one entry a question, not nothing"),
+        (
+            {"predictions": "x", "references": "x"},
+            "predictions must be a list, one entry a question, not the text 'x'",
+        ),
+        ({"predictions": {"a": "x"}, "references": references}, "not an object"),
+        (
+            {"predictions": ["x", None], "references": references * 2},
+            "question 1: its prediction must be text, not no",
+        ),
+        ({"predictions": predictions, "references": [None]}, "question 0: its references? must be .*, not nothing"),
+        ({"predictions": predictions, "references": [1]}, "question 0: its references? must be .*, not the number 1"),
+    ):
+        with pytest.raises(UserError, match=told):
+            metric.compute(**given)
+    with pytest.raises(UserError, match="prediction must be text"):
+        metric.add(prediction=None, references=references[0])
+    metric.add(prediction="x", references=references[0])
+    assert 100 in metric.compute().values()
+    with pytest.raises(UserError, match="nothing was given to score"):
+        metric.compute()
+    arrays = {"predictions": np.array(predictions), "references": np.array(references)}
+    assert 100 in metric.compute(**arrays).values()
+
+
+@pytest.mark.parametrize(
+    ("references", "told"),
+    [
+        ([[], ["x"]], "question 0: it has no reference; give one"),
+        (["x", ["x"]], "question 0: its references must be a list of texts, not the text 'x'"),
+        (
+            [["x"], ["", None]],
+            "1 of 2 questions cannot be scored.\n  question 1: a reference must be text, not nothing",
+        ),
+    ],
+)
+def test_references_that_are_none_are_named(references, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        metrics.Cmrc().compute(predictions=["x", "x"], references=references)
+
+
+def test_rouge_names_references_without_a_unit():
+    with pytest.raises(UserError, match="question 1: its reference has no letter or digit that ROUGE counts: '😀…'"):
+        metrics.Rouge().compute(predictions=["a", "😀…"], references=["a", "😀…"])
+    same = ["आज हवामान छान आहे", "Привет, мир", "ＡＢ１２"]
+    found = metrics.Rouge().compute(predictions=same, references=same)
+    assert found["rouge1"] == found["rougeL"] == found["rougeLsum"] == pytest.approx(100)
 
 
 def test_metrics_combine():

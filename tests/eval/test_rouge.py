@@ -1,5 +1,7 @@
 """ROUGE beside the outputs of `rouge_score` 0.1.2, and in Chinese counted by hand."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +54,48 @@ def test_chinese_goes_by_characters():
     )
     assert units("GDP成長3.5%，カナとcats") == ["gdp", "成", "長", "3", "5", "カ", "ナ", "と", "cat"]
     assert units("His was tied") == ["his", "was", "tie"]  # three letters stay
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Сегодня в Москве дождь.", ["сегодня", "в", "москве", "дождь"]),
+        ("Καλημέρα, ΣΑΣ!", ["καλημέρα", "σας"]),
+        ("مرحبا بالعالم ١٢٣", ["مرحبا", "بالعالم", "١٢٣"]),
+        ("आज हवामान छान आहे।", ["आज", "हवामान", "छान", "आहे"]),  # vowel signs belong to their letters
+        ("আবহাওয়া", ["আবহাওয়া"]),
+        ("ที่บ้าน ๑๒", ["ที่", "บ้", "า", "น", "๑๒"]),  # no spaces between words: by characters, with their marks
+        ("မြန်မာ", ["မြ", "န်", "မာ"]),
+        ("ＡＢ１２ ｶﾞｽ", ["ab12", "ガ", "ス"]),  # full width, half width
+        ("café café", ["café", "café"]),
+        ("한국 한 ㅋㅋ", ["한", "국", "한", "ㅋ", "ㅋ"]),
+        ("می‌خواهم", ["میخواهم"]),
+        ("Tiếng Việt, naïve", ["tiếng", "việt", "naïve"]),  # not stemmed: no English
+        ("m² 1️⃣ ❤️a 葛󠄀", ["m", "1", "a", "葛"]),
+        ("😀👩‍💻 — … ½ ①", []),
+    ],
+)
+def test_units_of_every_script(text, expected):
+    assert units(text) == expected
+    if expected:
+        found = rouge(text, text)
+        assert found["rouge1"] == found["rougeL"] == found["rougeLsum"] == pytest.approx(1)
+
+
+KNOWN = "[a-z0-9]+|[々-〇ぁ-ヺー-ヿ㐀-䶿一-鿿가-힣]"
+known = st.text(st.sampled_from("aZ09_-.' \n々〇ぁがーァ・。，「」『』—…“”甲鿿가힣😀™²"), max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(known)
+def test_letters_digits_and_cjk_are_what_they_were(text):
+    """Runs of a-z and 0-9 as `rouge_score` cuts them, CJK by characters: written as one pattern."""
+    assert units(text, stemmed=False) == re.findall(KNOWN, text.lower())
+
+
+def test_a_reference_without_a_unit_is_told(caplog):
+    assert set(rouge("anything", "😀").values()) == {0.0}
+    assert "The reference '😀' has no letter or digit that ROUGE counts: ROUGE is 0" in caplog.text
 
 
 def test_sentences_are_lines_for_lsum_alone():

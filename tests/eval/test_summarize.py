@@ -170,6 +170,9 @@ def test_faults_are_told_together(tmp_path):
         read_articles(str(path), "test")
     for part in ("3 faults", "line 2: `article` must be text", "line 2: `highlights`", "line 3: is not valid JSON"):
         assert part in str(caught.value)
+    path.write_text('{"article": "a", "highlights": "Да."}\n{"article": "a", "highlights": "😀 …"}\n')
+    with pytest.raises(UserError, match="line 2: `highlights` has no letter or digit that ROUGE counts: '😀 …'"):
+        read_articles(str(path), "test")
     path.write_text('{"story": "a"}\n')
     with pytest.raises(UserError, match="has story; summaries need the columns article and highlights"):
         read_articles(str(path), "test")

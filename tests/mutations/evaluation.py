@@ -1,6 +1,7 @@
 """The official scorers to the digit, intervals that draw whole prompts, likelihoods and spans that are exact."""
 
 SCORERS, SCORERS_TEST = "eval/scorers.py", "tests/eval/test_scorers.py::"
+ROUGE_TEST, METRICS_TEST = "tests/eval/test_rouge.py::", "tests/eval/test_metrics.py::"
 BEHIND_TEST = "tests/eval/test_behind.py::"
 SPANS, SPANS_TEST = "eval/extractive/spans.py", "tests/eval/test_extractive_spans.py::"
 
@@ -124,5 +125,59 @@ MUTANTS = [
         "prompt = _hinted(tokenizer, ids, hint)",
         "prompt = ids + after",
         BEHIND_TEST + "test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it[byte_joined]",
+    ),
+    (
+        "eval/rouge.py",
+        "(?:{LETTER}|{MARK})*",
+        "{LETTER}*",
+        ROUGE_TEST + "test_units_of_every_script",
+    ),
+    (
+        "eval/rouge.py",
+        'WIDTH.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)',
+        "text",
+        ROUGE_TEST + "test_units_of_every_script",
+    ),
+    (
+        "eval/rouge.py",
+        "-[{CJK}\\p{{Variation_Selector}}]]",
+        "-[{CJK}]]",
+        ROUGE_TEST + "test_units_of_every_script",
+    ),
+    (
+        "eval/rouge.py",
+        " and unit.isascii()",
+        "",
+        ROUGE_TEST + "test_units_of_every_script",
+    ),
+    (
+        "eval/rouge.py",
+        "    if not theirs:",
+        "    if not mine:",
+        ROUGE_TEST + "test_a_reference_without_a_unit_is_told",
+    ),
+    (
+        "eval/summarize.py",
+        "not bad and not units(values[1])",
+        "False",
+        "tests/eval/test_summarize.py::test_faults_are_told_together",
+    ),
+    (
+        "eval/metrics.py",
+        "None if units(references) else",
+        "None if True else",
+        METRICS_TEST + "test_rouge_names_references_without_a_unit",
+    ),
+    (
+        "eval/metrics.py",
+        "        if not scores:",
+        "        if False:",
+        METRICS_TEST + "test_nothing_to_score_is_told_and_the_metric_goes_on[drcd]",
+    ),
+    (
+        "eval/metrics.py",
+        "references is None and self.writer is None",
+        "False",
+        METRICS_TEST + "test_nothing_to_score_is_told_and_the_metric_goes_on[rouge]",
     ),
 ]
