@@ -79,7 +79,7 @@ def read_articles(source: str, split: str) -> list[Article]:
         bad = [at for at, value in enumerate(values) if not isinstance(value, str) or not value.strip()]
         faults += [(number, f"`{columns[at]}` must be text, not {str(values[at])[:40]!r}") for at in bad]
         if columns and not bad and not units(values[1]):
-            faults.append((number, f"`{columns[1]}` {UNCOUNTED}: {values[1][:40]!r}"))
+            faults.append((number, f"`{columns[1]}` {UNCOUNTED}: {values[1][:40]!r}; take the row out"))
         elif columns and not bad:
             articles.append(Article(str(len(articles)), values[0].strip(), values[1].strip()))
     if faults:
