@@ -206,6 +206,15 @@ def test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it(kind):
         assert told.lower().endswith(HINT.lower() if kind != "wordpiece" else "tl ; dr :")
 
 
+def test_gpt2_keeps_its_tokens_where_a_character_is_cut():
+    """Half a character cannot be written as text: the article's own tokens stay, and the hint is what it was."""
+    tokenizer = tokenizer_of_kind("byte_bpe")
+    ids, hint = encode(tokenizer, "安娜去😀河口鎮。" * 9), encode(tokenizer, HINT)
+    for room in range(1, 40):
+        limit = room + len(hint) + summarize.MAX_NEW_TOKENS
+        assert prompt_ids(tokenizer, "安娜去😀河口鎮。" * 9, HINT, limit) == ids[:room] + hint
+
+
 # --- lm-evaluation-harness ------------------------------------------------------------------------------------------
 
 
