@@ -11,11 +11,11 @@ demo: $(INSTALLED)
 # The quick suite: WORKERS processes, one thread and some 2 GB of memory each.
 WORKERS ?= 2
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/test_demo.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/test_demo.py --ignore tests/test_readme_shell.py
 
-# The demo as a user runs it, from the base model to the report, and its promises.
+# The demo as a user runs it, from the base model to the report, and its promises; the README in a fresh shell.
 test-demo: $(INSTALLED)
-	$(BIN)/python -m pytest tests/test_demo.py
+	$(BIN)/python -m pytest tests/test_demo.py tests/test_readme_shell.py
 
 # SIGKILL at KILLS=40 random moments of every stage and an evaluation, each gone on with to the end of an unbroken run.
 test-kills: $(INSTALLED)

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from rlhf_kit.console import Console
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import intervals, mean, numbered, point
 from rlhf_kit.eval.items import Item, read_results
+from rlhf_kit.terminal import say
 
 # Two results differ in these only if they are of different things.
 SAME = ("task", "protocol", "version", "data_hash", "limit")
@@ -157,13 +157,13 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def show(found: Mapping[str, Any], console: Console) -> None:
-    tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    tell = partial(console.print, soft_wrap=True)
     tell(f"{found['task']}. A {found['first']}  B {found['second']}")
     table = Table("", "A", "B", "B - A", "95 %", "only A/B", "p", "n", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for row in found["comparisons"]:
         tested = row["p"] is not None
         table.add_row(
-            escape(" ".join(filter(None, [row["group"], row["score"]]))),
+            " ".join(filter(None, [row["group"], row["score"]])),
             f"{row['first']:.2f}",
             f"{row['second']:.2f}",
             f"{row['difference']:+.2f}",
@@ -172,7 +172,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
             f"{row['p']:.2g}" if tested else "–",
             str(row["items"]),
         )
-    console.print(table, highlight=False)
+    console.print(table)
     tell("only A/B: items that one alone has right; p by McNemar's exact test. 只有一方答對的題數與檢定。")
     for name, values in found["settings"].items():
         tell(f"{name}: {values[0]} | {values[1]}")
@@ -186,6 +186,6 @@ def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval compare` with parsed options (`file_options.compare`). Raises UserError."""
     found = compare_folders(options.first, options.second, options.seed)
     if options.json:
-        print(json.dumps(results.as_json(found), ensure_ascii=False, indent=2))  # noqa: T201
+        say(json.dumps(results.as_json(found), ensure_ascii=False, indent=2))
     else:
         show(found, Console())

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from rlhf_kit.console import Console
 from rlhf_kit.data.sources import WORLD
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results, scorers
@@ -20,9 +20,10 @@ from rlhf_kit.eval.coqa_turns import PRESETS, Answered, Prompts, answer_by_gold,
 from rlhf_kit.eval.generators import layout, load_generator
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
-from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.eval.type_guess import guess_score, type_guess
 from rlhf_kit.models.checkpoints import context_length, load_config, load_tokenizer
+from rlhf_kit.processes import processes, quiet
+from rlhf_kit.terminal import say
 
 VERSION = 1
 ANSWER = {"gold": answer_by_gold, "model": answer_by_own}
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     show(found)
     if options.output is not None:
         write_predictions(options.output / PREDICTIONS, making.ordered)
-        print(f"Written 已寫入: {options.output}/results.json, items.jsonl, {PREDICTIONS}")  # noqa: T201
+        say(f"Written 已寫入: {options.output}/results.json, items.jsonl, {PREDICTIONS}")
 
 
 def _is_world(source: str) -> bool:
@@ -159,13 +160,13 @@ def write_predictions(path: Path, items: Sequence[Item]) -> None:
 
 def show(found: Results) -> None:
     """A row a domain with its intervals, the whole below, and what to know of it."""
-    console = Console(highlight=False)
+    console = Console()
     settings, told = found.settings, found.details
     options = settings.options
     console.print(
         f"{settings.model} · {settings.data} · {settings.protocol}, {options['layout']} layout, "
         f"history {options['history']}, {options['shots']} shots",
-        markup=False, soft_wrap=True,
+        soft_wrap=True,
     )  # fmt: skip
     table = Table.grid(padding=(0, 2))
     table.add_row("domain 領域", "questions 題數", "EM", "F1", "95 %", "F1 max")

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
-from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import world
+from rlhf_kit.console import Console
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import harness, results
 from rlhf_kit.eval.decoding import DEFAULT_BATCH_TOKENS, Decoding, continuations
@@ -34,8 +34,9 @@ from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, tasks
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
 from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
-from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length, load_tokenizer
+from rlhf_kit.processes import processes, quiet
+from rlhf_kit.terminal import say
 
 PROTOCOL, VERSION = "gpt3-greedy", 2  # 2: choices as they are tokenized behind their prompt
 TASK, CURVE, REPORT = "icl", "curve.csv", "report.html"
@@ -232,4 +233,4 @@ def run(options: argparse.Namespace) -> None:
         results.write(options.output / CURVE, curve_csv(curves), TASK)
         page = curve_page(curves, chosen, options.limit, options.apply_chat_template)
         results.write(options.output / REPORT, page, TASK)
-        print(f"Written 已寫入: {options.output}/report.html, curve.csv, a folder for each model")  # noqa: T201
+        say(f"Written 已寫入: {options.output}/report.html, curve.csv, a folder for each model")

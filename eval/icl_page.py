@@ -7,13 +7,13 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from rlhf_kit.charts import Line, figure
+from rlhf_kit.console import Console
+from rlhf_kit.escaping import html
 from rlhf_kit.eval.icl_tasks import Task
 from rlhf_kit.eval.items import Results
 from rlhf_kit.page import document, number, section, table, zh
@@ -125,8 +125,8 @@ def curve_page(curves: Sequence[Curve], tasks: Sequence[Task], limit: int | None
         names[MEAN] = [task.published for task in tasks]
     measured = list(dict.fromkeys(point.task for curve in curves for point in curve.points))
     measured.sort(key=lambda task: task != MEAN)
-    head = ["task 任務", "shots 範例數", *(f"{escape(c.model)} ({_size(c.parameters)})" for c in curves)]
-    rows = [[escape(task), str(shots), *cells] for task, shots, cells in _rows(curves)]
+    head = ["task 任務", "shots 範例數", *(f"{html(c.model)} ({_size(c.parameters)})" for c in curves)]
+    rows = [[html(task), str(shots), *cells] for task, shots, cells in _rows(curves)]
     words = (
         "Solid: measured here. Dashed: GPT-3 as published (Brown et al. 2020, Table H.1; four beams, other models and "
         "its own items), a yardstick and not a result of this run. 實線為本次測得，虛線為 GPT-3 論文數字。"

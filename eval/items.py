@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure, intervals, mean, numbered, point
-from rlhf_kit.eval.progress import Counter
+from rlhf_kit.progress import Counter
 from rlhf_kit.storage import Folder
 
 if TYPE_CHECKING:

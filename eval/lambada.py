@@ -13,9 +13,9 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_kit.console import Console
 from rlhf_kit.data.chat import last_tokens, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
@@ -25,8 +25,8 @@ from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
 from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
-from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.processes import processes, quiet
 
 PROTOCOL, VERSION = "last-word", 2  # 2: the word as it is tokenized behind its passage
 
@@ -102,7 +102,7 @@ def exponential(figure: Figure, draws: NDArray) -> NDArray:
 
 def show(found: Results, kept: bool) -> None:
     """The figures with their intervals, a line each."""
-    console = Console(highlight=False)
+    console = Console()
     for name, value in found.scores.items():
         interval = found.measured.intervals[name]
         bounds = f"  ({_told(interval[0])} to {_told(interval[1])})" if interval else ""

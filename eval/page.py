@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from rlhf_kit.charts import Line, figure, svg_bars
+from rlhf_kit.escaping import html
 from rlhf_kit.page import document, number, section, table, zh
 
 # name -> English, Chinese, how it is written
@@ -94,9 +94,9 @@ def reward_page(record: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -
     ]
     body = [
         f"<h1>Reward model {zh('獎勵模型評測')}</h1>",
-        f'<p class="soft">{escape(str(record["model"]))} · {escape(source)}</p>',
+        f'<p class="soft">{html(str(record["model"]))} · {html(source)}</p>',
         "" if record["reportable"] else "<p><b>--limit was given: no result to report. 只評了一部分。</b></p>",
-        f'<p class="result">{escape(english)}<br>{zh(escape(chinese))}</p>',
+        f'<p class="result">{html(english)}<br>{zh(html(chinese))}</p>',
         _figures_section(record),
         section(
             ("Calibration", "校準"),
@@ -112,7 +112,7 @@ def reward_page(record: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -
         ),
         section(("Agreement by list", "各份排序的一致程度"), "", _taus(items)),
         _counts_section(record["n"]),
-        f"<footer>{escape(' · '.join(facts))}</footer>",
+        f"<footer>{html(' · '.join(facts))}</footer>",
     ]
     return document("rlhf_kit: reward model 獎勵模型", body)
 

@@ -25,8 +25,8 @@ from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Run, Settings
 from rlhf_kit.eval.lambada import exponential, show
 from rlhf_kit.eval.likelihood import Request, likelihoods, windows
-from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.processes import processes, quiet
 
 PROTOCOL, VERSION = "strided", 2  # 2: a document begins after BOS where there is one
 NO_LIMIT = 2048  # tokens a window reads where the model has no fixed number

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 from accelerate.utils import gather_object
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_kit.console import Console
 from rlhf_kit.data.labelers import agreement
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.messages import prompt_key
@@ -27,8 +27,10 @@ from rlhf_kit.eval import results
 from rlhf_kit.eval.hashes import model_hash
 from rlhf_kit.eval.page import HEADLINES, length_sentence, reward_page
 from rlhf_kit.eval.ranking import RankedList, kendall_tau_b, measure_rankings, measure_thumbs
-from rlhf_kit.eval.scoring import Reader, load_scorer, processes, quiet, score_lists
+from rlhf_kit.eval.scoring import Reader, load_scorer, score_lists
 from rlhf_kit.models import heads
+from rlhf_kit.processes import processes, quiet
+from rlhf_kit.terminal import say
 
 PROTOCOL = "reward-1"  # goes up when a figure of the same name would come out otherwise
 KINDS = ("ranked", "pairs", "thumbs")
@@ -201,7 +203,7 @@ def run(options: argparse.Namespace) -> None:
         contents = (results.json_lines(items), reward_page(record, items), _json(record))
         for name, content in zip(FILES, contents, strict=True):
             results.write(options.output / name, content, TASK)
-        print(f"Written 已寫入: {options.output}/results.json, items.jsonl, report.html")  # noqa: T201
+        say(f"Written 已寫入: {options.output}/results.json, items.jsonl, report.html")
 
 
 def _json(record: dict) -> str:
@@ -210,14 +212,14 @@ def _json(record: dict) -> str:
 
 def show(record: dict) -> None:
     """The headline figures as a table, with what was left out and what the length correlation says."""
-    console = Console(highlight=False)
+    console = Console()
     table = Table.grid(padding=(0, 2))
     for name, (english, chinese, form) in HEADLINES[record["kind"]].items():
         interval = record["intervals"][name]
         bounds = f"[{interval[0]:{form}}, {interval[1]:{form}}]" if interval else ""
         table.add_row(f"{english} {chinese}", f"{record['scores'][name]:{form}}", Text(bounds))
     title = f"{record['model']} · {record['data']['source']} ({record['data']['split']})"
-    console.print(f"{title} · {_told(record['n'])}", markup=False, soft_wrap=True)
+    console.print(f"{title} · {_told(record['n'])}", soft_wrap=True)
     console.print(table)
     ceiling = record["ceiling"]
     if ceiling and ceiling["of_ceiling"] is not None:
@@ -226,6 +228,6 @@ def show(record: dict) -> None:
             f"{ceiling['of_ceiling']:.1%} is reached. 標註者一致性的上限與達成比例",
             soft_wrap=True,
         )
-    console.print("\n".join(length_sentence(record)), markup=False, soft_wrap=True)
+    console.print("\n".join(length_sentence(record)), soft_wrap=True)
     if not record["reportable"]:
         console.print("--limit was given: not a result to report. 只評了一部分，不可當作正式結果。", soft_wrap=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.options import positive
+from rlhf_kit.terminal import Parser, complain
 
 REDUCTIONS = ("mean", "min", "mean-std")
 
@@ -28,10 +27,9 @@ def _coefficient(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`rlhf-kit score`; returns the exit status: 0 done, 2 a mistake of the user, 130 interrupted."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rlhf-kit score",
         description="Score the completions of a file with a reward model, or several. 用獎勵模型替回答打分數。",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--model",
@@ -62,11 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module("rlhf_kit.eval.score_rows").run(options)
     except UserError as error:
-        print(f"rlhf-kit score: {error}", file=sys.stderr)  # noqa: T201
+        complain(f"rlhf-kit score: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted: nothing was written. 已中斷，沒有寫入任何結果。", file=sys.stderr)  # noqa: T201
+        complain("\nInterrupted: nothing was written. 已中斷，沒有寫入任何結果。")
         return 130
-    except BrokenPipeError:  # the reader (`| head`) has seen enough; Python would complain again as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -13,6 +13,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import scorers
 from rlhf_kit.eval.references import Key, read_coqa, read_predictions, read_squad
 from rlhf_kit.eval.scorers import Score
+from rlhf_kit.terminal import say
 
 
 def score_coqa(references: Path, predictions: Path | None) -> dict[str, Any]:
@@ -74,4 +75,4 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval score` with parsed options (`file_options.score`). Raises UserError."""
-    print(json.dumps(score(options), ensure_ascii=False, indent=2))  # noqa: T201
+    say(json.dumps(score(options), ensure_ascii=False, indent=2))

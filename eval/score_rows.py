@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,12 @@ from rlhf_kit.data.sources import read
 from rlhf_kit.data.unread import lost_from_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.scoring import Prompt, Reader, load_scorer, processes, quiet, score_lists
+from rlhf_kit.eval.scoring import Prompt, Reader, load_scorer, score_lists
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
+from rlhf_kit.processes import processes, quiet
 from rlhf_kit.storage import Folder
+from rlhf_kit.terminal import complain, say
 
 KINDS = ("ranked", "pairs", "thumbs", "demonstrations")
 # What is scored in a row: the first of these that all are columns of the source.
@@ -127,12 +128,11 @@ def run(options: argparse.Namespace) -> None:
         reader.check_padding(lists)
     if cut:
         told = f"{cut} prompts are longer than the model reads with their completions and lose their beginning."
-        print(f"rlhf-kit score: {told}", file=sys.stderr)  # noqa: T201
+        complain(f"rlhf-kit score: {told}")
     scores = score_lists(_scorer(options, list(loaded.values())), lists, options.batch_size)
     text = results.json_lines(with_scores(found.rows, form, scores))
     if options.output is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        say(text.removesuffix("\n"))
     else:
         try:
             Folder(options.output.parent, SCORE).write(options.output.name, text)

@@ -7,35 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import datasets
-import torch
-import transformers
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_completion, encode_prompt
 from rlhf_kit.data.refusals import encode_each
-from rlhf_kit.eval.progress import Counter
 from rlhf_kit.models import heads, preflight
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_reward_model, load_tokenizer
+from rlhf_kit.progress import Counter
 
 Prompt = str | Sequence[Message]
 BATCHES = 8  # scored between two looks at the progress; sorted by length within
-
-
-def quiet() -> None:
-    """No bars of the libraries' own: one a shard of weights, one a map."""
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-
-def processes() -> PartialState:
-    """This process among those that `accelerate launch` started, and its device."""
-    # Without being told of the CPU, each of several processes there would take itself for the only one.
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=on_cpu)
 
 
 def load_scorer(

@@ -1,7 +1,7 @@
 """`rlhf-kit eval suite`: a declared list of measurements on the models of every stage. Parses; torch comes later.
 
 The list is a YAML file: entries of `name`, `command` (one of COMMANDS), its `options`, `figure` (the score that
-counts), `higher_is_better`, and where they are needed `items`, `group` and `paired` (see `Entry`).
+counts), `higher_is_better`, and where they are needed `items`, `group`, `paired` and `meaning` (see `Entry`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import yaml
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import coqa
 from rlhf_kit.eval import options as generators
+from rlhf_kit.terminal import Parser
 
 # command -> its options; its module, whose `run` gets them
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
@@ -42,6 +43,7 @@ class Entry:
         group: of the results, such as a domain, whose figure it is; "" = all items.
         paired: the score of the items whose difference decides, where the figure is not the mean of one; it moves with
             the figure. "" = the figure.
+        meaning: what the figure tells, in a line, English and Chinese.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Entry:
     items: int | None = None
     group: str = ""
     paired: str = ""
+    meaning: str = ""
 
 
 def add_options(parser: argparse.ArgumentParser, suite: Path) -> None:
@@ -158,14 +161,14 @@ def _fault(key: str, value: Any) -> str | None:
 # --- the command's options ------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> None:
         raise UserError(message)
 
 
 def arguments(entry: Entry, model: str, folder: Path | None, limit: int | None) -> argparse.Namespace:
     """What the entry's command gets as if it had been typed. Raises UserError for options that it does not take."""
-    parser = _Parser(prog=entry.command, add_help=False, allow_abbrev=False)
+    parser = _Parser(prog=entry.command, add_help=False)
     COMMANDS[entry.command][0](parser)
     given = [f"--{'models' if entry.command in SEVERAL_MODELS else 'model'}={model}"]
     given += [] if folder is None else [f"--output={folder}"]

@@ -6,25 +6,25 @@ import argparse
 import importlib
 import io
 import json
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
-from rich.console import Console
-
+from rlhf_kit.console import Console
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
 from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.generators import folders
+from rlhf_kit.eval.items import RESULTS as ITEM_RESULTS
 from rlhf_kit.eval.items import read_results
-from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.eval.suite import COMMANDS, SEVERAL_MODELS, Entry, arguments, read_suite
 from rlhf_kit.eval.suite_page import GAINED, LOST, Change, Report, Value, markdown, page, show
 from rlhf_kit.models.checkpoints import load_config
+from rlhf_kit.processes import processes, quiet
+from rlhf_kit.terminal import complain, say
 
 TASK = "suite"
 FILES = TABLE, REPORT, RESULTS = "suite.md", "report.html", "suite.json"
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
             for entry in entries:
                 if homes[entry.name] is entry:
                     if state.is_main_process:
-                        print(f"{name}: {entry.name}", file=sys.stderr)  # noqa: T201
+                        complain(f"{name}: {entry.name}")
                     measure(entry, name, path, output, options.limit)
                 if state.is_main_process:  # an entry that names no score is told here, not at the end
                     read_value(entry, name, results_folder(homes[entry.name], name, path, output))
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     show(report, Console())
     if options.output is not None:
         write(report, options.output)
-        print(f"Written 已寫入: {options.output}/report.html, suite.md, suite.json, a folder a model")  # noqa: T201
+        say(f"Written 已寫入: {options.output}/report.html, suite.md, suite.json, a folder a model")
 
 
 def _named(models: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -133,7 +133,10 @@ def summed_up(
         for entry in entries
     }
     values = {
-        (name, entry.name): read_value(entry, name, folders_of[name, entry.name])
+        (name, entry.name): replace(
+            read_value(entry, name, folders_of[name, entry.name]),
+            file=linked_file(output, name, homes[entry.name], folders_of[name, entry.name]),
+        )
         for name in models
         for entry in entries
     }
@@ -143,6 +146,12 @@ def summed_up(
         for entry in entries
     ]
     return Report(str(suite), models, entries, list(values.values()), changes, reportable)
+
+
+def linked_file(output: Path, name: str, home: Entry, folder: Path) -> str:
+    """The page that the entry's command wrote, or its results, as seen from the report."""
+    page = output / name / home.name / REPORT
+    return (page if page.is_file() else folder / ITEM_RESULTS).relative_to(output).as_posix()
 
 
 def change(entry: Entry, before: Value, after: Value, first: Path, second: Path) -> Change:
@@ -181,6 +190,6 @@ def write(report: Report, output: Path) -> None:
     facts = [report.suite, f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
     results.write(output / TABLE, markdown(report), TASK)
     results.write(output / REPORT, page(report, facts), TASK)
-    declared = [asdict(entry) for entry in report.entries]
+    declared = [{key: value for key, value in asdict(entry).items() if key != "meaning"} for entry in report.entries]
     told = {**asdict(report), "suite_hash": results.fingerprint(declared), "versions": versions, "commit": commit}
     results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n", TASK)

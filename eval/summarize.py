@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformers import (
@@ -28,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rlhf_kit.console import Console
 from rlhf_kit.data import sources
 from rlhf_kit.data.chat import start_ids
 from rlhf_kit.data.formats import report
@@ -38,9 +38,9 @@ from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.options import BASELINES
 from rlhf_kit.eval.rouge import UNCOUNTED, rouge, units
-from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.models.heads import pad_right
+from rlhf_kit.processes import processes, quiet
 
 PROTOCOL, VERSION = "gpt2", 2  # 2: the hint as it is tokenized behind its article; letters of every script
 HINT = "\nTL;DR:"
@@ -256,7 +256,7 @@ def show(found: Mapping[str, Results], limit: int | None) -> None:
         table.add_row(system, *values, bounds, str(measured.measured.n["items"]))
     for system, values in PUBLISHED.items():
         table.add_row(system, *(f"{value:.2f}" for value in values), "–", "–", style="dim")
-    console = Console(highlight=False)
+    console = Console()
     console.print(table)
     if limit is not None:
         console.print("--limit was given: no result to report. 只評了一部分，不可當成結果。")

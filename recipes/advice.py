@@ -1,4 +1,4 @@
-"""What to type after Ctrl-C: a command that goes on where the run stood, or begins again where nothing was saved."""
+"""What to type next: after the end the next stage, after Ctrl-C a command that goes on or begins again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ import psutil
 
 from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.training.checkpoints import checkpoints, is_cut_off, record
+
+NEXT = {  # after each stage; what is in capitals is the user's to give
+    "pretrain": "rlhf-kit sft --model_name_or_path {folder} --dataset_name DEMONSTRATIONS --output_dir FOLDER",
+    "mlm": "rlhf-kit eval extractive --model {folder} --train-data SQUAD --data SQUAD --scorer squad --output FOLDER",
+    "sft": "rlhf-kit reward --model_name_or_path {folder} --dataset_name RANKINGS --output_dir FOLDER",
+    "reward": "rlhf-kit ppo --model_name_or_path {model} --reward_funcs {folder} --dataset_name PROMPTS "
+    "--output_dir FOLDER",
+    "ppo": "rlhf-kit doctor {folder}",
+}
+
+
+def after_end(settings: Settings) -> str:
+    """One line for the terminal: where the model is, and what comes next."""
+    folder, model = str(settings.training.output_dir), str(settings.model.model_name_or_path)
+    following = NEXT[settings.stage].format(folder=shlex.quote(folder), model=shlex.quote(model))
+    return f"The model is in 模型在 {folder}. Next 接下來: {following}"
 
 
 def after_interrupt(stage: str, argv: Sequence[str], settings: Settings | None, began: float, as_script: bool) -> str:

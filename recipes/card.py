@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from rlhf_kit.escaping import markdown
 from rlhf_kit.eval.page import HEADLINES, length_sentence
 from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.reward import RewardTrainer
@@ -31,11 +32,11 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
         "tags": ["reward-model", "rlhf_kit"],
     }
     counts = trainer.data_counts.get("train", {})
-    told = [f"* {what}: {count:,}" for what, count in counts.items() if count]
+    told = [f"* {markdown(what)}: {count:,}" for what, count in counts.items() if count]
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---", ""]
     lines += ["# A reward model 獎勵模型", ""]
     lines += [
-        f"It scores answers: the higher, the better the labelers of `{data.dataset_name}` would like them. "
+        f"It scores answers: the higher, the better the labelers of {markdown(data.dataset_name)} would like them. "
         f"分數越高，標註者越可能喜歡。{_zero(settings)} Differences of scores mean something, their heights do not."
     ]
     lines += ["", "## Trained on 訓練資料", "", *told]
@@ -67,7 +68,7 @@ tags: ["rlhf_kit"]
 
 # A merged model 合併後的模型
 
-`{base}` with the LoRA adapter {adapter} merged in: a plain model, which loads without peft.
+{markdown(base)} with the LoRA adapter {markdown(adapter)} merged in: a plain model, which loads without peft.
 LoRA 已併入原模型，不需要 peft 即可載入。
 """
 
@@ -76,16 +77,17 @@ def _zero(settings: Settings) -> str:
     if not settings.training.calibrate:
         return "Scores are as training left them, on no scale."
     if settings.extra.calibration_policy:
-        return f"The answers of `{settings.extra.calibration_policy}` score 0 on average, with standard deviation 1."
+        policy = markdown(settings.extra.calibration_policy)
+        return f"The answers of {policy} score 0 on average, with standard deviation 1."
     if settings.extra.calibration_dataset_name:
-        return f"The demonstrations of `{settings.extra.calibration_dataset_name}` score 0 on average."
+        return f"The demonstrations of {markdown(settings.extra.calibration_dataset_name)} score 0 on average."
     return "The training answers score 0 on average, with standard deviation 1."
 
 
 def _measured(source: str | None, found: dict | None) -> list[str]:
     if found is None:
         return ["Nothing was held out to measure it on (`--eval_dataset_name`). 沒有保留測試資料。"]
-    rows = [f"On `{source}`, with 95 % intervals over prompts:", "", "| | | |", "| --- | --- | --- |"]
+    rows = [f"On {markdown(source)}, with 95 % intervals over prompts:", "", "| | | |", "| --- | --- | --- |"]
     for name, (english, chinese, form) in HEADLINES[found["kind"]].items():
         low_high = found["intervals"][name]
         between = f"{low_high[0]:{form}} to {low_high[1]:{form}}" if low_high else ""

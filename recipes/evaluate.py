@@ -9,7 +9,6 @@ if __name__ == "__main__":  # as a script: go on as the installed module
 
 import argparse
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from rlhf_kit.eval.options import positive
 from rlhf_kit.eval.transfer import options as transfer
 from rlhf_kit.recipes.arguments import distributed_rank
 from rlhf_kit.storage import write_fault
+from rlhf_kit.terminal import Parser, complain
 
 
 def _reward(parser: argparse.ArgumentParser) -> None:
@@ -95,13 +95,11 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`rlhf-kit eval`; returns the exit status: 0, 1 a full disk, 2 a mistake of the user, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="rlhf-kit eval", description="Measure a model. 評測模型。", allow_abbrev=False
-    )
+    parser = Parser(prog="rlhf-kit eval", description="Measure a model. 評測模型。")
     commands = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
     for name, (english, chinese, add_options, _) in SUBCOMMANDS.items():
         said = f"{english} {chinese}"
-        add_options(commands.add_parser(name, help=said, description=said, allow_abbrev=False))
+        add_options(commands.add_parser(name, help=said, description=said))
     options = parser.parse_args(argv)
     speaks = distributed_rank() == 0
     with interrupts.before_anything():
@@ -110,14 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.run(options)
     except UserError as error:
         if speaks:
-            print(f"rlhf-kit eval {options.command}: {error}", file=sys.stderr)  # noqa: T201
+            complain(f"rlhf-kit eval {options.command}: {error}")
         return 2
     except KeyboardInterrupt as interrupt:
         if speaks:
             said = "\nInterrupted. Nothing was kept: there was no --output. 已中斷；沒有 --output，不留結果。"
             if getattr(options, "output", None):
                 said = "\nInterrupted. The same command goes on with what --output has. 已中斷；同一個指令會接續。"
-            print(said, file=sys.stderr)  # noqa: T201
+            complain(said)
         return interrupts.status(interrupt)
     except Exception as error:
         fault = write_fault(error)
@@ -125,6 +123,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if speaks:
             said = f"rlhf-kit eval {options.command}: --output cannot be written: {fault}. What was measured is kept; "
-            print(f"{said}make room, and the same command goes on.", file=sys.stderr)  # noqa: T201
+            complain(f"{said}make room, and the same command goes on.")
         return 1
     return 0

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
+
+from rlhf_kit.console import Console
 
 PACKAGE = Path(importlib.util.find_spec("rlhf_kit").origin).parent
 RECIPES = Path(__file__).parent
@@ -120,22 +122,19 @@ def print_stage(stage: str, purpose: Sequence[str], everything: bool = False) ->
     """`purpose`: what the stage is for, in English and in Chinese."""
     console = Console()
     english, chinese = purpose
-    console.print(f"[bold]rlhf-kit {stage}[/bold] [--config X.yaml] [--key value ...]\n{english}. {chinese}。\n")
+    usage = f" [--config X.yaml] [--key value ...]\n{english}. {chinese}。\n"
+    console.print(Text.assemble((f"rlhf-kit {stage}", "bold"), usage))
     for title, options in stage_help(stage, everything):
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True, style="cyan")
         table.add_column()
         for option in options:
-            default = f" [dim]\\[{option.default}][/dim]" if option.default not in ("", "None") else ""
-            table.add_row(f"--{option.name}", _escape(option.help) + default)
+            default = f" [{option.default}]" if option.default not in ("", "None") else ""
+            table.add_row(f"--{option.name}", Text.assemble(option.help, (default, "dim")))
         console.print(Panel(table, title=title, title_align="left"))
     console.print(f"Examples:\n{_examples(stage)}")
     if not everything:
         console.print("\nAll training options: --help-all")
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _examples(stage: str) -> str:
@@ -151,13 +150,16 @@ def print_root(version: str, purposes: Mapping[str, Sequence[str]]) -> None:
     """`purposes`: command -> what it is for, in English and in Chinese."""
     console = Console()
     console.print(
-        f"[bold]rlhf-kit[/bold] {version}: from a pretrained GPT-2 to a ChatGPT, measured at every step\n"
-        "把預訓練的 GPT-2 一步步變成 ChatGPT，每一步都看得見成果\n\n"
-        "Usage: rlhf-kit STAGE [--config X.yaml] [--key value ...]\n"
+        Text.assemble(
+            ("rlhf-kit", "bold"),
+            f" {version}: from a pretrained GPT-2 to a ChatGPT, measured at every step\n"
+            "把預訓練的 GPT-2 一步步變成 ChatGPT，每一步都看得見成果\n\n"
+            "Usage: rlhf-kit STAGE [--config X.yaml] [--key value ...]\n",
+        )
     )
     table = Table.grid(padding=(0, 2))
     for name, (english, chinese) in purposes.items():
-        table.add_row(f"  [cyan]{name}[/cyan]", english, chinese)
+        table.add_row(Text(f"  {name}", "cyan"), english, chinese)
     console.print(table)
     console.print(
         "\nExamples:\n"

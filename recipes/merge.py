@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.storage import write_fault
+from rlhf_kit.terminal import Parser, complain, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`rlhf-kit merge`; returns the exit status: 0 done, 1 a full disk, 2 a mistake of the user, nothing written."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rlhf-kit merge",
         description="A LoRA adapter merged into its base: a plain model. 把 LoRA 併回原模型，存成一般模型。",
-        allow_abbrev=False,
     )
     parser.add_argument("adapter", metavar="ADAPTER", help="folder or hub id of an adapter 轉接器的資料夾或 hub id")
     parser.add_argument("--output_dir", "--output-dir", required=True, type=Path, help="folder to write 輸出資料夾")
@@ -37,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         told = importlib.import_module("rlhf_kit.recipes.merging").merge(**vars(options))
     except UserError as error:
-        print(f"rlhf-kit merge: {error}", file=sys.stderr)  # noqa: T201
+        complain(f"rlhf-kit merge: {error}")
         return 2
     except Exception as error:
         fault = write_fault(error)
         if fault is None:
             raise
         place = str(options.output_dir)
-        print(f"rlhf-kit merge: {place!r} cannot be written: {fault}. Make room, and merge again.", file=sys.stderr)  # noqa: T201
+        complain(f"rlhf-kit merge: {place!r} cannot be written: {fault}. Make room, and merge again.")
         return 1
-    print(told)  # noqa: T201
+    say(told)
     return 0

@@ -19,9 +19,9 @@ from rlhf_kit.models.checkpoints import (
     set_special_tokens,
 )
 from rlhf_kit.models.weights import adapter_config, attempt, is_classifier_config
+from rlhf_kit.processes import quiet
 from rlhf_kit.recipes.card import merged_card
 from rlhf_kit.recipes.output import SAVING, check_place
-from rlhf_kit.recipes.run import prepare_environment
 from rlhf_kit.storage import LOCK, RECORD, Folder, listed
 
 
@@ -37,7 +37,7 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto", overwrite_output_
         UserError: for what is no adapter or cannot be loaded, a folder with files that are not ours, or an earlier
             merge that is not to be replaced.
     """
-    prepare_environment()
+    quiet()
     if attempt(find_adapter_config_file, "an adapter", adapter) is None:
         raise UserError(f"{adapter!r} is no adapter: it has no adapter_config.json. There is nothing to merge.")
     _refuse_own_folders(adapter, output_dir)
@@ -60,7 +60,7 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto", overwrite_output_
         target.claim(SAVING)
         save(model, output_dir / SAVING)
         tokenizer.save_pretrained(output_dir / SAVING)
-        (output_dir / SAVING / "README.md").write_text(merged_card(f"`{adapter}`", base), encoding="utf-8")
+        (output_dir / SAVING / "README.md").write_text(merged_card(str(adapter), base), encoding="utf-8")
         target.take(SAVING)
         target.settle_all()
     except Exception:

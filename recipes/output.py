@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,6 +22,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.recipes.arguments import Settings, given_values
 from rlhf_kit.recipes.resume import wanted_checkpoint
 from rlhf_kit.storage import RUN, Folder, listed, replace
+from rlhf_kit.terminal import complain
 from rlhf_kit.training.checkpoints import WEIGHTS, checkpoints, is_cut_off, last_whole
 
 METRICS, RECORD, SAVING = "metrics.jsonl", "run.json", ".saving"
@@ -64,7 +64,7 @@ class Output:
         settings.closing.callback(files.unlock)
         if stale is not None:
             told = f"process {stale['pid']}, since {stale['since']}"
-            print(f"{str(self.folder)!r} was held by a run that has ended ({told}): taken over.", file=sys.stderr)  # noqa: T201
+            complain(f"{str(self.folder)!r} was held by a run that has ended ({told}): taken over.")
         check_contents(self.folder, self.checkpoint, self.may_replace)
         if self.checkpoint is None:
             files.clear()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
+from rlhf_kit.console import Console
 from rlhf_kit.data.files import is_file_name
 from rlhf_kit.data.hub import OUTPUTS
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean

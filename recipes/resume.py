@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from datasets import Dataset
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import model_hash
 from rlhf_kit.recipes.arguments import Settings, distributed_rank
+from rlhf_kit.terminal import complain
 from rlhf_kit.training.checkpoints import STATE, checkpoints, damage, is_cut_off, last_whole, record, steps_of
 
 FIXED = re.compile(
@@ -269,4 +269,4 @@ def _named_checkpoint(folder: Path, path: Path) -> Path:
 
 def _say(text: str) -> None:
     if distributed_rank() == 0:
-        print(text, file=sys.stderr)  # noqa: T201
+        complain(text)

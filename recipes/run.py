@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import logging
 import math
 import os
 import platform
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ import torch
 import transformers
 import trl
 from transformers import set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import rlhf_kit
 from rlhf_kit import interrupts
@@ -35,14 +32,16 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import is_on_adapter, name_base, save, save_base
 from rlhf_kit.models.checkpoints import training_precision
 from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG
-from rlhf_kit.recipes.advice import after_interrupt
+from rlhf_kit.processes import quiet
+from rlhf_kit.recipes.advice import after_end, after_interrupt
 from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values, parse
 from rlhf_kit.recipes.card import merged_card
 from rlhf_kit.recipes.mappings import checked
 from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers, say_unwritten
-from rlhf_kit.recipes.progress import ProgressBar
 from rlhf_kit.storage import write_fault
+from rlhf_kit.terminal import complain, say
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.progress import show_progress
 
 
 def run_stage(
@@ -56,20 +55,22 @@ def run_stage(
     """Parse, run, and answer with an exit status: 0, 1 a NaN or a full disk, 2 a user's mistake, 130 interrupted."""
     as_script, began, settings = argv is None, time.time(), None
     argv = list(sys.argv[1:] if as_script else argv)
-    prepare_environment()
+    quiet()
     try:
         complete = functools.partial(complete_for_machine, training_class=training_class)
         settings = parse(stage, training_class, argv, extra_class, complete=complete, renamed=renamed)
         with settings.closing:
             run(settings)
+        if distributed_rank() == 0 and not settings.run.dry_run:
+            say(after_end(settings))
     except UserError as error:
         if distributed_rank() == 0:
-            print(f"rlhf-kit {stage}: {error}", file=sys.stderr)  # noqa: T201
+            complain(f"rlhf-kit {stage}: {error}")
         return error.status
     except KeyboardInterrupt as interrupt:
         if distributed_rank() == 0:
             told = after_interrupt(stage, argv, settings, began, as_script)
-            print(f"\nInterrupted. {told}", file=sys.stderr)  # noqa: T201
+            complain(f"\nInterrupted. {told}")
         return interrupts.status(interrupt)
     except Exception as error:
         fault = write_fault(error)
@@ -77,39 +78,9 @@ def run_stage(
             raise
         if distributed_rank() == 0:
             told = say_unwritten(Path(settings.training.output_dir), fault)
-            print(f"rlhf-kit {stage}: {told}", file=sys.stderr)  # noqa: T201
+            complain(f"rlhf-kit {stage}: {told}")
         return 1
     return 0
-
-
-def prepare_environment() -> None:
-    """No telemetry, no warnings that name nothing a user can do."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would warn about it
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated.*")  # peft and TRL ask it
-    # Of an adapter on an adapter, whose folder holds no config.json; vocabularies are never resized here.
-    warnings.filterwarnings("ignore", message="Could not find a config file in .* the vocabulary was not modified")
-    transformers.utils.logging.set_verbosity_warning()
-    transformers.utils.logging.disable_progress_bar()  # one bar a shard; the trainer's own bar is another
-    for name in ("modeling_utils", "trainer", "trainer_utils"):
-        transformers.utils.logging.get_logger(f"transformers.{name}").addFilter(_is_news)
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-
-
-# True of every GPT-2 and of every run here, and nothing to act on: packed rows have no mask by design.
-STALE_NEWS = (
-    "We strongly recommend passing in an `attention_mask`",
-    "`loss_type=None` was set",
-    "mtime may not be",
-    "There seems not to be a single sample in your epoch_iterator",
-    "Warning: The following arguments do not match the ones in the `trainer_state.json`",  # those given hold
-)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(STALE_NEWS)
 
 
 # The kit's defaults where transformers' own stand; a stage that chose for itself keeps its choice.
@@ -146,10 +117,7 @@ def complete_for_machine(values: dict[str, Any], training_class: type) -> dict[s
 def add_callbacks(trainer: Trainer, output: Output) -> None:
     """Log to `metrics.jsonl`, and show the kit's own progress in place of transformers'."""
     trainer.add_callback(MetricsFile(output.folder))
-    for shown in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(shown)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(ProgressBar())
+    show_progress(trainer)
     trainer.add_callback(CheckpointRecord(output.files))  # the last: it sees whether the others want one
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from rlhf_kit import interrupts
+from rlhf_kit.terminal import outlive_readers
 
 
 def launch(stage: str) -> None:
@@ -18,6 +19,7 @@ def launch(stage: str) -> None:
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
     interrupts.become(stage)
+    outlive_readers()
     with interrupts.before_anything():
         module = importlib.import_module(f"rlhf_kit.recipes.{stage}")
     sys.exit(module.main())

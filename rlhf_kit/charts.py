@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from html import escape
+
+from rlhf_kit.escaping import html
 
 Points = list[tuple[float, float]]
 
@@ -50,11 +51,11 @@ def figure(name: str, lines: list[Line], y_name: str, x_name="step 訓練步數"
     levels = tuple((label, value) for label, value in levels if is_number(value))
     keys = [(line.label, line.colour, line.dashed) for line in lines] + [(label, "ink", True) for label, _ in levels]
     legend = "".join(
-        f'<li><i class="{"dashed" * dashed}" style="--c:var(--{colour})"></i>{escape(label)}</li>'
+        f'<li><i class="{"dashed" * dashed}" style="--c:var(--{colour})"></i>{html(label)}</li>'
         for label, colour, dashed in keys
     )
     picture = svg_lines(name, lines, x_name, y_name, levels, scatter)
-    return f'<figure><h3>{escape(name)}</h3><ul class="legend">{legend}</ul>{picture}</figure>'
+    return f'<figure><h3>{html(name)}</h3><ul class="legend">{legend}</ul>{picture}</figure>'
 
 
 def ticks(lo: float, hi: float, whole: bool = False) -> list[float]:
@@ -106,13 +107,13 @@ def svg_lines(name: str, lines: list[Line], x_name: str, y_name: str, levels: tu
         x = place((tick, y_lo))[0]
         parts.append(f'<path class="grid-line" d="{path([(x, floor), (x, floor + 4)])}"/>')
         parts.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{_tick(tick)}</text>')
-    parts.append(f'<text class="name" x="2" y="14">{escape(y_name)}</text>')
-    parts.append(f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 7}" text-anchor="end">{escape(x_name)}</text>')
+    parts.append(f'<text class="name" x="2" y="14">{html(y_name)}</text>')
+    parts.append(f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 7}" text-anchor="end">{html(x_name)}</text>')
     for line in lines:
         parts += _curve(line, place, x_name, scatter)
     for label, level in levels:
         y = place((x_lo, level))[1]
-        tip = f"<title>{escape(label)}: {level:.4g}</title>"
+        tip = f"<title>{html(label)}: {level:.4g}</title>"
         parts.append(f'<path class="level" d="{path([(LEFT, y), (WIDTH - RIGHT, y)])}">{tip}</path>')
     return _svg(name, HEIGHT, parts)
 
@@ -124,11 +125,11 @@ def svg_bars(name: str, bars: list[tuple[str, float, str]], unit: str) -> str:
     scale = room / (high - low or 1)
     for number, (label, value, colour) in enumerate(bars):
         y, length, at = 6 + 30 * number, max(1.5, abs(value) * scale), start + (min(value, 0) - low) * scale
-        parts.append(f'<text class="name" x="{start - 10}" y="{y + 15}" text-anchor="end">{escape(label)}</text>')
-        tip = f"<title>{escape(label)}: {value:.1f} {escape(unit)}</title>"
+        parts.append(f'<text class="name" x="{start - 10}" y="{y + 15}" text-anchor="end">{html(label)}</text>')
+        tip = f"<title>{html(label)}: {value:.1f} {html(unit)}</title>"
         box = f'x="{at:.1f}" y="{y}" width="{length:.1f}" height="20" rx="3"'
         parts.append(f'<rect class="bar" style="--c:var(--{colour})" {box}>{tip}</rect>')
-        parts.append(f'<text x="{at + length + 8:.1f}" y="{y + 15}">{value:.1f} {escape(unit)}</text>')
+        parts.append(f'<text x="{at + length + 8:.1f}" y="{y + 15}">{value:.1f} {html(unit)}</text>')
     return _svg(name, 8 + 30 * len(bars), parts)
 
 
@@ -143,7 +144,7 @@ def _curve(line: Line, place, x_name: str, scatter: bool) -> list[str]:
     parts.append(f'<path class="curve{dashed}" d="{path([place(point) for point in main])}"/>')
     for point in points:
         x, y = place(point)
-        tip = escape(f"{line.label}: {point[1]:.4g} ({x_name} {point[0]:.4g})")
+        tip = html(f"{line.label}: {point[1]:.4g} ({x_name} {point[0]:.4g})")
         kind, size = ("dot seen", 3) if scatter else ("bar", 4) if len(points) == 1 else ("dot", 5)
         parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size}"><title>{tip}</title></circle>')
     return [*parts, "</g>"]
@@ -151,7 +152,7 @@ def _curve(line: Line, place, x_name: str, scatter: bool) -> list[str]:
 
 def _svg(name: str, height: int, parts: list[str]) -> str:
     # No xmlns: HTML does not need it, and so the page holds no address at all.
-    return f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {WIDTH} {height}">{"".join(parts)}</svg>'
+    return f'<svg role="img" aria-label="{html(name)}" viewBox="0 0 {WIDTH} {height}">{"".join(parts)}</svg>'
 
 
 def _mean(points: Points) -> tuple[float, float]:

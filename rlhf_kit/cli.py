@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rlhf_kit import __version__, interrupts
 from rlhf_kit.errors import did_you_mean
+from rlhf_kit.terminal import complain, escape_logs, outlive_readers, say
 
 COMMANDS = {  # what stands on the command line: the module whose `main` takes the rest of it, what it is for
     "pretrain": (
@@ -52,15 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         interrupts.become("rlhf-kit")
+        outlive_readers()
+    escape_logs()
     argv = list(sys.argv[1:] if argv is None else argv)
     command, rest = (argv[0], argv[1:]) if argv else ("help", [])
     if command in ("-V", "--version"):
-        print(f"rlhf-kit {__version__}")
+        say(f"rlhf-kit {__version__}")
         return 0
     wants_root = command in ("-h", "--help", "help")
     if not wants_root and command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)
-        print(f"rlhf-kit: there is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
+        complain(f"rlhf-kit: there is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}.")
         return 2
     wants_stage = command in STAGES and {"-h", "--help", "--help-all"} & {*rest}
     with interrupts.before_anything():
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.main(rest)
     except KeyboardInterrupt as interrupt:  # a stage and an evaluation say themselves how to go on
-        print(f"\nrlhf-kit {command}: interrupted. The same command begins again.", file=sys.stderr)
+        complain(f"\nrlhf-kit {command}: interrupted. The same command begins again.")
         return interrupts.status(interrupt)
 
 

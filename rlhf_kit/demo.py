@@ -7,25 +7,29 @@ knows the truth compares them; the stage report (`recipes/suites/world.yaml`) te
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import io
 import json
 import os
 import random
-import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import recipes, world
+from rlhf_kit.console import Console
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
+from rlhf_kit.escaping import markdown, markdown_row
+from rlhf_kit.eval import intervals
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
@@ -35,6 +39,7 @@ from rlhf_kit.recipes.output import check_contents
 from rlhf_kit.recipes.run import versions
 from rlhf_kit.report import write_report
 from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
+from rlhf_kit.terminal import Parser, complain
 
 RECIPES = Path(recipes.__file__).parent / "world"
 POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder
@@ -44,8 +49,8 @@ TITLES = {
     "pretrain": "0 · Pretraining: predict the next token 預訓練：文字接龍",
     "sft": "1 · Supervised fine-tuning on demonstrations 監督式微調：學人怎麼回答",
     "reward": "2 · Reward model on ranked answers 獎勵模型：學人覺得哪個好",
-    "ppo": "3 · PPO against the reward model, near the SFT policy 強化學習：討好獎勵模型，但別走太遠",
-    "ppo_no_kl": "3b · PPO with no KL penalty: the failure, on purpose 拿掉 KL 懲罰：故意讓它走火入魔",
+    "ppo": "3 · PPO against the reward model, near SFT 強化學習：討好獎勵模型，別走遠",
+    "ppo_no_kl": "3b · PPO with no KL penalty, on purpose 拿掉 KL 懲罰：故意讓它走火入魔",
     "measure": "4 · Measured against the truth 用真相來評分",
     "suite": "5 · What each stage gained and lost 各階段的得與失",
 }
@@ -55,6 +60,7 @@ CHOSEN = {
     "telling": "picked to show the difference 特地挑來看差別",
     "drawn": "drawn by the seed 由種子隨機抽出",
 }
+COMPARED = {"ppo": ("sft",), "ppo_no_kl": ("sft", "ppo")}
 TEMPERATURE = 0.7  # as recipes/world/ppo.yaml has it; Ziegler et al. 2019 sampled so too
 console = Console()
 
@@ -83,12 +89,13 @@ class Demo:
 
     def stage(self, name: str, recipe: str, config: str, *options: str) -> None:
         """Run a recipe as its command line would; its own message has been printed when it fails."""
-        console.rule(f"[bold]{TITLES[name]}", align="left")
+        console.rule(Text(TITLES[name], "bold"), align="left")
         start = time.perf_counter()
         output = self.folder / FOLDERS.get(name, name)
         argv = ["--config", str(RECIPES / config), "--output_dir", str(output), "--overwrite_output_dir"]
         argv += ["--seed", str(self.seed), *map(str, options)]
-        status = importlib.import_module(f"rlhf_kit.recipes.{recipe}").main(argv)
+        with redirect_stdout(io.StringIO()):  # what comes next is told at the end
+            status = importlib.import_module(f"rlhf_kit.recipes.{recipe}").main(argv)
         if status:
             raise SystemExit(status)
         self.seconds[name] = time.perf_counter() - start
@@ -114,7 +121,7 @@ class Demo:
 
     def report_stages(self) -> None:
         """`rlhf-kit eval suite` on the stages' models; what an earlier demo left there is of other models."""
-        console.rule(f"[bold]{TITLES['suite']}", align="left")
+        console.rule(Text(TITLES["suite"], "bold"), align="left")
         start = time.perf_counter()
         output = self.folder / "suite"
         clear(output)
@@ -124,7 +131,7 @@ class Demo:
 
     def measure(self) -> dict:
         """All policies on the held-out prompts. -> the summary, but for its times."""
-        console.rule(f"[bold]{TITLES['measure']}", align="left")
+        console.rule(Text(TITLES["measure"], "bold"), align="left")
         start = time.perf_counter()
         prompts = world.rows("prompts", "test")
         tokenizer = load_tokenizer(self.folder / "sft")
@@ -138,6 +145,10 @@ class Demo:
         rewards = json.loads((self.folder / "reward" / "run.json").read_text())["metrics"]
         return {
             "stages": {name: summarize(given, answers["sft"]) for name, given in answers.items()},
+            "differences": {
+                stage: {before: differences(answers[stage], answers[before], self.seed) for before in others}
+                for stage, others in COMPARED.items()
+            },
             "reward_model": {
                 "accuracy": rewards["eval_accuracy"],
                 "accuracy_ceiling": world.accuracy_ceiling(world.rows("ranked", "test")),
@@ -204,6 +215,14 @@ def summarize(given: Answers, sft: Answers) -> dict[str, float]:
     }
 
 
+def differences(after: Answers, before: Answers, seed: int) -> dict[str, tuple[float, float] | None]:
+    """95 % intervals of the mean difference, prompt by prompt."""
+    pairs = {"truth": (after.truth(), before.truth()), "reward_model_score": (after.scores, before.scores)}
+    prompts = np.arange(len(after.texts))
+    figures = {name: intervals.mean(np.subtract(*values), prompts) for name, values in pairs.items()}
+    return intervals.intervals(figures, prompts, seed)
+
+
 def telling(prompts: list[dict], answers: dict[str, Answers]) -> list[int]:
     """Three prompts, one of them Chinese: the first of each kind where the policies' answers all differ."""
     different = [i for i in range(len(prompts)) if len({given.texts[i] for given in answers.values()}) == len(answers)]
@@ -240,20 +259,19 @@ def sample_row(prompt: dict, answers: dict[str, Answers], i: int, chosen: str) -
     }
 
 
-COLUMNS = {"base": "base 預訓練", "sft": "SFT 微調", "ppo": "PPO", "ppo_no_kl": "PPO, no KL 無懲罰"}
+COLUMNS = {"base": "base 預訓練", "sft": "SFT 微調", "ppo": "PPO", "ppo_no_kl": "no KL 無懲罰"}
 ROWS = {
-    "truth": "truth 真相分數 (1 = best)",
-    "correct": "correct 答對的比例",
+    "truth": "truth 真相 (1 = best)",
+    "correct": "correct 答對比例",
     "reward_model_score": "reward-model score 獎勵分數",
-    "kl": "KL to SFT 離 SFT 多遠 (nats)",
+    "kl": "KL to SFT 離 SFT (nats)",
     "win_rate_vs_sft": "wins over SFT 勝過 SFT",
 }
 
 
 def show(summary: dict, folder: Path) -> None:
     """The tables at the end, and what to do next."""
-    table = Table(title="Held-out prompts 沒看過的題目", title_justify="left")
-    table.add_column("")
+    table = Table("", title="Held-out prompts 沒看過的題目", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
     for key, title in ROWS.items():
@@ -279,7 +297,6 @@ def show(summary: dict, folder: Path) -> None:
         f"  open {folder / 'suite' / 'report.html'}  what each stage gained and lost 各階段的得失\n"
         "  rlhf-kit ppo --help                 every option 所有選項\n"
         "  rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft    the same with GPT-2 換成 GPT-2",
-        highlight=False,
     )
 
 
@@ -287,7 +304,7 @@ def samples_page(summary: dict) -> str:
     lines = ["# Samples 回答範例", ""]
     for row in summary["samples"]:
         lines += [
-            f"## {row['prompt']}",
+            f"## {markdown(row['prompt'])}",
             "",
             row["chosen"],
             "",
@@ -296,19 +313,17 @@ def samples_page(summary: dict) -> str:
         ]
         for name, title in COLUMNS.items():
             given = row["answers"][name]
-            text = given["text"].replace("|", "\\|").replace("\n", " ")
-            lines.append(f"| {title} | {text} | {given['truth']:.2f} | {given['score']:.2f} |")
+            lines.append(markdown_row([title, given["text"], f"{given['truth']:.2f}", f"{given['score']:.2f}"]))
         lines.append("")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`rlhf-kit demo`; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rlhf-kit demo",
         description="The whole recipe on a small generated world, on a CPU: base, SFT, reward model, PPO. "
         "在一個自製的小世界裡走完全部步驟，不用下載任何東西。",
-        allow_abbrev=False,
     )
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="where it goes [runs/demo]")
     parser.add_argument("--seed", type=int, default=0, help="seed of all stages [0]")
@@ -320,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return tell(Demo(options.output_dir, options.seed), options.pretrain)
     except UserError as error:
-        print(f"rlhf-kit demo: {error}", file=sys.stderr)  # noqa: T201
+        complain(f"rlhf-kit demo: {error}")
         return error.status
 
 
@@ -338,7 +353,8 @@ def tell(story: Demo, pretrain: bool) -> int:
     files.write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     files.write("samples.md", samples_page(summary))
     runs = {name: folder / run for name, run in POLICIES.items()} | {"reward": folder / "reward"}
-    write_report(folder / "report.html", summary, runs)
+    pages = {"suite/report.html": "What each stage gained and lost 各階段的得與失"}
+    write_report(folder / "report.html", summary, runs, pages)
     show(summary, folder)
     return story.status
 

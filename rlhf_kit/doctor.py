@@ -6,10 +6,8 @@ Reads a run's folder, ended or not: `metrics.jsonl`, and `run.json` if it is the
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.symptoms import LEAST, OTHER_CHECKS, PPO_CHECKS, Finding, reward_hacking
+from rlhf_kit.terminal import Parser, complain, say
 
 METRICS, RECORD = "metrics.jsonl", "run.json"
 WIDEST_LINE = 110  # of what is printed, where the terminal is wider
@@ -281,10 +280,9 @@ def as_json(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`rlhf-kit doctor`; returns the exit status: 0 nothing found, 1 something found, 2 a mistake of the user."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rlhf-kit doctor",
         description="What is wrong with a PPO run, ended or not, and what to change. 檢查 PPO 訓練哪裡出了問題。",
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's output folder 訓練的輸出資料夾")
     parser.add_argument(
@@ -300,9 +298,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = read_run(options.run)
         truths = chosen_truths(run, options.truth)
     except UserError as error:
-        print(f"rlhf-kit doctor: {error}", file=sys.stderr)  # noqa: T201
+        complain(f"rlhf-kit doctor: {error}")
         return 2
     findings = judge(run, truths)
     tell = as_json if options.json else as_text
-    print(tell(run, findings, notes(run, truths)))  # noqa: T201
+    say(tell(run, findings, notes(run, truths)))
     return 1 if findings else 0

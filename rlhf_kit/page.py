@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from rlhf_kit import charts
 from rlhf_kit.charts import is_number
+from rlhf_kit.escaping import html
 
 STYLE = """
 *{box-sizing:border-box}
@@ -48,6 +50,11 @@ def number(value: object, form: str) -> str:
 
 def zh(words: str) -> str:
     return f'<span lang="zh-Hant">{words}</span>'
+
+
+def link(path: str, words: str) -> str:
+    """A link to a file beside the page: however a name reads, it is no address."""
+    return f'<a href="{html(quote(path))}">{html(words)}</a>'
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

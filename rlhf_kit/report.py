@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from html import escape
 from pathlib import Path
 
 from rlhf_kit.charts import Line, Points, figure, is_number, svg_bars
-from rlhf_kit.page import document, number, section, table, zh
+from rlhf_kit.escaping import html
+from rlhf_kit.page import document, link, number, section, table, zh
 from rlhf_kit.storage import Folder
 
 STAGES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "ppo_no_kl": "PPO, no KL penalty"}
@@ -42,35 +42,86 @@ MORE_CURVES = {
 }
 
 
-def write_report(path: str | Path, summary: dict, runs: dict[str, str | Path]) -> Path:
+def write_report(
+    path: str | Path, summary: dict, runs: dict[str, str | Path], pages: dict[str, str] | None = None
+) -> Path:
     """Write the page of `summary` (a demo's summary.json, or {}) and `runs` (label -> folder with metrics.jsonl).
+
+    `pages`: others that it leads to, by their place beside it -> what they are.
 
     What is missing is left out. The file appears whole or not at all; its folder is made if need be. Raises UserError
     where it would replace a file that is no page of ours.
     """
     metrics = {label: read_metrics(folder) for label, folder in runs.items()}
     path = Path(path)
-    return Folder(path.parent, "demo").write(path.name, _page(summary, metrics))
+    return Folder(path.parent, "demo").write(path.name, _page(summary, metrics, pages or {}))
 
 
-def result(stages: dict) -> str:
-    """One sentence, English and Chinese, that says what the stages' numbers say; empty without them."""
-    sft, ppo, free = (stages.get(name, {}) for name in ("sft", "ppo", "ppo_no_kl"))
-    truths, scores = ([stage.get(key) for stage in (sft, ppo, free)] for key in ("truth", "reward_model_score"))
-    s_truth, p_truth, f_truth = (number(truth, "+.2f") for truth in truths)
-    english, chinese = [], []
-    if is_number(ppo.get("win_rate_vs_sft")):
-        share = number(ppo["win_rate_vs_sft"], ".0%")
-        english.append(f"By truth PPO beats SFT on {share} of the held-out prompts (mean {s_truth} → {p_truth})")
-        chinese.append(f"依真實品質，PPO 在 {share} 的測試提示上勝過 SFT（平均 {s_truth} → {p_truth}）")
-    if all(is_number(value) for value in (truths[0], truths[2], *scores[1:])):
-        score = f"{number(scores[2], '+.2f')} (PPO {number(scores[1], '+.2f')})"
-        hacked = scores[2] > scores[1] and truths[2] < truths[0]
-        verdict = ("over-optimisation", "過度最佳化") if hacked else ("no over-optimisation", "沒有過度最佳化")
-        english.append(f"without the KL penalty the reward model gives {score}, truth is {f_truth}: {verdict[0]}")
-        chinese.append(f"沒有 KL 懲罰時，獎勵模型給 {score}，真實品質為 {f_truth}：{verdict[1]}")
-    sentence = "; ".join(english)
-    return sentence and f"{sentence[0].upper()}{sentence[1:]}.<br>{zh('；'.join(chinese) + '。')}"
+def result(summary: dict) -> str:
+    """What the numbers say, English and Chinese; empty without them. A difference counts if its interval leaves out 0.
+
+    `summary`: `stages`, and `differences`: stage -> stage before -> figure -> 95 % interval of the paired difference.
+    """
+    parts = [*filter(None, (_gain(summary), _over_optimisation(summary)))]
+    english, chinese = "; ".join(part[0] for part in parts), "；".join(part[1] for part in parts)
+    return english and f"{english[0].upper()}{english[1:]}.<br>{zh(chinese + '。')}"
+
+
+def _gain(summary: dict) -> tuple[str, str] | None:
+    """What PPO made of SFT, by truth."""
+    sft, ppo = (summary.get("stages", {}).get(name) or {} for name in ("sft", "ppo"))
+    if not all(is_number(value) for value in (sft.get("truth"), ppo.get("truth"), ppo.get("win_rate_vs_sft"))):
+        return None
+    interval = _interval(summary, "ppo", "sft", "truth")
+    means = f"{number(sft['truth'], '+.2f')} → {number(ppo['truth'], '+.2f')}"
+    share = number(ppo["win_rate_vs_sft"], ".0%")
+    told = (f"the better answer on {share} of the held-out prompts", f"在 {share} 的測試提示上較好")
+    if interval is None:
+        return (
+            f"by truth PPO's mean is {means} from SFT, {told[0]}",
+            f"真實品質的平均：SFT → PPO 為 {means}，{told[1]}",
+        )
+    low, high = (number(bound, "+.2f") for bound in interval)
+    verdict = ("PPO beats SFT", "PPO 勝過 SFT") if interval[0] > 0 else ("SFT beats PPO", "PPO 不如 SFT")
+    if interval[0] <= 0 <= interval[1]:
+        verdict = ("PPO and SFT differ by no more than chance", "PPO 與 SFT 的差距在誤差範圍內")
+    return (
+        f"by truth {verdict[0]} (mean {means}, difference {low} to {high}), with {told[0]}",
+        f"依真實品質，{verdict[1]}（平均 {means}，差距 {low} 至 {high}），{told[1]}",
+    )
+
+
+def _over_optimisation(summary: dict) -> tuple[str, str] | None:
+    """Whether without the penalty the score rose above PPO's while the truth fell below SFT's."""
+    stages = summary.get("stages", {})
+    sft, ppo, free = (stages.get(name) or {} for name in ("sft", "ppo", "ppo_no_kl"))
+    scores = [stage.get("reward_model_score") for stage in (ppo, free)]
+    if not all(is_number(value) for value in (sft.get("truth"), free.get("truth"), *scores)):
+        return None
+    score = f"{number(scores[1], '+.2f')} (PPO {number(scores[0], '+.2f')})"
+    truth = number(free["truth"], "+.2f")
+    told = (
+        f"without the KL penalty the reward model gives {score}, truth is {truth}",
+        f"沒有 KL 懲罰時，獎勵模型給 {score}，真實品質為 {truth}",
+    )
+    risen = _interval(summary, "ppo_no_kl", "ppo", "reward_model_score")
+    fallen = _interval(summary, "ppo_no_kl", "sft", "truth")
+    if risen is None or fallen is None:
+        return told
+    hacked = risen[0] > 0 and fallen[1] < 0
+    verdict = (
+        ("over-optimisation", "過度最佳化") if hacked else ("no over-optimisation that shows", "看不出過度最佳化")
+    )
+    low, high = (number(bound, "+.2f") for bound in fallen)
+    return (
+        f"{told[0]}, {low} to {high} against SFT: {verdict[0]}",
+        f"{told[1]}，與 SFT 差 {low} 至 {high}：{verdict[1]}",
+    )
+
+
+def _interval(summary: dict, stage: str, before: str, figure: str) -> tuple[float, float] | None:
+    found = summary.get("differences", {}).get(stage, {}).get(before, {}).get(figure)
+    return tuple(found) if isinstance(found, list | tuple) and len(found) == 2 and all(map(is_number, found)) else None
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
@@ -101,15 +152,16 @@ def _colour(label: str, labels) -> str:
     return COLOURS.get(label.replace("-", "_"), spare)
 
 
-def _page(summary: dict, metrics: dict[str, list[dict]]) -> str:
+def _page(summary: dict, metrics: dict[str, list[dict]], pages: dict[str, str]) -> str:
     given, reward_model = summary.get("stages", {}), summary.get("reward_model", {})
     stages = {name: given[name] for name in dict.fromkeys([*STAGES, *given]) if given.get(name)}
     ppo = {label: rows for label, rows in metrics.items() if series(rows, "kl")}
     others = {label: rows for label, rows in metrics.items() if label not in ppo}
-    sentence = result(stages)
+    sentence = result(summary)
     body = [
         f"<h1>rlhf_kit {zh('從文字接龍到 PPO')}</h1>",
         sentence and f'<p class="result">{sentence}</p>',
+        "".join(f"<p>→ {link(file, words)}</p>" for file, words in pages.items()),
         _results_section(stages, reward_model),
         _ppo_sections(ppo, stages.get("sft", {})),
         _learning_section(others, reward_model.get("accuracy_ceiling")),
@@ -125,7 +177,7 @@ def _results_section(stages: dict, reward_model: dict) -> str:
     best = {key: max(filter(is_number, (row.get(key) for row in stages.values()))) for key in columns}
     rows = []
     for name, stage in stages.items():
-        rows.append([escape(_name(name))])
+        rows.append([html(_name(name))])
         for key, (_, _, form, _) in columns.items():
             cell = number(stage.get(key), form)
             rows[-1].append(f"<b>{cell}</b>" if stage.get(key) == best[key] and key != "kl" else cell)
@@ -208,13 +260,13 @@ def _samples_section(samples: list[dict]) -> str:
     for sample in samples:
         lang = ' lang="zh-Hant"' if sample.get("language") == "zh" else ""
         answers = "".join(
-            f'<div class="answer" style="--c:var(--{_colour(stage, STAGES)})"><b>{escape(_name(stage))}</b>'
-            f'<p{lang}>{escape(str(answer.get("text", "")))}</p><span class="soft">truth '
+            f'<div class="answer" style="--c:var(--{_colour(stage, STAGES)})"><b>{html(_name(stage))}</b>'
+            f'<p{lang}>{html(str(answer.get("text", "")))}</p><span class="soft">truth '
             f"{number(answer.get('truth'), '+.2f')} · score {number(answer.get('score'), '+.2f')}</span></div>"
             for stage, answer in sample.get("answers", {}).items()
         )
-        head = f"<h3{lang}>{escape(str(sample.get('prompt', '')))}</h3>"
-        head += f'<p class="soft">{escape(str(sample.get("chosen", "")))}</p>'
+        head = f"<h3{lang}>{html(str(sample.get('prompt', '')))}</h3>"
+        head += f'<p class="soft">{html(str(sample.get("chosen", "")))}</p>'
         cards.append(f'<div class="sample">{head}<div class="grid answers">{answers}</div></div>')
     words = "Held-out prompts, each answered by every model. 同一個提示，各階段的回答。"
     return section(("Sample answers", "回答範例"), words, *cards, grid="samples")
@@ -227,5 +279,5 @@ def _costs_section(summary: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
     facts = [f"{key} {summary[key]}" for key in ("machine", "seed", "commit") if summary.get(key) is not None]
     chart = f"<figure>{svg_bars('Seconds a stage 各階段秒數', bars, 's')}</figure>" if bars else ""
-    footer = escape(" · ".join([*facts, *filter(None, [versions])]))
+    footer = html(" · ".join([*facts, *filter(None, [versions])]))
     return section(("Time", "時間"), total, chart) + (footer and f"<footer>{footer}</footer>")

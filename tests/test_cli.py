@@ -80,3 +80,11 @@ def test_the_short_help_is_short_and_every_option_of_ours_is_explained(stage):
 def test_a_stage_is_reached_with_its_arguments(capsys):
     assert cli.main(["sft", "--dataset_nam", "x"]) == 2
     assert "rlhf-kit sft: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ppo", "--help-all"], ["eval", "--help"], ["--version"]])
+def test_nobody_has_to_read(words):
+    command = [sys.executable, "-m", "rlhf_kit.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # before a word is said
+        assert process.stderr.read() == "" and process.wait() == 0

@@ -6,6 +6,7 @@ Commands run with `--dry-run` in a folder that holds the README's own example da
 import ast
 import configparser
 import fnmatch
+import importlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from peft import LoraConfig
 from transformers import BertConfig, BertForMaskedLM, GPT2Config
 
-from rlhf_kit import cli, demo
+from rlhf_kit import cli, demo, world
 from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
@@ -231,6 +232,27 @@ def documented(section: str) -> set[str]:
         for title in ("Every stage", section)
         for name in re.findall(r"^\| `([\w/]+)` \|", parts[title], re.MULTILINE)
     }
+
+
+def test_the_function_for_rewards_takes_texts_and_messages(place):
+    place([])
+    brief = importlib.import_module("my_rewards").brief
+    assert brief(prompts=["a"] * 2, completions=["x" * 50, ""]) == [-0.5, 0]
+    assert brief(prompts=[[]], completions=[[{"role": "assistant", "content": "x" * 50}]]) == [-0.5]
+
+
+@pytest.mark.parametrize("path", [README, CHINESE], ids=lambda path: path.name)
+def test_questions_worth_asking_are_of_the_demos_world(path):
+    text = path.read_text(encoding="utf-8")
+    table = re.search(r"\n\n\| (?:worth asking|值得問的) \|.*?\n\n", text, re.DOTALL)[0]
+    questions = re.findall(r"`(.+?)`", table)
+    assert len(questions) >= 10
+    for question in [*questions, re.search(r'"role": "user", "content": "(Where .*?)"', text)[1]]:
+        world.judge(question, "")  # raises for what the world does not know
+    with pytest.raises(ValueError, match="embedded world"):
+        world.judge("台灣最高的山是哪一座？", "")
+    row = json.loads(re.search(r"`(\{\"messages.*?\})` \|", text)[1])["messages"]
+    assert world.judge(row[0]["content"], row[1]["content"]).label == "right"
 
 
 SECTIONS = ["Supervised fine-tuning", "Reward model", "PPO", None]

@@ -20,6 +20,10 @@ STAGES = {
     "ppo": {"truth": 0.62, "correct": 0.79, "reward_model_score": 1.58, "kl": 4.9, "win_rate_vs_sft": 0.74},
     "ppo_no_kl": {"truth": -0.88, "correct": 0.31, "reward_model_score": 3.02, "kl": 44.1, "win_rate_vs_sft": 0.22},
 }
+DIFFERENCES = {
+    "ppo": {"sft": {"truth": (0.22, 0.41), "reward_model_score": (1.2, 1.7)}},
+    "ppo_no_kl": {"sft": {"truth": (-1.3, -1.1)}, "ppo": {"reward_model_score": (1.2, 1.7)}},
+}
 SAMPLE = {
     "chosen": "drawn <by> the seed",
     "prompt": "Is 1 < 2 & 3?",
@@ -33,6 +37,7 @@ SAMPLE = {
 SUMMARY = {
     "seconds": {"sft": 8.2, "reward": 14.9, "ppo": 41.3, "ppo_no_kl": 44.4, "measure": 9.5, "total": 118.3},
     "stages": STAGES,
+    "differences": DIFFERENCES,
     "reward_model": {"accuracy": 0.841, "accuracy_ceiling": 0.882},
     "samples": [SAMPLE, {**SAMPLE, "prompt": "小美的風箏在哪裡？", "language": "zh"}],
     "seed": 7,
@@ -172,12 +177,30 @@ def test_series_skips_what_is_no_number_and_keeps_the_later_of_a_step(tmp_path):
     assert series(rows, "no such") == [] and read_metrics(tmp_path / "nowhere") == []
 
 
-def test_the_result_follows_the_numbers():
-    assert "74%" in result(STAGES) and ": over-optimisation" in result(STAGES) and "過度最佳化" in result(STAGES)
-    for kinder in ({"truth": 0.4}, {"reward_model_score": 1.0}):
-        assert "no over-optimisation" in result(STAGES | {"ppo_no_kl": STAGES["ppo_no_kl"] | kinder})
-    assert "KL" not in result({"ppo": STAGES["ppo"]})
-    assert result({}) == result({"sft": STAGES["sft"]}) == ""
+def told(stages=STAGES, **differences):
+    return result({"stages": stages, "differences": {**DIFFERENCES, **differences}})
+
+
+def test_the_result_follows_the_intervals():
+    assert "74%" in told() and "PPO beats SFT" in told() and "difference +0.22 to +0.41" in told()
+    assert ": over-optimisation" in told() and "：過度最佳化" in told()
+    for noise in ({"sft": {"truth": (-1.3, 0.01)}}, {"ppo": {"reward_model_score": (-0.1, 1.6)}}):
+        calm = told(ppo_no_kl={**DIFFERENCES["ppo_no_kl"], **noise})
+        assert "no over-optimisation that shows" in calm and "看不出過度最佳化" in calm
+    assert "differ by no more than chance" in told(ppo={"sft": {"truth": (-0.1, 0.2)}})
+    assert "SFT beats PPO" in told(ppo={"sft": {"truth": (-0.3, -0.2)}})
+
+
+def test_without_intervals_the_result_judges_nothing():
+    for differences in ({}, {"ppo": {"sft": {"truth": None}}}):
+        said = result({"stages": STAGES, "differences": differences})
+        assert "74%" in said and "beats" not in said and "over-optimisation" not in said and "過度最佳化" not in said
+    assert result({"stages": {"ppo": STAGES["ppo"]}}) == result({}) == result({"stages": {"sft": STAGES["sft"]}}) == ""
+
+
+def test_the_report_leads_to_the_other_pages(tmp_path):
+    text = write(tmp_path / "report.html", {}, {}, {"suite/report.html": "gained & lost"}).read_text(encoding="utf-8")
+    assert '<a href="suite/report.html">gained &amp; lost</a>' in text
 
 
 def test_the_page_holds_every_number_of_the_summary(tmp_path, runs):

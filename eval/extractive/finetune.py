@@ -20,6 +20,7 @@ from rlhf_kit.eval.extractive.windows import Windows, make_windows
 from rlhf_kit.models import adapters, preflight
 from rlhf_kit.models.weights import head_modules
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.progress import show_progress
 
 
 @dataclass
@@ -99,6 +100,7 @@ def finetune(
         callbacks=list(callbacks),
         optimizers=optimizers,
     )
+    show_progress(trainer)
     trainer.windows = windows
     trainer.train()
     # Trainer leaves its autocast around the forward: what is measured has the model's own precision.

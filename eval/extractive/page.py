@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
+from rlhf_kit.escaping import html
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.kinds import KINDS
 from rlhf_kit.eval.items import Item, Measured, Results
@@ -24,7 +24,7 @@ def marked(context: str, gold: Sequence[tuple[int, int]], said: tuple[int, int] 
     parts = []
     for low, high in zip(borders, borders[1:], strict=False):
         classes = dict.fromkeys(name for (start, end), name in spans if start <= low and high <= end)
-        text = escape(context[low:high])
+        text = html(context[low:high])
         parts.append(f'<mark class="{" ".join(classes)}">{text}</mark>' if classes else text)
     return f'<p class="passage">{"".join(parts)}</p>'
 
@@ -35,10 +35,10 @@ def error(question: Question, answer: str, start: int, scores: Mapping[str, floa
     said = (start, start + len(answer)) if answer else None
     given = " · ".join(dict.fromkeys(question.references))
     return (
-        f'<div class="sample"><h3>{escape(question.question)} <span class="soft">{escape(question.id)}</span></h3>'
+        f'<div class="sample"><h3>{html(question.question)} <span class="soft">{html(question.id)}</span></h3>'
         f"{marked(question.context, gold, said)}"
-        f'<p class="soft">answer {zh("答案")}: <b class="gold">{escape(given)}</b> · model {zh("模型")}: '
-        f'<b class="said">{escape(answer) or "–"}</b> · F1 {number(100 * scores["f1"], ".0f")}</p></div>'
+        f'<p class="soft">answer {zh("答案")}: <b class="gold">{html(given)}</b> · model {zh("模型")}: '
+        f'<b class="said">{html(answer) or "–"}</b> · F1 {number(100 * scores["f1"], ".0f")}</p></div>'
     )
 
 
@@ -70,10 +70,10 @@ def report_page(found: Results, items: Sequence[Item], questions: Sequence[Quest
         **{f"dropped: {fault}": len(ids) for fault, ids in told["questions_dropped"].items()},
         "commit": found.commit,
     }  # fmt: skip
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
+    listed = "".join(f"<dt>{html(name)}</dt><dd>{html(str(value))}</dd>" for name, value in facts.items())
     body = [
         f"<h1>Extractive question answering {zh('抽取式問答')}</h1>",
-        f'<p class="soft">{escape(settings.model)} · {escape(settings.data)}</p>',
+        f'<p class="soft">{html(settings.model)} · {html(settings.data)}</p>',
         "" if found.reportable else "<p><b>--limit was given: no result to report. 只評了一部分。</b></p>",
         section(
             ("By kind of question", "各類問題"),

@@ -16,7 +16,7 @@ from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import check_length, reads_types
 from rlhf_kit.eval.extractive.spans import Spans, best_spans
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
-from rlhf_kit.eval.progress import Counter
+from rlhf_kit.progress import Counter
 
 TOGETHER = 256  # questions whose spans are searched at once while others are still being forwarded
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from peft import LoraConfig
-from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from rlhf_kit.console import Console
 from rlhf_kit.data.sources import WORLD
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results, scorers
@@ -30,10 +30,11 @@ from rlhf_kit.eval.extractive.predict import Prediction, predictions
 from rlhf_kit.eval.extractive.windows import STEP, Windows, make_windows
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
-from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.models import adapters
 from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precision
+from rlhf_kit.processes import processes, quiet
 from rlhf_kit.storage import replace
+from rlhf_kit.terminal import say
 
 TASK, VERSION = "extractive", 1
 FILES = PREDICTIONS, N_BEST, REPORT = "predictions.json", "nbest.json", "report.html"
@@ -83,7 +84,8 @@ def run(options: argparse.Namespace) -> None:
         show(found)
         if options.output is not None:
             write(options.output, found, making.ordered, questions)
-            print(f"Written 已寫入: {options.output}/{results_names()}")  # noqa: T201
+            model_there = f"; the model 模型: {options.output / MODEL}" if training else ""
+            say(f"Written 已寫入: {options.output}/{results_names()}{model_there}")
 
 
 def as_cut(cutting: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,10 +217,10 @@ def results_names() -> str:
 
 def show(found: Results) -> None:
     """A row a kind of question with its intervals, the whole below, and what to know of it."""
-    console = Console(highlight=False)
+    console = Console()
     settings, told = found.settings, found.details
     head = f"{settings.model} · {settings.data} ({settings.options['split']}) · scorer {told['scorer']}"
-    console.print(head, markup=False, soft_wrap=True)
+    console.print(head, soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     table.add_row("question 問題", "n 題數", "EM", "F1", "95 %")
     for name, part in [*found.groups.items(), ("all 全部", found.measured)]:

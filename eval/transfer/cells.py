@@ -8,18 +8,16 @@ OUTPUT/ROW/seed-0/TEST/              settings.json, items.jsonl, results.json, p
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import tempfile
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
@@ -30,7 +28,6 @@ from rlhf_kit.eval.extractive.models import load_reader
 from rlhf_kit.eval.extractive.predict import Prediction
 from rlhf_kit.eval.extractive.windows import make_windows
 from rlhf_kit.eval.items import Item, Run, Settings
-from rlhf_kit.eval.progress import Counter
 from rlhf_kit.eval.transfer.config import FIRST, Row, Table, Test
 from rlhf_kit.eval.transfer.data import Read, scores
 from rlhf_kit.eval.transfer.readers import missing, new_reader, row_hash, training_defaults, training_parts
@@ -147,10 +144,8 @@ def _trained(cell: Cell, making: Making) -> tuple[PreTrainedModel, PreTrainedTok
         questions = making.learned(cell.row)
         model, tokenizer = new_reader(cell.row, questions)
         parts = training_parts(cell.row, model)
-        callbacks = [*parts.get("callbacks", ()), _Progress(state.is_main_process)]
-        with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):  # of what Trainer prints
-            args = arguments(scratch, cell, making)
-            trainer = finetune(model, tokenizer, questions, args, **{**parts, "callbacks": callbacks})
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer = finetune(model, tokenizer, questions, arguments(scratch, cell, making), **parts)
         _save(trainer, tokenizer, folder, state)
     # Read anew even when it was just trained: so a run that was interrupted here gives the same answers.
     return load_reader(str(folder), making.dtype, state.device)
@@ -158,8 +153,7 @@ def _trained(cell: Cell, making: Making) -> tuple[PreTrainedModel, PreTrainedTok
 
 def arguments(scratch: str, cell: Cell, making: Making) -> ExtractiveConfig:
     """Of the cell's training. Raises UserError for what the table sets and transformers refuses."""
-    quiet = {"disable_tqdm": True, "logging_strategy": "no"}
-    given = {**quiet, **training_precision(), **making.training(cell.row)}
+    given = {**training_precision(), **making.training(cell.row)}
     try:
         return ExtractiveConfig(scratch, seed=cell.seed, use_cpu=making.state.device.type == "cpu", **given)
     except (TypeError, ValueError) as error:
@@ -177,23 +171,6 @@ def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, st
         replace(folder / TRAINED, "")
         home.settle(MODEL)
     state.wait_for_everyone()
-
-
-class _Progress(TrainerCallback):
-    """Steps done, their rate and the time left."""
-
-    def __init__(self, shown: bool):
-        self.shown = shown
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.counter = Counter(state.max_steps, "steps", self.shown)
-        self.counter.__enter__()
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.counter.add(1)
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.counter.__exit__()
 
 
 # --- tests ----------------------------------------------------------------------------------------------------------

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
-from rich.console import Console
 from rich.table import Table as Grid
 
+from rlhf_kit.console import Console
+from rlhf_kit.escaping import html, markdown_row
+from rlhf_kit.escaping import markdown as escaped
 from rlhf_kit.eval.transfer.config import QANET, Row
 from rlhf_kit.eval.transfer.table import Figure, Report, of_test
 from rlhf_kit.eval.transfer.words import NOTE, TRIAL, VERDICTS, percent, sentences
-from rlhf_kit.page import document, number, section, table, zh
+from rlhf_kit.page import document, link, number, section, table, zh
 
 HEAD = ("model 模型", "pre-trained on 預訓練", "fine-tuned on 微調")
 GUESS, HUMAN = "guessing an answer of the right type 同類型亂猜", "human 人"
@@ -98,10 +99,10 @@ def notes(report: Report) -> list[str]:
 
 def markdown(report: Report) -> str:
     head, *body = lines(report)
-    marks = ["---"] * len(HEAD) + ["---:"] * (len(head) - len(HEAD))
-    shown = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, marks, *body))
-    told = "\n".join(f"* {english} {chinese}" for english, chinese in sentences(report))
-    small = "\n".join(f"* {note}" for note in notes(report))
+    marks = "| --- " * len(HEAD) + "| ---: " * (len(head) - len(HEAD)) + "|"
+    shown = "\n".join([markdown_row(head), marks, *map(markdown_row, body)])
+    told = "\n".join(f"* {escaped(english)} {escaped(chinese)}" for english, chinese in sentences(report))
+    small = "\n".join(f"* {escaped(note)}" for note in notes(report))
     return f"{shown}\n\n{told}\n\n{small}\n"
 
 
@@ -112,9 +113,9 @@ def show(report: Report, console: Console) -> None:
         grid.add_column(name, justify="right" if at >= len(HEAD) else "left", overflow="fold")
     for cells in body:
         grid.add_row(*cells)
-    console.print(grid, highlight=False, markup=False)
+    console.print(grid)
     for line in [line for pair in sentences(report) for line in pair] + notes(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -122,32 +123,32 @@ def show(report: Report, console: Console) -> None:
 
 def page(report: Report, facts: Sequence[str]) -> str:
     """`facts` stand at the foot."""
-    said = "".join(f'<p class="result">{escape(one)}<br>{zh(escape(two))}</p>' for one, two in sentences(report))
+    said = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in sentences(report))
     words = "F1, darker where it is higher; below it exact match, and what was published. 顏色越深 F1 越高。"
-    foot = "".join(f"<li>{escape(note)}</li>" for note in notes(report))
+    foot = "".join(f"<li>{html(note)}</li>" for note in notes(report))
     body = [
         f"<h1>Cross-lingual transfer of reading {zh('閱讀理解的跨語言遷移')}</h1>",
-        f'<p class="soft">{escape(report.name)}</p>{STYLE}',
+        f'<p class="soft">{html(report.name)}</p>{STYLE}',
         said,
         section(("The table", "總表"), words, _heat_map(report), f'<ul class="soft">{foot}</ul>', grid="results"),
         section(("The published order", "論文的順序"), "", _order_table(report), grid="results"),
         section(("Errors, cell by cell", "各格的錯誤"), "", _links(report), grid="results"),
-        f"<footer>{escape(' · '.join(facts))}</footer>",
+        f"<footer>{html(' · '.join(facts))}</footer>",
     ]
     return document("rlhf_kit: cross-lingual transfer 跨語言遷移", body)
 
 
 def _heat_map(report: Report) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in HEAD)
-    head += "".join(f'<th scope="col">{escape(test)}<small>{escape(by)}</small></th>' for test, by in columns(report))
+    head = "".join(f'<th scope="col">{html(name)}</th>' for name in HEAD)
+    head += "".join(f'<th scope="col">{html(test)}<small>{html(by)}</small></th>' for test, by in columns(report))
     body = ""
     for row in rows(report):
-        first, *names = (escape(name) for name in named(row))
+        first, *names = (html(name) for name in named(row))
         cells = "".join(_heat_cell(figure_of(report, row.name, column)) for column in columns(report))
         body += f'<tr><th scope="row">{first}</th>{"".join(f"<th>{name}</th>" for name in names)}{cells}</tr>'
     for name, known in below(report):
         cells = "".join(_below_cell(known.get(column)) for column in columns(report))
-        body += f'<tr><th scope="row" colspan="{len(HEAD)}">{escape(name)}</th>{cells}</tr>'
+        body += f'<tr><th scope="row" colspan="{len(HEAD)}">{html(name)}</th>{cells}</tr>'
     return f'<div class="scroll heat"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -156,8 +157,8 @@ def _heat_cell(one: Figure | None) -> str:
         return '<td class="none">–</td>'
     small = [f"EM {percent(one.em)}", f"seeds {', '.join(map(str, one.seeds))}"]
     small += [f"published {_pair(one.published)}"] if one.published else []
-    told = "".join(f"<small>{escape(line)}</small>" for line in small)
-    return f'<td style="--f1:{one.f1.value:.1f}"><b>{escape(percent(one.f1))}</b>{told}</td>'
+    told = "".join(f"<small>{html(line)}</small>" for line in small)
+    return f'<td style="--f1:{one.f1.value:.1f}"><b>{html(percent(one.f1))}</b>{told}</td>'
 
 
 def _below_cell(pair: tuple[float, float] | None) -> str:
@@ -173,8 +174,8 @@ def _order_table(report: Report) -> str:
     head = ["pair 兩列", "test 測試", "published 論文", "here 這裡", ""]
     body = [
         [
-            escape(f"{order.better} − {order.worse}"), escape(order.test), number(order.published, "+.1f"),
-            escape(percent(order.difference, "+.1f")), f"{order.verdict} {zh(VERDICTS[order.verdict])}",
+            html(f"{order.better} − {order.worse}"), html(order.test), number(order.published, "+.1f"),
+            html(percent(order.difference, "+.1f")), f"{order.verdict} {zh(VERDICTS[order.verdict])}",
         ]
         for order in report.orders
     ]  # fmt: skip
@@ -190,7 +191,6 @@ def _links(report: Report) -> str:
             tests += [figure.test] * (figure.test not in tests)
     items = ""
     for (row, seed), tests in found.items():
-        paths = {test: escape(f"{row}/seed-{seed}/{test}/report.html") for test in tests}
-        links = " · ".join(f'<a href="{path}">{escape(test)}</a>' for test, path in paths.items())
-        items += f"<li>{escape(row)}, seed {seed}: {links}</li>"
+        links = " · ".join(link(f"{row}/seed-{seed}/{test}/report.html", test) for test in tests)
+        items += f"<li>{html(row)}, seed {seed}: {links}</li>"
     return f"<ul>{items}</ul>" if items else ""

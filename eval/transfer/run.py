@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rich.console import Console
-
+from rlhf_kit.console import Console
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
-from rlhf_kit.eval.scoring import processes, quiet
 from rlhf_kit.eval.transfer import readers
 from rlhf_kit.eval.transfer.cells import TASK, Cell, Making, arguments, finished, make
 from rlhf_kit.eval.transfer.config import Table, read_table
@@ -22,6 +19,8 @@ from rlhf_kit.eval.transfer.data import all_guesses, read_all
 from rlhf_kit.eval.transfer.page import markdown, page, show
 from rlhf_kit.eval.transfer.table import Report, summed_up
 from rlhf_kit.eval.transfer.words import sentences
+from rlhf_kit.processes import processes, quiet
+from rlhf_kit.terminal import complain, say
 
 FILES = TABLE, REPORT, RESULTS = "table.md", "report.html", "results.json"
 
@@ -65,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         final = report()
         write(final, output)
         show(final, Console())
-        print(f"Written 已寫入: {output}/table.md, {RESULTS}, report.html, a folder a row")  # noqa: T201
+        say(f"Written 已寫入: {output}/table.md, {RESULTS}, report.html, a folder a row")
 
 
 def chosen(table: Table, rows: Sequence[str], seeds: Sequence[int] | None) -> tuple[Table, tuple[str, ...]]:
@@ -94,7 +93,7 @@ def ordered(table: Table, skipped: Sequence[str]) -> list[Cell]:
 def tell(cell: Cell, number: int, cells: int, seconds: float) -> None:
     """Which cell comes, and the time left by the mean of those of this run."""
     left = f", about {(cells - number) * seconds / number / 60:.1f} min left 剩餘" if number else ""
-    print(f"[{number + 1}/{cells}] {cell.row.name}, seed {cell.seed}{left}", file=sys.stderr, flush=True)  # noqa: T201
+    complain(f"[{number + 1}/{cells}] {cell.row.name}, seed {cell.seed}{left}")
 
 
 def write(report: Report, output: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,14 +9,14 @@ from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
 from rlhf_kit.errors import UserError
 from rlhf_kit.storage import Folder
+from rlhf_kit.terminal import Parser, complain, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert a file; returns the exit status: 0 done, 2 a mistake of the user, and nothing was written."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rlhf-kit convert",
         description="Rankings of answers from one format to another. 轉換人類排序資料的格式。",
-        allow_abbrev=False,
     )
     parser.add_argument("source", type=Path, metavar="IN", help="a .jsonl, .json, .csv or .parquet file 輸入")
     parser.add_argument(
@@ -45,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         told = convert(options.source, options.target, options.source_format, options.target_format, options.merge)
     except UserError as error:
-        print(f"rlhf-kit convert: {error}", file=sys.stderr)  # noqa: T201
+        complain(f"rlhf-kit convert: {error}")
         return 2
-    print("\n".join(told))  # noqa: T201
+    say("\n".join(told))
     return 0
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 
-from tqdm import tqdm
-
 from rlhf_kit.errors import UserError
+from rlhf_kit.progress import Counter
 
 SHOWN = 5  # rows and sentences that are named
 
@@ -26,12 +26,14 @@ class UnstableTemplate(UserError):
 def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
     """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
     found, refusals = [], {}
-    bar = tqdm(rows, f"Tokenizing {name}".rstrip(), leave=False, delay=2)  # seconds
-    for number, row in enumerate(bar, start=1):
-        try:
-            found.append(encode(row))
-        except TemplateRefusal as refusal:
-            refusals[number] = refusal
+    rows = list(rows)
+    with Counter(len(rows), "rows tokenized", shown=os.environ.get("RANK", "0") == "0") as counter:
+        for number, row in enumerate(rows, start=1):
+            try:
+                found.append(encode(row))
+            except TemplateRefusal as refusal:
+                refusals[number] = refusal
+            counter.add(1)
     if refusals:
         raise refused_rows(refusals, len(found) + len(refusals), name)
     return found

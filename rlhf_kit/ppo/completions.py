@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas
 from accelerate.utils import gather_object
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_kit.console import Console
 from rlhf_kit.ppo.rollout import Rollout
 from rlhf_kit.storage import RUN, Folder
 
@@ -39,4 +39,4 @@ def show(rows: list[dict], step: int, count: int) -> None:
         table.add_column(title, overflow="fold")
     for row in rows[:count]:
         table.add_row(row["prompt"], row["completion"] or "(nothing 空白)", f"{row['score']:.2f}")
-    console.print(table, highlight=False)
+    console.print(table)

@@ -1,6 +1,7 @@
 """`rlhf-kit eval extractive`: fine-tune, predict, score, go on after a kill; its files, its page, its refusals."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -51,6 +52,15 @@ def test_the_world_is_measured_and_its_files_are_those_of_the_scorers(model, tmp
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('class="sample"') == sum(item["scores"]["em"] < 1 for item in items)
     assert "<script" not in page and "http" not in page
+
+
+def test_training_in_a_pipe_is_quiet(model, tmp_path, capfd):
+    train = ["--train-data", "world:squad_zh", "--epochs", "0.02", "--max-length", "64"]
+    assert main("--model", model, *WORLD, *train, "--output", tmp_path) == 0
+    told = capfd.readouterr()
+    assert "\r" not in told.out + told.err and "train_runtime" not in told.out + told.err
+    assert told.out.splitlines()[-1].endswith(f"the model 模型: {tmp_path / 'model'}")
+    assert not [line for line in told.err.splitlines() if not re.match(r"\d+/\d+ |step ", line)], told.err
 
 
 def test_a_killed_run_goes_on_and_other_settings_are_refused(model, tmp_path, capsys, monkeypatch):

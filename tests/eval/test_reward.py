@@ -19,11 +19,11 @@ from rlhf_kit.data.labelers import agreement
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.progress import Counter
 from rlhf_kit.eval.reward import evaluate_reward
 from rlhf_kit.eval.scoring import load_scorer, score_lists
 from rlhf_kit.models import heads
 from rlhf_kit.models.adapters import save, wrap
+from rlhf_kit.progress import Counter
 from rlhf_kit.recipes.evaluate import main
 
 KINDS = ("ranked", "pairs", "thumbs")

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from rich.console import Console
 from transformers import GPT2LMHeadModel
 
+from rlhf_kit.console import Console
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import suite, suite_page, suite_run
 from rlhf_kit.eval.compare import compare_folders
@@ -234,6 +235,41 @@ def test_the_table_in_its_three_forms():
     assert "+50.0" in said and "(+30.0 to +70.0) ▲" in said and english in said
 
 
+def whole(report, width):
+    console = Console(file=io.StringIO(), width=width)
+    suite_page.show(report, console)
+    return console.file.getvalue()
+
+
+def test_the_table_is_whole_on_80_columns():
+    """Where there is no room the figures' intervals go; or the differences, whose marks stand beside the figures."""
+    names = ["base", "fine-tuned", "ppo"]
+    values = [Value(name, "translation-4-shot", 75.0, (60.0, 90.0), 200) for name in names]
+    changes = [
+        Change(*pair, "translation-4-shot", 5.0, "acc", (-1.0, 7.0), side)
+        for pair, side in ((names[:2], "gained"), (names[1:], "lost"))
+    ]
+    listed = [entry(name="translation-4-shot", meaning="words · 詞", group="a-long-name-of-a-group/4-shot")]
+    report = Report("s.yaml", dict.fromkeys(names, "m"), listed, values, changes, True)
+    widest, wide, narrow, narrowest = (whole(report, width) for width in (130, 100, 80, 60))
+    for said in (widest, wide):
+        assert "fine-tuned − base" in said and "+5.0" in said and "(−1.0 to +7.0) ▲" in said and "75.0 ▲" not in said
+    assert widest.count("(60.0 to 90.0)") == narrow.count("(60.0 to 90.0)") == 3 and "(60.0" not in wide + narrowest
+    assert "75.0 ▲" in narrow and "75.0 ▼" in narrow and "75.0 ▼" in narrowest and "−" not in narrow + narrowest
+    for said in (widest, wide, narrow, narrowest):
+        assert "translation-4-shot: words · 詞" in said and "a-long-name" not in said and said.count("75.0") == 3
+    assert "translation-4-shot: words · 詞" in suite_page.markdown(report)
+    assert "<dt>translation-4-shot</dt><dd>words · 詞</dd>" in suite_page.page(report, [])
+
+
+def test_figures_lead_to_what_they_are_made_of():
+    report = report_of(Change("one", "two", "sums", 50.0, "acc", (30.0, 70.0), "gained"))
+    values = [replace(value, file=f"{value.model}/sums/report.html") for value in report.values]
+    page = suite_page.page(replace(report, values=values), [])
+    assert '<a href="one/sums/report.html">25.0 (10.0 to 40.0)</a>' in page
+    assert '<a href="two/sums/report.html">75.0 (60.0 to 90.0)</a>' in page
+
+
 def test_a_loss_is_the_alignment_tax_and_a_trial_is_called_one():
     report = replace(report_of(Change("one", "two", "sums", -5.0, "acc", (-7.0, -3.0), "lost")), reportable=False)
     english, chinese = suite_page.sentences(report)[0]
@@ -299,7 +335,11 @@ def test_three_stages_by_the_command(stages, tmp_path, capsys):
     for before, after in (("base", "fine"), ("fine", "ppo")):
         told = next(one for one in found["changes"] if (one["model"], one["entry"]) == (after, "text"))
         assert told["before"] == before and told["difference"] == of[after, "text"] - of[before, "text"]
-    assert "fine − base" in Path("out/suite.md").read_text() and "<svg" in Path("out/report.html").read_text()
+    page = Path("out/report.html").read_text()
+    assert "fine − base" in Path("out/suite.md").read_text() and "<svg" in page
+    links = re.findall('href="(.*?)"', page)
+    assert {"base/sums/report.html", "fine/text/results.json"} <= {*links} and len(links) == 6
+    assert all(Path("out", link).is_file() for link in links)
 
     kept = Path("out/suite.md").read_text(), Path("out/report.html").read_text()
     shutil.rmtree("out/ppo")

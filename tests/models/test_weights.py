@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Model, Llam
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import save, wrap
 from rlhf_kit.models.checkpoints import load_masked_lm, load_policy, load_reward_model
-from rlhf_kit.recipes.run import prepare_environment
+from rlhf_kit.processes import quiet
 
 LORA = LoraConfig(r=2, init_lora_weights=False)
 
@@ -70,7 +70,7 @@ def test_a_masked_lm_without_its_head_is_told(tmp_path):
 
 
 def test_what_is_new_or_tied_by_design_passes_without_a_word(folder, policy, tmp_path, caplog):
-    prepare_environment()
+    quiet()
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=20)
     BertForMaskedLM(BertConfig(**sizes)).save_pretrained(tmp_path / "bert")
     GPT2Model(policy.config).save_pretrained(tmp_path / "trunk")

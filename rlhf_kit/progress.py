@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,14 +15,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rlhf_kit.console import Console
+
 QUIET_FOR = 2.0  # seconds
 EVERY = 10.0  # seconds between lines where there is no terminal
+WIDE = 100  # columns of a terminal from which there is room for a long bar and the time gone
 
 
 def progress_bar(console: Console, *more: ProgressColumn, transient: bool = False) -> Progress:
-    """Done of all, the rate (a field of the task), time gone and left, and `more`."""
-    columns = [BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+    """Done of all, the rate (a field of the task), time gone and left, and `more`; all of it on 80 columns."""
+    narrow = console.width < WIDE
+    columns = [BarColumn(bar_width=8 if narrow else 24), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    columns += [] if narrow else [TimeElapsedColumn()]
+    columns += [TextColumn("left"), TimeRemainingColumn()]
     return Progress(*columns, *more, console=console, transient=transient)
 
 
@@ -71,7 +75,7 @@ class Counter:
             self.told = now
             left = (self.total - self.done) / rate
             told = f"{self.done}/{self.total} {self.unit}  {rate:.1f} {self.unit}/s  {left:.0f} s left"
-            self.console.print(told, highlight=False)
+            self.console.print(told)
 
     def _show(self, rate: str) -> None:
         if self.bar is None:

@@ -1,0 +1,80 @@
+"""What the demo and its stage report show on a terminal of 80 and of 120 columns, as pictures for docs/screens.md.
+
+python benchmarks/screens.py runs/demo docs/screens
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+from rlhf_kit import demo
+from rlhf_kit.console import Console
+from rlhf_kit.eval import suite_page
+from rlhf_kit.eval.suite import Entry
+from rlhf_kit.eval.suite_page import Change, Report, Value
+from rlhf_kit.training.progress import ProgressBar
+
+WIDTHS = (80, 120)
+# rich's own format, without the fonts that it would load from elsewhere.
+FORMAT = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>.{unique_id}-matrix {{ font-family: "DejaVu Sans Mono", "Noto Sans Mono CJK TC", monospace;
+font-size: {char_height}px; line-height: {line_height}px; }} {styles}</style>
+<defs><clipPath id="{unique_id}-clip-terminal"><rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" />
+</clipPath>{lines}</defs>{chrome}<g transform="translate({terminal_x}, {terminal_y})"
+clip-path="url(#{unique_id}-clip-terminal)">{backgrounds}<g class="{unique_id}-matrix">{matrix}</g></g></svg>
+"""
+
+
+def show_bar(folder: Path, console: Console) -> None:
+    """PPO's bar as it stood at its last log."""
+    lines = (folder / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    logged = [row for row in map(json.loads, lines) if "kl" in row]
+    steps = logged[-1]["step"]
+    unseen = Console(file=io.StringIO(), width=console.width, force_terminal=True)  # where it moves
+    bar, state = ProgressBar(unseen), SimpleNamespace(is_world_process_zero=True, max_steps=steps, global_step=0)
+    bar.on_train_begin(None, state, None)
+    bar.bar.stop()
+    bar.bar.update(bar.task, completed=steps, rate=f"{steps / logged[-1]['time']:.1f}/s")
+    bar.on_log(None, state, None, logged[-1])
+    console.print(bar.bar.get_renderable())
+
+
+def show_demo(folder: Path, console: Console) -> None:
+    """PPO's bar, and the tables at the end."""
+    demo.console = console
+    console.rule(Text(demo.TITLES["ppo"], "bold"), align="left")
+    show_bar(folder, console)
+    demo.show(json.loads((folder / "summary.json").read_text(encoding="utf-8")), Path("runs/demo"))
+
+
+def show_suite(folder: Path, console: Console) -> None:
+    found = json.loads((folder / "suite" / "suite.json").read_text(encoding="utf-8"))
+    parts = {"entries": Entry, "values": Value, "changes": Change}
+    told = {name: [kind(**row) for row in found[name]] for name, kind in parts.items()}
+    report = Report(found["suite"], found["models"], **told, reportable=found["reportable"])
+    suite_page.show(report, console)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("demo", type=Path, help="a demo's folder")
+    parser.add_argument("output", type=Path, help="folder for the pictures")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name, show in {"demo": show_demo, "suite": show_suite}.items():
+        for width in WIDTHS:
+            console = Console(record=True, width=width, force_terminal=True)
+            show(options.demo, console)
+            picture = console.export_svg(theme=MONOKAI, code_format=FORMAT, unique_id=f"{name}-{width}")
+            (options.output / f"{name}-{width}.svg").write_text(picture, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

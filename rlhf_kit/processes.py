@@ -1,0 +1,52 @@
+"""A command as a process: its quiet start, and which one it is among those that were launched with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+from rlhf_kit.terminal import escape_logs
+
+# True of every GPT-2 and of every run here, and nothing to act on: packed rows have no mask by design.
+STALE_NEWS = (
+    "We strongly recommend passing in an `attention_mask`",
+    "`loss_type=None` was set",
+    "mtime may not be",
+    "There seems not to be a single sample in your epoch_iterator",
+    "Warning: The following arguments do not match the ones in the `trainer_state.json`",  # those given hold
+)
+
+
+def quiet() -> None:
+    """No telemetry, no bars of the libraries' own, no warnings that name nothing a user can do; logs are escaped."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would warn about it
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated.*")  # peft and TRL ask it
+    # Of an adapter on an adapter, whose folder holds no config.json; vocabularies are never resized here.
+    warnings.filterwarnings("ignore", message="Could not find a config file in .* the vocabulary was not modified")
+    transformers.utils.logging.set_verbosity_warning()
+    transformers.utils.logging.disable_progress_bar()  # one bar a shard; a trainer's own bar is another
+    for name in ("modeling_utils", "trainer", "trainer_utils"):
+        transformers.utils.logging.get_logger(f"transformers.{name}").addFilter(_is_news)
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    escape_logs(*transformers.utils.logging.get_logger("transformers").handlers)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(STALE_NEWS)
+
+
+def processes() -> PartialState:
+    """This process among those that `accelerate launch` started, and its device."""
+    # Without being told of the CPU, each of several processes there would take itself for the only one.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu)

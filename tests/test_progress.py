@@ -1,0 +1,56 @@
+"""Progress: the numbers a reader wants, on a line where there is no terminal, else whole on 80 columns."""
+
+import io
+import re
+
+import pytest
+import torch
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from rlhf_kit.console import Console
+from rlhf_kit.training.progress import ProgressBar, numbers_shown, show_progress
+
+
+def test_numbers_come_in_order_and_short():
+    logs = {"kl": 1.23456, "loss": 0.5, "grad_norm": 9.0, "rewards/truth_reward": -0.25}
+    assert numbers_shown(logs) == "truth -0.25  KL 1.23"  # the loss of PPO tells nothing
+    assert numbers_shown({"loss": 0.5, "accuracy": 0.75}) == "loss 0.5  accuracy 0.75"
+    assert numbers_shown({"grad_norm": 1.0}) == ""
+
+
+def test_without_a_terminal_a_log_is_a_line(tmp_path):
+    stream = io.StringIO()
+    bar = ProgressBar(Console(file=stream, force_terminal=False))
+    args = TrainingArguments(str(tmp_path), use_cpu=True)
+    state, control = TrainerState(global_step=3, max_steps=10), TrainerControl()
+    bar.on_train_begin(args, state, control)
+    bar.on_log(args, state, control, logs={"loss": 2.0})
+    bar.on_train_end(args, state, control)
+    assert stream.getvalue() == "step 3/10  loss 2\n"
+
+
+def test_the_kits_bar_is_the_only_one(tmp_path):
+    trainer = Trainer(torch.nn.Linear(1, 1), TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+    show_progress(trainer)
+    kinds = [type(callback) for callback in trainer.callback_handler.callbacks]
+    assert ProgressBar in kinds and not {PrinterCallback, ProgressCallback} & {*kinds}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_bar_of_ppo_is_whole(width, tmp_path):
+    stream = io.StringIO()
+    bar = ProgressBar(Console(file=stream, force_terminal=True, width=width))
+    args = TrainingArguments(str(tmp_path), use_cpu=True)
+    state, control = TrainerState(global_step=995, max_steps=1500), TrainerControl()
+    bar.on_train_begin(args, state, control)
+    for state.global_step in range(996, 1001):
+        bar.on_step_end(args, state, control)
+    logs = {"loss": 0.0123, "reward": -0.123, "rewards/truth_reward": -0.456, "kl": 12.34}
+    bar.on_log(args, state, control, logs=logs)
+    bar.on_train_end(args, state, control)
+    shown = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", stream.getvalue()).strip())[-1]
+    assert re.search(r"1000/1500 [\d.]+/s .*left (-:--:--|[\d:]+) reward -0\.123  truth -0\.456  KL 12\.3", shown), (
+        shown
+    )
+    assert len(shown.rstrip()) <= width and "…" not in shown
