@@ -196,7 +196,7 @@ def _shared_prompt_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         "there is no `prompt`, and `chosen` and `rejected` are no dialogues that differ in their last turn only; give "
         "`prompt`"
     )
-    yield Fault("no prompt", told)
+    yield Fault("no prompt, and no dialogues that differ in their last turn only", told)
 
 
 def _pair_faults(row: Mapping[str, Any]) -> Iterator[Fault]:

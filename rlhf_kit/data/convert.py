@@ -38,10 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FORMAT",
         help=f"the format of OUT [ranked] 輸出格式: {', '.join(WRITABLE)}",
     )
+    parser.add_argument(
+        "--sides",
+        nargs=2,
+        metavar=("LEFT", "RIGHT"),
+        help="the fields that Label Studio's Pairwise showed on the left and on the right 左右兩邊的欄位",
+    )
     parser.add_argument("--merge", choices=METHODS, help="one ranking of all labelers' a prompt 合併多位標註者的排序")
     options = parser.parse_args(argv)
     try:
-        told = convert(options.source, options.target, options.source_format, options.target_format, options.merge)
+        told = convert(
+            options.source,
+            options.target,
+            options.source_format,
+            options.target_format,
+            options.merge,
+            tuple(options.sides) if options.sides else None,
+        )
     except UserError as error:
         complain(f"rlhf-kit convert: {error}")
         return 2
@@ -49,15 +62,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def convert(source: Path, target: Path, source_format: str, target_format: str, method: str | None) -> list[str]:
-    """Read `source`, merge by `method` unless it is None, write `target`; returns what to say of it.
+def convert(
+    source: Path,
+    target: Path,
+    source_format: str,
+    target_format: str,
+    method: str | None,
+    sides: tuple[str, str] | None = None,
+) -> list[str]:
+    """Read `source` (a Pairwise's by its `sides`), merge by `method` unless it is None, write `target`; returns what
+    to say of it.
 
     Raises UserError for what cannot be read or written.
     """
     if source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target)):
         raise UserError(f"IN and OUT are the same file {str(source)!r}; give another name for OUT.")
     Folder(target.parent, CONVERT).refuse_foreign([target.name])
-    rows, left_out = read(source, source_format)
+    rows, left_out = read(source, source_format, sides)
     told = [f"{source}: {_rankings(len(rows))} read ({source_format})", *_left_out(left_out)]
     told += _agreement(agreement(rows))
     if method is not None:

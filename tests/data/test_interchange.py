@@ -1,9 +1,9 @@
 import copy
 import json
 import random
-from pathlib import Path
 
 import pytest
+from foreign import FIXTURES, file, row, says, user
 
 from rlhf_kit.data.formats import validate
 from rlhf_kit.data.interchange import FORMATS, WRITABLE, read, write
@@ -11,7 +11,6 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.storage import RECORD
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "interchange"
 ANN, BOB = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 FILES = {
     "ranked.jsonl": "ranked",
@@ -27,24 +26,6 @@ FILES = {
     "argilla-flat.jsonl": "argilla",
     "label-studio.json": "label-studio",
 }
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def says(text):
-    return {"role": "assistant", "content": text}
-
-
-def row(prompt, completions, ranks, **extras):
-    return {"prompt": prompt, "completions": completions, "ranks": ranks, **extras}
-
-
-def file(tmp_path, records, name="x.jsonl"):
-    path = tmp_path / name
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
 
 
 def test_every_format_has_a_fixture_of_its_own_columns():
@@ -91,7 +72,7 @@ def test_hh_transcripts_become_messages_with_the_shared_prompt():
         row(egg, ["Eight minutes for a firm yolk.", "Until it is done."], [1, 2]),
         row([user("臺灣最高的山是哪一座？")], ["玉山，海拔 3,952 公尺。", "阿里山。"], [1, 2]),
     ]
-    assert left_out == {"dialogues that differ before their last turn": 1, "empty text": 1}
+    assert left_out == {"no prompt, and no dialogues that differ in their last turn only": 1, "empty text": 1}
 
 
 def test_summaries_have_the_prompt_of_the_paper_and_their_worker():
@@ -171,10 +152,22 @@ def test_label_studio_gives_a_row_an_annotation():
     }
 
 
-@pytest.mark.parametrize("format", ["ranked", "trl"])
-def test_a_system_column_is_kept_as_a_turn(tmp_path, format):
-    sides = {"completions": ["a", "b"], "ranks": [1, 2]} if format == "ranked" else {"chosen": "a", "rejected": "b"}
-    rows, _ = read(file(tmp_path, [{"prompt": "Hi", "system": "Be kind.", **sides}]), format)
+@pytest.mark.parametrize(
+    "format, columns",
+    [
+        ("ranked", {"prompt": "Hi", "completions": ["a", "b"], "ranks": [1, 2]}),
+        ("trl", {"prompt": "Hi", "chosen": "a", "rejected": "b"}),
+        ("trl", {"chosen": [user("Hi"), says("a")], "rejected": [user("Hi"), says("b")]}),
+        ("hh-rlhf", {side: f"\n\nHuman: Hi\n\nAssistant: {t}" for side, t in (("chosen", "a"), ("rejected", "b"))}),
+        ("nectar", {"prompt": "Hi", "answers": [{"answer": "a", "rank": 1}, {"answer": "b", "rank": 2}]}),
+        ("arena", {"prompt": "Hi", "response_a": "a", "response_b": "b", "winner": "model_a"}),
+        ("argilla", {"fields": {"prompt": "Hi", "1": "a", "2": "b"}, "responses": {"r": [{"value": ["1", "2"]}]}}),
+    ],
+)
+def test_a_system_column_is_kept_as_a_turn(tmp_path, format, columns):
+    record = copy.deepcopy(columns)
+    record.get("fields", record)["system"] = "Be kind."
+    rows, _ = read(file(tmp_path, [record]), format)
     assert rows == [row([{"role": "system", "content": "Be kind."}, user("Hi")], ["a", "b"], [1, 2])]
 
 

@@ -19,9 +19,9 @@ from rlhf_kit.data.checks import ranks_of
 from rlhf_kit.data.files import read_file
 from rlhf_kit.data.formats import Context, report, sift
 from rlhf_kit.data.groups import EXTRAS, Row
-from rlhf_kit.data.interchange.pairs import read_hh, read_trl, write_hh, write_trl
+from rlhf_kit.data.interchange.pairs import read_trl, write_hh, write_trl
 from rlhf_kit.data.interchange.published import read_oasst, read_summaries, read_ultrafeedback, read_webgpt
-from rlhf_kit.data.interchange.records import Reader
+from rlhf_kit.data.interchange.records import Reader, Tally
 from rlhf_kit.data.interchange.tools import read_argilla, read_label_studio, write_argilla, write_label_studio
 from rlhf_kit.data.messages import completion_text, with_opening
 from rlhf_kit.data.unread import notices, refused_columns
@@ -29,27 +29,14 @@ from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.storage import Folder
 
 CONVERT = "convert"  # whose files `write` may replace
+LABEL_STUDIO = "label-studio"
 
 logger = logging.getLogger(__name__)
 Writer = Callable[[Sequence[Mapping[str, Any]], Counter], list[Row]]
 
 
-def _read_ranked(records: Sequence[Any], skipped: Counter) -> list[Row]:
-    good, _, bad = sift(records, "ranked", Context())
-    skipped.update({fault: len(numbers) for fault, numbers in bad.items()})
-    return [
-        {
-            "prompt": record["prompt"],
-            "completions": [completion_text(completion) for completion in record["completions"]],
-            "ranks": ranks_of(record),
-        }
-        | {name: record[name] for name in EXTRAS if record.get(name) is not None}
-        for record in map(with_opening, good)
-    ]
-
-
-def _read_shaped(records: Sequence[Any], skipped: Counter) -> list[Row]:
-    return _read_ranked(shapes.read(records, ("ranked",))[0], skipped)
+def _read_ranked(records: Sequence[Any], tally: Tally) -> list[Row]:
+    return list(records)
 
 
 def _write_ranked(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
@@ -64,50 +51,72 @@ class Format:
     read: Reader
     write: Writer | None
     columns: tuple[str, ...]  # that every record has; by them a file of another format is recognised
-    kind: str | None = None  # of the records, where they are rows of ours
+    kind: str | None = None  # of the records, where they are rows of ours or, if `shaped`, read as such
+    shaped: bool = False
 
 
 FORMATS: dict[str, Format] = {
     "ranked": Format(_read_ranked, _write_ranked, ("prompt", "completions"), "ranked"),
     "trl": Format(read_trl, write_trl, ("chosen", "rejected"), "pairs"),
-    "hh-rlhf": Format(read_hh, write_hh, ("chosen", "rejected")),
+    "hh-rlhf": Format(read_trl, write_hh, ("chosen", "rejected"), "pairs", shaped=True),
     "summarize-from-feedback": Format(read_summaries, None, ("info", "summaries", "choice")),
     "webgpt": Format(read_webgpt, None, ("question", "answer_0", "answer_1")),
     "ultrafeedback": Format(read_ultrafeedback, None, ("instruction", "completions")),
-    "nectar": Format(_read_shaped, None, ("prompt", "answers")),
-    "arena": Format(_read_shaped, None, ("conversation_a", "conversation_b", "winner")),
+    "nectar": Format(_read_ranked, None, ("prompt", "answers"), "ranked", shaped=True),
+    "arena": Format(_read_ranked, None, ("conversation_a", "conversation_b", "winner"), "ranked", shaped=True),
     "oasst": Format(read_oasst, None, ("message_tree_id", "prompt")),
     "argilla": Format(read_argilla, write_argilla, ("fields", "responses")),
-    "label-studio": Format(read_label_studio, write_label_studio, ("data", "annotations")),
+    LABEL_STUDIO: Format(read_label_studio, write_label_studio, ("data", "annotations")),
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.write)
 
 
-def read(path: str | Path, format: str) -> tuple[list[Row], dict[str, int]]:
+def read(path: str | Path, format: str, sides: tuple[str, str] | None = None) -> tuple[list[Row], dict[str, int]]:
     """(ranked rows, how many records or rankings were left out by reason) of a file in one of FORMATS.
 
     The file is .jsonl, .json, .csv or .parquet, packed as .gz or not. Every row keeps the contract of ranked rows.
 
+    Args:
+        sides: the fields that Label Studio's Pairwise showed on the left and on the right.
+
     Raises:
         UserError: no such format or file, a file that cannot be parsed, or no ranking in it.
     """
-    source = read_file(_existing(Path(path)), ("ranked",))
-    kind = _format(format).kind
-    faults = source.context.faults + [(0, fault) for fault in (refused_columns(source.rows, kind) if kind else ())]
+    if sides and (format != LABEL_STUDIO or len(set(sides)) != 2):
+        raise UserError(
+            f"`sides` is {' '.join(sides)!r} for {format}; it names the two fields that a Pairwise of {LABEL_STUDIO} "
+            "showed on the left and on the right."
+        )
+    of_format, source = _format(format), read_file(_existing(Path(path)), ("ranked",))
+    kind, records = of_format.kind, source.rows
+    if kind and of_format.shaped:
+        records, _ = shapes.read(records, (kind,))
+    faults = source.context.faults + [(0, fault) for fault in (refused_columns(records, kind) if kind else ())]
     if faults:
         raise report(source.name, faults, len(source.rows) + len(source.context.faults), source.context.unit)
-    for notice in notices(source.rows, kind) if kind else ():
-        logger.warning("%s: %s", source.name, notice)
-    skipped: Counter = Counter()
-    rows, _, bad = sift(_format(format).read(source.rows, skipped), "ranked", Context())
-    skipped.update({fault: len(numbers) for fault, numbers in bad.items()})
-    rows = [row | ({"labeler": str(row["labeler"])} if "labeler" in row else {}) for row in rows]
-    left_out = {reason: count for reason, count in skipped.items() if count}
+    tally = Tally()
+    rows, _, bad = sift(of_format.read(records, tally, **({"sides": sides} if sides else {})), "ranked", Context())
+    tally.left_out.update({fault: len(numbers) for fault, numbers in bad.items()})
+    left_out = {reason: count for reason, count in tally.left_out.items() if count}
     if not rows:
         raise UserError(
             f"{path} holds no ranking in the format {format}{_told(left_out)}.{_guess(source.rows, format)}"
         )
-    return rows, left_out
+    for notice in notices(records, kind) if kind else ():
+        logger.warning("%s: %s", source.name, notice)
+    for note, count in tally.noted.items():
+        if count:
+            logger.warning("%s: %s (%s of the rankings)", source.name, note, count)
+    return [_ranked(row) for row in rows], left_out
+
+
+def _ranked(row: Mapping[str, Any]) -> Row:
+    """A ranking without fault in its canonical columns."""
+    row = with_opening(row)
+    completions = [completion_text(completion) for completion in row["completions"]]
+    extras = {name: row[name] for name in EXTRAS if row.get(name) is not None}
+    extras |= {"labeler": str(extras["labeler"])} if "labeler" in extras else {}
+    return {"prompt": row["prompt"], "completions": completions, "ranks": ranks_of(row), **extras}
 
 
 def write(rows: Iterable[Mapping[str, Any]], path: str | Path, format: str) -> dict[str, int]:

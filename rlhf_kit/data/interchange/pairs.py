@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os.path
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.data.formats import Context, sift
 from rlhf_kit.data.groups import Row, pairs_of, rankings
-from rlhf_kit.data.interchange.records import Skip, each, take
-from rlhf_kit.data.messages import as_messages, shared_prompt, with_opening
-from rlhf_kit.data.shapes import SPEAKERS, TURN, transcript
+from rlhf_kit.data.interchange.records import Skip, Tally
+from rlhf_kit.data.messages import as_messages, with_opening
+from rlhf_kit.data.shapes import SPEAKERS, TURN
 
 NO_ORDER = "all answers tie: there is no pair"
 
 
-def read_trl(records: Sequence[Any], skipped: Counter) -> list[Row]:
+def read_trl(records: Sequence[Any], tally: Tally) -> list[Row]:
     """Pairs with an explicit prompt or an implicit one; those of one `group` are one ranking."""
     good, _, bad = sift([_with_prompt(record) for record in records], "pairs", Context())
-    skipped.update({fault: len(numbers) for fault, numbers in bad.items()})
+    tally.left_out.update({fault: len(numbers) for fault, numbers in bad.items()})
     return rankings([with_opening(record) for record in good])
 
 
@@ -51,25 +51,6 @@ def write_trl(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
                     pair[side] = [{"role": "assistant", "content": pair[side]}]
             records.append(pair)
     return records
-
-
-@each
-def read_hh(record: Any, skipped: Counter) -> Iterator[Row]:
-    """Two transcripts "\\n\\nHuman: ...\\n\\nAssistant: ..." that differ in their last answer (arXiv:2204.05862)."""
-    chosen, rejected = _turns(take(record, str, "chosen")), _turns(take(record, str, "rejected"))
-    prompt = shared_prompt(chosen, rejected)
-    if prompt is None:
-        raise Skip("dialogues that differ before their last turn")
-    if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
-        raise Skip("a dialogue that does not end with the assistant")
-    yield {"prompt": prompt, "completions": [chosen[-1]["content"], rejected[-1]["content"]], "ranks": [1, 2]}
-
-
-def _turns(text: str) -> list[dict[str, str]]:
-    turns = transcript(text)
-    if turns is None:
-        raise Skip("a text that is no dialogue of Human and Assistant")
-    return turns
 
 
 def write_hh(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.data.groups import Row
-from rlhf_kit.data.interchange.records import Skip, dense, each, mappings, take
+from rlhf_kit.data.interchange.records import Skip, Tally, dense, each, mappings, take
 
+_DOUBTFUL = "an `overall_score` of 10 that may be a 1"
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
 @each
-def read_summaries(record: Any, skipped: Counter) -> Iterator[Row]:
+def read_summaries(record: Any, tally: Tally) -> Iterator[Row]:
     """OpenAI's comparisons of summaries (arXiv:2009.01325): `info`, `summaries`, `choice`, `worker`.
 
     The prompt is the one their models were given, whole; the labeler is the worker.
@@ -33,7 +33,7 @@ def read_summaries(record: Any, skipped: Counter) -> Iterator[Row]:
 
 
 @each
-def read_webgpt(record: Any, skipped: Counter) -> Iterator[Row]:
+def read_webgpt(record: Any, tally: Tally) -> Iterator[Row]:
     """WebGPT's comparisons (arXiv:2112.09332): `question.full_text`, `answer_0`, `score_0`, ...; equal scores tie."""
     yield {
         "prompt": take(record, str, "question", "full_text").strip(),
@@ -43,21 +43,38 @@ def read_webgpt(record: Any, skipped: Counter) -> Iterator[Row]:
 
 
 @each
-def read_ultrafeedback(record: Any, skipped: Counter) -> Iterator[Row]:
+def read_ultrafeedback(record: Any, tally: Tally) -> Iterator[Row]:
     """UltraFeedback (arXiv:2310.01377): `instruction` and `completions`, ranked by their scores; equal scores tie.
 
-    The score is `overall_score`; where some answer has none, `fine-grained_score`, or the mean of its ratings.
+    The score is `overall_score`; where some answer has none, or a 10 that may be a 1, `fine-grained_score`, or the
+    mean of its ratings.
     """
     completions = take(record, list, "completions")
     texts = [take(completion, str, "response").strip() for completion in completions]
+    doubtful = any(map(_is_doubtful, completions))
     for name in ("overall_score", "fine-grained_score", None):
         scores = [_number(completion.get(name)) if name else _mean_rating(completion) for completion in completions]
-        if None not in scores:
+        if None not in scores and not (doubtful and name == "overall_score"):
             break
     else:
-        raise Skip("an answer without a score")
+        raise Skip(f"{_DOUBTFUL}, and no ratings to tell" if doubtful else "an answer without a score")
+    tally.noted[f"{_DOUBTFUL}: ranked by the mean ratings"] += doubtful
     prompt = take(record, str, "instruction").strip()
     yield {"prompt": prompt, "completions": texts, "ranks": dense([-score for score in scores])}
+
+
+def _is_doubtful(completion: Mapping[str, Any]) -> bool:
+    """Whether an overall score of 10 is not borne out by the ratings (of 1 to 5).
+
+    The first release had stored the scores of 1 as 10 (OpenBMB/UltraFeedback, issue 8). Its authors put right those
+    with a mean rating of at most 2, kept those above 4, and had the others scored again; their repaired release has
+    the mean as `fine-grained_score`.
+    """
+    if _number(completion.get("overall_score")) != 10:
+        return False
+    repaired, mean = _number(completion.get("fine-grained_score")), _mean_rating(completion)
+    mean = repaired if mean is None else mean
+    return mean is None or mean <= (4 if repaired is None else 2)
 
 
 def _mean_rating(completion: Mapping[str, Any]) -> float | None:
@@ -77,18 +94,18 @@ def _number(value: Any) -> float | None:
 
 
 @each
-def read_oasst(record: Any, skipped: Counter) -> Iterator[Row]:
+def read_oasst(record: Any, tally: Tally) -> Iterator[Row]:
     """Trees of OpenAssistant (arXiv:2304.07327), one a line: `prompt`, a message with `replies`, and so on.
 
     Wherever two replies of the assistant or more have a `rank` (0 = best) they are a list, and the messages above them
     the prompt. What was deleted or rejected in review is left out with all that answers it.
     """
-    yield from _ranked_replies(take(record, Mapping, "prompt"), [], skipped)
+    yield from _ranked_replies(take(record, Mapping, "prompt"), [], tally)
 
 
-def _ranked_replies(node: Mapping[str, Any], above: Sequence[Row], skipped: Counter) -> Iterator[Row]:
+def _ranked_replies(node: Mapping[str, Any], above: Sequence[Row], tally: Tally) -> Iterator[Row]:
     if node.get("deleted") or node.get("review_result") is False:
-        skipped["a message deleted or rejected in review"] += 1
+        tally.left_out["a message deleted or rejected in review"] += 1
         return
     role = str(node.get("role"))
     messages = [*above, {"role": _ROLES.get(role, role), "content": node.get("text")}]
@@ -105,6 +122,6 @@ def _ranked_replies(node: Mapping[str, Any], above: Sequence[Row], skipped: Coun
         ranks = dense([reply["rank"] for reply in ranked])
         yield {"prompt": messages, "completions": [reply.get("text") for reply in ranked], "ranks": ranks}
     elif any(reply.get("role") == "assistant" for reply in replies):
-        skipped["fewer than two ranked answers"] += 1
+        tally.left_out["fewer than two ranked answers"] += 1
     for reply in replies:
-        yield from _ranked_replies(reply, messages, skipped)
+        yield from _ranked_replies(reply, messages, tally)

@@ -8,7 +8,8 @@ from typing import Any
 
 from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.groups import Row
-from rlhf_kit.data.interchange.records import Skip, dense, each, mappings, prompt_field, take
+from rlhf_kit.data.interchange.records import Skip, Tally, asked, dense, each, mappings, take
+from rlhf_kit.data.interchange.sides import left_and_right, quoted
 from rlhf_kit.data.labelers import by_list
 
 _NOBODY = "00000000-0000-0000-0000-000000000000"  # Argilla wants a user; this one is read as no labeler
@@ -16,26 +17,22 @@ _UNSORTED = "_"  # Label Studio's name of the list that items are dragged out of
 
 
 @each
-def read_argilla(record: Any, skipped: Counter) -> Iterator[Row]:
+def read_argilla(record: Any, tally: Tally) -> Iterator[Row]:
     """Responses to a RankingQuestion whose options are the names of the fields with the answers; a row a user.
 
     Read are the records of `to_json`, the flat ones of `to_datasets`, and those of the server, which alone keep ties.
     """
     fields = record.get("fields") if isinstance(record, Mapping) else None
     fields = fields if isinstance(fields, Mapping) else take(record, Mapping)
-    asked = [answer for answer in _responses(record) if _is_ranking(answer["value"], fields)]
-    if not asked:
+    rankings = [answer for answer in _responses(record) if _is_ranking(answer["value"], fields)]
+    if not rankings:
         raise Skip("no response that ranks the fields")
-    for answer in asked:
+    for answer in rankings:
         if answer["status"] not in (None, "submitted"):
-            skipped["a response that was not submitted"] += 1
+            tally.left_out["a response that was not submitted"] += 1
             continue
         names, ranks = _order(answer["value"])
-        row = {
-            "prompt": fields[prompt_field(_shown(fields), names)],
-            "completions": [fields[name] for name in names],
-            "ranks": ranks,
-        }
+        row = asked(_shown(fields), names, tally) | {"completions": [fields[name] for name in names], "ranks": ranks}
         yield row if answer["user"] in (None, "None", _NOBODY) else row | {"labeler": str(answer["user"])}
 
 
@@ -116,74 +113,84 @@ def _argilla_record(number: int, same: Sequence[Mapping[str, Any]], ties: bool) 
 
 
 @each
-def read_label_studio(record: Any, skipped: Counter) -> Iterator[Row]:
+def read_label_studio(record: Any, tally: Tally, sides: tuple[str, str] | None = None) -> Iterator[Row]:
     """A task with its annotations (the export "JSON", not "JSON-MIN"), a row an annotation.
 
     A `Ranker` gives the ids of a `List`'s items, best first, or buckets: named by numbers they are ranks, and items in
     one tie; a single one holds the order. Items in no bucket were not ranked. `Pairwise` gives the left or right of
-    the two texts beside the prompt, in the order in which they stand in the task.
+    two texts, whose fields are `sides`, or are told by their names (the database may reorder a task's fields).
     """
     data, annotations = take(record, Mapping, "data"), take(record, list, "annotations")
     if not annotations:
         raise Skip("no annotation")
     for annotation in annotations:
         try:
-            row = _annotated(annotation, data)
+            row = _annotated(annotation, data, tally, sides)
         except Skip as reason:
-            skipped[str(reason)] += 1
+            tally.left_out[str(reason)] += 1
             continue
         who = annotation.get("completed_by")
         who = (who.get("email") or who.get("id")) if isinstance(who, Mapping) else who
         yield row if who is None else row | {"labeler": str(who)}
 
 
-def _annotated(annotation: Any, data: Mapping[str, Any]) -> Row:
+def _annotated(annotation: Any, data: Mapping[str, Any], tally: Tally, sides: tuple[str, str] | None) -> Row:
     if take(annotation, Mapping).get("was_cancelled"):
         raise Skip("a cancelled annotation")
-    for result in mappings(take(annotation, list, "result")):
-        if result.get("type") == "ranker":
-            return _ranker(take(result, (list, Mapping), "value", "ranker"), data)
-        if result.get("type") == "pairwise":
-            return _pairwise(take(result, str, "value", "selected"), data)
-    raise Skip("an annotation without a Ranker or Pairwise")
+    results = mappings(take(annotation, list, "result"))
+    judged = [result for result in results if result.get("type") in ("ranker", "pairwise")]
+    if len(judged) != 1:
+        raise Skip("an annotation with several of Ranker and Pairwise" if judged else "no Ranker or Pairwise")
+    if judged[0]["type"] == "ranker":
+        return _ranker(judged[0], data, tally)
+    return _pairwise(judged[0], data, tally, sides)
 
 
-def _ranker(order: Sequence[str] | Mapping[str, Sequence[str]], data: Mapping[str, Any]) -> Row:
-    lists = [
-        name
+def _ranker(result: Mapping[str, Any], data: Mapping[str, Any], tally: Tally) -> Row:
+    ranked = _ranked_ids(take(result, (list, Mapping), "value", "ranker"))
+    lists = {
+        name: {str(item["id"]): item.get("body") or item.get("title") for item in items}
         for name, items in data.items()
         if is_list(items) and items and all(isinstance(item, Mapping) and "id" in item for item in items)
-    ]
+    }
     if not lists:
         raise Skip("no list of items with ids")
-    texts = {str(item["id"]): item.get("body") or item.get("title") for item in data[lists[0]]}
-    if isinstance(order, Mapping):
-        buckets = {name: ids for name, ids in order.items() if is_list(ids) and ids and name != _UNSORTED}
-        if len(buckets) != 1 and not all(name.isdecimal() for name in buckets):
-            raise Skip("several buckets whose names are no ranks")
-        if all(name.isdecimal() for name in buckets):
-            ranked = [(str(item), int(name)) for name, ids in buckets.items() for item in ids]
-        else:
-            ranked = [(str(item), rank) for ids in buckets.values() for rank, item in enumerate(ids, start=1)]
-    else:
-        ranked = [(str(item), rank) for rank, item in enumerate(order, start=1)]
-    if any(item not in texts for item, _ in ranked):
+    fits = [name for name, texts in lists.items() if all(item in texts for item, _ in ranked)]
+    if not fits:
         raise Skip("an id that no item has")
-    ranked.sort(key=lambda item: item[1])
-    return {
-        "prompt": data[prompt_field(data, lists)],
-        "completions": [texts[item] for item, _ in ranked],
+    name = fits[0] if len(fits) == 1 else result.get("to_name")
+    if name not in fits:
+        raise Skip(f"a Ranker of one of several lists ({quoted(fits)})")
+    return asked(data, lists, tally) | {
+        "completions": [lists[name][item] for item, _ in ranked],
         "ranks": dense([rank for _, rank in ranked]),
     }
 
 
-def _pairwise(selected: str, data: Mapping[str, Any]) -> Row:
+def _ranked_ids(order: Sequence[str] | Mapping[str, Sequence[str]]) -> list[tuple[str, int]]:
+    """(id, rank), best first."""
+    if not isinstance(order, Mapping):
+        return [(str(item), rank) for rank, item in enumerate(order, start=1)]
+    buckets = {name: ids for name, ids in order.items() if is_list(ids) and ids and name != _UNSORTED}
+    if all(name.isdecimal() for name in buckets):
+        ranked = [(str(item), int(name)) for name, ids in buckets.items() for item in ids]
+        return sorted(ranked, key=lambda item: item[1])
+    if len(buckets) != 1:
+        raise Skip("several buckets whose names are no ranks")
+    return [(str(item), rank) for ids in buckets.values() for rank, item in enumerate(ids, start=1)]
+
+
+def _pairwise(result: Mapping[str, Any], data: Mapping[str, Any], tally: Tally, sides: tuple[str, str] | None) -> Row:
+    selected = take(result, str, "value", "selected")
+    if selected not in ("left", "right"):
+        raise Skip("a Pairwise with neither side selected")
     shown = {name: value for name, value in data.items() if isinstance(value, str) or is_list(value)}
-    prompt = prompt_field(shown, ())
-    sides = [value for name, value in shown.items() if name != prompt]
-    if selected not in ("left", "right") or len(sides) != 2:
-        raise Skip("no two texts beside the prompt, or none of them selected")
-    return {"prompt": shown[prompt], "completions": sides if selected == "left" else sides[::-1], "ranks": [1, 2]}
+    left, right = sides or left_and_right(result.get("to_name"), list(shown))
+    row = asked(shown, (left, right), tally)
+    texts = [take(shown, (str, list), left), take(shown, (str, list), right)]
+    told = "as asked" if sides else "by their names; say otherwise by --sides LEFT RIGHT"
+    tally.noted[f"`{left}` was shown on the left, `{right}` on the right ({told})"] += 1
+    return row | {"completions": texts if selected == "left" else texts[::-1], "ranks": [1, 2]}
 
 
 def write_label_studio(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
