@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-demo test-kills check mutants style bench architectures clean
+.PHONY: demo test test-demo test-kills test-newest check mutants style bench architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -21,6 +21,10 @@ test-demo: $(INSTALLED)
 test-kills: $(INSTALLED)
 	$(BIN)/python tests/kills.py
 
+# The quick suite on the newest releases that setup.cfg allows, torch as in constraints.txt, in an environment of its own.
+test-newest:
+	$(PYTHON) tests/newest.py --write docs/install.md
+
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,8 +39,11 @@ style: $(INSTALLED)
 	$(BIN)/ruff format .
 
 $(INSTALLED): setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or later is needed, \
+	$(PYTHON) is {v[0]}.{v[1]}. Give another: make PYTHON=python3.11 $(MAKECMDGOALS)" or None)'
+	@echo "Installing into .venv; the first time this downloads torch and takes some minutes. 安裝到 .venv，第一次要幾分鐘。"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
+	$(BIN)/python -m pip install --editable ".[dev]" --constraint constraints.txt
 	touch $@
 
 bench: $(INSTALLED)

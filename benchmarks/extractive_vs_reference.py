@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -224,7 +224,7 @@ def provenance(options: argparse.Namespace, found: dict[str, dict]) -> str:
     return (
         f"`{shlex.join(['python', *sys.argv])}`; {platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} "
         f"cores; BERT {options.shape}, {options.dtype}; torch {torch.__version__}, transformers "
-        f"{transformers.__version__}; {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit.strip()}; "
+        f"{transformers.__version__}; {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit.strip()}; "
         f"{options.repeats} repeats. {sizes}. Others used at most {busy:.2f} cores meanwhile."
     )
 

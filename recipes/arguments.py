@@ -31,6 +31,8 @@ from rlhf_kit.recipes.coercion import (
 
 MAPPING_FILES = ("accelerator_config", "fsdp_config", "deepspeed")  # what transformers reads from a JSON file too
 
+RECIPES = Path(__file__).parent
+
 
 @dataclass
 class ModelArguments:
@@ -302,10 +304,24 @@ def read_cli(argv: Sequence[str], declared: dict[str, Declared], problems: list[
     return config_path, values
 
 
+def config_file(name: str) -> str:
+    """The file that `name` is, or else the recipe of the package: `gpt2/sft` and `recipes/gpt2/sft.yaml` are one.
+
+    So a recipe is found wherever the command runs, from an installed wheel too.
+    """
+    recipe = name.removeprefix("recipes/").removesuffix(".yaml")
+    return name if Path(name).exists() or recipe not in _recipes() else str(RECIPES / f"{recipe}.yaml")
+
+
+def _recipes() -> list[str]:
+    return [path.relative_to(RECIPES).with_suffix("").as_posix() for path in sorted(RECIPES.glob("*/*.yaml"))]
+
+
 def read_yaml(path: str, problems: list[str]) -> dict[str, Any]:
     """The keys of a YAML file, dashes as underscores; faults go to `problems`."""
+    path = config_file(path)
     if not Path(path).is_file():
-        problems.append(f"--config {path}: no such file.")
+        problems.append(f"--config {path}: no such file, and no recipe of that name.{did_you_mean(path, _recipes())}")
         return {}
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=TextLoader)  # noqa: S506 (a SafeLoader)

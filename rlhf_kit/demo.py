@@ -12,6 +12,8 @@ import io
 import json
 import os
 import random
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -292,12 +294,22 @@ def show(summary: dict, folder: Path) -> None:
         f"{reward['accuracy_ceiling']:.3f} (標註者雜訊的上限).  Total 共 {summary['seconds']['total']:.0f} s."
     )
     console.print(
-        f"\nNext 接下來：\n  open {folder / 'report.html'}        the curves 曲線\n"
-        f"  less {folder / 'samples.md'}         the answers 回答\n"
-        f"  open {folder / 'suite' / 'report.html'}  what each stage gained and lost 各階段的得失\n"
+        f"\nIn a browser 用瀏覽器開啟：\n  {folder / 'report.html'}        the curves 曲線\n"
+        f"  {folder / 'suite' / 'report.html'}  what each stage gained and lost 各階段的得失\n"
+        f"  {folder / 'samples.md'}         the answers 回答\n"
+        f"\nNext 接下來：\n{activation()}"
         "  rlhf-kit ppo --help                 every option 所有選項\n"
         "  rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft    the same with GPT-2 換成 GPT-2",
     )
+
+
+def activation() -> str:
+    """What makes `rlhf-kit` a command of the shell, where it is not: `make demo` runs it by its path."""
+    script, found = Path(sys.prefix, "bin", "activate"), shutil.which("rlhf-kit")
+    if not script.is_file() or (found and Path(found).parent == script.parent):
+        return ""
+    shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
+    return f"  source {shown}           so that the shell finds rlhf-kit 讓終端機找得到 rlhf-kit\n"
 
 
 def samples_page(summary: dict) -> str:

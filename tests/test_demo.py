@@ -132,6 +132,22 @@ def test_some_samples_are_drawn_by_the_seed_whatever_was_answered():
     assert drawn([f"{number}." for number in range(60)], 0) == silent != drawn([""] * 60, 1)
 
 
+@pytest.mark.parametrize("where, shown", [("work", ".venv/bin/activate"), ("elsewhere", "{}/.venv/bin/activate")])
+def test_the_demo_says_how_the_shell_finds_the_command(tmp_path, monkeypatch, where, shown):
+    """`make demo` runs it by its path: the README's next line is found only once the environment is activated."""
+    for folder in ("work/.venv/bin", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    programs = tmp_path / "work" / ".venv" / "bin"
+    (programs / "activate").touch()
+    monkeypatch.chdir(tmp_path / where)
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "work" / ".venv"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert demo.activation().split()[:2] == ["source", shown.format(tmp_path / "work")]
+    (programs / "rlhf-kit").touch(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    assert demo.activation() == ""
+
+
 def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert demo.main(["--output_dir", str(tmp_path / "out")]) == 2

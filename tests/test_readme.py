@@ -199,7 +199,19 @@ def check_accelerate(words, place, capsys):
     assert f"Plan of {stage}" in ended.stdout
 
 
-RULES = {"make": check_make, "pip": check_pip, "rlhf-kit": check_kit, "accelerate": check_accelerate}
+def check_source(words, place, capsys):
+    """The script is the one of the environment that `make` makes."""
+    made = re.search(r"^BIN := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert words == ["source", f"{made}/activate"]
+
+
+RULES = {
+    "make": check_make,
+    "source": check_source,
+    "pip": check_pip,
+    "rlhf-kit": check_kit,
+    "accelerate": check_accelerate,
+}
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(commands(README) + commands(ROOT / "CONTRIBUTING.md")))
@@ -211,7 +223,8 @@ def test_a_command_does_what_it_says(command, place, capsys):
 
 def test_the_two_commands_come_first_and_every_stage_is_shown():
     shown = commands(README)
-    assert shown[:4] == ["make demo", "make test", "pip install -e . -c constraints.txt", "rlhf-kit demo"]
+    made = ["make demo", "make test", "source .venv/bin/activate"]
+    assert shown[:5] == [*made, "pip install -e . -c constraints.txt", "rlhf-kit demo"]
     assert {words[1] for words in map(shlex.split, shown) if words[0] == "rlhf-kit"} == {
         *cli.COMMANDS,
     }

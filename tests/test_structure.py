@@ -2,7 +2,6 @@
 
 import ast
 import configparser
-import sys
 from pathlib import Path
 
 import pytest
@@ -158,4 +157,3 @@ def test_the_version_is_stated_once_in_effect():
     line = next(x for x in (ROOT / "rlhf_kit/__init__.py").read_text().splitlines() if x.startswith("__version__"))
     exec(line, namespace)
     assert namespace["__version__"] == setup["metadata"]["version"]
-    assert sys.version_info >= (3, 10)

@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -7,7 +8,7 @@ from transformers.trainer_utils import IntervalStrategy
 from trl import SFTConfig
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.recipes.arguments import parse
+from rlhf_kit.recipes.arguments import config_file, parse
 from rlhf_kit.recipes.coercion import coerce, describe
 from rlhf_kit.recipes.pretrain import PretrainConfig
 
@@ -143,6 +144,7 @@ def test_faulty_yaml(tmp_path, text, message):
     "argv, message",
     [
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--config", "world/sftt"], "no recipe of that name. Did you mean 'world/sft'"),
         (["--config"], "--config needs the path"),
         (["--learning_rate"], "--learning_rate needs a value: a number"),
         (["word"], '--use_cpu: got "word"'),
@@ -153,6 +155,16 @@ def test_faulty_yaml(tmp_path, text, message):
 def test_faulty_command_lines(argv, message):
     with pytest.raises(UserError, match=message):
         settings(*argv)
+
+
+@pytest.mark.parametrize("name", ["world/sft", "world/sft.yaml", "recipes/world/sft.yaml"])
+def test_a_recipe_is_found_by_name_from_any_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    found = Path(config_file(name))
+    assert found.is_file() and found.parts[-3:] == ("recipes", "world", "sft.yaml")
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "sft.yaml").write_text("seed: 1\n")
+    assert (config_file(name) == name) == (name == "world/sft.yaml")  # a file of the user's goes first
 
 
 def test_a_renamed_option_says_what_to_write():
