@@ -10,6 +10,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import newest
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -139,3 +140,16 @@ def test_nothing_is_required_twice():
     for wanted in (setup["options"]["install_requires"], *setup["options.extras_require"].values()):
         names = [re.split(r"[><=~!]", line)[0].strip() for line in wanted.splitlines() if line.strip()]
         assert len(names) == len(set(names))
+
+
+def test_what_was_tried_is_written_between_the_marks(tmp_path):
+    path = tmp_path / "install.md"
+    path.write_text(f"before\n{newest.BEGIN}\nold\n{newest.END}\nafter\n", encoding="utf-8")
+    newest.write(path, newest.table({"Python": "3.11.7", "torch": "2.13.0"}, ["tests/data"], "3 passed in 1.00s"))
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{newest.BEGIN}\n") and text.endswith(f"{newest.END}\nafter\n")
+    assert "`python -m pytest tests/data`: 3 passed in 1.00s.\n" in text and "| torch | 2.13.0 |\n" in text
+    assert "old" not in text
+    document = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert document.count(newest.BEGIN) == document.count(newest.END) == 1
+    assert {"torch", "transformers", "pytest"} < set(newest.requirements())

@@ -97,5 +97,5 @@ def test_the_page_about_it_is_true(tmp_path, monkeypatch, capsys):
             shutil.copy(FIXTURES / f"{arguments[arguments.index('--from') + 1]}.json", "export.json")
         assert main(arguments) == 0
         told.append(capsys.readouterr().out)
-    assert len(told) == 4 and f"```text\n{told[0]}```" in page
+    assert len(told) == 5 and f"```text\n{told[0]}```" in page
     assert set(re.findall(r"^\| `(\w[\w-]*)` \|", page, re.MULTILINE)) == {*FORMATS, *METHODS}
