@@ -157,3 +157,18 @@ def test_the_version_is_stated_once_in_effect():
     line = next(x for x in (ROOT / "rlhf_kit/__init__.py").read_text().splitlines() if x.startswith("__version__"))
     exec(line, namespace)
     assert namespace["__version__"] == setup["metadata"]["version"]
+
+
+def test_text_is_said_shown_and_escaped_in_one_place():
+    """`terminal.say`, `console.Console` and `escaping`: elsewhere a name or an answer could become markup."""
+    own = {f"rlhf_kit.{name}" for name in ("terminal", "console", "escaping")}
+    found = []
+    for module, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())) if module not in own else ():
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                found.append(f"{module}, line {node.lineno}: print; use rlhf_kit.terminal.say or complain")
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            wrong = {"html", "rich.console", "rich.markup", "tqdm"} & {*names}
+            found += [f"{module}, line {node.lineno}: {name}; see console.py and escaping.py" for name in wrong]
+    assert not found, "\n".join(found)

@@ -13,8 +13,8 @@ import torch
 import toy
 from datasets import Dataset
 from peft import LoraConfig
-from rich.console import Console
 
+from rlhf_kit.console import Console
 from rlhf_kit.data.labelers import agreement
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
