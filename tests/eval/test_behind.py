@@ -203,7 +203,8 @@ def test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it(kind):
         told = tokenizer.decode(ids[len(start_ids(tokenizer)) :], clean_up_tokenization_spaces=False)
         assert room - 2 <= len(ids) <= room
         assert ids == encode_begun(tokenizer, told)  # no mark of a text's begin before the hint
-        assert told.lower().endswith(HINT.lower() if kind != "wordpiece" else "tl ; dr :")
+        hint = " tl ; dr :" if kind == "wordpiece" else HINT
+        assert told.endswith(hint) and ARTICLE.lower().startswith(told.removesuffix(hint).lower().replace(" .", "."))
 
 
 def test_gpt2_keeps_its_tokens_where_a_character_is_cut():

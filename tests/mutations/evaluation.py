@@ -118,7 +118,7 @@ MUTANTS = [
         "eval/summarize.py",
         "return ids[: len(ids) - joined] + after",
         "return ids + after",
-        BEHIND_TEST + "test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it[unigram]",
+        BEHIND_TEST + "test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it[byte_joined]",
     ),
     (
         "eval/summarize.py",
