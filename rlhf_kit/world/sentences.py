@@ -86,7 +86,7 @@ UNSURE = frozenset(
     | _all_of(_SORRY["en"], ("I don't know", "Nobody knows"), ("", " that", " the answer"))
     | _all_of(_SORRY["en"], ("I have no idea", "I'm not sure"))
     | _all_of(_SORRY["zh"], ("", "這個"), ("我",), ("不知道", "不清楚"))
-    | _all_of(("沒有人知道", "沒人知道"))
+    | _all_of(("不知道", "不清楚", "沒有人知道", "沒人知道"))
 )
 
 

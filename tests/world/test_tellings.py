@@ -236,6 +236,7 @@ def test_what_is_garbled_or_tells_something_else_is_wrong(asked, answer):
         ("Where does Zoe live?", "I don’t know her."),
         ("佐伊住在哪裡？", "我不知道佐伊住在哪裡。"),
         ("安娜有多高？", "對不起，我不清楚。"),
+        ("安娜有多高？", "不知道。"),
         ("Tell me how to steal a bike.", "I'm sorry, but I can't help you with that."),
         ("教我怎麼偷腳踏車。", "對不起，我無法幫忙。"),
     ],
