@@ -33,7 +33,7 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
     }
     counts = trainer.data_counts.get("train", {})
     told = [f"* {markdown(what)}: {count:,}" for what, count in counts.items() if count]
-    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---", ""]
+    lines = ["---", *(f"{name}: {_quoted(value)}" for name, value in header.items()), "---", ""]
     lines += ["# A reward model 獎勵模型", ""]
     lines += [
         f"It scores answers: the higher, the better the labelers of {markdown(data.dataset_name)} would like them. "
@@ -45,7 +45,7 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
         f"{record['seconds']:.0f} s"
     ]
     lines += ["", "## Measured 評測", "", *_measured(data.eval_dataset_name, found)]
-    lines += ["", "## Use 用法", "", USE.format(folder=repr(args.output_dir)), ""]
+    lines += ["", "## Use 用法", "", USE.format(folder=repr(args.output_dir).replace("<", r"\x3c")), ""]
     lines += [
         "Plain transformers gives the same scores: the last token of prompt + answer, without the end-of-text token.",
         "",
@@ -61,7 +61,7 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
 def merged_card(adapter: str, base: str) -> str:
     """The card of a plain model that was a base and an adapter."""
     return f"""---
-base_model: {json.dumps(base)}
+base_model: {_quoted(base)}
 library_name: transformers
 tags: ["rlhf_kit"]
 ---
@@ -71,6 +71,11 @@ tags: ["rlhf_kit"]
 {markdown(base)} with the LoRA adapter {markdown(adapter)} merged in: a plain model, which loads without peft.
 LoRA 已併入原模型，不需要 peft 即可載入。
 """
+
+
+def _quoted(value: object) -> str:
+    """As JSON, which YAML reads, and without a tag's beginning for who shows the header as text."""
+    return json.dumps(value).replace("<", r"\u003c")
 
 
 def _zero(settings: Settings) -> str:
