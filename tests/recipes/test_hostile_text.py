@@ -32,6 +32,7 @@ def kit(capfd, caplog, monkeypatch):
     monkeypatch.setenv("COLUMNS", "4000")  # no line is folded
 
     def run(*words, status=None):
+        capfd.readouterr()  # what the fixtures said
         try:
             found = cli.main([str(word) for word in words])
         except SystemExit as ended:
