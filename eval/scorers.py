@@ -1,7 +1,7 @@
 """Scores of short answers against reference answers, as the official scripts of five datasets compute them.
 
 Each takes a prediction and the references of one question, and gives exact match and F1 from 0 to 1; the score of a
-dataset is 100 x the mean over its questions, one without a prediction counting 0. Only the standard library is needed.
+dataset is 100 x the mean over its questions, one without a prediction counting 0. NLTK is needed for CMRC's words only.
 
 Sources: Reddy et al. 2019, "CoQA" (evaluate-v1.0.py); Rajpurkar et al. 2016, "SQuAD" (evaluate-v1.1.py); Shao et al.
 2018, "DRCD" (section 4; issue 6 of its repository); Cui et al. 2019, "CMRC 2018" (cmrc2018_evaluate.py v6); Lewis et
@@ -10,12 +10,14 @@ al. 2020, "MLQA" (mlqa_evaluation_v1.py).
 
 from __future__ import annotations
 
+import functools
+import importlib
 import re
 import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ASCII_PUNCTUATION = frozenset(string.punctuation)
 DRCD_PUNCTUATION = frozenset("《》？，。、；：")
@@ -79,10 +81,7 @@ def drcd(prediction: str, references: Sequence[str], full_width: bool = False) -
 
 
 def cmrc(prediction: str, references: Sequence[str]) -> Score:
-    """CMRC 2018: F1 of the longest run that both share, in Chinese characters and words of everything else.
-
-    Words are what stands between spaces, where the official script asks NLTK: it also parts "3.5%" in two.
-    """
+    """CMRC 2018: F1 of the longest run that both share, in Chinese characters and NLTK's words of everything else."""
     return _best([_cmrc_pair(prediction, reference) for reference in _given(references)])
 
 
@@ -165,9 +164,21 @@ def _squad_pair(prediction: str, reference: str) -> Score:
 
 def _cmrc_pair(prediction: str, reference: str) -> Score:
     mine, theirs = (_without(text.lower().strip(), CMRC_PUNCTUATION) for text in (prediction, reference))
-    units = _mixed_units(mine), _mixed_units(theirs)
+    units = _cmrc_units(mine), _cmrc_units(theirs)
     shared = _longest_shared_run(*units)
     return Score(float(mine == theirs), _f1(shared, *map(len, units)))
+
+
+def _cmrc_units(text: str) -> list[str]:
+    """Chinese characters, and NLTK's words of what stands between them. "成長2.8%的" -> "成", "長", "2.8", "%", "的"."""
+    parts = re.split(f"({CHINESE.pattern})", text)  # Chinese characters at odd places
+    return [unit for at, part in enumerate(parts) for unit in ([part] if at % 2 else _words().tokenize(part))]
+
+
+@functools.cache
+def _words() -> Any:
+    """The tokenizer behind `nltk.word_tokenize`; loaded when it is asked for, since NLTK takes a second."""
+    return importlib.import_module("nltk.tokenize.destructive").NLTKWordTokenizer()
 
 
 def _normalised(text: str, dropped: frozenset[str] = ASCII_PUNCTUATION) -> str:

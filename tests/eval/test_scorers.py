@@ -108,6 +108,22 @@ def test_cmrc_wants_a_run_not_a_subsequence():
     assert scorers.cmrc("《臺北》", ["臺北"]) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "f1"),
+    [
+        ("2.8%的", "2.8%", 4 / 5),  # 2.8 % 的 | 2.8 %
+        ("23–1", "23–16", 2 / 3),  # 23 – 1 | 23 – 16
+        ("西城男孩()", "西城男孩(westlife)", 10 / 13),  # 5 of 6 and 5 of 7, the brackets apart
+        ("It's", "It", 2 / 3),  # it 's
+        ("$4,000", "4,000", 2 / 3),
+        ("GDP. 成長", "gdp成長", 2 * 2 / 7),  # gdp . 成 長: the run is 成 長
+        ("“3.5％”，5", "3.5％5", 1.0),  # the marks are dropped first, and what stood apart is one word
+    ],
+)
+def test_cmrcs_words_are_nltks(prediction, reference, f1):
+    assert scorers.cmrc(prediction, [reference]).f1 == pytest.approx(f1, abs=1e-12)
+
+
 def test_mlqa_in_two_languages():
     assert scorers.mlqa("the cat", ["cat"]) == pytest.approx((0.0, 2 / 3))
     assert scorers.mlqa("the cat", ["cat"], "en") == (1.0, 1.0)
