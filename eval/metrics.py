@@ -114,6 +114,36 @@ class Squad(AnswerMetric):
     scorer = staticmethod(scorers.squad)
 
 
+class Squad2(AnswerMetric):
+    """SQuAD 2.0's official report: em and F1 in all and of questions with answers (HasAns_) and without (NoAns_).
+
+    No references: there is no answer, and "" is the right prediction. `compute` takes `no_answer_probability`, a list
+    of one number a question, for the best thresholds, and `no_answer_threshold` [1.0], above which "" counts as said.
+    """
+
+    scorer = staticmethod(scorers.squad2)
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]],
+        no_answer_probability: Sequence[float] | None = None, no_answer_threshold: float = 1.0,
+    ) -> dict[str, float]:  # fmt: skip
+        if not len(predictions):
+            return self._mean([])
+        given = [None] * len(predictions) if no_answer_probability is None else list(no_answer_probability)
+        if len(given) != len(predictions):
+            raise UserError(f"{self.name}: {len(predictions)} predictions and {len(given)} no_answer_probability.")
+        asked = [
+            scorers.Answered(self.scorer(prediction, texts), bool(len(texts)), prediction, na_prob)
+            for prediction, texts, na_prob in zip(predictions, references, given, strict=True)
+        ]
+        report = scorers.squad2_report(asked, no_answer_threshold)
+        return {"exact_match": report.pop("exact"), **report}
+
+    def _fault(self, prediction: Any, references: Any) -> str | None:
+        empty = _is_column(references) and not len(references)
+        return super()._fault(prediction, [""] if empty else references)
+
+
 class Drcd(AnswerMetric):
     """DRCD's em and F1 over characters; `full_width=True` leaves full-width punctuation out too."""
 

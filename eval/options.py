@@ -30,6 +30,13 @@ def above_zero(text: str) -> float:
     return value
 
 
+def finite(text: str) -> float:
+    value = float(text)
+    if not -float("inf") < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
+    return value
+
+
 def chat_option(parser: argparse.ArgumentParser) -> None:
     """Called as in lm-evaluation-harness."""
     parser.add_argument(

@@ -6,6 +6,7 @@ Whatever is wrong with a file is told at once, each fault with the id of its sto
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,43 +26,80 @@ def read_coqa(path: Path) -> list[Story]:
     return stories(str(path), _data(path))
 
 
-def read_squad(path: Path) -> dict[str, tuple[str, ...]]:
-    """Reference answers by question id, of a file in SQuAD's v1.1 format (SQuAD, XQuAD, MLQA, DRCD, CMRC).
+def read_squad(path: Path, unanswerable: bool = False) -> dict[str, tuple[str, ...]]:
+    """Reference answers by question id, of a file in SQuAD's format (SQuAD, XQuAD, MLQA, DRCD, CMRC) or CMRC's own.
+
+    Args:
+        unanswerable: take questions without answers too, as SQuAD 2.0 has them.
 
     Raises UserError with all faults: missing fields, a question without answers, equal ids.
     """
     found, faults = [], []
-    for place, question in _questions(_data(path)):
-        fault = _question_fault(question)
+    for place, question in _questions(_data(path, or_list=True)):
+        fault = _question_fault(question, unanswerable)
         if fault:
             faults.append(f"{place}: {fault}")
         else:
             found.append((str(question["id"]), tuple(answer["text"] for answer in question["answers"])))
     faults += [f"question {name!r}: stands there twice" for name in _twice(name for name, _ in found)]
     if faults:
-        raise _error(path, faults, "It must be in SQuAD's v1.1 format.")
+        raise _error(path, faults, "It must be in SQuAD's format.")
     return dict(found)
 
 
-def read_predictions(path: Path, known: Sequence[Key]) -> dict[Key, str]:
-    """Answers of a predictions file, by the keys of the questions; one that has none is missing.
+def read_predictions(path: Path, known: Sequence[Key], subset: bool = False) -> tuple[dict[Key, str], int]:
+    """Answers of a predictions file, by the keys of the questions, and how many others it holds.
 
-    CoQA's format is [{"id", "turn_id", "answer"}, ...], a story's turns in order; that of all others {id: answer}.
-    Raises UserError with all faults: unknown or repeated keys, turns out of order, answers that are no text.
+    CoQA's format is [{"id", "turn_id", "answer"}, ...] in any order; that of all others {id: answer}. A question
+    without an answer is missing.
+
+    Args:
+        subset: leave out what is not in `known`, where that is a part of what was predicted.
+
+    Raises UserError with all faults: unknown or repeated keys, answers that are no text, no known key at all.
     """
     by_turn = isinstance(known[0], tuple)
     loaded = _json(path, object_pairs_hook=list)
     found, faults = _turn_pairs(loaded) if by_turn else _id_pairs(loaded)
-    if not faults:
-        there = set(known)
-        faults += [f"{_told(key)}: is not in the references" for key, _ in found if key not in there]
-        faults += [f"{_told(key)}: stands there twice" for key in _twice(key for key, _ in found)]
-        faults += [f"{_told(key)}: its answer is {answer!r}, not a text" for key, answer in found if not _text(answer)]
-    if by_turn and not faults:
-        faults = list(_order_faults([key for key, _ in found]))
     if faults:
-        raise _error(path, faults, 'It must be [{"id", "turn_id", "answer"}, ...].' if by_turn else "{id: answer}.")
-    return dict(found)
+        form = '[{"id", "turn_id", "answer"}, ...]' if by_turn else "{id: answer}"
+        raise _error(path, faults, f"It must be {form}.")
+    faults = [f"{_told(key)}: its answer is {answer!r}, not a text" for key, answer in found if not _text(answer)]
+    return _of_known(path, found, known, subset, faults)
+
+
+def read_na_probs(path: Path, known: Sequence[Key], answered: Sequence[Key], subset: bool = False) -> dict[str, float]:
+    """How likely a question has no answer, by its id, in the file's order: {id: number}, of every answered question.
+
+    Any scale will do: probabilities, or the differences between the score of no answer and the best answer's.
+    Raises UserError with all faults, as `read_predictions` does, also for what is no finite number.
+    """
+    found, faults = _id_pairs(_json(path, object_pairs_hook=list))
+    if faults:
+        raise _error(path, faults, "It must be {id: number}.")
+    faults = [f"{_told(key)}: {value!r} is no finite number" for key, value in found if not _is_number(value)]
+    there = {key for key, _ in found}
+    faults += [f"{_told(key)}: was answered, and has no number here" for key in answered if key not in there]
+    return _of_known(path, found, known, subset, faults)[0]
+
+
+def _of_known(
+    path: Path, found: Sequence[tuple[Key, Any]], known: Sequence[Key], subset: bool, faults: Sequence[str]
+) -> tuple[dict[Key, Any], int]:
+    """What belongs to known questions, and how much else there is. Raises UserError with `faults` and more."""
+    there = set(known)
+    unknown = [key for key, _ in found if key not in there]
+    faults = [f"{_told(key)}: stands there twice" for key in _twice(key for key, _ in found)] + list(faults)
+    if subset and found and len(unknown) == len(found):
+        raise _error(path, ["no id of it is in the references"], "Give the references that it answers.")
+    if unknown and not subset:
+        faults += [f"{_told(key)}: is not in the references" for key in unknown]
+        advice = "Give the references that it answers, or leave out what they do not ask: --subset."
+    else:
+        advice = "Mend or remove these."
+    if faults:
+        raise _error(path, faults, advice)
+    return {key: value for key, value in found if key in there}, len(unknown)
 
 
 # ------------------------------------------------------------------------------------------
@@ -71,6 +109,8 @@ def read_predictions(path: Path, known: Sequence[Key]) -> dict[Key, str]:
 def _questions(articles: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """Each question with where it stands; None for the questions of what has none."""
     for number, article in enumerate(articles, 1):
+        if is_raw_cmrc(article):
+            article = _from_raw_cmrc(article)
         paragraphs = article.get("paragraphs") if isinstance(article, Mapping) else None
         for at, paragraph in enumerate(paragraphs if isinstance(paragraphs, list) else [None], 1):
             place = f"article {number}, paragraph {at}"
@@ -80,14 +120,42 @@ def _questions(articles: Sequence[Any]) -> Iterator[tuple[str, Any]]:
                 yield place if name is None else f"{place}, question {name!r}", question
 
 
-def _question_fault(question: Any) -> str:
+def is_raw_cmrc(article: Any) -> bool:
+    """Whether a passage is in the layout of CMRC's `data/`: `context_text`, and answers that are texts alone."""
+    return isinstance(article, Mapping) and "context_text" in article and "paragraphs" not in article
+
+
+def _from_raw_cmrc(passage: Mapping[str, Any]) -> dict[str, Any]:
+    asked = passage.get("qas")
+    if isinstance(asked, list):
+        asked = [_from_raw_question(one) if isinstance(one, Mapping) else one for one in asked]
+    return {"paragraphs": [{"context": passage["context_text"], "qas": asked}]}
+
+
+def _from_raw_question(question: Mapping[str, Any]) -> dict[str, Any]:
+    answers = question.get("answers")
+    if isinstance(answers, list):
+        answers = [{"text": answer} for answer in answers]
+    return {"id": question.get("query_id"), "question": question.get("query_text"), "answers": answers}
+
+
+def contradicts(is_impossible: Any, answers: Sequence[Any]) -> bool:
+    """Whether SQuAD 2.0's mark, where there is one, says something else than the answers do."""
+    return is_impossible is not None and bool(is_impossible) == bool(answers)
+
+
+def _question_fault(question: Any, unanswerable: bool = False) -> str:
     if question is None:
         return "has no `qas`"
     if not isinstance(question, Mapping) or not isinstance(question.get("id"), str | int):
         return "a question has no `id`"
     answers = question.get("answers")
-    if not isinstance(answers, list) or not answers:
+    if not isinstance(answers, list):
         return "has no `answers`"
+    if unanswerable and contradicts(question.get("is_impossible"), answers):
+        return f"`is_impossible` is {question['is_impossible']!r}, and it has {len(answers)} answers"
+    if not answers and not unanswerable:
+        return "has no `answers`; SQuAD 2.0, which has such questions, is scored as squad2"
     if not all(isinstance(answer, Mapping) and _text(answer.get("text")) for answer in answers):
         return "an answer has no `text`"
     return ""
@@ -116,15 +184,6 @@ def _id_pairs(loaded: Any) -> tuple[list[tuple[Any, Any]], list[str]]:
     return (loaded, []) if _is_object(loaded) else ([], ["no object"])
 
 
-def _order_faults(keys: Sequence[tuple[str, int]]) -> Iterator[str]:
-    """Turns of a story must stand in their order: else perhaps answers were put to the wrong questions."""
-    last: dict[str, int] = {}
-    for story, turn in keys:
-        if turn < last.get(story, 0):
-            yield f"{_told((story, turn))}: stands after turn {last[story]}"
-        last[story] = turn
-
-
 def _is_object(entry: Any) -> bool:
     return isinstance(entry, list) and all(isinstance(pair, tuple) for pair in entry)
 
@@ -137,9 +196,9 @@ def _told(key: Key) -> str:
 # Files
 
 
-def _data(path: Path) -> list[Any]:
+def _data(path: Path, or_list: bool = False) -> list[Any]:
     loaded = _json(path)
-    data = loaded.get("data") if isinstance(loaded, Mapping) else None
+    data = loaded.get("data") if isinstance(loaded, Mapping) else loaded if or_list else None
     if not isinstance(data, list) or not data:
         raise UserError(f"{path}: has no list `data` with something in it; give the dataset's own JSON file.")
     return data
@@ -166,3 +225,7 @@ def _twice(keys: Iterator[Any]) -> list[Any]:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf

@@ -1,11 +1,11 @@
-"""Scores of short answers against reference answers, as the official scripts of five datasets compute them.
+"""Scores of short answers against reference answers, as the official scripts of six datasets compute them.
 
 Each takes a prediction and the references of one question, and gives exact match and F1 from 0 to 1; the score of a
-dataset is 100 x the mean over its questions, one without a prediction counting 0. NLTK is needed for CMRC's words only.
+dataset is 100 x the mean over its questions, one without a prediction counting 0. NLTK is needed for CMRC's words.
 
-Sources: Reddy et al. 2019, "CoQA" (evaluate-v1.0.py); Rajpurkar et al. 2016, "SQuAD" (evaluate-v1.1.py); Shao et al.
-2018, "DRCD" (section 4; issue 6 of its repository); Cui et al. 2019, "CMRC 2018" (cmrc2018_evaluate.py v6); Lewis et
-al. 2020, "MLQA" (mlqa_evaluation_v1.py).
+Sources: Reddy et al. 2019, "CoQA" (evaluate-v1.0.py); Rajpurkar et al. 2016, "SQuAD" (evaluate-v1.1.py); Rajpurkar et
+al. 2018, "SQuAD 2.0" (evaluate-v2.0.py); Shao et al. 2018, "DRCD" (section 4; issue 6 of its repository); Cui et al.
+2019, "CMRC 2018" (cmrc2018_evaluate.py v6); Lewis et al. 2020, "MLQA" (mlqa_evaluation_v1.py).
 """
 
 from __future__ import annotations
@@ -67,6 +67,12 @@ def squad(prediction: str, references: Sequence[str]) -> Score:
     return _best([_squad_pair(prediction, reference) for reference in _given(references)])
 
 
+def squad2(prediction: str, references: Sequence[str]) -> Score:
+    """SQuAD 2.0: as v1.1, but with no references, or none with a word, the empty answer is the right one."""
+    wanted = [reference for reference in references if _normalised(reference)] or [""]
+    return _best([_coqa_pair(prediction, reference) for reference in wanted])
+
+
 def drcd(prediction: str, references: Sequence[str], full_width: bool = False) -> Score:
     """DRCD: SQuAD's, with F1 over the bag of characters, spaces included.
 
@@ -124,6 +130,60 @@ def coqa_human(answers: Sequence[str]) -> Score:
     return _mean([_best([_coqa_pair(answers[at], other) for other in others[at]]) for at in range(len(answers))])
 
 
+class Answered(NamedTuple):
+    """A question of SQuAD 2.0: whether it has an answer, and what was said.
+
+    `score` is `squad2`'s. `na_prob`: how likely it has none, by the model; None = not told, as where nothing was said.
+    """
+
+    score: Score
+    has_answer: bool
+    prediction: str
+    na_prob: float | None = None
+
+
+def squad2_report(asked: Sequence[Answered], na_prob_thresh: float = 1.0) -> dict[str, float]:
+    """The official report: {"exact", "f1", "total", "HasAns_exact", ..., "NoAns_exact", ..., "best_exact", ...}.
+
+    Args:
+        asked: in the order of the file of `na_prob`s: of equal ones the earlier stands before the later here too.
+        na_prob_thresh: above it a question counts as one to which nothing was said. `best_f1_thresh` is the one with
+            the highest F1, `best_f1`. Without any `na_prob` neither is there.
+    """
+    found = {}
+    for prefix, part in (
+        ("", asked),
+        ("HasAns_", [one for one in asked if one.has_answer]),
+        ("NoAns_", [one for one in asked if not one.has_answer]),
+    ):
+        if part:
+            em, f1 = _columns([_thresholded(one, na_prob_thresh) for one in part])
+            found |= {f"{prefix}exact": 100 * sum(em) / len(part), f"{prefix}f1": 100 * sum(f1) / len(part)}
+            found[f"{prefix}total"] = len(part)
+    for name, at in (("exact", 0), ("f1", 1)):
+        if any(one.na_prob is not None for one in asked):
+            found[f"best_{name}"], found[f"best_{name}_thresh"] = _best_threshold(asked, at)
+    return found
+
+
+def _thresholded(one: Answered, na_prob_thresh: float) -> Score:
+    if one.na_prob is None or one.na_prob <= na_prob_thresh:
+        return one.score
+    return Score(*[float(not one.has_answer)] * 2)
+
+
+def _best_threshold(asked: Sequence[Answered], at: int) -> tuple[float, float]:
+    """The highest percentage of a figure, and the `na_prob` up to which the answers must stand for it."""
+    told = sorted((one for one in asked if one.na_prob is not None), key=lambda one: one.na_prob)
+    best = score = sum(not one.has_answer for one in told)  # nothing is said to any
+    threshold = 0.0
+    for one in told:
+        score += one.score[at] if one.has_answer else -bool(one.prediction)
+        if score > best:
+            best, threshold = score, one.na_prob
+    return 100 * best / len(asked), threshold
+
+
 def coqa_report(turns: Iterable[tuple[str, Score]]) -> dict[str, dict[str, float]]:
     """The official report: {domain: {"em", "f1", "turns"}}, with "in_domain", "out_domain" and "overall".
 
@@ -170,7 +230,7 @@ def _cmrc_pair(prediction: str, reference: str) -> Score:
 
 
 def _cmrc_units(text: str) -> list[str]:
-    """Chinese characters, and NLTK's words of what stands between them. "成長2.8%的" -> "成", "長", "2.8", "%", "的"."""
+    """Chinese characters, and NLTK's words of what stands between them. "長2.8%的" -> "長", "2.8", "%", "的"."""
     parts = re.split(f"({CHINESE.pattern})", text)  # Chinese characters at odd places
     return [unit for at, part in enumerate(parts) for unit in ([part] if at % 2 else _words().tokenize(part))]
 

@@ -31,6 +31,18 @@ def test_a_metric_is_the_mean_of_its_scorer(name):
     assert metric.name == name
 
 
+def test_squad2_reports_what_has_answers_and_what_has_none():
+    metric = metrics.Squad2()
+    one = {"predictions": ["", "red barn", "x"], "references": [[], ["the barn", "red barn"], []]}
+    found = metric.compute(**one)
+    assert (found["exact_match"], found["HasAns_f1"], found["NoAns_f1"]) == pytest.approx((200 / 3, 100, 50))
+    found = metric.compute(**one, no_answer_probability=[0.9, 0.1, 0.7])
+    assert (found["best_f1"], found["best_f1_thresh"]) == (100.0, 0.1)
+    assert metric.compute(**one, no_answer_probability=[0.9, 0.1, 0.7], no_answer_threshold=0.5)["f1"] == 100.0
+    with pytest.raises(UserError, match="3 predictions and 1 no_answer_probability"):
+        metric.compute(**one, no_answer_probability=[0.9])
+
+
 def test_options_reach_the_scorer():
     one = {"predictions": ["聖經，"], "references": [["聖經"]]}
     assert metrics.Drcd().compute(**one)["exact_match"] == 0.0

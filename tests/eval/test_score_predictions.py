@@ -47,6 +47,7 @@ def run(tmp_path, capsys):
         said = capsys.readouterr()
         return status, said.out, said.err
 
+    command.folder = tmp_path
     return command
 
 
@@ -101,7 +102,7 @@ def test_each_task_has_its_scorer(run, task, more, em, f1):
         (predicted(("s1", 1, "a"), ("s9", 1, "a")), "story 's9', turn 1: is not in the references"),
         (predicted(("s1", 3, "a")), "story 's1', turn 3: is not in the references"),
         (predicted(("s1", 1, "a"), ("s1", 1, "b")), "story 's1', turn 1: stands there twice"),
-        (predicted(("s1", 2, "a"), ("s1", 1, "b")), "story 's1', turn 1: stands after turn 2"),
+        (predicted(("s8", 1, "a"), ("s9", 1, "a")), "leave out what they do not ask: --subset"),
         (predicted(("s1", "1", "a")), "prediction number 1 of 's1': its turn_id is '1'"),
         (predicted(("s1", 1, None)), "story 's1', turn 1: its answer is None"),
         ([{"id": "s1", "answer": "a"}], "prediction number 1 of 's1': has no `turn_id`"),
@@ -156,6 +157,102 @@ def test_what_is_wrong_with_a_squad_file(run):
     assert "question 'q1': stands there twice" in run("squad", twice, {})[2]
     assert "no list `data`" in run("squad", [], {})[2]
     assert "no list `data`" in run("squad", {"data": []}, {})[2]
+
+
+def test_coqas_predictions_stand_in_any_order(run):
+    data = {"data": [coqa_story(), coqa_story("s2", "race")]}
+    turns = [("s1", 1, "barn 1"), ("s1", 2, "shed 2"), ("s2", 1, "x"), ("s2", 2, "the barn 2")]
+    status, expected, _ = run("coqa", data, predicted(*turns))
+    assert status == 0 and json.loads(expected)["f1"] > 50
+    for order in ([3, 0, 2, 1], [1, 0, 3, 2], [3, 2, 1, 0]):
+        assert run("coqa", data, predicted(*[turns[at] for at in order])) == (0, expected, "")
+
+
+def test_a_file_that_holds_more_ids_is_scored_as_a_subset(run):
+    data = squad_data({"q1": ["a cat"], "q2": ["b"]})
+    given = {"q9": "z", "q1": "cat", "q8": "y"}
+    status, out, err = run("squad", data, given)
+    assert (status, out) == (2, "") and "2 faults" in err and "'q9': is not in the references" in err
+    status, out, _ = run("squad", data, given, "--subset")
+    found = json.loads(out)
+    assert (status, found["exact_match"], found["missing"], found["left_out"]) == (0, 50.0, 1, 2)
+    turns = predicted(("s1", 2, "barn 2"), ("s7", 1, "a"), ("s1", 3, "b"), ("s1", 1, "barn 1"))
+    found = json.loads(run("coqa", {"data": [coqa_story()]}, turns, "--subset")[1])
+    assert (found["exact_match"], found["missing"], found["left_out"]) == (100.0, 0, 2)
+    # what is wrong besides stays wrong, and a file of quite other questions is none of a subset
+    assert "'q1': its answer is 3, not a text" in run("squad", data, {"q1": 3, "q9": "z"}, "--subset")[2]
+    assert "'q9': stands there twice" in run("squad", data, '{"q1": "a", "q9": "b", "q9": "c"}', "--subset")[2]
+    status, _, err = run("squad", data, {"q8": "a", "q9": "b"}, "--subset")
+    assert status == 2 and "no id of it is in the references" in err
+    assert "--subset leaves out predictions" in run("squad", data, None, "--subset")[2]
+
+
+def test_cmrcs_raw_layout_is_read(run):
+    asked = [
+        {"query_id": "TRIAL_1_QUERY_0", "query_text": "誰？", "answers": ["臺北市", "臺北"]},
+        {"query_id": "TRIAL_1_QUERY_1", "query_text": "哪？", "answers": ["2.8%"]},
+    ]
+    raw = [{"context_id": "TRIAL_1", "context_text": "臺北市。", "qas": asked, "title": "t"}]
+    given = {"TRIAL_1_QUERY_0": "臺北", "TRIAL_1_QUERY_1": "2.8%的"}
+    flat = squad_data({"TRIAL_1_QUERY_0": ["臺北市", "臺北"], "TRIAL_1_QUERY_1": ["2.8%"]})
+    status, out, _ = run("cmrc", raw, given)
+    assert status == 0 and json.loads(out)["f1"] == pytest.approx(90) and run("cmrc", flat, given)[1] == out
+    assert run("cmrc", {"data": raw}, given)[1] == out
+    asked[0]["answers"], asked[1]["query_id"] = None, None
+    err = run("cmrc", raw, given)[2]
+    assert "2 faults" in err and "'TRIAL_1_QUERY_0': has no `answers`" in err and "a question has no `id`" in err
+
+
+SQUAD2 = {"q1": ["the red barn", "barn"], "q2": [], "q3": ["shed"], "q4": []}
+
+
+def test_squad2_by_hand(run):
+    given = {"q1": "red barn", "q2": "", "q3": "", "q4": "barn"}
+    status, out, _ = run("squad2", squad_data(SQUAD2), given)
+    assert status == 0 and json.loads(out) == {
+        "task": "squad2", "exact_match": 50.0, "f1": 50.0, "questions": 4, "missing": 0,
+        "HasAns_exact": 50.0, "HasAns_f1": 50.0, "HasAns_total": 2,
+        "NoAns_exact": 50.0, "NoAns_f1": 50.0, "NoAns_total": 2,
+    }  # fmt: skip
+    given |= {"q1": "old red barn", "q3": "shed"}
+    (na_prob := run.folder / "na.json").write_text(json.dumps({"q4": 0.9, "q3": 0.2, "q2": 0.5, "q1": 0.95}))
+    argv = ["--na-prob-file", str(na_prob)]
+    found = json.loads(run("squad2", squad_data(SQUAD2), given, *argv)[1])
+    # q1: F1 0.8. Nothing said: 2 of 4. Up to q3 (0.2): 3, q2: 3, q4 said: 2, q1: 2.8.
+    assert (found["exact_match"], found["f1"], found["na_prob_thresh"]) == (50.0, 70.0, 1.0)
+    assert (found["best_exact"], found["best_exact_thresh"]) == (75.0, 0.2)
+    assert (found["best_f1"], found["best_f1_thresh"]) == (75.0, 0.2)
+    found = json.loads(run("squad2", squad_data(SQUAD2), given, *argv, "--na-prob-thresh", "0.9")[1])
+    assert (found["f1"], found["HasAns_f1"], found["NoAns_f1"]) == (50.0, 50.0, 50.0)  # at 0.9, not above
+    found = json.loads(run("squad2", squad_data(SQUAD2), given, *argv, "--na-prob-thresh", "0.89")[1])
+    assert (found["f1"], found["HasAns_f1"], found["NoAns_f1"]) == (75.0, 50.0, 100.0)
+
+
+def test_squad2_counts_what_is_missing_and_names_what_is_wrong(run):
+    data = squad_data(SQUAD2)
+    found = json.loads(run("squad2", data, {"q1": "barn", "q2": ""})[1])
+    assert (found["missing"], found["f1"], found["NoAns_f1"]) == (2, 50.0, 50.0)
+    na_prob = run.folder / "na.json"
+    argv = ["--na-prob-file", str(na_prob)]
+    for text, told in (
+        ('{"q1": 0.5}', "'q2': was answered, and has no number here"),
+        ('{"q1": 0.5, "q2": NaN}', "'q2': nan is no finite number"),
+        ('{"q1": 0.5, "q2": true}', "'q2': True is no finite number"),
+        ('{"q1": 0.5, "q2": 1, "q2": 2}', "'q2': stands there twice"),
+        ('{"q1": 0.5, "q2": 1, "q7": 2}', "'q7': is not in the references"),
+        ("[1]", "It must be {id: number}"),
+    ):
+        na_prob.write_text(text)
+        status, out, err = run("squad2", data, {"q1": "barn", "q2": ""}, *argv)
+        assert (status, out) == (2, "") and told in err
+    na_prob.write_text('{"q7": 9, "q2": 1, "q1": 0.5}')
+    assert run("squad2", data, {"q1": "barn", "q2": "", "q7": ""}, *argv, "--subset")[0] == 0
+    assert "give that too" in run("squad2", data, {}, "--na-prob-thresh", "0.5")[2]
+    assert "--human has no figure there" in run("squad2", data, None)[2]
+    assert "is an option of squad2" in run("squad", squad_data({"q": ["a"]}), {}, *argv)[2]
+    assert "has no `answers`; SQuAD 2.0" in run("squad", data, {})[2]
+    data["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"] = True
+    assert "'q1': `is_impossible` is True, and it has 2 answers" in run("squad2", data, {})[2]
 
 
 def test_options_of_another_task_are_refused(run):
