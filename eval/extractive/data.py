@@ -1,8 +1,9 @@
-"""Questions about passages, from files in SQuAD's v1.1 format, the hub's `squad` columns or the embedded world.
+"""Questions about passages, from files in SQuAD's format, the hub's `squad` columns or the embedded world.
 
 SQuAD, XQuAD, MLQA, DRCD and CMRC 2018: `{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question",
 "answers": [{"text", "answer_start"}]}]}]}]}`. The hub has a row a question: `id`, `context`, `question`, `answers` as
 `{"text": [...], "answer_start": [...]}`. An answer must stand in its passage; where is found out anew if need be.
+SQuAD 2.0's questions without an answer have an empty list of them (`is_impossible` says the same, where it stands).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rlhf_kit.data.loading import ON_BAD_ROW
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.kinds import kind_of
 from rlhf_kit.eval.hashes import text_hash
+from rlhf_kit.eval.references import contradicts, is_raw_cmrc
 
 WORLD_KINDS = ("squad_en", "squad_zh", "crowd_en", "crowd_zh")
 SHOWN = 20  # faults told in full
@@ -27,8 +29,8 @@ SHOWN = 20  # faults told in full
 class Question:
     """A question, its passage, and its answers: (text, start in `context`), `context[start:][:len(text)] == text`.
 
-    Training learns the first answer, scoring takes them all. `group`: one for each passage, since questions about the
-    same passage are not independent. `kind`: `kinds.kind_of` the question.
+    Training learns the first answer, scoring takes them all; none: the passage does not tell. `group`: one for each
+    passage, since questions about the same passage are not independent. `kind`: `kinds.kind_of` the question.
     """
 
     id: str
@@ -57,22 +59,29 @@ class Counts:
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_questions(source: str, split: str, seed: int = 0, on_bad_row: str = "error") -> tuple[list[Question], Counts]:
+def read_questions(
+    source: str, split: str, seed: int = 0, on_bad_row: str = "error", unanswerable: bool = False
+) -> tuple[list[Question], Counts]:
     """Questions of a file, a folder, a hub id or a kind of the world, such as "world:squad_en".
 
     Args:
         on_bad_row: "error" refuses a source with faulty questions, "drop" leaves them out and counts them.
+        unanswerable: take questions without an answer, as SQuAD 2.0 has them; else they are faulty.
 
     Raises:
         UserError: with all faults, each with the question's id.
     """
     found = sources.read(source, WORLD_KINDS, split, seed)
     unread = [f"{found.context.unit} {at} {text}" for at, text in found.context.faults]
-    return questions_of(found.name, found.rows, on_bad_row, unread)
+    return questions_of(found.name, found.rows, on_bad_row, unread, unanswerable)
 
 
 def questions_of(
-    name: str, rows: Sequence[Any], on_bad_row: str = "error", faults: Sequence[str] = ()
+    name: str,
+    rows: Sequence[Any],
+    on_bad_row: str = "error",
+    faults: Sequence[str] = (),
+    unanswerable: bool = False,
 ) -> tuple[list[Question], Counts]:
     """Rows in either form as questions. `name` and `faults`, of reading, are for the message.
 
@@ -82,11 +91,16 @@ def questions_of(
     if on_bad_row not in ON_BAD_ROW:
         hint = did_you_mean(on_bad_row, ON_BAD_ROW)
         raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
+    if any(map(is_raw_cmrc, rows)):
+        raise UserError(
+            f"{name} is in CMRC's own layout, which does not say where in its passage an answer stands; take the file "
+            "of the same name in squad-style-data/ of CMRC's repository. 請改用 squad-style-data/ 中的同名檔案。"
+        )
     kept: dict[str, Question] = {}
     realigned: list[str] = []
     bad: list[_Bad] = [_Bad("unreadable", fault, "") for fault in faults]
     for place, row in _flat(rows):
-        fault = _fault(row)
+        fault = _fault(row, unanswerable)
         answers, moved = ((), False) if fault else _aligned(row)
         called = str(row["id"]) if isinstance(row, Mapping) and row.get("id") is not None else place
         if not fault and () in answers:
@@ -126,7 +140,7 @@ def _error(name: str, bad: Sequence[_Bad]) -> UserError:
     kinds = ", ".join(f"{count} {fault}" for fault, count in Counter(one.fault for one in bad).items())
     told = "".join(f"\n  {line}" for line in lines)
     return UserError(
-        f"{name} is not data as SQuAD v1.1 has it, {count} ({kinds}):{told}{more}\n"
+        f"{name} is not data as SQuAD has it, {count} ({kinds}):{told}{more}\n"
         "Mend the file, or leave such questions out with --on-bad-row drop. 請修正檔案，或用 --on-bad-row drop 略過。"
     )
 
@@ -165,7 +179,7 @@ def _answers(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     return [(one.get("text"), one.get("answer_start")) for one in objects]
 
 
-def _fault(row: Any) -> tuple[str, str] | None:
+def _fault(row: Any, unanswerable: bool) -> tuple[str, str] | None:
     """(kind, sentence) of the first thing that is wrong with a row's form."""
     if not isinstance(row, Mapping):
         return "wrong form", f"is {describe(row)}; give an object"
@@ -181,9 +195,15 @@ def _fault(row: Any) -> tuple[str, str] | None:
             return f"empty {name}", f"its {name} is empty"
     if not isinstance(row["answers"], Mapping) and not is_list(row["answers"]):
         return "wrong form", f"`answers` is {describe(row['answers'])}"
+    return _answer_fault(row, unanswerable)
+
+
+def _answer_fault(row: Mapping[str, Any], unanswerable: bool) -> tuple[str, str] | None:
     answers = _answers(row)
-    if not answers:
-        return "no answer", "has no answer; SQuAD 2.0's unanswerable questions are not SQuAD 1.1's"
+    if not answers and not unanswerable:
+        return "no answer", "has no answer; SQuAD 2.0, which has such questions, goes with --scorer squad2"
+    if unanswerable and contradicts(row.get("is_impossible"), answers):
+        return "wrong form", f"`is_impossible` is {row['is_impossible']!r}, and it has {len(answers)} answers"
     for text, start in answers:
         if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
             return "wrong form", "an answer needs `text` and a whole number `answer_start`"

@@ -7,16 +7,24 @@ from functools import partial
 from pathlib import Path
 
 from rlhf_kit.eval import scorers
-from rlhf_kit.eval.options import DTYPES, above_zero, natural, positive
+from rlhf_kit.eval.options import DTYPES, above_zero, finite, natural, positive
 
 SCORERS: dict[str, scorers.Scorer] = {
     "squad": scorers.squad,
+    "squad2": scorers.squad2,
     "drcd": scorers.drcd,
     "drcd-full-width": partial(scorers.drcd, full_width=True),
     "cmrc": scorers.cmrc,
     "mlqa-en": partial(scorers.mlqa, language="en"),
     "mlqa-zh": partial(scorers.mlqa, language="zh"),
 }
+SQUAD2 = "squad2"  # whose questions may have no answer
+VERSIONS = {"cmrc": 2}  # 2: NLTK's words, as the official script
+
+
+def version(*names: str) -> int:
+    """Of a measurement by these scorers: it goes up when one of them gives other figures."""
+    return max(VERSIONS.get(name, 1) for name in names)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="D",
-        help="SQuAD v1.1's format (SQuAD, XQuAD, MLQA, DRCD, CMRC): a file, a folder, a hub id; or world:squad_en, "
+        help="SQuAD's format (SQuAD, XQuAD, MLQA, DRCD, CMRC): a file, a folder, a hub id; or world:squad_en, "
         "world:squad_zh 測試資料",
     )
     parser.add_argument("--split", metavar="S", help="of a folder or hub id [validation], of the world [test]")
@@ -33,7 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--scorer",
         required=True,
         choices=SCORERS,
-        help="the data's official one; XQuAD's is squad; drcd drops ASCII punctuation only 評分方式",
+        help="the data's official one; XQuAD's is squad; squad2 takes questions without an answer; drcd drops ASCII "
+        "punctuation only 評分方式",
     )
     parser.add_argument(
         "--on-bad-row", choices=("error", "drop"), default="error", help="a faulty question: stop, or count it [error]"
@@ -64,6 +73,12 @@ def _windows(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--overlap", type=natural, metavar="N", help="tokens shared, Hugging Face's doc_stride 重疊")
     group.add_argument("--max-query-length", type=positive, default=64, metavar="N", help="of a question [64]")
     group.add_argument("--max-answer-length", type=positive, default=30, metavar="N", help="tokens of an answer [30]")
+    group.add_argument(
+        "--null-score-diff-threshold",
+        type=finite,
+        metavar="X",
+        help="squad2: no answer where its score is above the best span's by more [0] 無答案門檻",
+    )
     group.add_argument("--n-best", type=positive, default=20, metavar="N", help="candidates kept of a question [20]")
 
 

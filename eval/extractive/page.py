@@ -11,6 +11,7 @@ from rlhf_kit.eval.items import Item, Measured, Results
 from rlhf_kit.page import document, number, section, table, zh
 
 SHOWN = 40  # errors told
+PARTS = {"HasAns": "有答案", "NoAns": "無答案"}  # of SQuAD 2.0, by their names in its script
 STYLE = """<style>
 .passage{white-space:pre-wrap;overflow-wrap:anywhere}.passage mark{background:none;color:inherit}
 .gold{border-bottom:3px solid var(--green)}.said{outline:2px solid var(--red);border-radius:3px}
@@ -33,7 +34,7 @@ def error(question: Question, answer: str, start: int, scores: Mapping[str, floa
     """One question with its passage, the given answers and the model's marked, and what that was worth."""
     gold = [(at, at + len(text)) for text, at in question.answers]
     said = (start, start + len(answer)) if answer else None
-    given = " · ".join(dict.fromkeys(question.references))
+    given = " · ".join(dict.fromkeys(question.references)) or "–"
     return (
         f'<div class="sample"><h3>{html(question.question)} <span class="soft">{html(question.id)}</span></h3>'
         f"{marked(question.context, gold, said)}"
@@ -53,11 +54,25 @@ def errors_section(items: Sequence[Item], questions: Sequence[Question]) -> str:
     return STYLE + section(("Errors", "錯誤"), words, *told, grid="errors")
 
 
+def answerable_parts(found: Results) -> dict[str, Measured]:
+    """The figures of questions with an answer and of those without, where there may be either."""
+    whole = found.measured
+    return {
+        f"{name} {PARTS[name]}": Measured(
+            {key: whole.scores[f"{name}_{key}"] for key in ("em", "f1")},
+            {key: whole.intervals[f"{name}_{key}"] for key in ("em", "f1")},
+            {"items": count},
+        )
+        for name, count in sorted(found.details.get("parts", {}).items())
+    }
+
+
 def report_page(found: Results, items: Sequence[Item], questions: Sequence[Question]) -> str:
     """The page of one run. `items` and `questions` in one order."""
     settings, told = found.settings, found.details
     head = ["Question " + zh("問題"), "n " + zh("題數"), "EM", "F1", "95 % interval of F1 " + zh("信賴區間")]
     rows = [_row("all " + zh("全部"), found.measured)]
+    rows += [_row(html(name), part) for name, part in answerable_parts(found).items()]
     rows += [
         _row(f"{name} {zh(KINDS[name][0] if name in KINDS else '其他')}", found.groups[name]) for name in found.groups
     ]

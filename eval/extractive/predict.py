@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -35,14 +36,29 @@ class Prediction:
     """The best span for a question: its text, its start in the passage, its share among the `n_best`.
 
     Where no span was allowed: "", -1 and 0. The others are in `spans`, cut from the passage when they are asked for.
+
+    Args:
+        null_score: the logits of the token that stands for no answer, first plus last, the least of all windows (BERT,
+            Devlin et al. 2019, section 4.3). Without an answer by it: "", -1 and `no_answer_probability`.
     """
 
     id: str
     text: str
     start: int
     probability: float
+    null_score: float
     context: str = field(repr=False)
     spans: Spans = field(repr=False, compare=False)
+
+    @property
+    def null_score_difference(self) -> float:
+        """`null_score` less the best span's; the largest float32 where there is no span."""
+        return _difference(self.null_score, self.spans)
+
+    @property
+    def no_answer_probability(self) -> float:
+        """Softmax of `null_score` and the best span's."""
+        return _sigmoid(self.null_score_difference)
 
     @property
     def n_best(self) -> tuple[Candidate, ...]:
@@ -51,6 +67,15 @@ class Prediction:
         starts = spans.start.tolist()
         texts = [self.context[start:end] for start, end in zip(starts, spans.end.tolist(), strict=True)]
         return tuple(map(Candidate, texts, starts, spans.probability.tolist(), spans.score.tolist()))
+
+
+def _difference(null_score: float, spans: Spans) -> float:
+    largest = float(np.finfo(np.float32).max)  # what a file of JSON can hold
+    return max(-largest, min(largest, null_score - float(spans.score[0]))) if len(spans.score) else largest
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value > 0 else math.exp(value) / (1 + math.exp(value))
 
 
 def predict(
@@ -64,6 +89,7 @@ def predict(
     max_query_length: int = 64,
     max_answer_length: int = 30,
     n_best: int = 20,
+    null_threshold: float | None = None,
     max_batch_tokens: int = 8192,
     shown: bool = True,
 ) -> list[Prediction]:
@@ -73,6 +99,7 @@ def predict(
         model: any `AutoModelForQuestionAnswering`.
         max_length, overlap, step, max_query_length: of the windows (`windows.make_windows`).
         max_answer_length: of a span, in tokens.
+        null_threshold: above this `null_score_difference` there is no answer (SQuAD 2.0); None: always one (1.1).
         max_batch_tokens: of a forward, padding included: bounds the memory and changes no answer.
         shown: tell the progress; False on all processes but one.
 
@@ -86,8 +113,9 @@ def predict(
     found = {}
     with Counter(len(questions), "questions", shown) as counter:
         for one in predictions(
-            model, tokenizer.pad_token_id, questions, windows, max_answer_length, n_best, max_batch_tokens
-        ):
+            model, tokenizer.pad_token_id, questions, windows, max_answer_length, n_best, null_threshold,
+            max_batch_tokens,
+        ):  # fmt: skip
             found[one.id] = one
             counter.add(1)
     return [found[question.id] for question in questions]
@@ -100,6 +128,7 @@ def predictions(
     windows: Windows,
     max_answer_length: int = 30,
     n_best: int = 20,
+    null_threshold: float | None = None,
     max_batch_tokens: int = 8192,
 ) -> Iterator[Prediction]:
     """Each prediction when the last window of its question is through: the questions with long passages first.
@@ -118,9 +147,9 @@ def predictions(
             if open_windows[number] == 0:
                 waiting.append(number)
         if len(waiting) >= TOGETHER:
-            yield from _answer(questions, windows, waiting, starts, ends, max_answer_length, n_best)
+            yield from _answer(questions, windows, waiting, starts, ends, max_answer_length, n_best, null_threshold)
             waiting = []
-    yield from _answer(questions, windows, waiting, starts, ends, max_answer_length, n_best)
+    yield from _answer(questions, windows, waiting, starts, ends, max_answer_length, n_best, null_threshold)
 
 
 def _batches(lengths: NDArray, max_batch_tokens: int) -> Iterator[NDArray]:
@@ -163,11 +192,11 @@ def _forward(
 
 def _answer(
     questions: Sequence[Question], windows: Windows, numbers: list[int], starts: NDArray, ends: NDArray,
-    max_answer_length: int, n_best: int,
+    max_answer_length: int, n_best: int, null_threshold: float | None,
 ) -> list[Prediction]:  # fmt: skip
     """Predictions of the questions `numbers`, all of whose windows are through."""
     part, tokens = windows.of(np.array(numbers, np.int64))
-    return postprocess(questions, part, starts[tokens], ends[tokens], max_answer_length, n_best)
+    return postprocess(questions, part, starts[tokens], ends[tokens], max_answer_length, n_best, null_threshold)
 
 
 def postprocess(
@@ -177,17 +206,23 @@ def postprocess(
     end_logits: NDArray,
     max_answer_length: int = 30,
     n_best: int = 20,
+    null_threshold: float | None = None,
 ) -> list[Prediction]:
     """Predictions of all questions that have windows, in order, from the logits (T,) of the windows' tokens."""
     spans = best_spans(windows, start_logits, end_logits, max_answer_length, n_best)
-    asked = np.unique(windows.question)
+    asked, rows = np.unique(windows.question, return_index=True)  # the windows of a question stand together
+    null = windows.first[:-1] + windows.null
+    nulls = np.minimum.reduceat(start_logits[null] + end_logits[null], rows).tolist() if len(rows) else []
     lows = np.searchsorted(spans.question, asked).tolist()
     highs = np.searchsorted(spans.question, asked, side="right").tolist()
     found = []
-    for number, low, high in zip(asked.tolist(), lows, highs, strict=True):
+    for number, low, high, null_score in zip(asked.tolist(), lows, highs, nulls, strict=True):
         question, start, probability, text = questions[number], -1, 0.0, ""
-        if low < high:
+        difference = _difference(null_score, spans[low:high])
+        if null_threshold is not None and difference > null_threshold:
+            probability = _sigmoid(difference)
+        elif low < high:
             start, probability = int(spans.start[low]), float(spans.probability[low])
             text = question.context[start : spans.end[low]]
-        found.append(Prediction(question.id, text, start, probability, question.context, spans[low:high]))
+        found.append(Prediction(question.id, text, start, probability, null_score, question.context, spans[low:high]))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,8 +25,8 @@ from rlhf_kit.eval import results, scorers
 from rlhf_kit.eval.extractive.data import Counts, Question, read_questions
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig, finetune
 from rlhf_kit.eval.extractive.models import check_length, load_reader
-from rlhf_kit.eval.extractive.options import SCORERS
-from rlhf_kit.eval.extractive.page import report_page
+from rlhf_kit.eval.extractive.options import SCORERS, SQUAD2, version
+from rlhf_kit.eval.extractive.page import answerable_parts, report_page
 from rlhf_kit.eval.extractive.predict import Prediction, predictions
 from rlhf_kit.eval.extractive.windows import STEP, Windows, make_windows
 from rlhf_kit.eval.hashes import model_hash, text_hash
@@ -36,8 +37,9 @@ from rlhf_kit.processes import processes, quiet
 from rlhf_kit.storage import replace
 from rlhf_kit.terminal import say
 
-TASK, VERSION = "extractive", 1
+TASK = "extractive"
 FILES = PREDICTIONS, N_BEST, REPORT = "predictions.json", "nbest.json", "report.html"
+NULL_ODDS, NA_PROB = "null_odds.json", "na_prob.json"  # of SQuAD 2.0
 MODEL, TRAINED, LEARNED = "model", "training.json", "windows.json"
 CUTTING = ("max_length", "overlap", "step", "max_query_length")  # of passages into windows
 
@@ -46,24 +48,27 @@ def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval extractive` with parsed options (`options.py`). Raises UserError."""
     quiet()
     split = options.split or ("test" if options.data.partition(":")[0] == WORLD else "validation")
-    questions, counts = read_questions(options.data, split, on_bad_row=options.on_bad_row)
+    null_threshold = _null_threshold(options)
+    unanswerable = null_threshold is not None
+    questions, counts = read_questions(options.data, split, on_bad_row=options.on_bad_row, unanswerable=unanswerable)
     questions = questions[: options.limit]
-    learning, mended = _training_questions(options)
+    learning, mended = _training_questions(options, unanswerable)
     cutting = {name: getattr(options, name) for name in CUTTING}
     tokenizer = load_tokenizer(options.model, needs_eos=False)
     windows = make_windows(questions, tokenizer, **cutting)
     state = processes()
     training = _training(options, learning)
     settings = Settings(
-        TASK, options.scorer, VERSION, options.model, model_hash(options.model), options.data,
+        TASK, options.scorer, version(options.scorer), options.model, model_hash(options.model), options.data,
         results.fingerprint([asdict(question) for question in questions]), options.seed, options.limit,
         {
             "split": split, **as_cut(cutting),
             "max_answer_length": options.max_answer_length, "n_best": options.n_best, "dtype": options.dtype,
-            "training": training,
+            "training": training, **({"null_score_diff_threshold": null_threshold} if unanswerable else {}),
         },
     )  # fmt: skip
-    ids, files = [question.id for question in questions], (*FILES, *([MODEL] if training else []))
+    ids, files = [question.id for question in questions], [*FILES, *([MODEL] if training else [])]
+    files += [NULL_ODDS, NA_PROB] if unanswerable else []
     making = Run(options.output, settings, ids, state, unit="questions", files=files)
     model = None
     if making.resumed < len(questions):  # on every process alike: they train together
@@ -74,12 +79,14 @@ def run(options: argparse.Namespace) -> None:
         check_length(model, options.max_length)
     with making:
         answer(
-            making, model, tokenizer, questions, windows, partial(item, scorer=SCORERS[options.scorer]),
-            max_answer_length=options.max_answer_length, n_best=options.n_best,
+            making, model, tokenizer, questions, windows,
+            partial(item, scorer=SCORERS[options.scorer], unanswerable=unanswerable),
+            max_answer_length=options.max_answer_length, n_best=options.n_best, null_threshold=null_threshold,
             max_batch_tokens=options.max_batch_tokens,
         )  # fmt: skip
     told = {"training_data": mended} if learning else {}
-    found = making.finish(details=lambda items: details(questions, counts, windows, options.scorer) | told)
+    about = details(questions, counts, windows, options.scorer) | told
+    found = making.finish(details=lambda items: about | (unanswerable_details(items) if unanswerable else {}))
     if found is not None:
         show(found)
         if options.output is not None:
@@ -95,7 +102,7 @@ def as_cut(cutting: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer(
     making: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question],
-    windows: Windows, item_of: Callable[[Question, Prediction], Item], **options: int,
+    windows: Windows, item_of: Callable[[Question, Prediction], Item], **options: Any,
 ) -> None:  # fmt: skip
     """Answer the run's questions that have no item yet. `options`: of `predictions`."""
     todo = set(making.todo)
@@ -108,11 +115,27 @@ def answer(
 # --- fine-tuning ----------------------------------------------------------------------------------------------------
 
 
-def _training_questions(options: argparse.Namespace) -> tuple[list[Question], dict[str, Any]]:
+def _null_threshold(options: argparse.Namespace) -> float | None:
+    """Above which there is no answer; None where every question has one."""
+    given = options.null_score_diff_threshold
+    if options.scorer == SQUAD2:
+        return 0.0 if given is None else given
+    if given is not None:
+        raise UserError(
+            f"--null-score-diff-threshold says when there is no answer, and by --scorer {options.scorer} every "
+            f"question has one; give --scorer {SQUAD2}, or leave it out."
+        )
+    return None
+
+
+def _training_questions(options: argparse.Namespace, unanswerable: bool) -> tuple[list[Question], dict[str, Any]]:
     """All of them, and by source what was mended and left out."""
     if not options.train_data and (options.lora or options.freeze):
         raise UserError("--lora and --freeze say how to train; give --train-data too. 請一併給 --train-data。")
-    read = [read_questions(source, "train", on_bad_row=options.on_bad_row) for source in options.train_data]
+    read = [
+        read_questions(source, "train", on_bad_row=options.on_bad_row, unanswerable=unanswerable)
+        for source in options.train_data
+    ]
     counts = {source: asdict(found) for source, (_, found) in zip(options.train_data, read, strict=True)}
     return [question for questions, _ in read for question in questions], counts
 
@@ -168,17 +191,53 @@ def learned_windows(windows: Windows) -> dict[str, list[str]]:
 # --- items and files ------------------------------------------------------------------------------------------------
 
 
-def item(question: Question, prediction: Prediction, scorer: scorers.Scorer) -> Item:
+def item(question: Question, prediction: Prediction, scorer: scorers.Scorer, unanswerable: bool = False) -> Item:
+    """`unanswerable`: questions may have no answer, so that there are scores of either part besides."""
     score = scorer(prediction.text, question.references)
+    scores, more = {"em": score.em, "f1": score.f1}, {}
+    if unanswerable:
+        scores |= {f"{_part(question.references)}_{name}": value for name, value in score._asdict().items()}
+        more = {name: getattr(prediction, name) for name in ("null_score_difference", "no_answer_probability")}
     return Item(
         question.id, question.group, text_hash(f"{question.question}\n{question.context}"), prediction.text,
-        prediction.text, {"em": score.em, "f1": score.f1}, group=question.kind,
+        prediction.text, scores, group=question.kind,
         details={
             "question": question.question, "references": question.references, "start": prediction.start,
             "probability": prediction.probability,
-            "n_best": [candidate._asdict() for candidate in prediction.n_best],
+            "n_best": [candidate._asdict() for candidate in prediction.n_best], **more,
         },
     )  # fmt: skip
+
+
+def _part(references: Sequence[str]) -> str:
+    return "HasAns" if references else "NoAns"
+
+
+def unanswerable_details(items: Sequence[Item]) -> dict[str, Any]:
+    """How many questions have an answer and how many none, and the official script's best thresholds.
+
+    They are of the answers as they are written, with `na_prob.json`; `..._null_score_diff` is the same as a value of
+    --null-score-diff-threshold, None: say nothing to any question.
+    """
+    asked = [
+        scorers.Answered(
+            scorers.Score(one.scores["em"], one.scores["f1"]), bool(one.details["references"]), one.answer,
+            one.details["no_answer_probability"],
+        )
+        for one in items
+    ]  # fmt: skip
+    found = {name: value for name, value in scorers.squad2_report(asked).items() if name.startswith("best_")}
+    for name in ("best_exact", "best_f1"):
+        found[f"{name}_null_score_diff"] = max(
+            (
+                one.details["null_score_difference"]
+                for one in items
+                if one.details["no_answer_probability"] == found[f"{name}_thresh"]
+            ),
+            default=None,
+        )
+    parts = Counter(_part(one.details["references"]) for one in items)
+    return {"parts": dict(parts), "best_threshold": found}
 
 
 def details(questions: Sequence[Question], counts: Counts, windows: Windows, scorer: str) -> dict[str, Any]:
@@ -201,13 +260,16 @@ def details(questions: Sequence[Question], counts: Counts, windows: Windows, sco
 def write(
     folder: Path, found: Results, items: Sequence[Item], questions: Sequence[Question], task: str = TASK
 ) -> None:
-    """predictions.json as the official scorers read it, nbest.json, and the page."""
+    """predictions.json and, of SQuAD 2.0, na_prob.json as the official scorers read them, nbest.json, and the page."""
 
     def dump(value: Any) -> str:
         return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
     results.write(folder / PREDICTIONS, dump({item.id: item.answer for item in items}), task)
     results.write(folder / N_BEST, dump({item.id: item.details["n_best"] for item in items}), task)
+    if found.details["scorer"] == SQUAD2:
+        for file, name in ((NULL_ODDS, "null_score_difference"), (NA_PROB, "no_answer_probability")):
+            results.write(folder / file, dump({item.id: item.details[name] for item in items}), task)
     results.write(folder / REPORT, report_page(found, items, questions), task)
 
 
@@ -223,7 +285,7 @@ def show(found: Results) -> None:
     console.print(head, soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     table.add_row("question 問題", "n 題數", "EM", "F1", "95 %")
-    for name, part in [*found.groups.items(), ("all 全部", found.measured)]:
+    for name, part in [*found.groups.items(), *answerable_parts(found).items(), ("all 全部", found.measured)]:
         bounds = part.intervals["f1"]
         between = f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else ""
         table.add_row(name, str(part.n["items"]), f"{part.scores['em']:.1f}", f"{part.scores['f1']:.1f}", between)
@@ -237,6 +299,10 @@ def show(found: Results) -> None:
         if told[key]
     ]
     facts += [f"{len(ids)} dropped 略過: {fault}" for fault, ids in told["questions_dropped"].items()]
+    if best := told.get("best_threshold"):
+        facts.append(
+            f"best F1 {best['best_f1']:.1f} at --null-score-diff-threshold {best['best_f1_null_score_diff']} 最佳門檻"
+        )
     console.print("; ".join(facts), soft_wrap=True)
     if not found.reportable:
         console.print("--limit was given: not a result to report. 只評了一部分，不可當作正式結果。", soft_wrap=True)

@@ -34,8 +34,9 @@ class Windows:
             end with: the question, special tokens, white space.
         first: (W + 1,) place of each window's first token, and T.
         question: (W,) number of the question.
-        starts, ends: (W,) first and last token of the answer, counted from the window's first; those of the [CLS]
-            token where the answer does not stand in full in the window. None unless made for training.
+        null: (W,) the token that stands for no answer, counted from the window's first: [CLS], else the first.
+        starts, ends: (W,) first and last token of the answer, counted from the window's first; `null` where the
+            answer does not stand in full in the window, or there is none. None unless made for training.
         cut_questions: ids of questions that were longer than `max_query_length`.
         widened: ids whose answer begins or ends inside a token: its label covers more than the answer.
         untold: ids whose answer no token covers: they have no windows here.
@@ -46,6 +47,7 @@ class Windows:
     offsets: NDArray
     first: NDArray
     question: NDArray
+    null: NDArray
     starts: NDArray | None
     ends: NDArray | None
     cut_questions: tuple[str, ...]
@@ -75,7 +77,7 @@ class Windows:
         first = np.concatenate(([0], np.cumsum(self.lengths[rows])))
         part = replace(
             self, input_ids=self.input_ids[tokens], token_type_ids=types, offsets=self.offsets[tokens], first=first,
-            question=self.question[rows], starts=None, ends=None,
+            question=self.question[rows], null=self.null[rows], starts=None, ends=None,
         )  # fmt: skip
         return part, tokens
 
@@ -88,7 +90,12 @@ class _Form:
     between: list[int]
     after: list[int]
     types: tuple[list[int], int, list[int], int, list[int]] | None  # before, question, between, passage, after
-    cls: int | None
+    cls: int | None  # below 0: behind the passage, counted from the end
+
+    def null(self, length: int) -> int:
+        """Place of the token that stands for no answer in a window of `length` tokens."""
+        cls = self.cls or 0  # without a [CLS] the first
+        return cls if cls >= 0 else cls + length
 
 
 def make_windows(
@@ -108,7 +115,7 @@ def make_windows(
         step: tokens from the beginning of one window to that of the next: BERT's doc_stride. Give one of the two;
             with neither it is 128.
         max_query_length: a longer question loses its end, and is counted.
-        train: with labels, from the first answer.
+        train: with labels, from the first answer; of a question without one `null`.
 
     Raises:
         UserError: a tokenizer without offsets; a window with no room for the passage; both of overlap and step.
@@ -119,6 +126,7 @@ def make_windows(
     asked = _encode(tokenizer, [question.question for question in questions])["input_ids"]
     parts: list[tuple[list[int], int, int, int]] = []  # question's ids, its number, first and past-the-last token
     labels: list[tuple[int, int]] = []
+    nulls: list[int] = []
     cut, widened, untold, empty, crowded = [], [], [], [], []
     for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
         cut += [question.id] * (len(ids) > max_query_length)
@@ -131,7 +139,7 @@ def make_windows(
             (crowded if size else empty).append(question.id)
             continue
         answer = None
-        if train:
+        if train and question.answers:
             answer, exact = passages.tokens(question.context, *question.answers[0])
             if answer is None:
                 untold.append(question.id)
@@ -139,19 +147,16 @@ def make_windows(
             widened += [question.id] * (not exact)
         for low, high in borders:
             parts.append((ids, number, low, high))
-            if answer is not None:
-                inside = low <= answer[0] and answer[1] < high
+            nulls.append(form.null(head + high - low + len(form.after)))
+            if train:
+                inside = answer is not None and low <= answer[0] and answer[1] < high
                 shift = head - low
-                at = form.cls
-                if at is None:  # no [CLS], or behind the passage
-                    at = 0
-                elif at < 0:
-                    at += head + high - low + len(form.after)
-                labels.append((answer[0] + shift, answer[1] + shift) if inside else (at, at))
+                labels.append((answer[0] + shift, answer[1] + shift) if inside else (nulls[-1], nulls[-1]))
     _refuse(empty, crowded, max_length, overlap)
     marks = np.array(labels, np.int64).reshape(-1, 2)
     return Windows(
-        *_flat(questions, parts, passages, form), marks[:, 0] if train else None, marks[:, 1] if train else None,
+        *_flat(questions, parts, passages, form), np.array(nulls, np.int64),
+        marks[:, 0] if train else None, marks[:, 1] if train else None,
         tuple(cut), tuple(widened), tuple(untold),
     )  # fmt: skip
 

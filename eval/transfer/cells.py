@@ -25,6 +25,7 @@ from rlhf_kit.eval.extractive import run as extractive
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig, finetune
 from rlhf_kit.eval.extractive.models import load_reader
+from rlhf_kit.eval.extractive.options import version
 from rlhf_kit.eval.extractive.predict import Prediction
 from rlhf_kit.eval.extractive.windows import make_windows
 from rlhf_kit.eval.items import Item, Run, Settings
@@ -183,7 +184,8 @@ def _run_of(test: Test, cell: Cell, making: Making) -> Run:
         {name: training.get(name, getattr(ExtractiveConfig, name)) for name in extractive.CUTTING}
     )
     settings = Settings(
-        TASK, " ".join(test.scorers), VERSION, cell.row.model, results.fingerprint(making.deciding(cell)),
+        TASK, " ".join(test.scorers), version(*(name.removesuffix(FIRST) for name in test.scorers)), cell.row.model,
+        results.fingerprint(making.deciding(cell)),
         test.source, read.hash, cell.seed, making.limit,
         {"split": test.split, "max_answer_length": making.table.max_answer_length, **args},
     )  # fmt: skip

@@ -91,6 +91,27 @@ def test_a_fault_is_an_error_that_names_the_question_or_is_dropped_and_counted(f
     assert name in counts.dropped[fault][0]
 
 
+def test_questions_without_an_answer_are_taken_where_they_are_asked_for(tmp_path):
+    path = squad_file(tmp_path / "v2.json", (CONTEXT, [("1", "誰在臺北？", [("小明", 0)]), ("2", "誰在臺南？", [])]))
+    found, counts = read_questions(path, "validation", unanswerable=True)
+    assert [one.references for one in found] == [["小明"], []] and (counts.questions, counts.references) == (2, 1)
+    hub = [row("1"), row("2", question="誰在臺南？", answers=())]
+    assert questions_of("hub", hub, unanswerable=True)[0] == found
+    with pytest.raises(UserError, match="has no answer; SQuAD 2.0, .* --scorer squad2"):
+        questions_of("hub", hub)
+    for mark, answers, told in ((True, (("小明", 0),), "has 1 answers"), (False, (), "has 0 answers")):
+        with pytest.raises(UserError, match=f"`is_impossible` is {mark}, and it {told}"):
+            questions_of("x", [row(answers=answers) | {"is_impossible": mark}], unanswerable=True)
+        assert questions_of("x", [row(answers=answers) | {"is_impossible": None}], unanswerable=True)[0]
+
+
+def test_cmrcs_own_layout_is_named():
+    raw = {"context_id": "T", "context_text": CONTEXT, "qas": [{"query_id": "q", "answers": ["小明"]}], "title": "t"}
+    for on_bad_row in ("error", "drop"):
+        with pytest.raises(UserError, match="CMRC's own layout.*squad-style-data"):
+            questions_of("cmrc2018_trial.json", [raw], on_bad_row)
+
+
 def test_all_faults_are_told_together_and_nothing_left_is_an_error():
     bad = [row(f"q{at}", answers=(("無", 0),)) for at in range(25)]
     with pytest.raises(UserError, match="25 faults") as error:

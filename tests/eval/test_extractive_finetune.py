@@ -1,6 +1,7 @@
 """Fine-tuning: the loss, what is frozen, LoRA and back, QANet; a small model learns its questions by heart."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,6 +43,21 @@ def test_a_small_model_learns_its_questions_by_heart_through_several_windows(tmp
     found = predict(trainer.model, TOKENIZER, ASKED, max_length=48, step=16)
     scores = [scorers.drcd(one.text, question.references).em for one, question in zip(found, ASKED, strict=True)]
     assert sum(scores) >= 7
+
+
+def test_a_small_model_learns_where_there_is_no_answer(tmp_path):
+    """Half of the questions are asked of a passage that has no answer to them."""
+    asked = [
+        one if at % 2 else replace(one, answers=(), context=ASKED[at - 1].context) for at, one in enumerate(ASKED)
+    ]
+    assert [bool(one.answers) for one in asked] == [False, True] * 4
+    model = reader(len(TOKENIZER), width=32, layers=1)
+    trainer = finetune(model, TOKENIZER, asked, config(tmp_path, max_length=64, learning_rate=5e-3, max_steps=60))
+    found = predict(trainer.model, TOKENIZER, asked, max_length=64, null_threshold=0.0)
+    scores = [scorers.squad2(one.text, question.references).em for one, question in zip(found, asked, strict=True)]
+    assert sum(scores) >= 7 and sum(not one.text for one in found) >= 3
+    always = predict(trainer.model, TOKENIZER, asked, max_length=64)  # as of SQuAD 1.1
+    assert all(one.text for one in always)
 
 
 def test_labels_and_the_loss_are_those_of_the_pair_as_its_tokenizer_makes_it(tmp_path):

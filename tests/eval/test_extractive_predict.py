@@ -1,5 +1,7 @@
 """Predictions: as a plain forward makes them, alike in every batch, of every sort of model; what is refused."""
 
+import math
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -60,6 +62,37 @@ def test_the_best_is_the_first_of_the_n_best_and_all_are_cut_from_the_passage():
         assert sum(candidate.probability for candidate in one.n_best) == pytest.approx(1)
         assert [candidate.score for candidate in one.n_best] == sorted((c.score for c in one.n_best), reverse=True)
         assert all(question.context.startswith(candidate.text, candidate.start) for candidate in one.n_best)
+
+
+@torch.inference_mode()
+def test_no_answer_is_where_cls_beats_the_best_span_by_more_than_the_threshold():
+    model = reader(len(TOKENIZER))
+    plain = predict(model, TOKENIZER, ASKED, **CUT)
+    for one, found in zip(ASKED, plain, strict=True):
+        windows = TOKENIZER(
+            [one.question], [one.context], truncation="only_second", max_length=40,
+            stride=40 - 3 - len(TOKENIZER(one.question, add_special_tokens=False)["input_ids"]) - 13,
+            return_overflowing_tokens=True,
+        )  # fmt: skip
+        nulls = []
+        for ids, types in zip(windows["input_ids"], windows["token_type_ids"], strict=True):
+            out = model(torch.tensor([ids]), token_type_ids=torch.tensor([types]))
+            nulls.append((out.start_logits[0, 0] + out.end_logits[0, 0]).item())
+        assert found.null_score == pytest.approx(min(nulls), abs=1e-4)
+        difference = found.null_score - found.n_best[0].score
+        assert found.null_score_difference == pytest.approx(difference) and found.text
+        assert found.no_answer_probability == pytest.approx(1 / (1 + math.exp(-difference)))
+    middle = sorted(one.null_score_difference for one in plain)[len(plain) // 2]
+    for found, always in zip(predict(model, TOKENIZER, ASKED, **CUT, null_threshold=middle), plain, strict=True):
+        if always.null_score_difference > middle:
+            assert (found.text, found.start, found.probability) == ("", -1, always.no_answer_probability)
+            assert found.n_best == always.n_best
+        else:
+            assert found == always
+    assert [one.text for one in predict(model, TOKENIZER, ASKED, **CUT, null_threshold=1e9)] == [
+        one.text for one in plain
+    ]
+    assert not any(one.text for one in predict(model, TOKENIZER, ASKED, **CUT, null_threshold=-1e9))
 
 
 def test_a_model_in_training_is_measured_without_dropout_and_goes_on_training():

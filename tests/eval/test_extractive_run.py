@@ -5,15 +5,17 @@ import re
 
 import numpy as np
 import pytest
-from toy_reader import saved_reader, squad_file
+from toy_reader import saved_reader, squad_file, world_questions
 
 from rlhf_kit.eval import scorers
 from rlhf_kit.eval.extractive import run as module
 from rlhf_kit.eval.extractive.data import Question
+from rlhf_kit.eval.extractive.options import version
 from rlhf_kit.eval.extractive.page import marked
 from rlhf_kit.eval.extractive.predict import Prediction
 from rlhf_kit.eval.extractive.spans import Spans
 from rlhf_kit.eval.references import read_predictions, read_squad
+from rlhf_kit.eval.score_predictions import score_squad2
 from rlhf_kit.recipes import evaluate
 
 WORLD = ["--data", "world:squad_zh", "--scorer", "drcd", "--max-length", "64", "--limit", "20"]
@@ -112,6 +114,50 @@ def test_lora_is_trained_saved_and_measured(model, tmp_path):
     assert read(tmp_path / "run", "predictions.json") == read(tmp_path / "after", "predictions.json")
 
 
+def test_squad2_is_trained_answered_and_its_files_score_the_same(model, tmp_path, capsys):
+    def questions(count, seed):
+        rows = world_questions(2 * count, split="train")
+        return [
+            (one.context, [(f"{seed}-{at}", one.question, list(one.answers) if at % 2 else [])])
+            for at, one in enumerate(rows)
+        ]
+
+    train = squad_file(tmp_path / "train.json", *questions(8, "train"))
+    data = squad_file(tmp_path / "data.json", *questions(6, "test"))
+    argv = ["--model", model, "--data", data, "--scorer", "squad2", "--max-length", "64"]
+    argv += ["--train-data", train, "--learning-rate", "1e-2", "--batch-size", "8"]
+    assert main(*argv, "--output", tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "HasAns 有答案" in said and "NoAns 無答案" in said and "best F1" in said
+    found, odds = read(tmp_path / "run"), read(tmp_path / "run", "null_odds.json")
+    items = [json.loads(line) for line in (tmp_path / "run" / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [not item["answer"] for item in items] == [value > 0 for value in odds.values()]
+    assert found["details"]["parts"] == {"HasAns": 6, "NoAns": 6} and found["details"]["human"] is None
+    assert set(found["intervals"]) == {"em", "f1", "HasAns_em", "HasAns_f1", "NoAns_em", "NoAns_f1"}
+    report = score_squad2(tmp_path / "data.json", tmp_path / "run" / "predictions.json", False,
+                          tmp_path / "run" / "na_prob.json")  # fmt: skip
+    official = {"em": "exact_match", "f1": "f1", "HasAns_em": "HasAns_exact", "NoAns_em": "NoAns_exact"}
+    for name in ("em", "f1", "HasAns_em", "HasAns_f1", "NoAns_em", "NoAns_f1"):
+        assert found["scores"][name] == pytest.approx(report[official.get(name, name)])
+    best = found["details"]["best_threshold"]
+    assert {name: report[name] for name in report if name.startswith("best_")} == pytest.approx(
+        {name: value for name, value in best.items() if not name.endswith("_diff")}
+    )
+    assert "–" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    never = ["--null-score-diff-threshold", "-1e9"]
+    assert main(*argv, "--output", tmp_path / "run", *never) == 2  # other answers
+    assert "null_score_diff_threshold 0.0, now -1000000000.0" in capsys.readouterr().err
+    argv = ["--model", tmp_path / "run" / "model", *argv[2:8], *never]
+    assert main(*argv, "--output", tmp_path / "never") == 0
+    assert set(read(tmp_path / "never", "predictions.json").values()) == {""}
+    assert read(tmp_path / "never")["scores"]["NoAns_f1"] == 100
+    assert read(tmp_path / "never", "null_odds.json") == pytest.approx(odds, abs=1e-4)
+
+
+def test_the_version_of_a_scorer_counts_its_changes():
+    assert (version("drcd"), version("cmrc"), version("squad", "cmrc"), version("squad2")) == (1, 2, 2, 1)
+
+
 def test_counts_of_what_was_mended_and_the_human_row_come_with_the_result(model, tmp_path):
     data = squad_file(
         tmp_path / "data.json",
@@ -131,7 +177,7 @@ def test_counts_of_what_was_mended_and_the_human_row_come_with_the_result(model,
     assert found["n"] == {"items": 2, "clusters": 1} and found["intervals"]["f1"] is None
     # what the scorer of files makes of it is the same
     answers = read_squad(tmp_path / "data.json")
-    said = read_predictions(tmp_path / "run" / "predictions.json", list(answers))
+    said, _ = read_predictions(tmp_path / "run" / "predictions.json", list(answers))
     scores = [scorers.drcd(said[name], answers[name]).f1 for name in ("1", "2")]
     assert found["scores"]["f1"] == pytest.approx(50 * sum(scores))
 
@@ -148,6 +194,7 @@ def test_counts_of_what_was_mended_and_the_human_row_come_with_the_result(model,
         (["--data", "world:squad_zh", "--max-length", "64", "--train-data", "world:squad_zh", "--freeze", "x"],
          "freeze is 'x'"),
         (["--data", "./nowhere.json"], "does not exist"),
+        (["--data", "world:squad_zh", "--null-score-diff-threshold", "0"], "by --scorer drcd every question has one"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_one_sentence(argv, told, model, capsys):
@@ -174,7 +221,7 @@ def test_spans_are_marked_where_they_stand_and_text_is_escaped():
 def test_items_hold_what_is_needed_to_look_at_them():
     nothing = Spans(*[np.zeros(0)] * 5)
     question = Question("q", "狗在公園。", "誰？", (("狗", 0), ("狗在", 0)), "g", "who")
-    made = module.item(question, Prediction("q", "狗在公", 0, 0.5, question.context, nothing), scorers.drcd)
+    made = module.item(question, Prediction("q", "狗在公", 0, 0.5, 0.0, question.context, nothing), scorers.drcd)
     assert (made.id, made.cluster, made.group, made.answer) == ("q", "g", "who", "狗在公")
     assert made.scores == {"em": 0.0, "f1": pytest.approx(0.8)}  # against 狗在
     assert made.details["references"] == ["狗", "狗在"] and made.details["start"] == 0

@@ -26,7 +26,7 @@ def windows_of(rows, rng):
     count = len(offsets)
     return Windows(
         np.zeros(count, np.int32), None, np.array(offsets, np.int32).reshape(-1, 2), np.array(first),
-        np.array(numbers), None, None, (), (), (),
+        np.array(numbers), np.zeros(len(numbers), int), None, None, (), (), (),
     )  # fmt: skip
 
 

@@ -124,6 +124,16 @@ def test_labels_by_hand_and_cls_where_the_answer_is_not_whole():
     assert make_windows([TEN], WORDS, 9, step=3).starts is None
 
 
+def test_a_question_without_an_answer_points_at_cls_in_all_its_windows():
+    nothing = Question("none", TEN.context, "who ?", (), TEN.context)
+    windows = make_windows([nothing, TEN], WORDS, 9, step=3, train=True)
+    assert windows.question.tolist() == [0, 0, 0, 1, 1, 1] and windows.untold == ()
+    assert windows.starts.tolist() == windows.ends.tolist() == [0, 0, 0, 7, 4, 0]
+    assert windows.null.tolist() == [0] * 6
+    part, _ = windows.of(np.array([1]))
+    assert part.null.tolist() == [0] * 3
+
+
 def test_an_answer_inside_a_token_is_widened_and_one_without_token_left_out_both_counted():
     asked = [
         question("a bc d", "c", start=3, name="inside"),
@@ -158,6 +168,7 @@ def test_cls_behind_the_passage_and_no_cls_at_all():
     windows = make_windows([one], behind, 6, step=1, train=True)
     assert texts(windows, behind) == ["a <sep> a a <sep> <cls>"] * 2 + ["a <sep> a b <sep> <cls>"]
     assert (windows.starts.tolist(), windows.ends.tolist()) == ([5, 5, 3], [5, 5, 3])
+    assert windows.null.tolist() == [5, 5, 5]
     assert windows.token_type_ids[:6].tolist() == [0, 0, 1, 1, 1, 2]
     core.post_processor = processors.TemplateProcessing("$A", "$A <sep> $B", [("<sep>", 3)])
     bare = PreTrainedTokenizerFast(tokenizer_object=core)

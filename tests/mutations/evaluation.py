@@ -4,6 +4,8 @@ SCORERS, SCORERS_TEST = "eval/scorers.py", "tests/eval/test_scorers.py::"
 ROUGE_TEST, METRICS_TEST = "tests/eval/test_rouge.py::", "tests/eval/test_metrics.py::"
 BEHIND_TEST = "tests/eval/test_behind.py::"
 SPANS, SPANS_TEST = "eval/extractive/spans.py", "tests/eval/test_extractive_spans.py::"
+SCORED, REFERENCES = "tests/eval/test_score_predictions.py::", "eval/references.py"
+WINDOWS_TEST, PREDICT_TEST = "tests/eval/test_extractive_windows.py::", "tests/eval/test_extractive_predict.py::"
 
 MUTANTS = [
     (
@@ -179,5 +181,83 @@ MUTANTS = [
         "references is None and self.writer is None",
         "False",
         METRICS_TEST + "test_nothing_to_score_is_told_and_the_metric_goes_on[rouge]",
+    ),
+    (
+        SCORERS,
+        "else _words().tokenize(part))]",
+        "else part.split())]",
+        SCORERS_TEST + "test_cmrcs_words_are_nltks",
+    ),
+    (
+        SCORERS,
+        'if _normalised(reference)] or [""]',
+        'if reference] or [""]',
+        SCORERS_TEST + "test_squad2_wants_nothing_where_there_is_no_answer",
+    ),
+    (
+        SCORERS,
+        "if one.has_answer else -bool(one.prediction)",
+        "if one.has_answer else 0",
+        SCORERS_TEST + "test_of_equal_probabilities_the_earlier_is_said_first",
+    ),
+    (
+        SCORERS,
+        "one.na_prob <= na_prob_thresh:",
+        "one.na_prob < na_prob_thresh:",
+        SCORED + "test_squad2_by_hand",
+    ),
+    (
+        REFERENCES,
+        "if subset and found and len(unknown) == len(found):",
+        "if False:",
+        SCORED + "test_a_file_that_holds_more_ids_is_scored_as_a_subset",
+    ),
+    (
+        REFERENCES,
+        "if unknown and not subset:",
+        "if False:",
+        SCORED + "test_a_file_that_holds_more_ids_is_scored_as_a_subset",
+    ),
+    (
+        REFERENCES,
+        "and bool(is_impossible) == bool(answers)",
+        "and False",
+        SCORED + "test_squad2_counts_what_is_missing_and_names_what_is_wrong",
+    ),
+    (
+        REFERENCES,
+        "            article = _from_raw_cmrc(article)",
+        "            pass",
+        SCORED + "test_cmrcs_raw_layout_is_read",
+    ),
+    (
+        "eval/extractive/data.py",
+        "    if any(map(is_raw_cmrc, rows)):",
+        "    if False:",
+        "tests/eval/test_extractive_data.py::test_cmrcs_own_layout_is_named",
+    ),
+    (
+        "eval/extractive/windows.py",
+        "inside = answer is not None and low <= answer[0]",
+        "inside = answer is not None and low < answer[0]",
+        WINDOWS_TEST + "test_a_question_without_an_answer_points_at_cls_in_all_its_windows",
+    ),
+    (
+        "eval/extractive/windows.py",
+        "return cls if cls >= 0 else cls + length",
+        "return max(cls, 0)",
+        WINDOWS_TEST + "test_cls_behind_the_passage_and_no_cls_at_all",
+    ),
+    (
+        "eval/extractive/predict.py",
+        "nulls = np.minimum.reduceat(",
+        "nulls = np.maximum.reduceat(",
+        PREDICT_TEST + "test_no_answer_is_where_cls_beats_the_best_span_by_more_than_the_threshold",
+    ),
+    (
+        "eval/extractive/predict.py",
+        "difference > null_threshold:",
+        "difference >= null_threshold:",
+        PREDICT_TEST + "test_no_answer_is_where_cls_beats_the_best_span_by_more_than_the_threshold",
     ),
 ]
