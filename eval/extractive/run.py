@@ -300,9 +300,9 @@ def show(found: Results) -> None:
     ]
     facts += [f"{len(ids)} dropped 略過: {fault}" for fault, ids in told["questions_dropped"].items()]
     if best := told.get("best_threshold"):
-        facts.append(
-            f"best F1 {best['best_f1']:.1f} at --null-score-diff-threshold {best['best_f1_null_score_diff']} 最佳門檻"
-        )
+        at = best["best_f1_null_score_diff"]
+        where = "with no answer to any" if at is None else f"at --null-score-diff-threshold {at}"
+        facts.append(f"best F1 {best['best_f1']:.1f} {where} 最佳門檻")
     console.print("; ".join(facts), soft_wrap=True)
     if not found.reportable:
         console.print("--limit was given: not a result to report. 只評了一部分，不可當作正式結果。", soft_wrap=True)
