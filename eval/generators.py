@@ -68,7 +68,7 @@ def encode_behind(
     behind = [list(whole[border:]) for whole in wholes]
     lost = next((text for text, ids in zip(continuations, behind, strict=True) if text and not ids), None)
     if lost is not None:
-        raise UserError(f"The tokenizer makes no token of {lost!r}, so no model can be asked for it. Take it out.")
+        raise UserError(f"The tokenizer makes no token of {lost!r}, so no model can be asked for it.")
     return (start_ids(tokenizer) + list(own[:border])) or first_ids(tokenizer), behind
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.console import Console
 from rlhf_kit.data.chat import last_tokens, start_ids
+from rlhf_kit.data.formats import SHOWN
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
@@ -25,7 +26,7 @@ from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
 from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.checkpoints import context_length, load_config, load_tokenizer
 from rlhf_kit.processes import processes, quiet
 
 PROTOCOL, VERSION = "last-word", 2  # 2: the word as it is tokenized behind its passage
@@ -46,11 +47,10 @@ def run(options: argparse.Namespace) -> None:
     quiet()
     rows, _ = load(options.data, ("text",), split=options.split)
     passages = list(rows["text"])[: options.limit]
-    short = next((at for at, passage in enumerate(passages) if not split_last_word(passage)[0]), None)
-    if short is not None:
-        raise UserError(f"{options.data}: passage {short} is one word, with nothing to guess it from. Take it out.")
+    limit = context_length(load_config(options.model, what="a causal language model"))
+    requests = _requests(options.data, load_tokenizer(options.model), passages, limit)
     state = processes()
-    model, tokenizer = load_generator(options.model, options.dtype, state.device)
+    model, _ = load_generator(options.model, options.dtype, state.device)
     settings = Settings(
         "lambada", PROTOCOL, VERSION, options.model, model_hash(options.model), options.data,
         results.fingerprint(passages), options.seed, options.limit, {"dtype": options.dtype},
@@ -58,13 +58,30 @@ def run(options: argparse.Namespace) -> None:
     ids = [str(number) for number in range(len(passages))]
     with Run(options.output, settings, ids, state, unit="passages") as under_way:
         asked = [int(number) for number in under_way.todo]
-        request = partial(_request, tokenizer, limit=context_length(model.config))
-        requests = [request(passages[number]) for number in asked]
-        for at, (likely,) in likelihoods(model, requests, options.max_batch_tokens):
+        for at, (likely,) in likelihoods(model, [requests[number] for number in asked], options.max_batch_tokens):
             under_way.add(_item(asked[at], passages[asked[at]], likely))
     found = under_way.finish(figures)
     if found is not None:
         show(found, options.output is not None)
+
+
+def _requests(
+    source: str, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], limit: int | None
+) -> list[Request]:
+    """Raises UserError with all passages that nothing can be asked of."""
+    found, faults = [], []
+    for number, passage in enumerate(passages):
+        if not split_last_word(passage)[0]:
+            faults.append(f"passage {number} is one word, with nothing to guess it from.")
+            continue
+        try:
+            found.append(_request(tokenizer, passage, limit))
+        except UserError as error:
+            faults.append(f"passage {number}: {error}")
+    if faults:
+        more = f" ... and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise UserError(f"{source}: {' '.join(faults[:SHOWN])}{more} Take such passages out.")
+    return found
 
 
 def _request(tokenizer: PreTrainedTokenizerBase, passage: str, limit: int | None) -> Request:

@@ -119,8 +119,10 @@ def test_a_limit_is_no_result_and_the_folder_goes_on(model_folder, tmp_path, cap
 
 
 def test_a_passage_of_one_word_is_named(model_folder, tmp_path):
-    data = written(tmp_path / "lambada.jsonl", ["two words", "one"])
-    with pytest.raises(UserError, match="passage 1 is one word"):
+    """All of them, before the model is loaded."""
+    (model_folder / "model.safetensors").write_bytes(b"no weights")
+    data = written(tmp_path / "lambada.jsonl", ["two words", "one", "the cat", "two"])
+    with pytest.raises(UserError, match="passage 1 is one word, .* passage 3 is one word, .* Take such passages out"):
         run("lambada", "--model", model_folder, "--data", data)
 
 
