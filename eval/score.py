@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.options import positive
-from rlhf_kit.terminal import Parser, complain
+from rlhf_kit.parser import Parser
+from rlhf_kit.terminal import complain
 
 REDUCTIONS = ("mean", "min", "mean-std")
 

@@ -20,7 +20,7 @@ import yaml
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import coqa
 from rlhf_kit.eval import options as generators
-from rlhf_kit.terminal import Parser
+from rlhf_kit.parser import Parser
 
 # command -> its options; its module, whose `run` gets them
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {

@@ -20,9 +20,10 @@ from rlhf_kit.eval import options as generators
 from rlhf_kit.eval.extractive import options as extractive
 from rlhf_kit.eval.options import positive
 from rlhf_kit.eval.transfer import options as transfer
+from rlhf_kit.parser import Parser
 from rlhf_kit.recipes.arguments import distributed_rank
 from rlhf_kit.storage import write_fault
-from rlhf_kit.terminal import Parser, complain
+from rlhf_kit.terminal import complain
 
 
 def _reward(parser: argparse.ArgumentParser) -> None:

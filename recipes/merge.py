@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.parser import Parser
 from rlhf_kit.storage import write_fault
-from rlhf_kit.terminal import Parser, complain, say
+from rlhf_kit.terminal import complain, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:

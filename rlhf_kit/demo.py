@@ -35,13 +35,14 @@ from rlhf_kit.eval import intervals
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
+from rlhf_kit.parser import Parser
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.recipes import evaluate
 from rlhf_kit.recipes.output import check_contents
 from rlhf_kit.recipes.run import versions
 from rlhf_kit.report import write_report
 from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
-from rlhf_kit.terminal import Parser, complain
+from rlhf_kit.terminal import complain
 
 RECIPES = Path(recipes.__file__).parent / "world"
 POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.parser import Parser
 from rlhf_kit.symptoms import LEAST, OTHER_CHECKS, PPO_CHECKS, Finding, reward_hacking
-from rlhf_kit.terminal import Parser, complain, say
+from rlhf_kit.terminal import complain, say
 
 METRICS, RECORD = "metrics.jsonl", "run.json"
 WIDEST_LINE = 110  # of what is printed, where the terminal is wider

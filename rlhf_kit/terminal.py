@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import os
 import sys
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from rlhf_kit import escaping
 
@@ -37,16 +36,6 @@ def escape_logs(*handlers: logging.Handler) -> None:
     """What is logged goes to the terminal as what is said does: by Python's own last handler, and `handlers`."""
     for handler in (logging.lastResort, *handlers):
         handler.setFormatter(_Escaped())
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse's, whose complaints quote what was typed; an option is given by its whole name."""
-
-    def __init__(self, *args, **options):
-        super().__init__(*args, allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        super().error(escaping.terminal(message))
 
 
 class _Stream(io.FileIO):

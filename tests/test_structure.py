@@ -26,7 +26,7 @@ LAYERS = [
     ["page"],
     ["storage"],
     ["progress", "processes", "charts"],
-    ["console", "terminal"],
+    ["console", "terminal", "parser"],
     ["world", "ops", "errors", "escaping", "interrupts"],
 ]
 LEVEL = {name: number for number, layer in enumerate(LAYERS) for name in layer}

@@ -8,8 +8,9 @@ from pathlib import Path
 from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
 from rlhf_kit.errors import UserError
+from rlhf_kit.parser import Parser
 from rlhf_kit.storage import Folder
-from rlhf_kit.terminal import Parser, complain, say
+from rlhf_kit.terminal import complain, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:

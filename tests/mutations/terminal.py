@@ -23,7 +23,7 @@ MUTANTS = [
     ),
     ("rlhf_kit/terminal.py", "print(escaping.terminal(text)", "print(text", HOSTILE + "test_an_unknown_option"),
     (
-        "rlhf_kit/terminal.py",
+        "rlhf_kit/parser.py",
         "error(escaping.terminal(message))",
         "error(message)",
         ESCAPING + "test_what_was_typed_is_escaped_where_argparse_complains",
