@@ -50,16 +50,17 @@ def versions(environment: Path) -> dict[str, str]:
 
 
 def run(environment: Path, words: Sequence[str]) -> tuple[int, str]:
-    """(pytest's exit status, its closing line)."""
+    """(pytest's exit status, its closing line: how many passed)."""
     command = [environment / "bin" / "python", "-m", "pytest", "-p", "no:cacheprovider", *words]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    last = ""
+    closing = ""
     for line in process.stdout:
         print(line, end="", flush=True)
-        last = line.strip(" =\n") or last
-    return process.wait(), last
+        closing = line.strip(" =\n") if re.search(r"\d+ (passed|failed|error|skipped)", line) else closing
+    status = process.wait()
+    return status, closing or f"exit status {status}"
 
 
 def table(found: dict[str, str], words: Sequence[str], ended: str) -> str:
