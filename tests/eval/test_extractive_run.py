@@ -144,7 +144,7 @@ def test_squad2_is_trained_answered_and_its_files_score_the_same(model, tmp_path
         {name: value for name, value in best.items() if not name.endswith("_diff")}
     )
     assert "–" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    never = ["--null-score-diff-threshold", "-1e9"]
+    never = ["--null-score-diff-threshold", "-1000000000"]
     assert main(*argv, "--output", tmp_path / "run", *never) == 2  # other answers
     assert "null_score_diff_threshold 0.0, now -1000000000.0" in capsys.readouterr().err
     argv = ["--model", tmp_path / "run" / "model", *argv[2:8], *never]
