@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure, intervals, mean, numbered, point
+from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes, read_json
 from rlhf_kit.progress import Counter
 from rlhf_kit.storage import Folder
 
@@ -296,10 +297,7 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Item]]:
     if not path.is_file():
         more = " It is not finished: start it again and it goes on." if (folder / SETTINGS).is_file() else ""
         raise UserError(f"{str(folder)!r} has no {RESULTS}.{more} Give the --output folder of `rlhf-kit eval`.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} cannot be read: {error}.") from error
+    found = read_json(path)
     if isinstance(found, dict) and "settings" not in found:
         raise UserError(f"{str(path)!r} was not measured item by item; give the folder of another `rlhf-kit eval`.")
     items = list(_read_items([folder / ITEMS]).values())
@@ -312,10 +310,10 @@ def _read_items(paths: Sequence[Path]) -> dict[str, Item]:
     """By id. A line that a kill cut off is left out; it can only be the last."""
     found: dict[str, Item] = {}
     for path in paths:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        text = read_bytes(path, MOST_JSON).decode("utf-8", errors="replace") if path.exists() else ""
         for number, line in enumerate(text.split("\n")[:-1], 1):  # after the last newline: never finished
             try:
-                item = Item(**json.loads(line))
+                item = Item(**parse_json(line))
                 scores = {name: math.nan if value is None else float(value) for name, value in item.scores.items()}
             except (ValueError, TypeError, AttributeError) as error:
                 raise UserError(f"line {number} of {str(path)!r} is no item: {line[:60]!r}. Take it out.") from error
@@ -331,7 +329,7 @@ def _check_settings(folder: Path, settings: Settings) -> None:
             raise UserError(f"{str(folder)!r} holds results of something else; give another folder by --output.")
         return
     try:
-        was = Settings(**json.loads(path.read_text(encoding="utf-8"))).deciding
+        was = Settings(**read_json(path)).deciding
     except (ValueError, TypeError) as error:
         raise UserError(f"{str(path)!r} is not settings of a run: {error}. Give another --output.") from error
     now = settings.deciding

@@ -5,7 +5,6 @@ Whatever is wrong with a file is told at once, each fault with the id of its sto
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,9 @@ from typing import Any
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.coqa_data import Story, stories
+from rlhf_kit.inputs import read_json
 
-SHOWN = 10  # faults told in full
+SHOWN, LONGEST = 10, 300  # faults told, and characters of each
 
 # (story id, turn from 1) of CoQA, or a question's id.
 Key = tuple[str, int] | str
@@ -59,7 +59,7 @@ def read_predictions(path: Path, known: Sequence[Key], subset: bool = False) -> 
     Raises UserError with all faults: unknown or repeated keys, answers that are no text, no known key at all.
     """
     by_turn = isinstance(known[0], tuple)
-    loaded = _json(path, object_pairs_hook=list)
+    loaded = read_json(path, as_object=list)
     found, faults = _turn_pairs(loaded) if by_turn else _id_pairs(loaded)
     if faults:
         form = '[{"id", "turn_id", "answer"}, ...]' if by_turn else "{id: answer}"
@@ -74,7 +74,7 @@ def read_na_probs(path: Path, known: Sequence[Key], answered: Sequence[Key], sub
     Any scale will do: probabilities, or the differences between the score of no answer and the best answer's.
     Raises UserError with all faults, as `read_predictions` does, also for what is no finite number.
     """
-    found, faults = _id_pairs(_json(path, object_pairs_hook=list))
+    found, faults = _id_pairs(read_json(path, as_object=list))
     if faults:
         raise _error(path, faults, "It must be {id: number}.")
     faults = [f"{_told(key)}: {value!r} is no finite number" for key, value in found if not _is_number(value)]
@@ -197,25 +197,16 @@ def _told(key: Key) -> str:
 
 
 def _data(path: Path, or_list: bool = False) -> list[Any]:
-    loaded = _json(path)
+    loaded = read_json(path)
     data = loaded.get("data") if isinstance(loaded, Mapping) else loaded if or_list else None
     if not isinstance(data, list) or not data:
         raise UserError(f"{path}: has no list `data` with something in it; give the dataset's own JSON file.")
     return data
 
 
-def _json(path: Path, **options: Any) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), **options)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # not JSON, not UTF-8
-        raise UserError(f"{path} is not a JSON file: {error}.") from error
-
-
 def _error(path: Path, faults: Sequence[str], advice: str) -> UserError:
     count = f"{len(faults)} fault{'' if len(faults) == 1 else 's'}"
-    lines = [f"{path}: {count}; nothing was scored. {advice}", *(f"  {fault}" for fault in faults[:SHOWN])]
+    lines = [f"{path}: {count}; nothing was scored. {advice}", *(f"  {fault[:LONGEST]}" for fault in faults[:SHOWN])]
     return UserError("\n".join(lines + [f"  ... and {len(faults) - SHOWN} more"] * (len(faults) > SHOWN)))
 
 

@@ -15,11 +15,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import coqa
 from rlhf_kit.eval import options as generators
+from rlhf_kit.inputs import read_yaml
 from rlhf_kit.parser import Parser
 
 # command -> its options; its module, whose `run` gets them
@@ -106,10 +105,9 @@ def model(text: str) -> tuple[str, str]:
 def read_suite(path: Path) -> list[Entry]:
     """The entries of a suite file. Raises UserError with all its faults; options are parsed as the command does."""
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        told = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"--suite {str(path)!r} cannot be read: {told}. Give a YAML file with a list.") from error
+        rows = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"--suite: {error} Give a YAML file with a list.") from error
     if not isinstance(rows, list) or not rows:
         raise UserError(f"--suite {str(path)!r} must hold a list of entries, such as `- name: reading`.")
     faults = [f"entry {_called(number, row)}: {fault}" for number, row in enumerate(rows, 1) for fault in _faults(row)]

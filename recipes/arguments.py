@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from rlhf_kit import inputs
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.recipes.coercion import (
     TextLoader,
@@ -310,7 +309,7 @@ def config_file(name: str) -> str:
     So a recipe is found wherever the command runs, from an installed wheel too.
     """
     recipe = name.removeprefix("recipes/").removesuffix(".yaml")
-    return name if Path(name).exists() or recipe not in _recipes() else str(RECIPES / f"{recipe}.yaml")
+    return name if recipe not in _recipes() or Path(name).exists() else str(RECIPES / f"{recipe}.yaml")
 
 
 def _recipes() -> list[str]:
@@ -320,13 +319,13 @@ def _recipes() -> list[str]:
 def read_yaml(path: str, problems: list[str]) -> dict[str, Any]:
     """The keys of a YAML file, dashes as underscores; faults go to `problems`."""
     path = config_file(path)
-    if not Path(path).is_file():
+    if not os.path.exists(path):  # not Path's, which raises for a name that is too long
         problems.append(f"--config {path}: no such file, and no recipe of that name.{did_you_mean(path, _recipes())}")
         return {}
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=TextLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problems.append(f"{path} is not readable YAML: {' '.join(str(error).split())}")
+        content = inputs.read_yaml(Path(path), TextLoader)
+    except UserError as error:
+        problems.append(f"--config {error}")
         return {}
     if content is None:
         return {}

@@ -10,8 +10,10 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import Loader, parse_yaml, read_json
 
+SHOWN = 200  # characters of a value in a message
 _TRUE, _FALSE, _NONE = {"true", "yes", "on"}, {"false", "no", "off"}, {"none", "null", "~", ""}
 
 
@@ -25,9 +27,10 @@ def coerce(value: Any, hint: Any) -> Any:
     for option in sorted((option for option in options if option is not type(None)), key=_precision):
         try:
             return _coerce_one(value, option)
-        except (ValueError, TypeError, yaml.YAMLError):
+        except (ValueError, TypeError):
             continue
     shown = json.dumps(value, ensure_ascii=False, default=str)
+    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
     raise ValueError(f"got {shown}, needs {describe(hint)}.")
 
 
@@ -37,11 +40,9 @@ def read_mapping(path: str) -> dict[str, Any]:
     if path.lstrip().startswith("{"):
         raise ValueError(f"{path!r} is no JSON; {needed}.")
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"got {path!r}, {needed}: {error.strerror}.") from None
-    except ValueError as error:  # of JSON, or of UTF-8
-        raise ValueError(f"{path!r} is no JSON: {error}.") from None
+        content = read_json(Path(path).expanduser())
+    except UserError as error:
+        raise ValueError(f"got {path!r}, {needed}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path!r} holds a {type(content).__name__}; {needed}.")
     return content
@@ -64,7 +65,7 @@ def _coerce_one(value: Any, member: Any) -> Any:
         items = value if isinstance(value, list) else _split(value)
         return [coerce(item, args[0] if args else Any) for item in items]
     if origin is dict or member is dict:
-        loaded = value if isinstance(value, dict) else yaml.safe_load(value)
+        loaded = value if isinstance(value, dict) else parse_yaml(value)
         if not isinstance(loaded, dict):
             raise ValueError(value)
         return {key: _plain(item) for key, item in loaded.items()}
@@ -112,8 +113,8 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return float(value) if "e" in value.lower() and _is_number(value) else yaml.safe_load(value)
-    except yaml.YAMLError:
+        return float(value) if "e" in value.lower() and _is_number(value) else parse_yaml(value)
+    except ValueError:
         return value
 
 
@@ -130,7 +131,7 @@ def _split(text: str) -> list[str]:
     if not isinstance(text, str):
         raise ValueError(text)
     if text.strip().startswith("["):
-        return yaml.load(text, Loader=TextLoader)  # noqa: S506 (a SafeLoader)
+        return parse_yaml(text, TextLoader)
     return [item for item in text.replace(",", " ").split() if item]
 
 
@@ -178,26 +179,9 @@ def describe(hint: Any) -> str:
     return " or ".join(dict.fromkeys(parts))
 
 
-class TextLoader(yaml.SafeLoader):
-    """Leaves scalars as they are written and refuses a key written twice."""
+class TextLoader(Loader):
+    """Leaves scalars as they are written."""
 
 
-def _scalar(loader: TextLoader, node: yaml.ScalarNode) -> str:
-    return node.value
-
-
-def _mapping(loader: TextLoader, node: yaml.MappingNode) -> dict:
-    loader.flatten_mapping(node)
-    result = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in result:
-            line = key_node.start_mark.line + 1
-            raise yaml.MarkedYAMLError(problem=f"the key {key!r} is there twice (again in line {line})")
-        result[key] = loader.construct_object(value_node, deep=True)
-    return result
-
-
-TextLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
 for _kind in ("int", "float", "bool", "timestamp", "str"):
-    TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _scalar)
+    TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", lambda loader, node: node.value)

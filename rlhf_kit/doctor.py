@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes
 from rlhf_kit.parser import Parser
 from rlhf_kit.symptoms import LEAST, OTHER_CHECKS, PPO_CHECKS, Finding, reward_hacking
 from rlhf_kit.terminal import complain, say
@@ -190,7 +191,7 @@ def read_run(folder: Path) -> Run:
         runs = [str(item) for item in runs if (item / METRICS).is_file()]
         hint = f"Perhaps you mean {', '.join(runs[:4])}." if runs else "Give the --output_dir of a run."
         raise UserError(f"{str(folder)!r} has no {METRICS}. {hint}")
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(file, MOST_JSON).decode("utf-8", errors="replace")
     rows, lines = [], text.splitlines()
     for number, line in enumerate(lines, 1):
         row = _json(line)
@@ -202,7 +203,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{str(file)!r} holds no log yet: ask again when the run has logged, or read its output.")
     if not (folder / RECORD).is_file():
         return Run(folder, rows, None)
-    record = _json((folder / RECORD).read_text(encoding="utf-8", errors="replace"))
+    record = _json(read_bytes(folder / RECORD, MOST_JSON).decode("utf-8", errors="replace"))
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{str(folder / RECORD)!r} is no record of a run; take it away to judge {METRICS} alone.")
     return Run(folder, rows, record)
@@ -210,7 +211,7 @@ def read_run(folder: Path) -> Run:
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return None
 

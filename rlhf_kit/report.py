@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 from rlhf_kit.charts import Line, Points, figure, is_number, svg_bars
 from rlhf_kit.escaping import html
+from rlhf_kit.inputs import parse_json
 from rlhf_kit.page import document, link, number, section, table, zh
 from rlhf_kit.storage import Folder
 
@@ -129,7 +129,7 @@ def read_metrics(folder: str | Path) -> list[dict]:
     file, rows = Path(folder) / "metrics.jsonl", []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict) and is_number(row.get("step")):

@@ -25,7 +25,7 @@ LAYERS = [
     ["data"],
     ["page"],
     ["storage"],
-    ["progress", "processes", "charts"],
+    ["progress", "processes", "charts", "inputs"],
     ["console", "terminal", "parser"],
     ["world", "ops", "errors", "escaping", "interrupts"],
 ]

@@ -31,6 +31,7 @@ from rlhf_kit.eval.extractive.predict import Prediction, predictions
 from rlhf_kit.eval.extractive.windows import STEP, Windows, make_windows
 from rlhf_kit.eval.hashes import model_hash, text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
+from rlhf_kit.inputs import read_json
 from rlhf_kit.models import adapters
 from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precision
 from rlhf_kit.processes import processes, quiet
@@ -158,7 +159,7 @@ def _trained(
     with tempfile.TemporaryDirectory() as nowhere:
         folder = options.output / MODEL if options.output else Path(nowhere)
         mark = folder / TRAINED
-        if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == told:
+        if mark.is_file() and read_json(mark) == told:
             return load_reader(str(folder), options.dtype, state.device)[0]
         set_seed(options.seed)  # a new head
         model, tokenizer = load_reader(options.model, trained=False)

@@ -32,6 +32,7 @@ from rlhf_kit.eval.items import Item, Run, Settings
 from rlhf_kit.eval.transfer.config import FIRST, Row, Table, Test
 from rlhf_kit.eval.transfer.data import Read, scores
 from rlhf_kit.eval.transfer.readers import missing, new_reader, row_hash, training_defaults, training_parts
+from rlhf_kit.inputs import read_json
 from rlhf_kit.models.checkpoints import training_precision
 from rlhf_kit.storage import replace
 
@@ -98,10 +99,9 @@ def check(cell: Cell, making: Making) -> None:
     folder, now = cell.folder(making.output), making.deciding(cell)
     path = folder / CELL
     if path.is_file():
-        try:
-            was = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{str(path)!r} cannot be read: {error}. Remove {str(folder)!r}.") from error
+        was = read_json(path)
+        if not isinstance(was, dict):
+            raise UserError(f"{str(path)!r} holds no settings of a cell. Remove {str(folder)!r}.")
         told = [
             f"{name} {was.get(name)!r}, now {now.get(name)!r}"
             for name in {**was, **now}

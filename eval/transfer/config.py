@@ -16,14 +16,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf_kit.data.loading import ON_BAD_ROW
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
 from rlhf_kit.eval.extractive.options import SCORERS, SQUAD2
 from rlhf_kit.eval.extractive.run import CUTTING
 from rlhf_kit.eval.transfer.word_order import ORDERS
+from rlhf_kit.inputs import read_yaml
 
 NAME = re.compile(r"\w[\w.+-]*")  # also of a folder
 FIRST = ":first"  # behind a scorer: against the first reference only
@@ -117,10 +116,9 @@ class Table:
 def read_table(path: Path) -> Table:
     """Raises UserError with all faults of the file."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        told = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"--config {str(path)!r} cannot be read: {told}. Give a YAML file with a table.") from error
+        found = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"--config: {error} Give a YAML file with a table.") from error
     if not isinstance(found, Mapping):
         raise UserError(
             f"--config {str(path)!r} must hold `data`, `tests` and `rows`, as recipes/transfer/world.yaml."

@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import pyarrow.parquet
 
 from rlhf_kit.data.formats import Context
 from rlhf_kit.data.messages import own_keys
-from rlhf_kit.data.unpacking import as_text, measure_parquet, read_bytes
+from rlhf_kit.data.unpacking import measure_parquet, unpacked
 from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import Doubled, as_text, doubled, parse_document, parse_json, what
 
 FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
 SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
@@ -69,7 +70,7 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
         raise _unread(path, suffix)
     if suffix.startswith(".txt") and not {"text", "prompts"} & set(kinds):
         raise UserError(f"{path} is plain text, but this stage takes {listed(kinds)}. {_SUPPORTED}")
-    content = read_bytes(path, has_lines=suffix in (".jsonl.gz", ".csv.gz"))
+    content = unpacked(path, has_lines=suffix in (".jsonl.gz", ".csv.gz"))
     if suffix.startswith(".parquet"):
         return _read_parquet(path, content, kinds)
     text = as_text(path, content)
@@ -103,50 +104,6 @@ def _unread(path: Path, suffix: str) -> UserError:
     return UserError(f"{path}: files of the type {suffix or '(no suffix)'} cannot be read. {_SUPPORTED}{advice}")
 
 
-class _Doubled(dict):
-    """An object that has `key` twice: one of the two would be lost."""
-
-    key: str
-
-
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(members)
-    if len(found) == len(members):
-        return found
-    found, names = _Doubled(found), [name for name, _ in members]
-    found.key = next(name for name in names if names.count(name) > 1)
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def parse_json(text: str) -> Any:
-    """Raises ValueError for what is no JSON, also where it is nested too deeply or a number is too long."""
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError:
-        raise
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except ValueError:
-        raise ValueError("it has a number of thousands of digits") from None
-
-
-def _doubled(value: Any) -> Iterator[str]:
-    """What to say of objects in `value`, at any depth, that have a key twice."""
-    if isinstance(value, _Doubled):
-        yield f"an object has `{value.key}` twice, and one of them would be lost; keep one, or rename it"
-    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for member in members:
-        yield from _doubled(member)
-
-
-def _what(error: ValueError) -> str:
-    """What is wrong with a piece of JSON, and in which of its columns."""
-    return f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
-
-
 def _read_jsonl(path: Path, text: str) -> Source:
     rows, numbers, faults = [], [], []
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand in a string
@@ -156,27 +113,20 @@ def _read_jsonl(path: Path, text: str) -> Source:
             rows.append(parse_json(line))
             numbers.append(number)
         except ValueError as error:
-            faults.append((number, f"is not valid JSON: {_what(error)}; give one object a line"))
-    faults += [(number, fault) for number, row in zip(numbers, rows, strict=True) for fault in _doubled(row)]
+            faults.append((number, f"is not valid JSON: {what(error)}; give one object a line"))
+    faults += [(number, fault) for number, row in zip(numbers, rows, strict=True) for fault in doubled(row)]
     return Source(str(path), rows, Context("line", numbers, faults))
 
 
 def _read_json(path: Path, text: str) -> Source:
-    try:
-        content = parse_json(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        advice = " One object a line is the format of .jsonl: rename the file." if error.msg == "Extra data" else ""
-        raise UserError(f"{path} is not valid JSON: {error.msg} ({where}).{advice}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from error
+    content = parse_document(path, text)
     if isinstance(content, dict):
-        if isinstance(content, _Doubled):
+        if isinstance(content, Doubled):
             raise UserError(f"{path}: the file has `{content.key}` twice, and one of them would be lost.")
         content = content.get("data", content)
     if not isinstance(content, list):
         raise UserError(f'{path} holds no list of rows; give [{{...}}, ...] or {{"data": [{{...}}, ...]}}.')
-    faults = [(number, fault) for number, row in enumerate(content, start=1) for fault in _doubled(row)]
+    faults = [(number, fault) for number, row in enumerate(content, start=1) for fault in doubled(row)]
     return Source(str(path), content, Context("row", None, faults))
 
 
@@ -273,9 +223,9 @@ def _json_cell(column: str, cell: str) -> tuple[Any, str | None]:
     try:
         value = parse_json(cell)
     except ValueError as error:
-        what = error.msg if isinstance(error, json.JSONDecodeError) else error
-        return None, f"`{column}` is not valid JSON: {what} ({cell[:40]!r})"
-    return value, next((f"`{column}`: {fault}" for fault in _doubled(value)), None)
+        told = error.msg if isinstance(error, json.JSONDecodeError) else error
+        return None, f"`{column}` is not valid JSON: {told} ({cell[:40]!r})"
+    return value, next((f"`{column}`: {fault}" for fault in doubled(value)), None)
 
 
 def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf_kit.data.faults import WRONG_TYPE, Fault, describe, is_list, text_faults
 from rlhf_kit.errors import did_you_mean
+from rlhf_kit.inputs import parse_json
 
 Message = dict[str, Any]
 OPENINGS = ("system", "developer")  # roles of what stands before the dialogue
@@ -267,8 +268,8 @@ def parsed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value) if value.strip() else None
-    except json.JSONDecodeError:
+        return parse_json(value) if value.strip() else None
+    except ValueError:
         return value
 
 

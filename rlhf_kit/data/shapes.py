@@ -6,7 +6,6 @@ checks to tell. Which rows were read so is said.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.prompts import prompt_of
+from rlhf_kit.inputs import parse_json
 
 Row = dict[str, Any]
 Reader = Callable[[Mapping[str, Any]], tuple[Row, Sequence[str]] | None]
@@ -116,7 +116,7 @@ def _turn(turn: Any) -> Any:
 
 def _call(text: Any) -> list[Row]:
     try:
-        calls = json.loads(text)
+        calls = parse_json(text)
     except (TypeError, ValueError):
         return []
     calls = calls if isinstance(calls, list) else [calls]
@@ -173,7 +173,7 @@ def _texts(value: Any) -> list[Any]:
     """Texts of turns: a list, its JSON text, or one text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             return [value]
     return list(value) if is_list(value) else [value]

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_kit.data.messages import CALLS, LEARNT, Message
 from rlhf_kit.data.refusals import TemplateRefusal
 from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +138,8 @@ def _arguments(message: Message) -> list[Any]:
 
 def _object_of(arguments: Any) -> Any:
     try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except json.JSONDecodeError:
+        return parse_json(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
         return arguments
 
 

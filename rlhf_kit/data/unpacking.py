@@ -1,4 +1,4 @@
-"""Bytes of a file as text, unpacked where it is packed: within bounds, as a packed file says nothing of its size."""
+"""Bytes of a file, unpacked where it is packed: within bounds, as a packed file says nothing of its size."""
 
 from __future__ import annotations
 
@@ -11,33 +11,24 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import check_regular, read_bytes
 
 MOST_UNPACKED = 2**30  # bytes of what a .gz holds
 LONGEST_LINE, MOST_LINES = 2**26, 2**24  # bytes of a line, and lines, in a .gz that holds rows
 MOST_TIMES = 32  # what a large Parquet file may unpack to, in its own size: it repeats less than a small one
 PIECE = 2**20
 _BOUND = "Unpack it (gunzip) and name the file itself, or split it into shards: train-00000-of-00002.jsonl.gz."
-# First bytes of files under another's name.
-_MAGIC = {
-    b"\x1f\x8b": "It is packed by gzip: let its name end in .gz.",
-    b"PK\x03\x04": "It is a .zip archive: unpack it, and name a file inside.",
-    b"BZh": "It is packed by bzip2: unpack it.",
-    b"\xfd7zXZ": "It is packed by xz: unpack it.",
-    b"\x28\xb5\x2f\xfd": "It is packed by zstd: unpack it.",
-    b"PAR1": "It is a Parquet file: let its name end in .parquet.",
-    b"\xff\xfe": "It is UTF-16: save it as UTF-8.",
-    b"\xfe\xff": "It is UTF-16: save it as UTF-8.",
-}
 
 
-def read_bytes(path: Path, has_lines: bool) -> bytes:
+def unpacked(path: Path, has_lines: bool) -> bytes:
     """The content of a file, of a .gz what it holds. `has_lines`: its lines are rows, and none may be endless.
 
     Raises UserError for what cannot be read, is cut off, goes on behind its end, or unpacks to more than the bounds.
     """
+    if path.suffix.lower() != ".gz":
+        return read_bytes(path)
+    check_regular(path)
     try:
-        if path.suffix.lower() != ".gz":
-            return path.read_bytes()
         _measure(path, has_lines)  # before anything is held
         with gzip.open(path) as file:
             return file.read()
@@ -111,13 +102,3 @@ def _size(array: pyarrow.Array) -> int:
 def _begins_packed(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
-
-
-def as_text(path: Path, content: bytes) -> str:
-    """UTF-8, with or without a byte order mark. Raises UserError with the line of what is none."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        told = next((told for magic, told in _MAGIC.items() if content.startswith(magic)), "Save it as UTF-8.")
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path} is not UTF-8 text (line {line}, byte {error.start}). {told}") from error

@@ -16,6 +16,7 @@ from typing import Any
 import xxhash
 from safetensors import SafetensorError, safe_open
 
+from rlhf_kit.inputs import read_json
 from rlhf_kit.storage import RUN, Folder, replace
 
 RECORD, STATE = "checkpoint.json", "trainer_state.json"
@@ -48,8 +49,8 @@ def steps_of(checkpoint: Path) -> int:
 def record(checkpoint: Path) -> dict[str, Any]:
     """What `checkpoint.json` holds; empty where there is none that reads."""
     try:
-        found = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(checkpoint / RECORD)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -132,7 +133,7 @@ def _unreadable(checkpoint: Path) -> str | None:
         if name.endswith(".json") and not _reads(path):
             return f"{name} does not read"
         if name.endswith(".index.json"):
-            shards = set(json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values())
+            shards = set(read_json(path).get("weight_map", {}).values())
             lost = sorted(shard for shard in shards if not (path.parent / shard).is_file())
             if lost:
                 return f"{lost[0]} is missing"
@@ -175,7 +176,7 @@ def _is_archive(path: Path) -> bool:
 
 def _reads(path: Path) -> bool:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read_json(path)
+    except ValueError:
         return False
     return True

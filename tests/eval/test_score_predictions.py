@@ -107,7 +107,7 @@ def test_each_task_has_its_scorer(run, task, more, em, f1):
         (predicted(("s1", 1, None)), "story 's1', turn 1: its answer is None"),
         ([{"id": "s1", "answer": "a"}], "prediction number 1 of 's1': has no `turn_id`"),
         ({"s1": "a"}, 'It must be [{"id", "turn_id", "answer"}, ...]'),
-        ("[", "is not a JSON file"),
+        ("[", "is not valid JSON"),
     ],
 )
 def test_what_is_wrong_with_predictions_of_coqa(run, predictions, told):

@@ -111,10 +111,10 @@ def test_all_faults_are_told_together():
 
 
 def test_a_file_that_cannot_be_read():
-    with pytest.raises(UserError, match="t.yaml' cannot be read: No such file"):
+    with pytest.raises(UserError, match="t.yaml cannot be read: No such file"):
         read_table(Path("t.yaml"))
     Path("t.yaml").write_text("- {")
-    with pytest.raises(UserError, match="t.yaml' cannot be read"):
+    with pytest.raises(UserError, match="t.yaml is not readable YAML"):
         read_table(Path("t.yaml"))
 
 

@@ -50,7 +50,7 @@ ASKED = [
         for value, told in (
             ("missing.json", "got 'missing.json', needs a mapping"),
             ("list.json", "'list.json' holds a list"),
-            ("cut.json", "'cut.json' is no JSON"),
+            ("cut.json", "cut.json is not valid JSON"),
             ("{cut", "'{cut' is no JSON"),
             (".", "got '.', needs a mapping"),
         )

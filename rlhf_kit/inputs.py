@@ -1,0 +1,239 @@
+"""Text of files, and JSON and YAML as values: within bounds, as a small file may hang a reader or fill the memory."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_kit.errors import UserError
+
+DEEPEST = 100  # levels of lists and objects; Python's own functions give up at some hundreds
+MOST_JSON, MOST_YAML = 2**29, 2**18  # bytes of a file that is parsed whole; YAML is parsed at some 100 KB a second
+MOST_WRITTEN = 2**20  # characters and values of a YAML file with its anchors written out
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+# First bytes of files under another's name.
+_MAGIC = {
+    b"\x1f\x8b": "It is packed by gzip: let its name end in .gz.",
+    b"PK\x03\x04": "It is a .zip archive: unpack it, and name a file inside.",
+    b"BZh": "It is packed by bzip2: unpack it.",
+    b"\xfd7zXZ": "It is packed by xz: unpack it.",
+    b"\x28\xb5\x2f\xfd": "It is packed by zstd: unpack it.",
+    b"PAR1": "It is a Parquet file: let its name end in .parquet.",
+    b"\xff\xfe": "It is UTF-16: save it as UTF-8.",
+    b"\xfe\xff": "It is UTF-16: save it as UTF-8.",
+}
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def check_regular(path: Path, most: int | None = None) -> None:
+    """Raises UserError for what is no file, such as a pipe, which might never end; for more bytes than `most`."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise _unread(path, error) from error
+    kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(found.st_mode)), None)
+    if kind is not None:
+        raise UserError(f"{path} is {kind}; give a file.")
+    if most is not None and found.st_size > most:
+        told = f"{path} has {found.st_size:,} bytes; at most {most:,} of such a file are read"
+        raise UserError(f"{told}. Give another file, or split it.")
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """Raises UserError for what cannot be read, as `check_regular` does."""
+    check_regular(path, most)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unread(path, error) from error
+
+
+def _unread(path: Path, error: Exception) -> UserError:
+    shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
+    told = getattr(error, "strerror", None) or error
+    return UserError(f"{shown} cannot be read: {told}. Give a file that is there and may be read.")
+
+
+def as_text(path: Path, content: bytes) -> str:
+    """UTF-8, with or without a byte order mark. Raises UserError with the line of what is none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = next((told for magic, told in _MAGIC.items() if content.startswith(magic)), "Save it as UTF-8.")
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not UTF-8 text (line {line}, byte {error.start}). {told}") from error
+
+
+def read_text(path: Path, most: int = MOST_JSON) -> str:
+    """A whole file. Raises UserError as `read_bytes` and `as_text` do."""
+    return as_text(path, read_bytes(path, most))
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+class Doubled(dict):
+    """An object that has `key` twice: one of the two would be lost."""
+
+    key: str
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) == len(members):
+        return found
+    found, names = Doubled(found), set()
+    found.key = next(name for name, _ in members if name in names or names.add(name))
+    return found
+
+
+def parse_json(text: str, as_object: Callable[[list[tuple[str, Any]]], Any] = _object) -> Any:
+    """Raises ValueError for what is no JSON, also where it is nested too deeply or a number is too long.
+
+    `as_object`: what becomes of an object's members; by default one that has a key twice is a `Doubled`.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=as_object)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError:
+        raise ValueError("it has a number of thousands of digits") from None
+    if text.count("[") + text.count("{") > DEEPEST and _is_deep(value):
+        raise ValueError(f"it is nested too deeply, in more than {DEEPEST} levels")
+    return value
+
+
+def _members(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects stand in one another by more than DEEPEST levels."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [member for each in level if isinstance(each, dict | list | tuple) for member in _members(each)]
+    return any(isinstance(each, dict | list | tuple) for each in level)
+
+
+def doubled(value: Any) -> Iterator[str]:
+    """What to say of objects in `value`, at any depth, that have a key twice."""
+    if isinstance(value, Doubled):
+        yield f"an object has `{value.key[:80]}` twice, and one of them would be lost; keep one, or rename it"
+    for member in _members(value):
+        yield from doubled(member)
+
+
+def what(error: ValueError) -> str:
+    """What is wrong with a piece of JSON, and in which of its columns."""
+    return f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def parse_document(path: Path, text: str, as_object: Callable[[list[tuple[str, Any]]], Any] = _object) -> Any:
+    """The value of a .json file's text. Raises UserError for what is no JSON."""
+    try:
+        return parse_json(text, as_object)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        advice = " One object a line is the format of .jsonl: rename the file." if error.msg == "Extra data" else ""
+        raise UserError(f"{path} is not valid JSON: {error.msg} ({where}).{advice}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. Mend it, or give another file.") from error
+
+
+def read_json(path: Path, as_object: Callable[[list[tuple[str, Any]]], Any] = _object) -> Any:
+    """The value of a file that is JSON. Raises UserError: cannot be read, no JSON, an object with a key twice."""
+    value = parse_document(path, read_text(path), as_object)
+    fault = next(doubled(value), None)
+    if fault is not None:
+        raise UserError(f"{path}: {fault}.")
+    return value
+
+
+# --- YAML -----------------------------------------------------------------------------------------------------------
+
+
+class Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice."""
+
+
+def _mapping(loader: Loader, node: yaml.MappingNode) -> dict:
+    loader.flatten_mapping(node)
+    result = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if isinstance(key, dict | list | set):
+            raise yaml.MarkedYAMLError(problem=f"a key is a list or a mapping (line {line}); give a name")
+        if key in result:
+            raise yaml.MarkedYAMLError(problem=f"the key {key!r} is there twice (again in line {line})")
+        result[key] = loader.construct_object(value_node, deep=True)
+    return result
+
+
+Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
+    """Raises ValueError for what is no YAML, is nested too deeply, or grows too large by its anchors."""
+    if len(text) > MOST_YAML:
+        raise ValueError(f"it has {len(text):,} characters; at most {MOST_YAML:,} of YAML are read")
+    try:
+        reader = loader(text)
+        node = reader.get_single_node()
+        if node is None:
+            return None
+        _measure(node, {}, 0)
+        return reader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:  # of tags such as !!int x
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(f"a value is not what it is written or tagged as ({told})") from error
+
+
+class _BoundError(yaml.YAMLError):
+    """What a YAML file has too much of."""
+
+
+def _measure(node: yaml.Node, sizes: dict[int, int | None], depth: int) -> int:
+    """Characters and values of a node with its anchors written out. Raises YAMLError beyond the bounds."""
+    if depth > DEEPEST:
+        raise _BoundError(f"it is nested too deeply, in more than {DEEPEST} levels")
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value)
+    if id(node) in sizes:
+        if sizes[id(node)] is None:
+            raise _BoundError("an anchor stands within itself")
+        return sizes[id(node)]
+    sizes[id(node)] = None
+    parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+    sizes[id(node)] = size = 1 + sum(_measure(part, sizes, depth + 1) for part in parts)
+    if size > MOST_WRITTEN:
+        raise _BoundError(f"with its anchors written out it has more than {MOST_WRITTEN:,} characters")
+    return size
+
+
+def read_yaml(path: Path, loader: type[yaml.SafeLoader] = Loader) -> Any:
+    """The value of a YAML file. Raises UserError as `read_text` does, and for what `parse_yaml` refuses."""
+    text = read_text(path, MOST_YAML)
+    try:
+        return parse_yaml(text, loader)
+    except ValueError as error:
+        raise UserError(f"{path} is not readable YAML: {error}.") from error
