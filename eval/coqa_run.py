@@ -18,10 +18,11 @@ from rlhf_kit.eval import results, scorers
 from rlhf_kit.eval.coqa_data import Story, read_stories
 from rlhf_kit.eval.coqa_turns import PRESETS, Answered, Prompts, answer_by_gold, answer_by_own
 from rlhf_kit.eval.generators import layout, load_generator
-from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.type_guess import guess_score, type_guess
 from rlhf_kit.models.checkpoints import context_length, load_config, load_tokenizer
+from rlhf_kit.models.identity import model_hash
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 

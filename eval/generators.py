@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_prompt, lead_ids, set_chat_template, start_ids
+from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.models.checkpoints import check_vocabulary, load_policy, load_tokenizer
@@ -96,7 +97,12 @@ def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
 
 def folders(models: Sequence[str], output: Path | None) -> list[Path | None]:
     """A folder in `output` for each model, called as the model is. Raises UserError for two of one name."""
-    names = [re.sub(r"[^\w.-]+", "-", Path(model).name or model) for model in models]
+    repos = [split_revision(model) for model in models]
+    names = [re.sub(r"[^\w.-]+", "-", Path(repo).name or repo) for repo, _ in repos]
+    names = [
+        f"{name}-{commit[:8]}" if commit and names.count(name) > 1 else name
+        for name, (_, commit) in zip(names, repos, strict=True)
+    ]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"--models: two are called {twice!r}; their results need names of their own. Rename a folder.")

@@ -27,7 +27,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import harness, results
 from rlhf_kit.eval.decoding import DEFAULT_BATCH_TOKENS, Decoding, continuations
 from rlhf_kit.eval.generators import folders, layout, load_generator
-from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.icl_page import Curve, curve_csv, curve_page, points, show
 from rlhf_kit.eval.icl_prompts import Asked, Prompts
 from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, tasks
@@ -35,6 +35,7 @@ from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
 from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.models.checkpoints import context_length, load_tokenizer
+from rlhf_kit.models.identity import model_hash
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 

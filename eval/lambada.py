@@ -22,11 +22,12 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.generators import encode_behind, load_generator
-from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
 from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.models.checkpoints import context_length, load_config, load_tokenizer
+from rlhf_kit.models.identity import model_hash
 from rlhf_kit.processes import processes, quiet
 
 PROTOCOL, VERSION = "last-word", 2  # 2: the word as it is tokenized behind its passage

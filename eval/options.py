@@ -47,6 +47,15 @@ def chat_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def code_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust_remote_code",
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that comes with a model of the hub 執行模型自帶的程式碼",
+    )
+
+
 def _common(parser: argparse.ArgumentParser, items: str) -> None:
     parser.add_argument(
         "--output",

@@ -20,12 +20,13 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.generators import encode, first_ids, load_generator
-from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Run, Settings
 from rlhf_kit.eval.lambada import exponential, show
 from rlhf_kit.eval.likelihood import Request, likelihoods, windows
 from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.identity import model_hash
 from rlhf_kit.processes import processes, quiet
 
 PROTOCOL, VERSION = "strided", 2  # 2: a document begins after BOS where there is one

@@ -24,11 +24,11 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.data.messages import prompt_key
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.hashes import model_hash
 from rlhf_kit.eval.page import HEADLINES, length_sentence, reward_page
 from rlhf_kit.eval.ranking import RankedList, kendall_tau_b, measure_rankings, measure_thumbs
 from rlhf_kit.eval.scoring import Reader, load_scorer, score_lists
 from rlhf_kit.models import heads
+from rlhf_kit.models.identity import model_hash
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.options import positive
+from rlhf_kit.eval.options import code_option, positive
 from rlhf_kit.parser import Parser
 from rlhf_kit.terminal import complain
 
@@ -57,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--std-coef", type=_coefficient, metavar="C", help="of mean-std: mean - C * standard deviation [1.0]"
     )
+    code_option(parser)
     options = parser.parse_args(argv)
     try:
+        importlib.import_module("rlhf_kit.eval.revisions").pin(options)
         importlib.import_module("rlhf_kit.eval.score_rows").run(options)
     except UserError as error:
         complain(f"rlhf-kit score: {error}")

@@ -20,6 +20,7 @@ from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.generators import folders
 from rlhf_kit.eval.items import RESULTS as ITEM_RESULTS
 from rlhf_kit.eval.items import read_results
+from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.suite import COMMANDS, SEVERAL_MODELS, Entry, arguments, read_suite
 from rlhf_kit.eval.suite_page import GAINED, LOST, Change, Report, Value, markdown, page, show
 from rlhf_kit.models.checkpoints import load_config
@@ -84,6 +85,7 @@ def measure(entry: Entry, name: str, path: str, output: Path, limit: int | None)
     """One entry on one model, in a folder of its own; what was measured there before is not made again."""
     given = arguments(entry, path, output / name / entry.name, limit)
     try:
+        pin(given)
         with redirect_stdout(io.StringIO()):  # its table is a row of ours
             importlib.import_module(COMMANDS[entry.command][1]).run(given)
     except UserError as error:

@@ -34,12 +34,13 @@ from rlhf_kit.data.formats import report
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.generators import encode_begun, encode_behind, folders, load_generator
-from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.options import BASELINES
 from rlhf_kit.eval.rouge import UNCOUNTED, rouge, units
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.models.heads import pad_right
+from rlhf_kit.models.identity import model_hash
 from rlhf_kit.processes import processes, quiet
 
 PROTOCOL, VERSION = "gpt2", 2  # 2: the hint as it is tokenized behind its article; letters of every script
@@ -235,8 +236,9 @@ def run(options: argparse.Namespace) -> None:
     for system, folder in zip(options.models, folders(options.models, options.output), strict=True):
         of_model = system not in BASELINES
         made_by = {"hint": not options.no_hint, "dtype": options.dtype} if of_model else {}
+        system_hash = model_hash(system) if of_model else text_hash(system)
         settings = Settings(
-            "tldr", PROTOCOL, VERSION, system, model_hash(system), options.data, data_hash, options.seed,
+            "tldr", PROTOCOL, VERSION, system, system_hash, options.data, data_hash, options.seed,
             options.limit, made_by,
         )  # fmt: skip
         found[system] = measure_tldr(system, articles, settings, folder, options.max_batch_tokens, state)

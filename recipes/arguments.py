@@ -42,6 +42,13 @@ class ModelArguments:
             "required": True,
         },
     )
+    model_revision: str | None = field(
+        default=None,
+        metadata={
+            "help": "Branch, tag or commit of the hub's model. Any name may bring its own: owner/name@revision, data "
+            "too. Default: what the hub has now."
+        },
+    )
     tokenizer_name_or_path: str | None = field(
         default=None, metadata={"help": "Tokenizer: hub id or folder. Default: the model's own."}
     )
@@ -104,6 +111,9 @@ class RunArguments:
     )
 
 
+SECRET = ("hub_token",)  # recorded nowhere
+
+
 @dataclass
 class Settings:
     """A recipe's arguments, one record a concern. `given`: the names set by YAML or command line."""
@@ -116,6 +126,7 @@ class Settings:
     extra: Any = None
     given: frozenset[str] = frozenset()
     argv: tuple[str, ...] = ()
+    publishes: bool = False  # whether the model goes to the hub when all is done
     provenance: Any = None  # what the run trains with (recipes.resume.Provenance)
     closing: ExitStack = field(default_factory=ExitStack)  # what the run does at its end, whatever that is
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+from rlhf_kit.data.hub import is_local, split_revision
 from rlhf_kit.escaping import markdown
 from rlhf_kit.eval.page import HEADLINES, length_sentence
+from rlhf_kit.models.weights import located
 from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.reward import RewardTrainer
 
@@ -26,7 +28,7 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
     """
     args, data = trainer.args, settings.data
     header = {
-        "base_model": settings.model.model_name_or_path,
+        "base_model": located(settings.model.model_name_or_path),
         "pipeline_tag": "text-classification",
         "library_name": "transformers",
         "tags": ["reward-model", "rlhf_kit"],
@@ -55,6 +57,39 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
         "what it overrates: keep a KL penalty, and look at the answers. "
         "它只懂這批標註者；拿它訓練時，請保留 KL 懲罰並看看回答。",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def stage_card(settings: Settings, record: dict) -> str:
+    """The card of what a stage has made, for the hub.
+
+    Args:
+        record: what `run.json` holds.
+    """
+    model, data, is_adapter = (
+        settings.model,
+        settings.data,
+        settings.model.use_peft and not settings.model.merge_adapter,
+    )
+    header = {
+        "pipeline_tag": "fill-mask" if settings.stage == "mlm" else "text-generation",
+        "library_name": "peft" if is_adapter else "transformers",
+        "tags": ["rlhf_kit", settings.stage],
+    }
+    if model.config_overrides is None and not is_local(model.model_name_or_path):
+        header["base_model"] = located(model.model_name_or_path)
+    sources = [source for source in (data.dataset_name, data.eval_dataset_name) if source and "@" in source]
+    if sources:
+        header["datasets"] = sorted({split_revision(source)[0] for source in sources})
+    figures = [f"| {name} | {value:.4g} |" for name, value in record["metrics"].items() if value is not None]
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---", ""]
+    lines += [f"# {settings.stage}, by rlhf_kit", ""]
+    lines += [
+        f"{markdown(model.model_name_or_path)} trained by the stage {settings.stage} on {markdown(data.dataset_name)}"
+    ]
+    lines[-1] += f": {record['steps']} steps, seed {record['seed']}, {record['seconds']:.0f} s. 由 rlhf_kit 訓練。"
+    lines += ["", "| | |", "| --- | --- |", *figures, "", f"Made with {versions}. All options given: `run.json`."]
     return "\n".join(lines) + "\n"
 
 

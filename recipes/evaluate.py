@@ -18,7 +18,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import coqa, file_options, suite
 from rlhf_kit.eval import options as generators
 from rlhf_kit.eval.extractive import options as extractive
-from rlhf_kit.eval.options import positive
+from rlhf_kit.eval.options import code_option, positive
 from rlhf_kit.eval.transfer import options as transfer
 from rlhf_kit.parser import Parser
 from rlhf_kit.recipes.arguments import distributed_rank
@@ -93,6 +93,8 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
     ),
 }
 
+OF_FILES = ("score", "compare")  # no model is loaded
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`rlhf-kit eval`; returns the exit status: 0, 1 a full disk, 2 a mistake of the user, 130 interrupted."""
@@ -100,12 +102,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
     for name, (english, chinese, add_options, _) in SUBCOMMANDS.items():
         said = f"{english} {chinese}"
-        add_options(commands.add_parser(name, help=said, description=said))
+        add_options(command := commands.add_parser(name, help=said, description=said))
+        if name not in OF_FILES:
+            code_option(command)
     options = parser.parse_args(argv)
     speaks = distributed_rank() == 0
     with interrupts.before_anything():
         module = importlib.import_module(SUBCOMMANDS[options.command][3])
     try:
+        if options.command not in OF_FILES:
+            importlib.import_module("rlhf_kit.eval.revisions").pin(options)
         module.run(options)
     except UserError as error:
         if speaks:

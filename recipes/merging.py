@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import save
@@ -18,7 +17,7 @@ from rlhf_kit.models.checkpoints import (
     load_tokenizer,
     set_special_tokens,
 )
-from rlhf_kit.models.weights import adapter_config, attempt, is_classifier_config
+from rlhf_kit.models.weights import adapter_config, holds, is_classifier_config, located, pinned
 from rlhf_kit.processes import quiet
 from rlhf_kit.recipes.card import merged_card
 from rlhf_kit.recipes.output import SAVING, check_place
@@ -38,7 +37,8 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto", overwrite_output_
             merge that is not to be replaced.
     """
     quiet()
-    if attempt(find_adapter_config_file, "an adapter", adapter) is None:
+    adapter = pinned("an adapter", adapter)
+    if not holds("an adapter", adapter, "adapter_config.json"):
         raise UserError(f"{adapter!r} is no adapter: it has no adapter_config.json. There is nothing to merge.")
     _refuse_own_folders(adapter, output_dir)
     target = Folder(output_dir, "merge")
@@ -60,7 +60,7 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto", overwrite_output_
         target.claim(SAVING)
         save(model, output_dir / SAVING)
         tokenizer.save_pretrained(output_dir / SAVING)
-        (output_dir / SAVING / "README.md").write_text(merged_card(str(adapter), base), encoding="utf-8")
+        (output_dir / SAVING / "README.md").write_text(merged_card(str(adapter), located(base)), encoding="utf-8")
         target.take(SAVING)
         target.settle_all()
     except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,9 @@ from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokeni
 from rlhf_kit.models.weights import is_here
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import ModelArguments, Settings
+from rlhf_kit.recipes.publishing import check_push, open_repository
 from rlhf_kit.recipes.resume import Provenance
+from rlhf_kit.recipes.revisions import check_revision, pin
 from rlhf_kit.recipes.run import seed_everything
 from rlhf_kit.training.bounds import TRAINING, range_faults
 from rlhf_kit.training.launch import refuse_data_parallel
@@ -57,10 +60,13 @@ def check_settings(settings: Settings) -> None:
         faults += [f"--{name} goes with --use_peft." for name in sorted(given)]
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not settings.data.eval_dataset_name:
         faults.append("--eval_strategy needs something to evaluate on: give --eval_dataset_name.")
+    faults += [*check_revision(settings), *check_push(settings)]
     if faults:
         raise UserError(
             faults[0] if len(faults) == 1 else "\n".join(["several problems:", *(f"  - {f}" for f in faults)])
         )
+    open_repository(settings)
+    pin(settings)
     checkpoint = args.resume_from_checkpoint
     if checkpoint or not settings.run.dry_run:
         settings.provenance = Provenance(settings, Path(checkpoint) if checkpoint else None)
@@ -98,19 +104,23 @@ def read_rows(source: str, kinds: tuple[str, ...], split: str, load: Callable, n
 
 
 def load_data(
-    settings: Settings, kinds: tuple[str, ...], load: Callable
+    settings: Settings, kinds: tuple[str, ...], load: Callable, on_bad_row: str = "error"
 ) -> tuple[Dataset | None, Dataset | None, plan.Notes]:
     """Training and evaluation rows, validated; None where there is none.
 
     In a dry run a hub source that cannot be reached is None too, and the notes say why.
+
+    Args:
+        on_bad_row: of the training data. What is measured is measured on all rows, or not at all.
     """
     data, notes = settings.data, plan.Notes(settings.run.dry_run)
     found = []
-    for name, source, split, limit in (
-        ("training data", data.dataset_name, data.dataset_train_split, data.max_train_samples),
-        ("evaluation data", data.eval_dataset_name, data.dataset_test_split, data.max_eval_samples),
+    learning = partial(load, on_bad_row=on_bad_row)
+    for name, source, split, limit, read in (
+        ("training data", data.dataset_name, data.dataset_train_split, data.max_train_samples, learning),
+        ("evaluation data", data.eval_dataset_name, data.dataset_test_split, data.max_eval_samples, load),
     ):
-        rows = read_rows(source, kinds, split, load, notes) if source else None
+        rows = read_rows(source, kinds, split, read, notes) if source else None
         if rows is not None and limit is not None:
             rows = select(rows, range(min(limit, len(rows))))
         if rows is not None and settings.provenance is not None:

@@ -17,6 +17,7 @@ from rlhf_kit.data.files import is_file_name
 from rlhf_kit.data.hub import OUTPUTS
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.models.checkpoints import context_length, load_config, new_config
+from rlhf_kit.models.weights import TRUSTS_CODE
 from rlhf_kit.recipes.arguments import Settings, distributed_rank
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _is_to_be_made(name: str) -> bool:
 def count_parameters(config: PretrainedConfig) -> int:
     """Parameters of the model a configuration describes; nothing is allocated."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=TRUSTS_CODE.get())
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -21,9 +21,10 @@ import pyarrow
 import xxhash
 from datasets import Dataset
 
+from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.hashes import model_hash
-from rlhf_kit.recipes.arguments import Settings, distributed_rank
+from rlhf_kit.models.identity import model_hash
+from rlhf_kit.recipes.arguments import SECRET, Settings, distributed_rank
 from rlhf_kit.terminal import complain
 from rlhf_kit.training.checkpoints import STATE, checkpoints, damage, is_cut_off, last_whole, record, steps_of
 
@@ -38,7 +39,7 @@ FIXED = re.compile(
 # Read as content (`SOURCES`, the rows), by their own rule (`_steps_asked`), or of no influence on what is trained.
 FREE = re.compile(
     r"(max_steps|num_train_epochs|total_episodes)|dataset_\w+|eval_\w+|max_(train|eval)_samples|ptx_dataset_name"
-    r"|output_dir|overwrite_output_dir|resume_from_checkpoint|dry_run|do_\w+|trust_remote_code|attn_implementation"
+    r"|model_revision|output_dir|overwrite_output_dir|resume_from_checkpoint|dry_run|do_\w+|trust_remote_code|attn_implementation"
     r"|logging_\w+|log_\w+|save_\w+|hub_\w+|push_to_hub|trackio_\w+|report_to|run_name|project|disable_tqdm|debug"
     r"|num_completions_to_print|skip_memory_metrics|include_\w+|batch_eval_metrics|prediction_loss_only|label_names"
     r"|per_device_eval_batch_size|generation_batch_size|load_best_model_at_end|metric_for_best_model|greater_is_better"
@@ -117,7 +118,9 @@ class Provenance:
     def _other_content(self, name: str) -> Iterator[str]:
         then, now = self.before["content"].get(name), self.now["content"].get(name)
         if then != now:
-            yield f"the {name} is not the one that the run began with" if now else f"it was trained with a {name}"
+            told = f": it was {then}, and {now} is given" if "@" in f"{then}{now}" else ""
+            other = f"the {name} is not the one that the run began with{told}"
+            yield other if now else f"it was trained with a {name}"
 
     def _changed(self) -> Iterator[tuple[str, list]]:
         for name, then, now in self._differences():
@@ -151,7 +154,7 @@ def options_of(settings: Settings) -> Iterator[tuple[str, Any]]:
     """(name, value in effect) of every option."""
     for holder in (settings.model, settings.data, settings.training, settings.extra):
         for item in dataclasses.fields(holder) if holder is not None else ():
-            if item.init:
+            if item.init and item.name not in SECRET:
                 yield item.name, _plain(getattr(holder, item.name))
 
 
@@ -172,8 +175,11 @@ def _named_sources(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _of_source(name: str) -> str:
-    """A folder by its content, wherever it stands; a hub id, a function and a word stand for themselves."""
-    return model_hash(name) if Path(name).is_dir() else name
+    """A folder by its content, wherever it stands; a model of the hub by its commit; a function and a word stand for
+    themselves."""
+    if Path(name).is_dir():
+        return model_hash(name)
+    return f"{name} ({model_hash(name)})" if split_revision(name)[1] else name
 
 
 class _Digest:

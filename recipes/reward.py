@@ -51,9 +51,8 @@ def run(settings: Settings) -> dict:
     check_settings(settings)
     refuse_new_model(settings)
     args = settings.training
-    read = partial(load, on_bad_row=args.on_bad_row)
     check_calibration(settings)
-    train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), read)
+    train_data, eval_data, notes = load_data(settings, ("ranked", "pairs", "thumbs"), load, args.on_bad_row)
     demonstrations = calibration_data(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
     lists, counts = encoded_lists(settings, {"train": train_data, "eval": eval_data}, tokenizer, notes)

@@ -31,13 +31,14 @@ from rlhf_kit import interrupts
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import is_on_adapter, name_base, save, save_base
 from rlhf_kit.models.checkpoints import training_precision
-from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG
+from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG, located
 from rlhf_kit.processes import quiet
 from rlhf_kit.recipes.advice import after_end, after_interrupt
-from rlhf_kit.recipes.arguments import Settings, distributed_rank, given_values, parse
-from rlhf_kit.recipes.card import merged_card
+from rlhf_kit.recipes.arguments import SECRET, Settings, distributed_rank, given_values, parse
+from rlhf_kit.recipes.card import merged_card, stage_card
 from rlhf_kit.recipes.mappings import checked
 from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers, say_unwritten
+from rlhf_kit.recipes.publishing import publish
 from rlhf_kit.storage import write_fault
 from rlhf_kit.terminal import complain, say
 from rlhf_kit.training import Trainer
@@ -61,6 +62,7 @@ def run_stage(
         settings = parse(stage, training_class, argv, extra_class, complete=complete, renamed=renamed)
         with settings.closing:
             run(settings)
+            publish(settings)
         if distributed_rank() == 0 and not settings.run.dry_run:
             say(after_end(settings))
     except UserError as error:
@@ -176,7 +178,7 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
         for name in ("adapter_model.safetensors", "adapter_config.json", REWARD_CONFIG):
             (saving / name).unlink(missing_ok=True)
         save(getattr(model, "policy", model), saving, merge=True)
-        card = merged_card(f"of this run ({settings.stage})", str(settings.model.model_name_or_path))
+        card = merged_card(f"of this run ({settings.stage})", located(settings.model.model_name_or_path))
         (saving / "README.md").write_text(card, encoding="utf-8")  # in place of peft's
     record = {
         "stage": settings.stage,
@@ -192,6 +194,8 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
     }
     if trainer.args.should_save:
         output.files.take(SAVING)
+        if settings.publishes:
+            output.files.write("README.md", stage_card(settings, record))
         output.files.write(RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     trainer.accelerator.wait_for_everyone()
     return record
@@ -202,6 +206,7 @@ def config_record(settings: Settings) -> dict[str, Any]:
     found = {
         name: value if isinstance(value, (int, float, str, list, dict, type(None))) else str(value)
         for name, value in given_values(settings).items()
+        if name not in SECRET
     }
     return json.loads(json.dumps(found, default=str))
 

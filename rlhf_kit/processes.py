@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 
 import datasets
+import huggingface_hub
 import torch
 import transformers
 from accelerate import PartialState
@@ -25,7 +27,8 @@ STALE_NEWS = (
 
 
 def quiet() -> None:
-    """No telemetry, no bars of the libraries' own, no warnings that name nothing a user can do; logs are escaped."""
+    """No telemetry, no bars of the libraries' own but of what is downloaded, no warnings that name nothing a user can
+    do; logs are escaped."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would warn about it
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -38,6 +41,8 @@ def quiet() -> None:
         transformers.utils.logging.get_logger(f"transformers.{name}").addFilter(_is_news)
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
+    if sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0":  # transformers' off turns off the hub's too
+        huggingface_hub.utils.enable_progress_bars()
     escape_logs(*transformers.utils.logging.get_logger("transformers").handlers)
 
 

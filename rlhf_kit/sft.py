@@ -28,6 +28,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_tokenizer, set_special_tokens
+from rlhf_kit.models.weights import located, with_origin
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import refuse_data_parallel
 from rlhf_kit.training.reports import refuse_reports
@@ -74,8 +75,8 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         peft_config: LoraConfig | None = None,
         **options: Any,
     ):
-        name = model if isinstance(model, str) else model.config._name_or_path
-        args = args or SFTConfig(f"{name.rstrip('/').split('/')[-1]}-SFT")
+        model, name = with_origin("a causal language model", model)
+        args = args or SFTConfig(f"{located(name).rstrip('/').split('/')[-1]}-SFT")
         refuse_data_parallel(args)
         refuse_reports(args)
         refuse_options(args)

@@ -6,12 +6,11 @@ import inspect
 
 import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file
 
 import rlhf_kit.models.qanet  # noqa: F401  registers QANet with AutoConfig and AutoModelForQuestionAnswering
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import DTYPES, check_vocabulary, context_length, load_config, load_tokenizer
-from rlhf_kit.models.weights import load_weights
+from rlhf_kit.models.weights import holds, load_weights, pinned
 
 HEAD = "ForQuestionAnswering"
 
@@ -29,8 +28,9 @@ def load_reader(
         UserError: also when the tokenizer has tokens that the model lacks.
     """
     what = "a question answering model"
+    name = pinned(what, name)
     config = load_config(name, what=what)
-    is_adapter = find_adapter_config_file(name) is not None
+    is_adapter = holds(what, name, "adapter_config.json")
     if trained and not is_adapter and not any(HEAD in kind for kind in config.architectures or []):
         kind = (config.architectures or [config.model_type])[0]
         raise UserError(

@@ -29,11 +29,12 @@ from rlhf_kit.eval.extractive.options import SCORERS, SQUAD2, version
 from rlhf_kit.eval.extractive.page import answerable_parts, report_page
 from rlhf_kit.eval.extractive.predict import Prediction, predictions
 from rlhf_kit.eval.extractive.windows import STEP, Windows, make_windows
-from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.inputs import read_json
 from rlhf_kit.models import adapters
 from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precision
+from rlhf_kit.models.identity import model_hash
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.storage import replace
 from rlhf_kit.terminal import say

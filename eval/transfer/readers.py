@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import world
 from rlhf_kit.data.sources import WORLD
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import load_reader
-from rlhf_kit.eval.hashes import model_hash
 from rlhf_kit.eval.transfer.config import QANET, Row
+from rlhf_kit.models import weights
 from rlhf_kit.models.checkpoints import load_config, load_tokenizer
+from rlhf_kit.models.identity import model_hash
 from rlhf_kit.models.qanet import QANetConfig, QANetForQuestionAnswering, train_word_tokenizer
 from rlhf_kit.models.qanet.training import ARGUMENTS, qanet_trainer_parts
 
@@ -34,6 +36,13 @@ def checkpoint(model: str) -> str:
 def missing(row: Row) -> bool:
     """Whether the row's checkpoint is one that comes with the kit, and this copy of the kit is without it."""
     return row.model.startswith(f"{WORLD}:") and not (Path(checkpoint(row.model)) / "config.json").is_file()
+
+
+def pinned(row: Row) -> Row:
+    """The row with the commit of a model of the hub. Raises UserError where the hub does not have it."""
+    if row.model == QANET or checkpoint(row.model) != row.model:
+        return row
+    return replace(row, model=weights.pinned("a question answering model", row.model))
 
 
 def check(row: Row) -> None:
@@ -70,7 +79,7 @@ def new_reader(row: Row, questions: Sequence[Question]) -> tuple[PreTrainedModel
         return QANetForQuestionAnswering.from_tokenizer(tokenizer, **row.sizes), tokenizer
     name = checkpoint(row.model)
     if row.from_scratch:
-        config: Any = AutoConfig.from_pretrained(name)
+        config = load_config(name, what="a question answering model")
         model = AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32)  # a checkpoint may say half
         return model, load_tokenizer(name, needs_eos=False)
     return load_reader(name, trained=False)

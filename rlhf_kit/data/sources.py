@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from rlhf_kit import world
 from rlhf_kit.data.columns import rows_of
 from rlhf_kit.data.files import SUFFIXES, Source, listed, read_file, suffix_of, table_rows
 from rlhf_kit.data.formats import KINDS, Context
-from rlhf_kit.data.hub import loading_error, names_path
+from rlhf_kit.data.hub import HUB_FAULTS, at_revision, hub_fault, is_local, loading_error, names_path, split_revision
+from rlhf_kit.data.hub import pinned as pinned_repo
 from rlhf_kit.errors import UserError, did_you_mean
 
 WORLD = "world"
@@ -40,6 +42,31 @@ def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
         near = did_you_mean(source.lower(), known.split(", "))
         raise UserError(f"{source!r} is no local file or folder. The embedded world is one of {known}.{near}")
     return _read_hub(source, kinds, split)
+
+
+def pinned(source: str) -> str:
+    """A source of the hub with the commit that it stands for now, `owner/name@commit:config`; any other as it is.
+
+    Raises UserError where the hub does not have it, or cannot be asked.
+    """
+    is_world = source == WORLD or source.startswith(f"{WORLD}:") or _is_misspelt_world(source)
+    if is_world or is_local(Path(source).expanduser()):
+        return source
+    repo, config = _of_hub(source)
+    try:
+        repo = pinned_repo(repo, "dataset")
+    except HUB_FAULTS as error:
+        raise _not_had(source, repo, error) from None
+    return f"{repo}:{config}" if config else repo
+
+
+def _of_hub(source: str) -> tuple[str, str]:
+    """("owner/name@revision", config) of a hub's source: either may stand last, `name@v1:en` or `name:en@v1`."""
+    name, colon, config = source.partition(":")
+    config, at, revision = config.partition("@")
+    if colon and not config or at and ("@" in name or not revision) or {":", "@"} & {*config, *revision}:
+        raise UserError(f"{source!r}: a source of the hub is written owner/name, owner/name@revision or ...:config.")
+    return at_revision(name, revision), config
 
 
 def _is_misspelt_world(source: str) -> bool:
@@ -133,17 +160,41 @@ def _read_saved(folder: Path, kinds: Sequence[str], split: str) -> Source:
 
 
 def _read_hub(source: str, kinds: Sequence[str], split: str) -> Source:
-    name, _, config = source.partition(":")
+    repo, config = _of_hub(pinned(source))
+    name, commit = split_revision(repo)
     try:
-        loaded = datasets.load_dataset(name, config or None, split=split)
-    except Exception as error:  # the hub client raises a dozen unrelated types: no network, no such id, no such config
-        near = did_you_mean(source, [WORLD, *(f"{WORLD}:{kind}" for kind in KINDS)])
-        raise loading_error(name, error)(
-            f"{source!r} is no local file or folder, and it could not be loaded from the Hugging Face hub "
-            f"(split {split!r}): {_first_line(error)} Check the id and the connection, or give a local file.{near}"
-        ) from None
+        loaded = _cached(config, split, commit)
+        if loaded is None:
+            loaded = datasets.load_dataset(name, config or None, split=split, revision=commit)
+        if any(commit not in Path(file["filename"]).parts for file in loaded.cache_files):
+            # Without the hub `datasets` takes what it has of this name, of whatever revision.
+            raise ConnectionError(f"the cache holds another revision of it than {commit}")
+    except Exception as error:  # `datasets` raises a dozen unrelated types: no such config, no such split, a bad file
+        raise _not_had(source, repo, error, f" (split {split!r})") from None
     name = f"{source} ({split})"
     return Source(name, _all_rows(name, loaded, kinds))
+
+
+def _cached(config: str, split: str, commit: str) -> datasets.Dataset | None:
+    """What `datasets` has made of a split of this commit before, which does not change: the hub need not be asked."""
+    made = Path(datasets.config.HF_DATASETS_CACHE).glob(f"*/{glob.escape(config) or '*'}/*/{commit}")
+    folders = [folder for folder in made if (folder / "dataset_info.json").is_file()]
+    if len(folders) != 1:
+        return None
+    whole = rf".+-{re.escape(split)}(-\d{{5}}-of-(\d{{5}}))?\.arrow"
+    files = {path: found for path in sorted(folders[0].iterdir()) if (found := re.fullmatch(whole, path.name))}
+    if not files or len(files) != max(int(found[2] or 1) for found in files.values()):
+        return None
+    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in files])
+
+
+def _not_had(source: str, repo: str, error: Exception, split: str = "") -> UserError:
+    near = did_you_mean(source, [WORLD, *(f"{WORLD}:{kind}" for kind in KINDS)])
+    why = hub_fault(repo, error, "dataset")
+    return loading_error(repo, error)(
+        f"{source!r} is no local file or folder, and it could not be loaded from the Hugging Face hub{split}: "
+        f"{why or _first_line(error)} Check the id and the connection, or give a local file.{near}"
+    )
 
 
 def _all_rows(name: str, dataset: datasets.Dataset, kinds: Sequence[str]) -> list[dict]:

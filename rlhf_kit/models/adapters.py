@@ -12,12 +12,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import find_adapter_config_file
 
+from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import ALL_LINEAR, check_config, check_handed_over, is_all_linear
 from rlhf_kit.models.heads import fold_calibration
 from rlhf_kit.models.merging import merged
 from rlhf_kit.models.preflight import check_trainable
-from rlhf_kit.models.weights import REWARD_CONFIG, head_modules, is_classifier, located
+from rlhf_kit.models.weights import REWARD_CONFIG, head_modules, is_classifier, located, origin
 
 
 def trainable(model: PreTrainedModel | PeftModel, config: LoraConfig | None) -> PreTrainedModel | PeftModel:
@@ -64,7 +65,7 @@ def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
     model.name_or_path = located(model.name_or_path)
     try:
-        return get_peft_model(model, config)
+        return get_peft_model(model, config, revision=split_revision(origin(model))[1])
     except Exception as error:  # what peft's ways to initialise an adapter raise is their own
         told = (str(error).splitlines() or [type(error).__name__])[0]
         how = f" (init_lora_weights={config.init_lora_weights!r})" if config.init_lora_weights is not True else ""
@@ -99,8 +100,9 @@ def save(model: PreTrainedModel | PeftModel, folder: str | Path, merge: bool = F
 
 def is_on_adapter(model: PeftModel) -> bool:
     """Whether the base that the adapter names is an adapter too, which was merged when it was loaded."""
-    name = model.peft_config["default"].base_model_name_or_path
-    return bool(name) and find_adapter_config_file(name) is not None
+    adapter = model.peft_config["default"]
+    name = adapter.base_model_name_or_path
+    return bool(name) and find_adapter_config_file(name, revision=adapter.revision) is not None
 
 
 def save_base(model: PeftModel, folder: Path) -> None:
@@ -111,7 +113,8 @@ def save_base(model: PeftModel, folder: Path) -> None:
 def name_base(model: PeftModel, folder: Path) -> None:
     """From now on the adapter is saved as one on the model in `folder`."""
     model.get_base_model().name_or_path = located(folder)
-    model.peft_config["default"].base_model_name_or_path = located(folder)
+    adapter = model.peft_config["default"]
+    adapter.base_model_name_or_path, adapter.revision = located(folder), None
 
 
 def save_config(model: PreTrainedModel | PeftModel, config: PretrainedConfig, folder: str | Path) -> None:

@@ -24,11 +24,20 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
-from transformers.utils import cached_file, has_file
 
 from rlhf_kit.data.chat import turn_ends
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.models.weights import REWARD_CONFIG, adapter_config, attempt, is_classifier_config, load_weights, reason
+from rlhf_kit.models.weights import (
+    REWARD_CONFIG,
+    adapter_config,
+    attempt,
+    holds,
+    is_classifier_config,
+    load_weights,
+    located,
+    pinned,
+    reason,
+)
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
@@ -53,7 +62,8 @@ def load_tokenizer(
     Raises:
         UserError: when there is no tokenizer, or none whose texts can end.
     """
-    path = Path(name_or_path)
+    name_or_path = pinned("a tokenizer", name_or_path)
+    path = attempt(Path, "a tokenizer", name_or_path)
     # With a config.json beside them the files may be another model's (OPT, RoBERTa), which transformers finds out.
     others = ("tokenizer_config.json", "tokenizer.json", "config.json")
     bare = (path / "merges.txt").is_file() and not any((path / name).is_file() for name in others)
@@ -63,6 +73,7 @@ def load_tokenizer(
         tokenizer = attempt(
             AutoTokenizer.from_pretrained, "a tokenizer", name_or_path, trust_remote_code=trust_remote_code
         )
+    tokenizer.name_or_path = located(name_or_path)
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one from config.json alone
         raise UserError(
             f"{str(name_or_path)!r} holds no tokenizer: every token it gives is a special one. "
@@ -125,6 +136,7 @@ def _language_model(
             raise UserError(
                 f"config_overrides: {config_overrides} make no {config.model_type} model: {reason(error)}"
             ) from error
+    name_or_path = pinned(what, name_or_path)
     config = load_config(name_or_path, trust_remote_code, what)
     if is_classifier_config(config):
         raise UserError(
@@ -148,6 +160,7 @@ def load_reward_model(
     Raises:
         UserError: when the model has a head of another size (a classifier with several labels).
     """
+    name_or_path = pinned("a reward model", name_or_path)
     config = load_config(name_or_path, trust_remote_code, "a reward model")
     has_head = is_classifier_config(config)
     if has_head and config.num_labels != 1:
@@ -216,19 +229,22 @@ def load_config(
     Args:
         what: is being loaded, for the error message.
     """
+    name_or_path = pinned(what, name_or_path)
     adapter = adapter_config(what, name_or_path)
     read = AutoConfig.from_pretrained
-    if adapter is not None and has_file(str(name_or_path), REWARD_CONFIG):
+    if adapter is not None and holds(what, name_or_path, REWARD_CONFIG):
         read = _read_reward_config
-    elif adapter is not None and not has_file(str(name_or_path), "config.json"):
+    elif adapter is not None and not holds(what, name_or_path, "config.json"):
         what = f"{what} (the base of the adapter {str(name_or_path)!r})"
         config = load_config(adapter.base_model_name_or_path, trust_remote_code, what)
         return _with_head(config) if adapter.task_type == "SEQ_CLS" else config
-    return attempt(read, what, name_or_path, trust_remote_code=trust_remote_code)
+    config = attempt(read, what, name_or_path, trust_remote_code=trust_remote_code)
+    config.name_or_path = located(name_or_path)
+    return config
 
 
-def _read_reward_config(name: str, **options) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(cached_file(name, REWARD_CONFIG), **options)
+def _read_reward_config(folder: str, **options) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(Path(folder) / REWARD_CONFIG, **options)
 
 
 def _with_head(config: PretrainedConfig) -> PretrainedConfig:

@@ -17,6 +17,7 @@ from rlhf_kit.data.chat import Message
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.checkpoints import check_scorer, load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import check_head, score_texts
+from rlhf_kit.models.weights import pinned
 
 REDUCTIONS = ("mean", "min", "mean-std")
 
@@ -72,6 +73,7 @@ class Ensemble:
     @classmethod
     def from_pretrained(cls, names: Sequence[str], device_map: str | None = None, **options) -> Ensemble:
         """The reward models of these hub ids or folders; `options` as above, `device_map` as for `load_policy`."""
+        names = [pinned("a reward model", name) for name in names]
         for name in names:
             check_scorer(name, load_config(name, what="a reward model"))
         tokenizers = [load_tokenizer(name, needs_eos=False) for name in names]

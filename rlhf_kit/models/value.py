@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -187,13 +188,13 @@ def adapters_off(model: nn.Module):
 
 
 def reference_of(
-    policy: PreTrainedModel | PeftModel, reference: str | nn.Module | None, lora: LoraConfig | None
+    policy: PreTrainedModel | PeftModel, reference: str | Path | nn.Module | None, lora: LoraConfig | None
 ) -> nn.Module | None:
     """The model to stay near: that given, else `policy` as it is now, frozen by a copy.
 
     None where the coming adapters of `lora` need only be switched off to give it.
     """
-    if isinstance(reference, str):
+    if isinstance(reference, str | Path):
         return load_policy(reference)
     if reference is None and (lora is None or not off_is_as_it_was(lora)):
         return copy.deepcopy(policy)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -20,10 +22,9 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
-from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
-from rlhf_kit.data.hub import loading_error, names_path
+from rlhf_kit.data import hub
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.merging import merged
 
@@ -35,7 +36,10 @@ OWN_BASE = "adapter_base"  # the folder in a run's, of the merged base of an ada
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # What transformers and safetensors raise for files that are missing, damaged or do not fit one another.
 LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
-LOADING_FAULTS += (SafetensorError, StrictDataclassError)
+LOADING_FAULTS += (SafetensorError, StrictDataclassError, *hub.HUB_FAULTS)
+Loaded = TypeVar("Loaded")
+# Whether code that comes with a model may run, for all models of a command; a loader's own argument is for one.
+TRUSTS_CODE: ContextVar[bool] = ContextVar("trust_remote_code", default=False)
 
 
 def load_weights(
@@ -78,8 +82,9 @@ def _load_chain(
     if adapter is None:
         with _report_held():
             model, info = attempt(
-                auto_class.from_pretrained, what, name_or_path, config=config, output_loading_info=True, **options
-            )
+                auto_class.from_pretrained, what, name_or_path, hub.MODEL_WEIGHTS,
+                config=config, output_loading_info=True, **{"trust_remote_code": False, **options},
+            )  # fmt: skip
         _check_places(model, sorted(info["unexpected_keys"]), name_or_path)
         lacking = set(info["missing_keys"])
     else:
@@ -96,6 +101,7 @@ def _load_chain(
             parameter.requires_grad_(name not in fixed)
     # An adapter trained on this model names it as its base, and is loaded from wherever its user stands.
     model.name_or_path = model.config.name_or_path = located(name_or_path)
+    model.config._commit_hash = hub.split_revision(name_or_path)[1]
     return model, lacking
 
 
@@ -109,7 +115,7 @@ def _with_adapter(base: PreTrainedModel, adapter: PeftConfig, name_or_path: str 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # told below
         warnings.filterwarnings("ignore", message=".*to a meta parameter in the current model")  # none is to be read
-        model, (missing, unexpected) = attempt(load, "an adapter", name_or_path)
+        model, (missing, unexpected) = attempt(load, "an adapter", name_or_path, hub.ADAPTER_WEIGHTS)
     prefix = f"base_model.model.{base.base_model_prefix}."
     if is_classifier(base):  # the LM head of a language model's adapter is not needed
         unexpected = [name for name in unexpected if name.startswith(prefix)]
@@ -162,7 +168,7 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
     Raises:
         UserError: when the adapter names no base model, or a part of it is missing.
     """
-    if attempt(find_adapter_config_file, what, name_or_path) is None:
+    if not holds(what, name_or_path, "adapter_config.json"):
         return None
     path = Path(name_or_path)
     if path.is_dir() and not any(path.glob("adapter_model.*")):
@@ -174,11 +180,12 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
             "Set `base_model_name_or_path` in its adapter_config.json."
         )
     if not is_mergeable(adapter):
+        kind = getattr(adapter.peft_type, "value", adapter.peft_type)
         raise UserError(
-            f"The adapter {str(name_or_path)!r} is of the kind {adapter.peft_type.value}, which is no part of the "
-            "weights and cannot be merged: give one of LoRA."
+            f"The adapter {str(name_or_path)!r} is of the kind {kind}, which is no part of the weights and cannot be "
+            "merged: give one of LoRA."
         )
-    adapter.base_model_name_or_path = _base_of(name_or_path, adapter.base_model_name_or_path)
+    adapter.base_model_name_or_path = base_of(name_or_path, adapter.base_model_name_or_path, adapter.revision)
     return adapter
 
 
@@ -187,10 +194,12 @@ def is_mergeable(adapter: PeftConfig) -> bool:
     return hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(adapter.peft_type), "merge_and_unload")
 
 
-def _base_of(name_or_path: str | os.PathLike, base: str) -> str:
+def base_of(name_or_path: str | os.PathLike, base: str, revision: str | None) -> str:
     """Where an adapter's base stands: as it says, or, moved together with it, where a run keeps a base of its own."""
-    if not names_path(base) or Path(base).exists():
+    if Path(base).exists():
         return base
+    if not hub.names_path(base):
+        return hub.at_revision(base, revision)
     own = [folder / OWN_BASE for folder in (Path(name_or_path), Path(name_or_path).parent)]
     moved = [folder for folder in own if Path(base).name == OWN_BASE and folder.is_dir()]
     if not moved:
@@ -210,13 +219,54 @@ def is_here(what: str, name_or_path: str | os.PathLike) -> bool:
 
 
 def located(name_or_path: str | os.PathLike) -> str:
-    """A folder by its absolute path, links followed, a hub id as it is."""
+    """A folder by its absolute path, links followed, a hub id without a revision."""
     name = str(name_or_path)
-    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else hub.split_revision(name)[0]
 
 
-def attempt(load, what: str, name_or_path: str | os.PathLike, **options):
-    """Call a `from_pretrained`, turning its tracebacks into one sentence."""
+def origin(model: PreTrainedModel) -> str:
+    """Where a model came from, as a name to load what belongs to it by: of the hub with its commit; "" in memory."""
+    name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
+    return hub.at_revision(name, commit) if name and not hub.is_local(name) else name
+
+
+def with_origin(what: str, model: PreTrainedModel | str | os.PathLike) -> tuple[PreTrainedModel | str, str]:
+    """A model, or the name of one, `pinned`; and its origin."""
+    if isinstance(model, nn.Module):
+        return model, origin(model)
+    name = pinned(what, model)
+    return name, name
+
+
+def holds(what: str, name_or_path: str | os.PathLike, file: str) -> bool:
+    """Whether a folder or hub id has a file of this name."""
+    return (attempt(Path, what, name_or_path) / file).is_file()
+
+
+def pinned(what: str, name_or_path: str | os.PathLike) -> str:
+    """A hub id with the commit that it stands for now, so that all that is loaded by it belongs together; a folder as
+    it is.
+
+    Raises:
+        UserError: where the hub does not have it, or cannot be asked.
+    """
+    return _told(what, name_or_path, lambda: hub.pinned(name_or_path))
+
+
+def attempt(
+    load: Callable[..., Loaded], what: str, name_or_path: str | os.PathLike, weights: tuple[str, ...] = (), **options
+) -> Loaded:
+    """Call a `from_pretrained` with the folder of a model, turning its tracebacks into one sentence.
+
+    Args:
+        weights: that it reads, as for `hub.fetched`.
+    """
+    if "trust_remote_code" in options:
+        options["trust_remote_code"] = options["trust_remote_code"] or TRUSTS_CODE.get()
+    return _told(what, name_or_path, lambda: load(str(hub.fetched(name_or_path, weights)), **options))
+
+
+def _told(what: str, name_or_path: str | os.PathLike, load: Callable[[], Loaded]) -> Loaded:
     path = Path(name_or_path)
     near = did_you_mean(path.name, [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else [])
     if path.exists() and not path.is_dir():
@@ -224,16 +274,31 @@ def attempt(load, what: str, name_or_path: str | os.PathLike, **options):
     if path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
         found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
         raise UserError(f"{str(path)!r} holds no model: it has {found}, and {what} needs a config.json.")
-    if names_path(name_or_path) and not path.exists():
+    if hub.names_path(name_or_path) and not path.exists():
         raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{near}")
     try:
-        return load(str(name_or_path), **options)
+        return load()
+    except UserError:
+        raise
     except LOADING_FAULTS as error:
         where, near = ("the folder", "") if path.is_dir() else ("the hub", near)
-        raise loading_error(name_or_path, error)(
-            f"{what[0].upper()}{what[1:]} could not be loaded from {where} {str(name_or_path)!r}: {reason(error)} "
-            f"Give the folder of a saved model, or a hub id this machine can reach.{near}"
+        why = (None if path.is_dir() else hub.hub_fault(name_or_path, error)) or reason(error)
+        elsewhere = f"{why} Give the folder of a saved model, or a hub id this machine can reach."
+        why = code_advice(name_or_path, error) or elsewhere
+        raise hub.loading_error(name_or_path, error)(
+            f"{what[0].upper()}{what[1:]} could not be loaded from {where} {str(name_or_path)!r}: {why}{near}"
         ) from error
+
+
+def code_advice(name_or_path: str | os.PathLike, error: Exception) -> str | None:
+    """What to do where transformers asks for trust in the code that comes with a model; else None."""
+    if "trust_remote_code" not in str(error):
+        return None
+    page = f"at {str(name_or_path)!r}" if Path(name_or_path).is_dir() else f"on its page, {hub.page(name_or_path)}"
+    return (
+        f"it brings code of its own, which would run on this machine. Read it {page}; if you trust it, give "
+        "--trust_remote_code (in Python load it with trust_remote_code=True, and hand over the model)."
+    )
 
 
 def reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length, load_tokenizer
 from rlhf_kit.models.heads import unwrapped
+from rlhf_kit.models.weights import origin
 from rlhf_kit.ppo.rewards import Rewards
 
 OTHER_TOKENS = 0.01  # the share of ids that may stand for another token: end-of-turn marks get their names anew
@@ -70,7 +71,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 
 def _own_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase | None:
     """That beside the model's files; None for a model made in memory, or where none lies there."""
-    name = unwrapped(model).config._name_or_path
+    name = origin(unwrapped(model))
     try:
         return load_tokenizer(name, needs_eos=False) if name else None
     except UserError:

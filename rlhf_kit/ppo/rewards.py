@@ -36,6 +36,7 @@ from rlhf_kit.models.checkpoints import (
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import check_head, fit_context, row_format, score_texts, unwrapped
+from rlhf_kit.models.weights import located, origin, pinned
 from rlhf_kit.ppo.functions import GIVEN, call, check_signature, read_scores
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Rewards:
         self.batch_size = batch_size
         self.disagreement: Tensor | None = None  # (B,) of the last call: std over the members of the ensemble
         self.names = _distinct([_name(func) for func in self.funcs])
+        self.funcs = [pinned("a reward model", func) if isinstance(func, str) else func for func in self.funcs]
         for func in self.funcs:
             if isinstance(func, str):
                 check_scorer(func, load_config(func, what="a reward model"))
@@ -168,7 +170,7 @@ def _own_tokenizer(
     model: PreTrainedModel | PeftModel, policy_tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedTokenizerBase:
     """Of the folder or hub id that the model says it came from, as for GRPO; made in memory it has the policy's."""
-    name = model.config._name_or_path
+    name = origin(model)
     if not name:
         return policy_tokenizer
     try:
@@ -203,7 +205,7 @@ def prompts_cut(
 
 def _name(func: RewardFunc) -> str:
     if isinstance(func, str):
-        return func.rstrip("/").split("/")[-1]
+        return located(func).rstrip("/").split("/")[-1]
     if isinstance(func, MODELS):
         return func.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
     return getattr(func, "__name__", type(func).__name__)

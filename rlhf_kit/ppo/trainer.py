@@ -49,6 +49,7 @@ from rlhf_kit.models.value import (
     refuse_shared_weights,
     value_source,
 )
+from rlhf_kit.models.weights import located, with_origin
 from rlhf_kit.ppo import checkpoints, completions
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.ema import MovingAverage
@@ -101,9 +102,8 @@ class PPOTrainer(Trainer):
         value_model: str | PreTrainedModel = "shared",
         ptx_dataset: Dataset | None = None,
     ):
-        model, ref_model = (str(part) if isinstance(part, Path) else part for part in (model, ref_model))
-        name = model if isinstance(model, str) else model.config._name_or_path
-        args = copy.copy(args or PPOConfig(f"{name.rstrip('/').split('/')[-1]}-PPO"))
+        model, name = with_origin("a causal language model", model)
+        args = copy.copy(args or PPOConfig(f"{located(name).rstrip('/').split('/')[-1]}-PPO"))
         refuse_data_parallel(args)
         refuse_reports(args)
         set_seed(args.seed)

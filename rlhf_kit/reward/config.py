@@ -74,7 +74,8 @@ class RewardConfig(TrainingArguments):
     on_bad_row: str = field(
         default="error",
         metadata={
-            "help": "A list that is wrong: error names it, drop counts it. One that teaches nothing is left out."
+            "help": "A training list that is wrong: error names it, drop counts it. One that teaches nothing is left "
+            "out."
         },
     )
     center_rewards_coefficient: float | None = field(

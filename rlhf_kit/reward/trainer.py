@@ -24,6 +24,7 @@ from transformers import (
     set_seed,
 )
 
+from rlhf_kit.data.loading import checked
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import save_config, trainable
@@ -40,9 +41,10 @@ from rlhf_kit.models.heads import (
     unwrapped,
 )
 from rlhf_kit.models.prefix import check_shared_prefix, tree_scores
+from rlhf_kit.models.weights import located, with_origin
 from rlhf_kit.ops import length_mask
 from rlhf_kit.reward.config import RewardConfig
-from rlhf_kit.reward.data import ComparisonCollator, encode_comparisons
+from rlhf_kit.reward.data import KINDS, ComparisonCollator, encode_comparisons
 from rlhf_kit.reward.measures import centering, list_losses, list_measures, summarize
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import refuse_data_parallel
@@ -97,8 +99,8 @@ class RewardTrainer(Trainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         peft_config: LoraConfig | None = None,
     ):
-        name = str(model) if not isinstance(model, nn.Module) else unwrapped(model).config._name_or_path
-        args = args or RewardConfig(f"{name.rstrip('/').split('/')[-1]}-Reward")
+        model, name = with_origin("a reward model", model)
+        args = args or RewardConfig(f"{located(name).rstrip('/').split('/')[-1]}-Reward")
         refuse_data_parallel(args)
         refuse_reports(args)
         self.tokenizer = processing_class or load_tokenizer(name, needs_eos=False)
@@ -280,6 +282,8 @@ def encode_lists(
     Raises:
         UserError: for faulty lists, and for margins that the loss cannot keep.
     """
+    if name != "train":
+        checked(dataset, KINDS, name)  # what is measured is measured on all rows, whatever is left out in training
     dataset, counts = encode_comparisons(dataset, tokenizer, limit, args.ties_teach, args.on_bad_row, reads, name)
     told = [f"{what} {count}" for what, count in counts.items() if count and what != "lists"]
     if told:

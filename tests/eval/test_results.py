@@ -12,9 +12,10 @@ import pytest
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import intervals, results
-from rlhf_kit.eval.hashes import model_hash, text_hash
+from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.intervals import numbered
 from rlhf_kit.eval.items import Item, Run, Settings, measure, read_results
+from rlhf_kit.models.identity import model_hash
 
 SETTINGS = Settings("toy", "plain", 1, "some/model", "m0", "data.json", "d0", seed=3, options={"shots": 2})
 IDS = [f"story{number // 3}/{number % 3}" for number in range(12)]
@@ -259,7 +260,8 @@ def test_a_model_is_known_by_its_files(tmp_path):
     before = model_hash(adapter)
     (tmp_path / "plain/model.safetensors").write_bytes(b"trained")
     assert model_hash(adapter) != before
-    assert model_hash("gpt2") == text_hash("gpt2") != text_hash("gpt2-xl")
+    with pytest.raises(UserError, match="There is no folder"):
+        model_hash(str(tmp_path / "nothing"))
 
 
 def test_the_commit_and_versions_are_of_this_kit():

@@ -7,7 +7,7 @@ REPORTS = "tests/recipes/test_report_to.py::"
 MUTANTS = [
     (
         "rlhf_kit/data/hub.py",
-        "        or is_file_name(Path(name))\n",
+        "        or is_file_name(Path(text))\n",
         "",
         DRY + "test_an_answer_of_the_hub_is_no_silence",
     ),
@@ -19,8 +19,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/hub.py",
-        "if any(isinstance(link, DatasetNotFoundError | RepositoryNotFoundError) for link in chain):",
-        "if False:",
+        "    if any(isinstance(link, DatasetNotFoundError | ",
+        "    if any(False and isinstance(link, DatasetNotFoundError | ",
         DRY + "test_an_answer_of_the_hub_is_no_silence",
     ),
     (

@@ -1,0 +1,40 @@
+"""What a measurement reads from the hub, by commit: results tell what was measured, whatever a branch holds later."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rlhf_kit.data import sources
+from rlhf_kit.eval.options import BASELINES
+from rlhf_kit.models.weights import TRUSTS_CODE, pinned
+
+MODELS, DATA = ("model", "models"), ("data", "train_data", "demonstrations")
+
+
+def pin(options: argparse.Namespace) -> None:
+    """Give each name of the hub among the options the commit that it stands for now. Raises UserError.
+
+    Its models may run code of theirs where `trust_remote_code` says so.
+    """
+    if hasattr(options, "trust_remote_code"):
+        TRUSTS_CODE.set(options.trust_remote_code)
+    for name in MODELS:
+        if hasattr(options, name):
+            setattr(options, name, _each(getattr(options, name), _model))
+    for name in DATA:
+        if hasattr(options, name):
+            setattr(options, name, _each(getattr(options, name), sources.pinned))
+
+
+def _each(value: Any, pin_one) -> Any:
+    """Of one name, several, or (what it is called here, name) of several."""
+    if isinstance(value, list):
+        return [_each(one, pin_one) for one in value]
+    if isinstance(value, tuple):
+        return (*value[:-1], pin_one(value[-1]))
+    return pin_one(value) if isinstance(value, str) else value
+
+
+def _model(name: str) -> str:
+    return name if name in BASELINES else pinned("a model", name)

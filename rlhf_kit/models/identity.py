@@ -1,0 +1,44 @@
+"""What tells one model from another: its content, wherever it stands; of the hub its commit, whatever its branch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from rlhf_kit.data.hub import split_revision
+from rlhf_kit.models.weights import attempt, base_of, pinned
+
+# Of a model's folder, what its outputs depend on.
+MODEL_FILES = re.compile(
+    r"(adapter_|generation_)?config\.json|(adapter_|pytorch_)?model[-.].*|(tokenizer|vocab|merges)[_.].*"
+    r"|(special_tokens_map|added_tokens)\.json|chat_template\.jinja"
+)
+
+
+def model_hash(name: str) -> str:
+    """16 hexadecimal digits of a model's files, by content: the same model under another name has the same.
+
+    Of a model of the hub they are the first of its commit. Of an adapter its base model counts too.
+
+    Raises:
+        UserError: where the hub does not have it, or cannot be asked.
+    """
+    name = pinned("a model", name)
+    _, commit = split_revision(name)
+    adapter = attempt(Path, "a model", name) / "adapter_config.json"
+    if commit and not adapter.is_file():
+        return commit[:16]
+    found = hashlib.sha256((commit or "").encode())
+    for path in [] if commit else sorted(path for path in Path(name).iterdir() if MODEL_FILES.fullmatch(path.name)):
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                content.update(block)
+        found.update(path.name.encode() + content.digest())
+    if adapter.is_file():
+        saved = json.loads(adapter.read_text(encoding="utf-8"))
+        base = base_of(name, str(saved.get("base_model_name_or_path")), saved.get("revision"))
+        found.update(model_hash(base).encode())
+    return found.hexdigest()[:16]
