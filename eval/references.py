@@ -64,6 +64,8 @@ def read_predictions(path: Path, known: Sequence[Key], subset: bool = False) -> 
     if faults:
         form = '[{"id", "turn_id", "answer"}, ...]' if by_turn else "{id: answer}"
         raise _error(path, faults, f"It must be {form}.")
+    if not found:
+        raise UserError(f"{path} holds no prediction at all; give the file that the answers were written to.")
     faults = [f"{_told(key)}: its answer is {answer!r}, not a text" for key, answer in found if not _text(answer)]
     return _of_known(path, found, known, subset, faults)
 

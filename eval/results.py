@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import rlhf_kit
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
-from rlhf_kit.storage import Folder, write_fault
+from rlhf_kit.storage import Folder, check_place, write_fault
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
 
@@ -66,12 +65,8 @@ def check_folder(folder: Path, task: str, names: Iterable[str] = ()) -> None:
     Raises UserError where it cannot be made or written into, or one of `names` is there and is no result of this task
     as it was left.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {str(folder)!r} cannot be made: {error.strerror}. Give a folder.") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--output {str(folder)!r} cannot be written into. Give another folder.")
+    check_place(folder, "--output")
+    folder.mkdir(parents=True, exist_ok=True)
     of(folder, task).refuse_foreign(names)
 
 

@@ -21,7 +21,7 @@ from rlhf_kit.eval.scoring import Prompt, Reader, load_scorer, score_lists
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.processes import processes, quiet
-from rlhf_kit.storage import Folder
+from rlhf_kit.storage import Folder, check_place
 from rlhf_kit.terminal import complain, say
 
 KINDS = ("ranked", "pairs", "thumbs", "demonstrations")
@@ -142,6 +142,7 @@ def run(options: argparse.Namespace) -> None:
 
 def check_file(output: Path, data: str) -> None:
     """Raises UserError where the scores would replace their own data, or a file that is none of scores."""
+    check_place(output.parent, "--output")
     if output.is_dir():
         raise UserError(f"--output {str(output)!r} cannot be written: it is a folder. Give a file.")
     if output.exists() and Path(data).exists() and output.samefile(data):

@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from rlhf_kit import storage
 from rlhf_kit.errors import UserError
 from rlhf_kit.recipes.arguments import Settings, given_values
 from rlhf_kit.recipes.resume import wanted_checkpoint
@@ -114,11 +115,7 @@ def _look(settings: Settings, folder: Path, wanted: str | None) -> Path | None:
 def check_place(files: Folder) -> None:
     """Raises UserError where no folder can be, nobody can write, or another run does."""
     folder = files.path
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
-    home = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise UserError(f"--output_dir {str(folder)!r}: {str(home)!r} cannot be written into. Give another folder.")
+    storage.check_place(folder, "--output_dir")
     files.check_lock()
 
 

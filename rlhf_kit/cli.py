@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ COMMANDS = {  # what stands on the command line: the module whose `main` takes t
     "merge": ("rlhf_kit.recipes.merge", "A LoRA adapter merged into its base: a plain model", "把 LoRA 併回原模型"),
     "doctor": ("rlhf_kit.doctor", "What is wrong with a PPO run, and what to change", "檢查 PPO 訓練哪裡出了問題"),
 }
+# What is wrong with a name of the user's, wherever it turns out.
+PLACES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
 STAGES = ("pretrain", "mlm", "sft", "reward", "ppo")
 
 
@@ -78,6 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return module.main(rest)
+    except OSError as error:
+        if error.errno not in PLACES or error.filename is None:
+            raise
+        place = f"{str(error.filename)[:200]!r}: {error.strerror}"
+        complain(f"rlhf-kit {command}: {place}. Give a file or folder that is there and may be used.")
+        return 2
     except KeyboardInterrupt as interrupt:  # a stage and an evaluation say themselves how to go on
         complain(f"\nrlhf-kit {command}: interrupted. The same command begins again.")
         return interrupts.status(interrupt)

@@ -41,7 +41,7 @@ from rlhf_kit.recipes import evaluate
 from rlhf_kit.recipes.output import check_contents
 from rlhf_kit.recipes.run import versions
 from rlhf_kit.report import write_report
-from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
+from rlhf_kit.storage import RUN, Folder, check_place, clear, listed, strangers
 from rlhf_kit.terminal import complain
 
 RECIPES = Path(recipes.__file__).parent / "world"
@@ -374,8 +374,7 @@ def tell(story: Demo, pretrain: bool) -> int:
 
 def check_folder(folder: Path) -> None:
     """Raises UserError for a folder that is not a demo's, or holds what a demo would replace and has not written."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {str(folder)!r} is a file; give a folder.")
+    check_place(folder, "--output_dir")
     Folder(folder, "demo").check_lock()
     files, advice = Folder(folder, "demo"), "Nothing was changed: give another --output_dir, or move it away."
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -31,6 +32,7 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 TORCH_SAVE = re.compile(r"inline_container\.cc|basic_ios::clear")  # of its RuntimeErrors where a file is not whole
 CLOCK = 2.0  # seconds that the start of a process may seem to move when the clock is set
 NAMED = 5  # files that a message names
+LONGEST_NAME, LONGEST_PATH = 255, 3800  # bytes; some are left for the names of what is written
 
 
 @dataclass
@@ -242,6 +244,29 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(b"\n" * (before not in (b"", b"\n")) + "".join(f"{line}\n" for line in lines).encode())
+
+
+def check_place(folder: Path, called: str) -> None:
+    """Before hours are spent; nothing is made. `called`: the option that gives the folder.
+
+    Raises UserError where no folder can be, or no file in it. That is tried, as root may write by its rights alone
+    into /proc and a disk that is read only.
+    """
+    shown = f"{called} {str(folder)[:200]!r}"
+    named, whole = max(len(os.fsencode(part)) for part in (".", *folder.parts)), len(os.fsencode(folder.absolute()))
+    if named > LONGEST_NAME or whole > LONGEST_PATH:
+        told = f"a name may have {LONGEST_NAME} bytes, a path {LONGEST_PATH}"
+        raise UserError(f"{shown}... is too long: {told}. Give a shorter one.")
+    home = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not home.is_dir():
+        where = "is" if home == folder else f"lies under {str(home)!r}, which is"
+        raise UserError(f"{shown} {where} {'a file' if home.is_file() else 'no folder'}; give a folder.")
+    try:
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        raise UserError(
+            f"{shown}: {str(home)!r} cannot be written into ({error.strerror}). Give another folder."
+        ) from error
 
 
 def replace(path: Path, content: str | bytes, before: Callable[[Path], None] = lambda unfinished: None) -> Path:

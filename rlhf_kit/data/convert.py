@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
 from rlhf_kit.errors import UserError
 from rlhf_kit.parser import Parser
-from rlhf_kit.storage import Folder
+from rlhf_kit.storage import Folder, check_place
 from rlhf_kit.terminal import complain, say
 
 
@@ -76,7 +77,10 @@ def convert(
 
     Raises UserError for what cannot be read or written.
     """
-    if source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target)):
+    check_place(target.parent, "OUT")
+    if os.path.realpath(source) == os.path.realpath(target) or (
+        source.exists() and target.exists() and source.samefile(target)
+    ):
         raise UserError(f"IN and OUT are the same file {str(source)!r}; give another name for OUT.")
     Folder(target.parent, CONVERT).refuse_foreign([target.name])
     rows, left_out = read(source, source_format, sides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +32,9 @@ def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
     if source == WORLD or source.startswith(f"{WORLD}:"):
         return _read_world(source, kinds, split, seed)
     path = Path(source).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path's, which raises for a name that is too long
         return _read_folder(path, kinds, split)
-    if path.exists():
+    if os.path.lexists(path):
         return read_file(path, kinds)
     if names_path(source):
         raise _missing(path)

@@ -207,6 +207,20 @@ def test_a_parquet_file_that_would_fill_the_memory_is_refused(column, tmp_path):
         load(str(path), ["text"])
 
 
+@pytest.mark.parametrize("bound, most", [("MOST_LINES", 999), ("MOST_UNPACKED", 8 * 1000 - 1)])
+def test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused(bound, most, tmp_path, monkeypatch):
+    """A number that repeats is stored once: 1000 of them are 8000 bytes once they are read."""
+    monkeypatch.setattr(unpacking, "MOST_TIMES", 1)
+    path = tmp_path / "x.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"label": [1] * 1000}), path)
+    assert path.stat().st_size < 4000
+    monkeypatch.setattr(unpacking, bound, most + 1)
+    unpacking.measure_parquet(path, path.read_bytes())
+    monkeypatch.setattr(unpacking, bound, most)
+    with pytest.raises(UserError, match="x.parquet unpacks to more than .* Split it into shards"):
+        unpacking.measure_parquet(path, path.read_bytes())
+
+
 @pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", None])
 def test_a_parquet_file_is_read_however_its_texts_are_stored(encoding, tmp_path):
     path, table = tmp_path / "x.parquet", pyarrow.table({"text": ["the cat", "the cat sat"]})

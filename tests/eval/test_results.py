@@ -222,7 +222,7 @@ def test_what_a_user_does_wrong(tmp_path):
     with pytest.raises(UserError, match="was not measured item by item"):
         read_results(tmp_path / "else")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="is a file; give a folder"):
         Run(tmp_path / "file", SETTINGS, IDS)
 
 

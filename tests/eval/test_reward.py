@@ -252,7 +252,7 @@ def test_what_cannot_be_told_is_null_and_a_dash(folder, tmp_path, capsys):
     [
         (["--model", "{folder}", "--data", "{tmp}/none.jsonl"], "none.jsonl does not exist"),
         (["--model", "{tmp}/none", "--data", "{data}"], "no folder"),
-        (["--model", "{folder}", "--data", "{data}", "--output", "{data}"], "cannot be made"),
+        (["--model", "{folder}", "--data", "{data}", "--output", "{data}"], "is a file; give a folder"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, message, folder, tmp_path, capsys):

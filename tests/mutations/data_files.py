@@ -2,6 +2,7 @@
 
 DRY = "tests/recipes/test_dry_run.py::"
 FILES = "tests/data/test_files.py::"
+BAD = "tests/test_bad_files.py::"
 REPORTS = "tests/recipes/test_report_to.py::"
 
 MUTANTS = [
@@ -90,7 +91,7 @@ MUTANTS = [
         FILES + "test_rows_of_several_lines_are_told_with_their_line",
     ),
     (
-        "rlhf_kit/data/files.py",
+        "rlhf_kit/inputs.py",
         "    if len(found) == len(members):\n",
         "    if True:\n",
         FILES + "test_a_name_that_stands_twice_loses_nothing_in_silence",
@@ -102,9 +103,9 @@ MUTANTS = [
         FILES + "test_a_name_that_stands_twice_loses_nothing_in_silence",
     ),
     (
-        "rlhf_kit/data/files.py",
-        "    except RecursionError:\n",
-        "    except MemoryError:\n",
+        "rlhf_kit/inputs.py",
+        "        raise\n    except RecursionError:\n",
+        "        raise\n    except MemoryError:\n",
         FILES + "test_json_that_no_reader_takes_is_told_with_its_line",
     ),
     (
@@ -154,5 +155,59 @@ MUTANTS = [
         "texts = [name for name in texts if name not in delta]",
         "pass",
         "tests/data/test_files.py::test_a_parquet_file_is_read_however_its_texts_are_stored",
+    ),
+    (
+        "rlhf_kit/data/unpacking.py",
+        "if size > most or whole.num_rows > MOST_LINES:",
+        "if size > most:",
+        FILES + "test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused[MOST_LINES-999]",
+    ),
+    (
+        "rlhf_kit/data/unpacking.py",
+        "sum(8 * chunk.num_values for chunk in chunks)",
+        "0",
+        FILES + "test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused[MOST_UNPACKED-7999]",
+    ),
+    (
+        "rlhf_kit/inputs.py",
+        "    if kind is not None:\n",
+        "    if False:\n",
+        BAD + "test_what_is_no_file_is_one_message[references-a device]",
+    ),
+    (
+        "rlhf_kit/inputs.py",
+        "> DEEPEST and _is_deep(value)",
+        "> DEEPEST and False",
+        BAD + "test_a_bad_json_file_is_one_message[score-a value of a row that is deep]",
+    ),
+    (
+        "rlhf_kit/inputs.py",
+        "        _measure(node, {}, 0)\n",
+        "",
+        BAD + "test_a_bad_yaml_file_is_one_message[suite-anchors that explode]",
+    ),
+    (
+        "rlhf_kit/inputs.py",
+        "    fault = next(doubled(value), None)\n",
+        "    fault = None\n",
+        BAD + "test_a_bad_json_file_is_one_message[references-a key twice]",
+    ),
+    (
+        "rlhf_kit/storage.py",
+        "        tempfile.TemporaryFile(dir=home).close()\n",
+        "        pass\n",
+        BAD + "test_a_place_where_nothing_can_be_written_is_one_message[demo --output_dir {}-/proc/out]",
+    ),
+    (
+        "rlhf_kit/storage.py",
+        "    if named > LONGEST_NAME or",
+        "    if",
+        BAD + "test_a_place_where_nothing_can_be_written_is_one_message",
+    ),
+    (
+        "eval/references.py",
+        "    if not found:\n",
+        "    if False:\n",
+        BAD + "test_a_bad_json_file_is_one_message[predictions-an empty list]",
     ),
 ]

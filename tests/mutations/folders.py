@@ -129,8 +129,8 @@ MUTANTS = [
     ),
     (
         "eval/results.py",
-        "if not os.access(folder, os.W_OK | os.X_OK):",
-        "if False:",
+        '    check_place(folder, "--output")\n',
+        "",
         "tests/recipes/test_full_disk.py::test_an_evaluation_into_a_folder_that_cannot_be_written_loads_nothing",
     ),
 ]

@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     (
         "recipes/arguments.py",
-        "return name if Path(name).exists() or recipe not in _recipes()",
+        "return name if recipe not in _recipes() or Path(name).exists()",
         "return name if True",
         "tests/recipes/test_arguments.py::test_a_recipe_is_found_by_name_from_any_folder",
     ),
