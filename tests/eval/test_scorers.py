@@ -99,6 +99,7 @@ def test_squad2_wants_nothing_where_there_is_no_answer():
     assert scorers.squad2("", []) == scorers.squad2("The!", []) == (1.0, 1.0)
     assert scorers.squad2("barn", []) == scorers.squad2("", ["barn"]) == (0.0, 0.0)
     assert scorers.squad2("", ["the", "."]) == (1.0, 1.0)  # references without a word are none
+    assert scorers.squad2("", ["the", "barn"]) == (0.0, 0.0)
     assert scorers.squad2("the old red barn", ["red", "An old, red barn house"]) == (0.0, 6 / 7)
 
 
