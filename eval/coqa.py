@@ -6,7 +6,8 @@ import argparse
 import importlib
 from pathlib import Path
 
-from rlhf_kit.eval.options import DTYPES, chat_option, natural, positive
+from rlhf_kit.bounds import add_number
+from rlhf_kit.eval.options import DTYPES, chat_option
 
 PRESETS = ("gpt2", "gpt3")
 HISTORIES = ("gold", "model")
@@ -25,21 +26,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--history", choices=HISTORIES, default="gold", help="answers in the history: the data's or the model's [gold]"
     )
     chat_option(parser)
-    parser.add_argument("--shots", type=natural, default=0, metavar="K", help="demonstrations before [0] 示範數")
+    add_number(parser, "--shots", default=0, metavar="K", help="demonstrations before [0] 示範數")
     parser.add_argument(
         "--demonstrations", metavar="D", help="where they come from, its split train [the data] 示範的來源"
     )
-    parser.add_argument(
-        "--limit", type=positive, metavar="N", help="the first N stories: a trial, not a result 只評前 N 篇"
-    )
+    add_number(parser, "--limit", help="the first N stories: a trial, not a result 只評前 N 篇")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="write results.json, items.jsonl, predictions.json there 輸出資料夾"
     )
-    parser.add_argument(
-        "--max-batch-tokens", type=positive, default=8192, metavar="N", help="bounds memory [8192] 記憶體上限"
-    )
+    add_number(parser, "--max-batch-tokens", default=8192, help="bounds memory [8192] 記憶體上限")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights [float32] 權重精度")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of demonstrations and intervals [0]")
+    add_number(parser, "--seed", default=0, help="of demonstrations and intervals [0]")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rlhf_kit.eval.options import finite
+from rlhf_kit.bounds import add_number
 
 TASKS = ("coqa", "squad", "squad2", "drcd", "cmrc", "mlqa")
 
@@ -26,8 +26,8 @@ def score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--na-prob-file", type=Path, metavar="FILE", help="squad2: {id: how likely it has no answer}; best thresholds"
     )
-    parser.add_argument(
-        "--na-prob-thresh", type=finite, metavar="X", help="squad2: above it nothing counts as said [1.0] 無答案門檻"
+    add_number(
+        parser, "--na-prob-thresh", metavar="X", help="squad2: above it nothing counts as said [1.0] 無答案門檻"
     )
     parser.add_argument("--full-width", action="store_true", help="drcd: drop 《》？，。、；： too 也去掉全形標點")
     parser.add_argument("--language", choices=("en", "zh"), help="mlqa: of the answers [zh] 答案的語言")
@@ -36,5 +36,5 @@ def score(parser: argparse.ArgumentParser) -> None:
 def compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A", help="folder of results 結果的資料夾")
     parser.add_argument("second", type=Path, metavar="B")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap [0] 亂數種子")
+    add_number(parser, "--seed", default=0, help="of the bootstrap [0] 亂數種子")
     parser.add_argument("--json", action="store_true", help="the comparison as JSON")

@@ -5,36 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rlhf_kit.bounds import add_number
+
 DTYPES = ("float32", "bfloat16", "float16")
 BASELINES = ("lede-3", "random-3")  # of TL;DR, which need no model
-
-
-def whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least}")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    return whole(text, 1)
-
-
-def natural(text: str) -> int:
-    return whole(text, 0)
-
-
-def above_zero(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value
-
-
-def finite(text: str) -> float:
-    value = float(text)
-    if not -float("inf") < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
-    return value
 
 
 def chat_option(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +37,10 @@ def _common(parser: argparse.ArgumentParser, items: str) -> None:
         metavar="DIR",
         help="keep results.json and items.jsonl there, and go on there 輸出資料夾",
     )
-    parser.add_argument("--limit", type=positive, metavar="N", help=f"the first N {items} only: a trial, not a result")
-    parser.add_argument(
-        "--max-batch-tokens", type=positive, default=8192, metavar="N", help="bounds the memory; changes no result"
-    )
+    add_number(parser, "--limit", help=f"the first N {items} only: a trial, not a result")
+    add_number(parser, "--max-batch-tokens", default=8192, help="bounds the memory; changes no result")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights [float32] 數值精度")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn [0]")
+    add_number(parser, "--seed", default=0, help="of all that is drawn [0]")
 
 
 def icl(parser: argparse.ArgumentParser) -> None:
@@ -82,13 +54,8 @@ def icl(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="arithmetic, unscramble, world, or tasks of these by name 任務",
     )
-    parser.add_argument(
-        "--shots",
-        type=natural,
-        nargs="+",
-        default=[0, 1, 8],
-        metavar="K",
-        help="examples in the prompt [0 1 8] 範例數",
+    add_number(
+        parser, "--shots", nargs="+", default=[0, 1, 8], metavar="K", help="examples in the prompt [0 1 8] 範例數"
     )
     chat_option(parser)
     parser.add_argument(
@@ -119,9 +86,7 @@ def lambada(parser: argparse.ArgumentParser) -> None:
 def perplexity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="M", help="a folder or hub id 模型")
     _data(parser, "documents (column text), or one as .txt, where WikiText's headings begin new ones")
-    parser.add_argument(
-        "--stride", type=positive, metavar="N", help="new tokens a window scores [half of what the model reads] 步幅"
-    )
+    add_number(parser, "--stride", help="new tokens a window scores [half of what the model reads] 步幅")
     _common(parser, "documents")
 
 

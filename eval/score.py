@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf_kit.bounds import add_number
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.options import code_option, positive
+from rlhf_kit.eval.options import code_option
 from rlhf_kit.parser import Parser
 from rlhf_kit.terminal import complain
 
 REDUCTIONS = ("mean", "min", "mean-std")
-
-
-def _coefficient(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,11 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="JSONL: the rows with score (or scores: a list, or chosen and rejected) [standard output] 輸出檔案",
     )
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="completions a forward [16]")
+    add_number(parser, "--batch-size", default=16, help="completions a forward [16]")
     parser.add_argument("--ensemble", choices=REDUCTIONS, help="one score of several models [mean] 多個模型如何合併")
-    parser.add_argument(
-        "--std-coef", type=_coefficient, metavar="C", help="of mean-std: mean - C * standard deviation [1.0]"
-    )
+    add_number(parser, "--std-coef", metavar="C", help="of mean-std: mean - C * standard deviation [1.0]")
     code_option(parser)
     options = parser.parse_args(argv)
     try:

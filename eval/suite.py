@@ -15,6 +15,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rlhf_kit.bounds import add_number
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import coqa
 from rlhf_kit.eval import options as generators
@@ -75,9 +76,7 @@ def add_options(parser: argparse.ArgumentParser, suite: Path) -> None:
         metavar="DIR",
         help="write suite.json, suite.md, report.html there; go on there 輸出資料夾",
     )
-    parser.add_argument(
-        "--limit", type=generators.positive, metavar="N", help="N items of each entry at most: a trial, not a result"
-    )
+    add_number(parser, "--limit", help="N items of each entry at most: a trial, not a result")
 
 
 def run(options: argparse.Namespace) -> None:

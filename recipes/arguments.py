@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_kit import inputs
+from rlhf_kit.bounds import bound_of, broken_rule
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.recipes.coercion import (
     TextLoader,
@@ -174,6 +175,7 @@ def parse(
             continue
         try:
             values[key] = _value(value, declared[key])
+            problems += _range_fault(values[key], declared[key], where)
         except ValueError as error:
             problems.append(f"{where}: {error}")
     problems += _missing(values, raw, declared)
@@ -201,6 +203,15 @@ def _value(value: Any, option: Declared) -> Any:
         near = did_you_mean(str(result), map(str, option.choices))
         raise ValueError(f"got {result!r}, needs one of {', '.join(map(str, option.choices))}.{near}")
     return result
+
+
+def _range_fault(value: Any, option: Declared, where: str) -> list[str]:
+    bound = bound_of(option.name, *option.owners)
+    if bound is None or value is None or isinstance(value, str):
+        return []
+    rule = broken_rule(value, bound)
+    none = ", or null for none" if type(None) in members(option.type) else ""
+    return [f"{where}={value} must {rule}{none}."] if rule else []
 
 
 def _missing(values: dict, raw: dict, declared: dict[str, Declared]) -> list[str]:
@@ -242,6 +253,7 @@ class Declared:
     required: bool
     bare: Any
     choices: tuple = ()
+    owners: tuple[str, ...] = ()  # the classes that declare it
 
 
 def declared_fields(classes) -> dict[str, Declared]:
@@ -264,6 +276,7 @@ def declared_fields(classes) -> dict[str, Declared]:
                 required,
                 bare,
                 tuple(item.metadata.get("choices", ())),
+                tuple(kind.__name__ for kind in cls.__mro__),
             )
     return declared
 

@@ -50,8 +50,6 @@ def check_calibration(settings: Settings) -> None:
     if asked and not settings.training.calibrate:
         raise UserError(f"--{asked[0]} has nothing to move with --calibrate false. Leave one of them out.")
     for name in ("calibration_samples", "calibration_max_completion_length"):
-        if getattr(extra, name) < 1:
-            raise UserError(f"--{name} {getattr(extra, name)} must be at least 1.")
         if name in settings.given and not extra.calibration_policy:
             raise UserError(f"--{name} goes with --calibration_policy.")
 

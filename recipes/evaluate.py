@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from rlhf_kit import interrupts
+from rlhf_kit.bounds import add_number
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import coqa, file_options, suite
 from rlhf_kit.eval import options as generators
 from rlhf_kit.eval.extractive import options as extractive
-from rlhf_kit.eval.options import code_option, positive
+from rlhf_kit.eval.options import code_option
 from rlhf_kit.eval.transfer import options as transfer
 from rlhf_kit.parser import Parser
 from rlhf_kit.recipes.arguments import distributed_rank
@@ -41,9 +42,9 @@ def _reward(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write results.json, items.jsonl and report.html there 輸出資料夾",
     )
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="completions a forward [16]")
-    parser.add_argument("--limit", type=positive, metavar="N", help="the first N rows only: a trial, not a result")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap intervals [0]")
+    add_number(parser, "--batch-size", default=16, help="completions a forward [16]")
+    add_number(parser, "--limit", help="the first N rows only: a trial, not a result")
+    add_number(parser, "--seed", default=0, help="of the bootstrap intervals [0]")
 
 
 # name -> what it measures, in English and Chinese; its options; its module, whose `run` gets them

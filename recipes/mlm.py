@@ -94,21 +94,11 @@ class MaskedConfig(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        faults = []
-        if not 0 <= self.mlm_probability < 1:
-            faults.append(f"mlm_probability={self.mlm_probability} must be at least 0 and below 1")
-        if self.max_length is not None and self.max_length < 3:
-            faults.append(f"max_length={self.max_length} must be at least 3: [CLS], a token and [SEP]")
-        if self.train_tokenizer is not None and self.train_tokenizer < 10:
-            faults.append(f"train_tokenizer={self.train_tokenizer} must be at least 10")
-        if self.muon_learning_rate is not None:
-            faults += self._muon_faults()
+        faults = [] if self.muon_learning_rate is None else [*self._muon_faults()]
         if faults:
             raise UserError("; ".join(faults) + ".")
 
     def _muon_faults(self) -> Iterator[str]:
-        if self.muon_learning_rate <= 0:
-            yield f"muon_learning_rate={self.muon_learning_rate} must be above 0"
         if not hasattr(torch.optim, "Muon"):
             yield f"muon_learning_rate needs torch 2.9 or newer; here is {torch.__version__}"
         if self.optim_args or "adamw" not in getattr(self.optim, "value", self.optim):

@@ -29,7 +29,6 @@ from rlhf_kit.recipes.publishing import check_push, open_repository
 from rlhf_kit.recipes.resume import Provenance
 from rlhf_kit.recipes.revisions import check_revision, pin
 from rlhf_kit.recipes.run import seed_everything
-from rlhf_kit.training.bounds import TRAINING, range_faults
 from rlhf_kit.training.launch import refuse_data_parallel
 from rlhf_kit.training.reports import refuse_reports
 from rlhf_kit.training.schedule import schedule_faults
@@ -43,18 +42,13 @@ def check_settings(settings: Settings) -> None:
     model, args = settings.model, settings.training
     refuse_data_parallel(args)
     refuse_reports(args)
-    faults = [] if settings.stage == "ppo" else [f"--{fault}." for fault in range_faults(args, TRAINING)]
-    faults += [f"--{fault}." for fault in schedule_faults(args)] if not faults else []
+    faults = [f"--{fault}." for fault in schedule_faults(args)]
     if model.config_overrides is not None:
         plan.parse_overrides(model.config_overrides)
         if not model.tokenizer_name_or_path and not getattr(args, "train_tokenizer", None):
             faults.append("--config_overrides makes a new model, which needs a vocabulary: --tokenizer_name_or_path.")
         if model.use_peft:
             faults.append("--use_peft adapts a trained model; a new one (--config_overrides) has nothing to adapt.")
-    for name in ("max_train_samples", "max_eval_samples"):
-        count = getattr(settings.data, name)
-        if count is not None and count < 1:
-            faults.append(f"--{name} {count} must be at least 1.")
     if not model.use_peft:
         given = {name for name in settings.given & LORA_OPTIONS if getattr(model, name) is not False}
         faults += [f"--{name} goes with --use_peft." for name in sorted(given)]
@@ -184,12 +178,6 @@ def load_model(
         attn_implementation=model_args.attn_implementation,
         device_map="meta" if settings.run.dry_run else None,
     )
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise UserError(
-            f"The tokenizer has {len(tokenizer)} tokens and the model {rows}: they do not belong together. "
-            "Give the model's own tokenizer (leave out --tokenizer_name_or_path)."
-        )
     set_special_tokens(model, tokenizer)
     if context_length(model.config):
         tokenizer.model_max_length = context_length(model.config)

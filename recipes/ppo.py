@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from datasets import Dataset
@@ -20,7 +21,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.prompts import handed_on
-from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.errors import UserError, did_you_mean, each
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.functions import GIVEN, check_signature
@@ -86,9 +87,8 @@ def run(settings: Settings) -> dict:
     check_settings(settings)
     refuse_new_model(settings)
     settings.training.micro_batches(settings.training.world_size)
-    rewards = [resolve_reward(name) for name in settings.extra.reward_funcs]
+    rewards = each(partial(read_reward, settings), settings.extra.reward_funcs)
     check_ensemble(settings, rewards)
-    check_reward_models(settings, rewards)
     train_data, eval_data, notes = load_data(settings, KINDS, load)
     for rows in filter(None, (train_data, eval_data)):
         check_functions(rewards, rows.column_names)
@@ -150,18 +150,20 @@ def resolve_reward(name: str) -> str | Callable:
     return function
 
 
-def check_reward_models(settings: Settings, rewards: list[str | Callable]) -> None:
-    """Refuse a model that gives no score before anything else is read; a dry run goes on without what is not there."""
-    for name in (reward for reward in rewards if isinstance(reward, str)):
+def read_reward(settings: Settings, name: str) -> str | Callable:
+    """As `resolve_reward`; a model that gives no score is refused too, where a dry run can reach it."""
+    reward = resolve_reward(name)
+    if isinstance(reward, str):
         config = plan.Notes(settings.run.dry_run).reach("model", name, load_config, name, what="a reward model")
         if config is not None:
             check_scorer(name, config)
+    return reward
 
 
 def check_functions(rewards: list[str | Callable], columns: list[str]) -> None:
     """Refuse functions that do not take the columns they will get, before a model is loaded."""
-    for function in filter(callable, rewards):
-        check_signature(function.__name__, function, [*GIVEN, *handed_on(columns), "trainer_state"])
+    given = [*GIVEN, *handed_on(columns), "trainer_state"]
+    each(lambda function: check_signature(function.__name__, function, given), filter(callable, rewards))
 
 
 def check_ensemble(settings: Settings, rewards: list[str | Callable]) -> None:
@@ -178,10 +180,6 @@ def check_ensemble(settings: Settings, rewards: list[str | Callable]) -> None:
         )
     if len(set(models)) < len(models):
         raise UserError("--reward_ensemble: --reward_funcs names a reward model twice, which agrees with itself.")
-    if extra.reward_ensemble_std_coef < 0:
-        raise UserError(
-            f"--reward_ensemble_std_coef {extra.reward_ensemble_std_coef}: below 0, disagreement would be a merit."
-        )
     if extra.value_model == "reward":
         raise UserError(
             "--value_model reward starts from one reward model, and --reward_ensemble has several. Give --value_model "

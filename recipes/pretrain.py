@@ -67,18 +67,6 @@ class PretrainConfig(TrainingArguments):
         metadata={"help": "From scratch: first train a byte-level BPE of this many tokens on the training text."},
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        faults = []
-        if self.block_size is not None and self.block_size < 2:
-            faults.append(f"block_size={self.block_size} must be at least 2")
-        if self.train_tokenizer is not None and self.train_tokenizer < 257:
-            faults.append(
-                f"train_tokenizer={self.train_tokenizer} must be at least 257: 256 bytes and the end of text"
-            )
-        if faults:
-            raise UserError("; ".join(faults) + ".")
-
 
 def run(settings: Settings) -> dict:
     """Pre-train; returns what `run.json` holds."""

@@ -27,6 +27,7 @@ from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import recipes, world
+from rlhf_kit.bounds import add_number
 from rlhf_kit.console import Console
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
@@ -339,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "在一個自製的小世界裡走完全部步驟，不用下載任何東西。",
     )
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="where it goes [runs/demo]")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all stages [0]")
+    add_number(parser, "--seed", default=0, help="seed of all stages [0]")
     parser.add_argument(
         "--pretrain", action="store_true", help="first pre-train a smaller base on the spot 先自己預訓練一個"
     )

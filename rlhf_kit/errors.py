@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -23,6 +24,21 @@ class NotFiniteError(UserError):
     """Training came to a NaN or an infinity: the message names the tensor and the optimizer step."""
 
     status = 1
+
+
+def each(check: Callable[[Any], Any], items: Iterable) -> list:
+    """`check(item)` of every item. Raises UserError with what is wrong with all of them."""
+    found, faults = [], []
+    for item in items:
+        try:
+            found.append(check(item))
+        except HubUnreachableError:
+            raise
+        except UserError as error:
+            faults.append(error)
+    if faults:
+        raise faults[0] if len(faults) == 1 else UserError("\n".join(map(str, faults)))
+    return found
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ from rlhf_kit.models.checkpoints import context_length, load_config, load_policy
 from rlhf_kit.models.weights import located, with_origin
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import refuse_data_parallel
-from rlhf_kit.training.reports import refuse_reports
+from rlhf_kit.training.schedule import refuse_unusable
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         model, name = with_origin("a causal language model", model)
         args = args or SFTConfig(f"{located(name).rstrip('/').split('/')[-1]}-SFT")
         refuse_data_parallel(args)
-        refuse_reports(args)
+        refuse_unusable(args)
         refuse_options(args)
         if options.get("formatting_func") is not None:
             raise UserError(
@@ -190,7 +190,10 @@ def read_template(path: str) -> str:
     if path.endswith((".jinja", ".j2")):
         if not Path(path).is_file():
             raise UserError(f"chat_template_path {path!r}: no such file.")
-        return Path(path).read_text(encoding="utf-8")
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"chat_template_path {path!r} is no text in UTF-8: {error.reason}.") from error
     template = load_tokenizer(path).chat_template
     if not template:
         raise UserError(f"chat_template_path {path!r}: this tokenizer has no chat template.")

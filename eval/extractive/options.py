@@ -6,8 +6,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from rlhf_kit.bounds import add_number
 from rlhf_kit.eval import scorers
-from rlhf_kit.eval.options import DTYPES, above_zero, finite, natural, positive
+from rlhf_kit.eval.options import DTYPES
 
 SCORERS: dict[str, scorers.Scorer] = {
     "squad": scorers.squad,
@@ -47,9 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-bad-row", choices=("error", "drop"), default="error", help="a faulty question: stop, or count it [error]"
     )
-    parser.add_argument(
-        "--limit", type=positive, metavar="N", help="the first N questions only: a trial, not a result"
-    )
+    add_number(parser, "--limit", help="the first N questions only: a trial, not a result")
     parser.add_argument(
         "--output",
         type=Path,
@@ -58,38 +57,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     _windows(parser.add_argument_group("windows 視窗"))
     _training(parser.add_argument_group("fine-tuning before the test 先微調"))
-    parser.add_argument(
-        "--max-batch-tokens", type=positive, default=8192, metavar="N", help="bounds the memory; changes no result"
-    )
+    add_number(parser, "--max-batch-tokens", default=8192, help="bounds the memory; changes no result")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights at the test [float32]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the training and the intervals [0]")
+    add_number(parser, "--seed", default=0, help="of the training and the intervals [0]")
 
 
 def _windows(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--max-length", type=positive, default=384, metavar="N", help="tokens of a window [384]")
-    group.add_argument(
-        "--step", type=positive, metavar="N", help="tokens from one to the next, BERT's doc_stride [128] 步幅"
-    )
-    group.add_argument("--overlap", type=natural, metavar="N", help="tokens shared, Hugging Face's doc_stride 重疊")
-    group.add_argument("--max-query-length", type=positive, default=64, metavar="N", help="of a question [64]")
-    group.add_argument("--max-answer-length", type=positive, default=30, metavar="N", help="tokens of an answer [30]")
-    group.add_argument(
+    add_number(group, "--max-length", default=384, help="tokens of a window [384]")
+    add_number(group, "--step", help="tokens from one to the next, BERT's doc_stride [128] 步幅")
+    add_number(group, "--overlap", help="tokens shared, Hugging Face's doc_stride 重疊")
+    add_number(group, "--max-query-length", default=64, help="of a question [64]")
+    add_number(group, "--max-answer-length", default=30, help="tokens of an answer [30]")
+    add_number(
+        group,
         "--null-score-diff-threshold",
-        type=finite,
         metavar="X",
         help="squad2: no answer where its score is above the best span's by more [0] 無答案門檻",
     )
-    group.add_argument("--n-best", type=positive, default=20, metavar="N", help="candidates kept of a question [20]")
+    add_number(group, "--n-best", default=20, help="candidates kept of a question [20]")
 
 
 def _training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--train-data", nargs="+", default=[], metavar="D", help="one or several, in the forms of --data 訓練資料"
     )
-    group.add_argument("--epochs", type=above_zero, default=3.0, metavar="N", help="passes over it [3]")
-    group.add_argument("--learning-rate", type=above_zero, default=5e-5, metavar="X", help="its peak [5e-5]")
-    group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="windows a forward [32]")
-    group.add_argument("--lora", type=positive, metavar="R", help="train adapters of rank R and the head only")
+    add_number(group, "--epochs", default=3.0, help="passes over it [3]")
+    add_number(group, "--learning-rate", default=5e-5, metavar="X", help="its peak [5e-5]")
+    add_number(group, "--batch-size", default=32, help="windows a forward [32]")
+    add_number(group, "--lora", metavar="R", help="train adapters of rank R and the head only")
     group.add_argument(
         "--freeze",
         metavar="WHAT",

@@ -16,11 +16,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from rlhf_kit.bounds import bound_of, broken_rule
 from rlhf_kit.data.loading import ON_BAD_ROW
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
 from rlhf_kit.eval.extractive.options import SCORERS, SQUAD2
-from rlhf_kit.eval.extractive.run import CUTTING
 from rlhf_kit.eval.transfer.word_order import ORDERS
 from rlhf_kit.inputs import read_yaml
 
@@ -260,10 +260,10 @@ def _training_faults(given: Any, where: str) -> Iterator[str]:
             yield f"{where}: there is no {key!r}.{did_you_mean(str(key), known)}"
         elif isinstance(known[key], float) and isinstance(value, str):
             yield f"{where}: {key} is the text {value!r}; write a number, 2.0e-5 where YAML reads 2e-5 as text"
-        elif key in CUTTING and not _is_count(value, 0):
-            yield f"{where}: {key} is {value!r}; give a whole number"
-        elif key == "num_train_epochs" and not value > 0:
-            yield f"{where}: {key} is {value!r}; give a number above 0"
+        elif (
+            value is not None and (bound := bound_of(key, "ExtractiveConfig")) and (rule := broken_rule(value, bound))
+        ):
+            yield f"{where}: {key} is {value!r}; it must {rule}"
 
 
 def _twice(entries: Sequence[Any]) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rlhf_kit.eval.options import DTYPES, natural, positive
+from rlhf_kit.bounds import add_number
+from rlhf_kit.eval.options import DTYPES
 
 MODEL_SETS = ("world", "hub")
 
@@ -28,13 +29,11 @@ def add_options(parser: argparse.ArgumentParser, tables: Path) -> None:
         help="the cells and the table are kept there, and it goes on there [runs/transfer/TABLE] 輸出資料夾",
     )
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these rows only, by name 只做這幾列")
-    parser.add_argument("--seeds", nargs="+", type=natural, metavar="N", help="instead of the table's 亂數種子")
+    add_number(parser, "--seeds", name="seed", nargs="+", help="instead of the table's 亂數種子")
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="the folder that {data} stands for in the table 資料夾"
     )
-    parser.add_argument("--limit", type=positive, metavar="N", help="the first N questions of each test: a trial")
-    parser.add_argument(
-        "--max-batch-tokens", type=positive, default=8192, metavar="N", help="bounds the memory; changes no result"
-    )
+    add_number(parser, "--limit", help="the first N questions of each test: a trial")
+    add_number(parser, "--max-batch-tokens", default=8192, help="bounds the memory; changes no result")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights at the test [float32]")
     parser.set_defaults(tables=tables)

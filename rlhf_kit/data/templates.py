@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.messages import CALLS, LEARNT, Message
 from rlhf_kit.data.refusals import TemplateRefusal
+from rlhf_kit.data.runaway import refuse_runaway
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import parse_json
 
@@ -45,6 +46,7 @@ BOS = "{{ bos_token }}"  # before a template that leaves it out
 # Characters of Unicode's supplementary private use area stand in for the text of special tokens.
 _PRIVATE = 0xF0000
 _PROBE = "\U000f8000"
+_QUESTION = [{"role": "user", "content": "?"}]
 
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -91,6 +93,10 @@ def render(
 ):
     """A dialogue as its template has it, as text unless `options` say otherwise; they may hold its variables."""
     options = {"tokenize": False, "add_generation_prompt": add_generation_prompt} | options
+    refuse_runaway(
+        str(tokenizer.chat_template),
+        lambda: tokenizer.apply_chat_template(_QUESTION, tokenize=False, add_generation_prompt=True),
+    )
     try:
         return tokenizer.apply_chat_template(_with_arguments(tokenizer, list(messages), options), **options)
     except Exception as error:  # a template is a program of somebody's
@@ -305,9 +311,8 @@ def frame_of(tokenizer: PreTrainedTokenizerBase) -> Frame:
 def _frame_in(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | None, size: int) -> Frame:
     if is_ours(tokenizer):
         return Frame(" ", "", [eos_id(tokenizer)])
-    question = [{"role": "user", "content": "?"}]
-    prefix = render(tokenizer, question, add_generation_prompt=True)
-    full = render(tokenizer, [*question, {"role": "assistant", "content": _PROBE}])
+    prefix = render(tokenizer, _QUESTION, add_generation_prompt=True)
+    full = render(tokenizer, [*_QUESTION, {"role": "assistant", "content": _PROBE}])
     before, probe, after = full.partition(_PROBE)
     if not probe:
         return Frame("", "", [eos_id(tokenizer)], written=False)
@@ -325,9 +330,8 @@ def without_lead(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 def led(tokenizer: PreTrainedTokenizerBase, completion: str, frame: Frame) -> str:
     """A completion with the template's lead; as the template renders it where it knows a lead in it (a thought)."""
     if frame.lead.strip():
-        question = [{"role": "user", "content": "?"}]
-        prefix = render(tokenizer, question, add_generation_prompt=True)
-        full = render(tokenizer, [*question, {"role": "assistant", "content": completion}])
+        prefix = render(tokenizer, _QUESTION, add_generation_prompt=True)
+        full = render(tokenizer, [*_QUESTION, {"role": "assistant", "content": completion}])
         said = full.removeprefix(prefix).removesuffix(frame.after)
         if "".join(said.split()) == "".join(completion.split()):
             return said

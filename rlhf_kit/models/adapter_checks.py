@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_kit.bounds import number_faults
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.weights import head_modules, is_classifier, is_mergeable, names_classifier
 
@@ -34,7 +35,9 @@ def check_config(model: PreTrainedModel, config: LoraConfig) -> None:
     """
     if config.peft_type != PeftType.LORA:
         raise UserError(f"peft_config is a {type(config).__name__}; adapters are LoRA's here: give a LoraConfig.")
-    faults = [*_unknown_targets(model, config), *_unknown_to_save(model, config), *_start(model, config, STARTS)]
+    faults = number_faults("LoraConfig", r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout)
+    faults = [f"{fault}." for fault in faults]
+    faults += [*_unknown_targets(model, config), *_unknown_to_save(model, config), *_start(model, config, STARTS)]
     faults = faults or _tied(model, config)
     if faults:
         raise UserError("LoRA: " + " ".join(faults))

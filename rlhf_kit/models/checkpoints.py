@@ -43,6 +43,7 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfl
 # What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "seq_length")
 CONTEXT_NAMES += ("max_sequence_length", "context_length", "model_max_length")
+SIZES = ("num_attention_heads", "num_key_value_heads", "hidden_size", "num_hidden_layers", "vocab_size")
 # Models whose first token stands one place after that of the padding id: 514 positions are 512 tokens.
 COUNT_FROM_PADDING = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm")
 COUNT_FROM_PADDING += ("xlm-roberta", "xlm-roberta-xl", "xmod")
@@ -143,7 +144,10 @@ def _language_model(
             f"{str(name_or_path)!r} is a reward model or classifier: it gives scores, and {what} is needed. "
             "Give the model it was trained from, or one that `rlhf-kit sft` made."
         )
-    return _every_token_learns(load_weights(auto_class, what, name_or_path, config, device_map=device_map, **options))
+    model = load_weights(auto_class, what, name_or_path, config, device_map=device_map, **options)
+    if tokenizer is not None:
+        check_vocabulary(name_or_path, tokenizer, model)
+    return _every_token_learns(model)
 
 
 def load_reward_model(
@@ -239,8 +243,18 @@ def load_config(
         config = load_config(adapter.base_model_name_or_path, trust_remote_code, what)
         return _with_head(config) if adapter.task_type == "SEQ_CLS" else config
     config = attempt(read, what, name_or_path, trust_remote_code=trust_remote_code)
+    _check_sizes(name_or_path, config)
     config.name_or_path = located(name_or_path)
     return config
+
+
+def _check_sizes(name_or_path: str | os.PathLike, config: PretrainedConfig) -> None:
+    """Raises UserError for a model of no heads, no width, no layers or no tokens."""
+    config = config.get_text_config()
+    sizes = {name: getattr(config, name, None) for name in SIZES}
+    none = [f"{name} is {size}" for name, size in sizes.items() if isinstance(size, int) and size < 1]
+    if none:
+        raise UserError(f"The config.json of {str(name_or_path)!r} makes no model: {', '.join(none)}; 1 is the least.")
 
 
 def _read_reward_config(folder: str, **options) -> PretrainedConfig:
@@ -306,6 +320,7 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
 def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the model's configs, which are saved with it, end a completion where `end_ids` does and begin and pad as its
     tokenizer does. The model's own list of ends is extended; its padding token stays where the tokenizer has none."""
+    check_vocabulary(model.config.name_or_path, tokenizer, model)
     ends = list(dict.fromkeys([*_own_ends(model, tokenizer), *turn_ends(tokenizer)]))
     config = model.config.get_text_config()
     own_pad = getattr(config, "pad_token_id", None)  # RWKV and CodeGen have none

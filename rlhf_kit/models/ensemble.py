@@ -6,13 +6,13 @@ Limits: Eisenstein et al. 2023, arXiv:2312.09244: what all members believe wrong
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_kit.bounds import number_faults
 from rlhf_kit.data.chat import Message
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.checkpoints import check_scorer, load_config, load_reward_model, load_tokenizer
@@ -62,10 +62,8 @@ class Ensemble:
             raise UserError(
                 f"reduce={reduce!r} is not one of {', '.join(REDUCTIONS)}.{did_you_mean(reduce, REDUCTIONS)}"
             )
-        if not (math.isfinite(std_coef) and std_coef >= 0):
-            raise UserError(
-                f"std_coef={std_coef}: it must be finite and not below 0, or disagreement would be a merit."
-            )
+        if faults := number_faults("Ensemble", std_coef=std_coef, batch_size=batch_size):
+            raise UserError(f"Ensemble: {'; '.join(faults)}.")
         self.models, self.tokenizers = list(models), list(tokenizers)
         self.reduce, self.std_coef, self.batch_size = reduce, std_coef, batch_size
         self.__name__ = f"ensemble-{reduce}"

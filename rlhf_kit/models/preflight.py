@@ -27,7 +27,7 @@ from rlhf_kit.data.packing import PackedCollator, row_of
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length
 from rlhf_kit.models.heads import PLAIN, RowFormat, pad_right, sequence_scores, taken, unwrapped
-from rlhf_kit.ops import first_not_finite
+from rlhf_kit.models.weights import not_finite
 
 LENGTHS = (24, 13)  # tokens of the two texts
 ROUNDING = 1e-3  # of the numbers' spread: what float32 may lose, a hundredth of what the smallest leak seen changes
@@ -155,11 +155,9 @@ def check_trainable(model: nn.Module) -> None:
 def check_texts(model: nn.Module, texts: list[list[int]]) -> None:
     """Raises UserError for a model that reads what stands behind a token: later tokens, or padding on the right; and
     for one whose weights are no numbers."""
-    weight = agreed(lambda: first_not_finite(model.named_parameters()))
-    if weight:
-        raise UserError(
-            f"{_name(model)}: the weights {weight} are NaN or infinite, as it was loaded. Give another checkpoint."
-        )
+    found = agreed(lambda: not_finite(model))
+    if found:
+        raise UserError(f"{_name(model)}: {found}")
 
     def decide() -> str | None:
         return tried(model, lambda: gap(_beginnings(model, texts), [alone(model, text) for text in texts]))

@@ -19,6 +19,7 @@ from rlhf_kit.models.adapters import off_is_as_it_was, wrap
 from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.models.heads import calibration, taken
 from rlhf_kit.models.merging import merged
+from rlhf_kit.models.weights import refuse_not_finite
 
 VALUE_MODELS = ("shared", "separate", "reward")
 
@@ -196,6 +197,8 @@ def reference_of(
     """
     if isinstance(reference, str | Path):
         return load_policy(reference)
+    if reference is not None:
+        refuse_not_finite(reference, "ref_model")
     if reference is None and (lora is None or not off_is_as_it_was(lora)):
         return copy.deepcopy(policy)
     return reference

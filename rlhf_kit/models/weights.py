@@ -22,11 +22,14 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.integrations import is_fsdp_enabled
 from transformers.utils import logging as transformers_logging
 
 from rlhf_kit.data import hub
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.inputs import read_json
 from rlhf_kit.models.merging import merged
+from rlhf_kit.ops import first_not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +37,9 @@ logger = logging.getLogger(__name__)
 REWARD_CONFIG = "reward_config.json"
 OWN_BASE = "adapter_base"  # the folder in a run's, of the merged base of an adapter that was trained on an adapter
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-# What transformers and safetensors raise for files that are missing, damaged or do not fit one another.
-LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
-LOADING_FAULTS += (SafetensorError, StrictDataclassError, *hub.HUB_FAULTS)
+JSON_FILES = ("config.json", "adapter_config.json", "tokenizer_config.json", "generation_config.json")
+# What says by itself what is wrong; of anything else that a library raises the kind is told too.
+SPEAKING = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError, *hub.HUB_FAULTS)
 Loaded = TypeVar("Loaded")
 # Whether code that comes with a model may run, for all models of a command; a loader's own argument is for one.
 TRUSTS_CODE: ContextVar[bool] = ContextVar("trust_remote_code", default=False)
@@ -71,7 +74,22 @@ def load_weights(
             f"{str(name_or_path)!r}: its files lack {len(lost)} of the weights of {type(model).__name__}, which would "
             f"be drawn at random: {_first(lost)}. Give complete files, and the config.json that belongs to them."
         )
+    if not is_fsdp_enabled():  # where one process has read them, not all
+        refuse_not_finite(model, str(name_or_path))
     return model if model.dtype == dtype else model.to(dtype)
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """What is wrong with weights that are no numbers: every score and every answer would be none."""
+    weight = first_not_finite((name, x) for name, x in model.named_parameters() if not x.is_meta)
+    return f"the weights {weight} are NaN or infinite, as it was loaded. Give another checkpoint." if weight else None
+
+
+def refuse_not_finite(model: nn.Module, name: str) -> None:
+    """Raises UserError for a model, called `name`, whose weights are `not_finite`."""
+    found = not_finite(model)
+    if found:
+        raise UserError(f"{name!r}: {found}")
 
 
 def _load_chain(
@@ -276,13 +294,14 @@ def _told(what: str, name_or_path: str | os.PathLike, load: Callable[[], Loaded]
         raise UserError(f"{str(path)!r} holds no model: it has {found}, and {what} needs a config.json.")
     if hub.names_path(name_or_path) and not path.exists():
         raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{near}")
+    _refuse_no_mapping(path)
     try:
         return load()
-    except UserError:
+    except (UserError, torch.OutOfMemoryError, MemoryError):
         raise
-    except LOADING_FAULTS as error:
+    except Exception as error:  # of files that are missing, damaged or do not fit one another, anything is raised
         where, near = ("the folder", "") if path.is_dir() else ("the hub", near)
-        why = (None if path.is_dir() else hub.hub_fault(name_or_path, error)) or reason(error)
+        why = (None if path.is_dir() else hub.hub_fault(name_or_path, error)) or _words(error)
         elsewhere = f"{why} Give the folder of a saved model, or a hub id this machine can reach."
         why = code_advice(name_or_path, error) or elsewhere
         raise hub.loading_error(name_or_path, error)(
@@ -299,6 +318,20 @@ def code_advice(name_or_path: str | os.PathLike, error: Exception) -> str | None
         f"it brings code of its own, which would run on this machine. Read it {page}; if you trust it, give "
         "--trust_remote_code (in Python load it with trust_remote_code=True, and hand over the model)."
     )
+
+
+def _refuse_no_mapping(folder: Path) -> None:
+    """Raises UserError for a file beside a model that should hold a mapping in JSON, and does not."""
+    for path in (folder / name for name in JSON_FILES):
+        content = read_json(path) if path.exists() else {}
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{str(path)!r} holds a {type(content).__name__}; a mapping is needed. Give the file as it was saved."
+            )
+
+
+def _words(error: Exception) -> str:
+    return reason(error) if isinstance(error, SPEAKING) else f"{type(error).__name__}: {reason(error)}"
 
 
 def reason(error: Exception) -> str:

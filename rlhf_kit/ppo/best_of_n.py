@@ -11,7 +11,6 @@ References
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_kit.bounds import number_faults
 from rlhf_kit.data.chat import Message, encode_prompt
 from rlhf_kit.data.prompts import RESERVED
 from rlhf_kit.data.refusals import encode_each
@@ -133,7 +133,8 @@ def best_of_n(
     """
     prompts, columns = list(prompts), columns or {}
     numbers = {"n": n, "max_completion_length": max_completion_length, "batch_size": batch_size}
-    _check(numbers, prompts, columns, temperature, missing_eos_penalty)
+    numbers |= {"temperature": temperature, "missing_eos_penalty": missing_eos_penalty}
+    _check(numbers, prompts, columns)
     encoded = encode_each(prompts, partial(encode_prompt, tokenizer), "prompts")
     _check_room(encoded, context_length(policy.config), max_completion_length)
     device = next(policy.parameters()).device
@@ -183,14 +184,8 @@ def _eval_mode(policy: PreTrainedModel) -> Iterator[None]:
         policy.train(was_training)
 
 
-def _check(
-    numbers: dict[str, int], prompts: list, columns: dict[str, list], temperature: float, penalty: float | None
-) -> None:
-    faults = [f"{name}={value} must be at least 1" for name, value in numbers.items() if value < 1]
-    if not 0 < temperature < math.inf:
-        faults.append(f"temperature={temperature} must be above 0: the n completions of a prompt would be one")
-    if penalty is not None and not 0 <= penalty < math.inf:
-        faults.append(f"missing_eos_penalty={penalty} must not be negative: never to end would be rewarded")
+def _check(numbers: dict[str, float | None], prompts: list, columns: dict[str, list]) -> None:
+    faults = number_faults("best_of_n", **numbers)
     if not prompts:
         faults.append("prompts is empty")
     for name, column in columns.items():

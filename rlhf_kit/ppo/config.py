@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 
+from rlhf_kit.bounds import range_faults
 from rlhf_kit.errors import UserError
-from rlhf_kit.training.bounds import A_SHARE, ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, TRAINING, Bound, range_faults
 from rlhf_kit.training.launch import sharding_faults
 
 # TRL 1.12 and earlier: names whose meaning is not kept, and what to write instead.
@@ -53,34 +53,6 @@ RENAMED = {
     "log_with": "report_to",
 }
 
-BOUNDS: dict[str, Bound] = {
-    "value_learning_rate": NOT_NEGATIVE,
-    "value_warmup_rollouts": NOT_NEGATIVE,
-    "total_episodes": AT_LEAST_1,
-    "rollout_batch_size": AT_LEAST_1,
-    "max_completion_length": AT_LEAST_1,
-    "temperature": ("be above 0: PPO needs a distribution to sample from", lambda x: x > 0),
-    "generation_batch_size": AT_LEAST_1,
-    "reward_clip": ABOVE_0,
-    "missing_eos_penalty": ("not be negative: never to end would be rewarded", lambda x: x >= 0),
-    "kl_coef": NOT_NEGATIVE,
-    "kl_target": ABOVE_0,
-    "kl_horizon": AT_LEAST_1,
-    "max_kl": ABOVE_0,
-    "num_ppo_epochs": AT_LEAST_1,
-    "mini_batch_size": AT_LEAST_1,
-    "gamma": A_SHARE,
-    "lam": A_SHARE,
-    "cliprange": ABOVE_0,
-    "cliprange_value": ABOVE_0,
-    "vf_coef": NOT_NEGATIVE,
-    "entropy_coef": NOT_NEGATIVE,
-    "ptx_coef": NOT_NEGATIVE,
-    "ptx_batch_size": AT_LEAST_1,
-    "ptx_max_length": ("be at least 2: a token, and one to predict", lambda x: x >= 2),
-    "ema_decay": ("lie between 0 and 1, as 0.992", lambda x: 0 < x < 1),
-    "num_completions_to_print": NOT_NEGATIVE,
-}
 # Options of transformers' that PPO would not obey, or that would make it another algorithm.
 REFUSED = {
     "data_seed": "`seed` draws the order of the prompts too; leave it out",
@@ -250,7 +222,7 @@ class PPOConfig(TrainingArguments):
             raise UserError(f"PPOConfig: {error}") from error
 
     def _faults(self) -> list[str]:
-        faults = range_faults(self, TRAINING | BOUNDS)
+        faults = range_faults(self)
         if not faults and self.rollout_batch_size % self.mini_batch_size:
             faults.append(
                 f"rollout_batch_size={self.rollout_batch_size} must be a multiple of "

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.data.refusals import encode_each
-from rlhf_kit.errors import UserError
+from rlhf_kit.errors import UserError, each
 from rlhf_kit.models.checkpoints import (
     check_scorer,
     check_vocabulary,
@@ -36,7 +36,7 @@ from rlhf_kit.models.checkpoints import (
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import check_head, fit_context, row_format, score_texts, unwrapped
-from rlhf_kit.models.weights import located, origin, pinned
+from rlhf_kit.models.weights import located, origin, pinned, refuse_not_finite
 from rlhf_kit.ppo.functions import GIVEN, call, check_signature, read_scores
 
 logger = logging.getLogger(__name__)
@@ -75,9 +75,8 @@ class Rewards:
         self.disagreement: Tensor | None = None  # (B,) of the last call: std over the members of the ensemble
         self.names = _distinct([_name(func) for func in self.funcs])
         self.funcs = [pinned("a reward model", func) if isinstance(func, str) else func for func in self.funcs]
-        for func in self.funcs:
-            if isinstance(func, str):
-                check_scorer(func, load_config(func, what="a reward model"))
+        named = [func for func in self.funcs if isinstance(func, str)]
+        each(lambda name: check_scorer(name, load_config(name, what="a reward model")), named)
         for i, func in enumerate(self.funcs):
             if isinstance(func, str):
                 self.tokenizers[i] = self.tokenizers[i] or load_tokenizer(func, needs_eos=False)
@@ -85,7 +84,8 @@ class Rewards:
             if isinstance(self.funcs[i], MODELS):
                 check_head(self.funcs[i], self.names[i])
                 self.tokenizers[i] = self.tokenizers[i] or _own_tokenizer(self.funcs[i], policy_tokenizer)
-        for _, model, tokenizer in self.readers:
+        for name, model, tokenizer in self.readers:
+            refuse_not_finite(model, name)
             check_vocabulary(model.config._name_or_path, tokenizer, model)
             disable_dropout(model.eval().requires_grad_(False))
 

@@ -11,7 +11,6 @@ prompt (B, P), padded on the left             completion (B, R), padded on the r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import ops
+from rlhf_kit.bounds import number_faults
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.value import ValueHead
@@ -134,13 +134,9 @@ def sample(
 
 
 def _check(prompts: list[list[int]], max_completion_length: int, temperature: float, batch_size: int | None) -> None:
-    faults = [
-        f"{name}={value} must be at least 1"
-        for name, value in (("max_completion_length", max_completion_length), ("batch_size", batch_size))
-        if value is not None and value < 1
-    ]
-    if not 0 <= temperature < math.inf:
-        faults.append(f"temperature={temperature} must be finite and not negative")
+    faults = number_faults(
+        "sample", max_completion_length=max_completion_length, batch_size=batch_size, temperature=temperature
+    )
     empty = [row for row, ids in enumerate(prompts) if not len(ids)]
     if empty or not prompts:
         faults.append(f"prompt {empty[0]} has no tokens to go on from" if empty else "there are no prompts")

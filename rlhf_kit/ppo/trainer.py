@@ -66,7 +66,7 @@ from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_e
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import refuse_data_parallel
-from rlhf_kit.training.reports import refuse_reports
+from rlhf_kit.training.schedule import refuse_unusable
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class PPOTrainer(Trainer):
         model, name = with_origin("a causal language model", model)
         args = copy.copy(args or PPOConfig(f"{located(name).rstrip('/').split('/')[-1]}-PPO"))
         refuse_data_parallel(args)
-        refuse_reports(args)
+        refuse_unusable(args)
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
         config = load_config(model) if isinstance(model, str) else model.config

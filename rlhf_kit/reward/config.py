@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from rlhf_kit.bounds import range_faults
 from rlhf_kit.errors import UserError, did_you_mean
 
 CHOICES = {
@@ -94,19 +95,14 @@ class RewardConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "The answers and ranks are needed."})
 
     def __post_init__(self):
+        if faults := range_faults(self):
+            raise UserError(f"RewardConfig: {'; '.join(faults)}.")
         super().__post_init__()
         faults = [
             f"{name}={value!r} is not one of {', '.join(choices)}.{did_you_mean(value, choices)}"
             for name, choices in CHOICES.items()
             if (value := getattr(self, name)) not in choices
         ]
-        if self.max_length is not None and self.max_length < 1:
-            faults.append(f"max_length={self.max_length} must be at least 1.")
-        if not 0 <= self.label_smoothing_factor < 0.5:
-            faults.append(
-                f"label_smoothing_factor={self.label_smoothing_factor} must be at least 0 and below 0.5: at 0.5 the "
-                "labels say nothing."
-            )
         if self.loss_type != "pairwise" and (self.label_smoothing_factor or self.tie_loss != "drop"):
             faults.append(
                 f"label_smoothing_factor and tie_loss belong to loss_type='pairwise'; it is {self.loss_type!r}, which "

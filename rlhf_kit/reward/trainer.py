@@ -48,7 +48,7 @@ from rlhf_kit.reward.data import KINDS, ComparisonCollator, encode_comparisons
 from rlhf_kit.reward.measures import centering, list_losses, list_measures, summarize
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import refuse_data_parallel
-from rlhf_kit.training.reports import refuse_reports
+from rlhf_kit.training.schedule import refuse_unusable
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class RewardTrainer(Trainer):
         model, name = with_origin("a reward model", model)
         args = args or RewardConfig(f"{located(name).rstrip('/').split('/')[-1]}-Reward")
         refuse_data_parallel(args)
-        refuse_reports(args)
+        refuse_unusable(args)
         self.tokenizer = processing_class or load_tokenizer(name, needs_eos=False)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

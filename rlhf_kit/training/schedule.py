@@ -12,14 +12,17 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.utils import is_liger_kernel_available
 
+from rlhf_kit.bounds import range_faults
 from rlhf_kit.errors import UserError
+from rlhf_kit.training.reports import refuse_reports
 
 LATER = ("model", "optim_target_modules")  # in what transformers says of optimizers that are made of a model (GaLore)
 
 
 def refuse_unusable(args: TrainingArguments) -> None:
-    """Raises UserError for all of `schedule_faults`."""
-    faults = schedule_faults(args)
+    """Raises UserError for reports that cannot be made, all numbers out of range, or else all `schedule_faults`."""
+    refuse_reports(args)
+    faults = range_faults(args) or schedule_faults(args)
     if faults:
         raise UserError(f"{'; '.join(faults)}.")
 

@@ -24,7 +24,6 @@ from rlhf_kit.ops import first_not_finite
 from rlhf_kit.training.checkpoints import begin, damage, last_whole, seal
 from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
-from rlhf_kit.training.reports import refuse_reports
 from rlhf_kit.training.schedule import refuse_unusable
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ class TrainerMixin:
         self._epoch_rng: Tensor | None = None  # the generator's state when the order of this epoch was drawn
         for given in (*args, *options.values()):
             if isinstance(given, transformers.TrainingArguments):
-                refuse_reports(given)
                 refuse_unusable(given)
         super().__init__(*args, **options)
         refuse_data_parallel(self.args)

@@ -284,7 +284,6 @@ class TestWhatIsNotThere:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", "{", "not a valid JSON file"),
         ("config.json", "{}", "model_type"),
         ("model.safetensors", "123", "header too small"),
         ("model.safetensors", None, "no file named model.safetensors"),

@@ -133,9 +133,9 @@ MUTANTS = [
         REPORTS + "test_a_missing_package_is_told_before_anything_is_read[run-sft]",
     ),
     (
-        "rlhf_kit/training/trainer.py",
-        "                refuse_reports(given)\n",
-        "                pass\n",
+        "rlhf_kit/training/schedule.py",
+        "    refuse_reports(args)\n",
+        "",
         REPORTS + "test_trainers_in_python_refuse_it_too",
     ),
     (

@@ -319,15 +319,15 @@ MUTANTS = [
         BOUNDS + "test_what_would_be_read_otherwise_than_it_is_meant_is_refused",
     ),
     (
-        "rlhf_kit/training/bounds.py",
-        'elif "float" not in kind and not isinstance(value, int):',
-        'elif "float" not in kind and value != int(value):',
+        "rlhf_kit/bounds.py",
+        "if bound.whole and not isinstance(value, Integral):",
+        "if bound.whole and value != int(value):",
         BOUNDS + "test_what_would_be_read_otherwise_than_it_is_meant_is_refused",
     ),
     (
-        "rlhf_kit/training/bounds.py",
-        "for name, value in told.items() if isinstance(value, str)]",
-        "for name, value in told.items() if False]",
+        "rlhf_kit/bounds.py",
+        'if kind in ("bool", str(bool)) and isinstance(value, str):',
+        "if False:",
         BOUNDS + "test_what_would_be_read_otherwise_than_it_is_meant_is_refused",
     ),
     # What reads the policy's tokens beside it.
@@ -364,8 +364,8 @@ MUTANTS = [
     # What is refused before anything is loaded.
     (
         "recipes/models.py",
-        "schedule_faults(args)] if not faults else []",
-        "schedule_faults(args)] if False else []",
+        "for fault in schedule_faults(args)]",
+        "for fault in schedule_faults(args) if False]",
         "tests/recipes/test_schedule.py::test_what_cannot_be_made_is_told_first",
     ),
     (
@@ -399,19 +399,19 @@ MUTANTS = [
         LAUNCH + "test_an_accelerate_launch_with_shards_is_refused",
     ),
     (
-        "rlhf_kit/training/bounds.py",
-        "elif not math.isfinite(value):",
-        "elif False:",
+        "rlhf_kit/bounds.py",
+        "if not isinstance(value, Integral) and not math.isfinite(value):",
+        "if False:",
         BOUNDS + "test_what_is_no_number_is_refused",
     ),
     (
-        "rlhf_kit/ppo/config.py",
+        "rlhf_kit/bounds.py",
         '"gamma": A_SHARE',
         '"gamma": NOT_NEGATIVE',
         BOUNDS + "test_numbers_out_of_range_are_refused",
     ),
     (
-        "rlhf_kit/training/bounds.py",
+        "rlhf_kit/bounds.py",
         "lambda x: 0 <= x <= 1)",
         "lambda x: 0 <= x < 1)",
         BOUNDS + "test_the_ends_of_a_range_are_taken",

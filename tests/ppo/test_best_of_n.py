@@ -212,7 +212,7 @@ def test_dropout_is_not_drawn_and_the_mode_comes_back(run, policy):
         ({"columns": {"tag": [1]}}, "the column 'tag' has 1 entries for 3 prompts"),
         ({"columns": {"prompts": [1, 2, 3]}}, "the column 'prompts' has the name of what a reward function gets"),
         ({"batch_size": -1}, "batch_size=-1 must be at least 1"),
-        ({"temperature": float("nan")}, "temperature=nan must be above 0"),
+        ({"temperature": float("nan")}, "temperature=nan must be finite"),
         ({"missing_eos_penalty": -1.0}, "missing_eos_penalty=-1.0 must not be negative"),
         ({"n": 0, "temperature": -1.0}, "n=0 must be at least 1; temperature=-1.0 must be above 0"),
         ({"max_completion_length": 127}, r"prompt 1 has \d\d tokens, and the context of 128 leaves 1 beside"),

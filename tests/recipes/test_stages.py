@@ -289,7 +289,7 @@ def test_ppo_against_an_ensemble_and_a_function(base, ranked, judges, tmp_path):
         (2, ["--reward_ensemble", "min", "--value_model", "reward"], "--value_model reward starts from one reward"),
         (2, ["--reward_ensemble", "min", "--reward_ensemble_std_coef", "1"], "goes with --reward_ensemble mean-std"),
         (2, ["--reward_ensemble_std_coef", "1"], "goes with --reward_ensemble mean-std"),
-        (2, ["--reward_ensemble", "mean-std", "--reward_ensemble_std_coef", "-1"], "below 0"),
+        (2, ["--reward_ensemble", "mean-std", "--reward_ensemble_std_coef", "-1"], "must not be negative"),
     ],
 )
 def test_ensembles_that_make_no_sense(base, ranked, judges, tmp_path, capsys, models, argv, message):
