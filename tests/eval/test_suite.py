@@ -63,9 +63,9 @@ def test_the_worlds_suite_measures_what_it_promises():
 
 
 def test_options_are_those_of_the_command_as_if_typed():
-    tldr = entry(command="tldr", options={"data": "d.jsonl", "no_hint": True, "seed": -1}, items=30)
+    tldr = entry(command="tldr", options={"data": "d.jsonl", "no_hint": True, "seed": 3}, items=30)
     found = arguments(tldr, "runs/sft", Path("out"), 50)
-    assert found.models == ["runs/sft"] and found.output == Path("out") and found.no_hint and found.seed == -1
+    assert found.models == ["runs/sft"] and found.output == Path("out") and found.no_hint and found.seed == 3
     assert found.limit == 30 and arguments(tldr, "M", None, 5).limit == 5  # the smaller of the two
     tldr = replace(tldr, options={"data": "d.jsonl", "no_hint": False}, items=None)
     assert not arguments(tldr, "M", None, None).no_hint and arguments(tldr, "M", None, None).limit is None
