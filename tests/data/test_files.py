@@ -207,14 +207,14 @@ def test_a_parquet_file_that_would_fill_the_memory_is_refused(column, tmp_path):
         load(str(path), ["text"])
 
 
-@pytest.mark.parametrize("bound, most", [("MOST_LINES", 999), ("MOST_UNPACKED", 8 * 1000 - 1)])
-def test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused(bound, most, tmp_path, monkeypatch):
+@pytest.mark.parametrize("bound, least, most", [("MOST_LINES", 1000, 999), ("MOST_UNPACKED", 9000, 7999)])
+def test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused(bound, least, most, tmp_path, monkeypatch):
     """A number that repeats is stored once: 1000 of them are 8000 bytes once they are read."""
     monkeypatch.setattr(unpacking, "MOST_TIMES", 1)
     path = tmp_path / "x.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"label": [1] * 1000}), path)
     assert path.stat().st_size < 4000
-    monkeypatch.setattr(unpacking, bound, most + 1)
+    monkeypatch.setattr(unpacking, bound, least)
     unpacking.measure_parquet(path, path.read_bytes())
     monkeypatch.setattr(unpacking, bound, most)
     with pytest.raises(UserError, match="x.parquet unpacks to more than .* Split it into shards"):

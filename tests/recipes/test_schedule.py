@@ -50,7 +50,7 @@ ASKED = [
         for value, told in (
             ("missing.json", "got 'missing.json', needs a mapping"),
             ("list.json", "'list.json' holds a list"),
-            ("cut.json", "cut.json is not valid JSON"),
+            ("cut.json", "got 'cut.json', needs a mapping"),
             ("{cut", "'{cut' is no JSON"),
             (".", "got '.', needs a mapping"),
         )
