@@ -228,7 +228,7 @@ MUTANTS = [
     # Rewards.
     (
         REWARDS,
-        'check_scorer(func, load_config(func, what="a reward model"))',
+        'check_scorer(name, load_config(name, what="a reward model"))',
         "pass",
         MODELS + "test_a_language_model_as_a_reward_is_refused_by_name",
     ),
