@@ -33,7 +33,7 @@ def test_a_command_in_a_fresh_shell(command, place, tmp_path):  # noqa: F811
     words = shlex.split(command)
     place(models_of(words))
     if words[1] == "doctor":
-        (tmp_path / words[2]).mkdir(parents=True)
+        (tmp_path / words[2]).mkdir(parents=True, exist_ok=True)
         (tmp_path / words[2] / "metrics.jsonl").write_text('{"step": 1, "kl": 0.1, "reward": 0.2, "loss": 0.3}\n')
     trains = words[0] == "accelerate" or words[1] in STAGES
     if trains and "--help" not in words and "--dry-run" not in words:
