@@ -62,8 +62,8 @@ YAML = {
 }
 PLACES = ("a pipe", "a device", "a folder", "nowhere", "a name too long", "under a file", "a loop of links")
 COMMANDS = {  # what reads it, and the arguments; {} is the file
-    "score": (".jsonl", "score --model none --data {}"),
-    "score, a list": (".json", "score --model none --data {}"),
+    "score": (".jsonl", "score --model ./m --data {}"),
+    "score, a list": (".json", "score --model ./m --data {}"),
     "convert": (".jsonl", "convert {} out.jsonl --from ranked"),
     "convert, a list": (".json", "convert {} out.jsonl --from hh-rlhf"),
     "references": (".json", "eval score squad --references {} --predictions good.json"),
@@ -74,7 +74,7 @@ COMMANDS = {  # what reads it, and the arguments; {} is the file
 TABLES = {
     "sft": "sft --config {}",
     "ppo": "ppo --config {}",
-    "suite": "eval suite --suite {} --models a=none",
+    "suite": "eval suite --suite {} --models a=./m",
     "transfer": "eval transfer --config {} --output out",
 }
 SQUAD = '{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "q", "answers": [{"text": "a"}]}]}]}]}'
@@ -90,6 +90,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("squad.json").write_text(SQUAD)
     Path("coqa.json").write_text(COQA)
+    Path("m").mkdir()
+    Path("m/config.json").write_text('{"model_type": "gpt2"}')
     Path("good.json").write_text('{"q": "a"}')
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it does not end"))
     signal.alarm(60)
