@@ -85,7 +85,7 @@ MUTANTS = [
     ),
     (
         WEIGHTS,
-        "return str(Path(name).resolve()) if name and Path(name).is_dir() else name",
+        "return str(Path(name).resolve()) if name and Path(name).is_dir() else hub.split_revision(name)[0]",
         "return name",
         CHAINS_TEST + "test_what_a_stage_leaves_loads_in_plain_transformers",
     ),

@@ -229,7 +229,7 @@ MUTANTS = [
     (
         REWARDS,
         'check_scorer(name, load_config(name, what="a reward model"))',
-        "pass",
+        "None",
         MODELS + "test_a_language_model_as_a_reward_is_refused_by_name",
     ),
     (
