@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_kit.cli import main
-from rlhf_kit.inputs import DEEPEST, MOST_YAML, parse_json, parse_yaml
+from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import DEEPEST, MOST_YAML, parse_json, parse_yaml, read_json, read_yaml
 
 MANY = 100_000
 JSON = {
@@ -206,3 +207,22 @@ def test_a_place_where_nothing_can_be_written_is_one_message(command, place, cap
     Path("ranked.jsonl").write_text('{"prompt": "a", "completions": ["b", "c"], "ranks": [1, 2]}\n')
     refused(command, place, capsys)
     assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    "read, content, told",
+    [
+        (read_json, JSON["a value of a row that is deep"], "nested too deeply, in more than"),
+        (read_json, JSON["a key twice"], "an object has `data` twice"),
+        (read_yaml, YAML["anchors that explode"], "with its anchors written out"),
+    ],
+)
+def test_the_bound_that_was_met_is_named(read, content, told):
+    Path("bad").write_text(content)
+    with pytest.raises(UserError, match=told):
+        read(Path("bad"))
+
+
+def test_a_device_is_named_before_it_is_read():
+    with pytest.raises(UserError, match="/dev/null is a device; give a file."):
+        read_json(Path("/dev/null"))

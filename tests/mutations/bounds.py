@@ -58,7 +58,7 @@ MUTANTS = [
         "rlhf_kit/models/weights.py",
         "    found = not_finite(model)\n",
         "    found = None\n",
-        UNSOUND + "test_a_model_that_is_none_is_one_message",
+        UNSOUND + "test_ppo_in_python_reads_no_judge_of_nan",
     ),
     (
         "rlhf_kit/models/checkpoints.py",
