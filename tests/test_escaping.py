@@ -133,6 +133,7 @@ def summary():
 def test_the_demos_answers_are_text(tmp_path, capsys):
     page = demo.samples_page(summary())
     rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert page.count("\\[/INST\\] \\[bold\\]x\\[i\\]") == 5  # the prompt and four answers
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in rows} == {5} and len(rows) == 6
     assert not MOVES.search(page) and "<script" not in page and len(page.splitlines()) == 12
     demo.show(summary(), tmp_path / "[INST] \x1b[2J")
@@ -147,10 +148,10 @@ def test_a_card_holds_names_as_text():
 
 LEAVES = """
 import sys
-from rlhf_kit.terminal import outlive_readers, say
+from rlhf_kit.terminal import outlive_readers
 outlive_readers()
 for number in range(20000):
-    say(f"line {number}")
+    print(f"line {number}")
 print("\u7389\u5c71 \\ud83d", file=sys.stderr)
 sys.exit(3)
 """

@@ -74,7 +74,12 @@ MUTANTS = [
         "            pass",
         HOSTILE + "test_a_run_its_completions_and_its_card",
     ),
-    ("rlhf_kit/progress.py", "8 if narrow else 24", "24", "tests/test_progress.py::test_a_bar_of_ppo_is_whole"),
+    (
+        "rlhf_kit/training/progress.py",
+        '{"loss"} if "kl" in logs else set()',
+        "set()",
+        "tests/test_progress.py::test_numbers_come_in_order_and_short",
+    ),
     (
         "rlhf_kit/training/progress.py",
         "(PrinterCallback, ProgressCallback)",
