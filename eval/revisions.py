@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from rlhf_kit.data import sources
+from rlhf_kit.data.hub import is_local
+from rlhf_kit.errors import HubUnreachableError
 from rlhf_kit.eval.options import BASELINES
 from rlhf_kit.models.weights import TRUSTS_CODE, pinned
 
@@ -15,6 +17,7 @@ MODELS, DATA = ("model", "models"), ("data", "train_data", "demonstrations")
 def pin(options: argparse.Namespace) -> None:
     """Give each name of the hub among the options the commit that it stands for now. Raises UserError.
 
+    A name stays as it is where the hub cannot be asked: what loads it says so, after what else is wrong.
     Its models may run code of theirs where `trust_remote_code` says so.
     """
     if hasattr(options, "trust_remote_code"):
@@ -32,9 +35,12 @@ def _each(value: Any, pin_one) -> Any:
     if isinstance(value, list):
         return [_each(one, pin_one) for one in value]
     if isinstance(value, tuple):
-        return (*value[:-1], pin_one(value[-1]))
-    return pin_one(value) if isinstance(value, str) else value
+        return (*value[:-1], _each(value[-1], pin_one))
+    try:
+        return pin_one(value) if isinstance(value, str) else value
+    except HubUnreachableError:
+        return value
 
 
 def _model(name: str) -> str:
-    return name if name in BASELINES else pinned("a model", name)
+    return name if name in BASELINES or is_local(name) else pinned("a model", name)

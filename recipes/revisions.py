@@ -47,8 +47,8 @@ def check_revision(settings: Settings) -> Iterator[str]:
 def pin(settings: Settings) -> None:
     """Give each name of the hub among the options the commit that it stands for now.
 
-    In a dry run a name stays as it is where the hub cannot be asked. All models of the run may run code of theirs, or
-    none.
+    A name stays as it is where the hub cannot be asked: what loads it says so, after what else is wrong. All models
+    of the run may run code of theirs, or none.
 
     Raises:
         UserError: of all that the hub does not have.
@@ -74,9 +74,10 @@ def _found(settings: Settings) -> dict[str, Any]:
         for source in value if isinstance(value, list) else [value]:
             try:
                 pins.append(resolve(str(source)))
+            except HubUnreachableError:
+                pins.append(source)
             except UserError as error:
-                if not (settings.run.dry_run and isinstance(error, HubUnreachableError)):
-                    faults.append((f"--{name}: ", error))
+                faults.append((f"--{name}: ", error))
                 pins.append(source)
         found[name] = pins if isinstance(value, list) else pins[0]
     if len(faults) == 1:

@@ -75,10 +75,11 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         peft_config: LoraConfig | None = None,
         **options: Any,
     ):
+        if args is not None:  # before the model is looked for
+            refuse_data_parallel(args)
+            refuse_unusable(args)
         model, name = with_origin("a causal language model", model)
         args = args or SFTConfig(f"{located(name).rstrip('/').split('/')[-1]}-SFT")
-        refuse_data_parallel(args)
-        refuse_unusable(args)
         refuse_options(args)
         if options.get("formatting_func") is not None:
             raise UserError(

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from rlhf_kit.data.hub import split_revision
+from rlhf_kit.errors import HubUnreachableError
 from rlhf_kit.models.weights import attempt, base_of, pinned
 
 # Of a model's folder, what its outputs depend on.
@@ -20,12 +21,17 @@ MODEL_FILES = re.compile(
 def model_hash(name: str) -> str:
     """16 hexadecimal digits of a model's files, by content: the same model under another name has the same.
 
-    Of a model of the hub they are the first of its commit. Of an adapter its base model counts too.
+    Of a model of the hub they are the first of its commit. Of an adapter its base model counts too. Where the hub
+    cannot be asked and the cache does not have it, nothing was loaded by the name: it is what a model in memory is
+    called, and its text counts.
 
     Raises:
-        UserError: where the hub does not have it, or cannot be asked.
+        UserError: where the hub does not have it.
     """
-    name = pinned("a model", name)
+    try:
+        name = pinned("a model", name)
+    except HubUnreachableError:
+        return hashlib.sha256(name.encode()).hexdigest()[:16]
     _, commit = split_revision(name)
     adapter = attempt(Path, "a model", name) / "adapter_config.json"
     if commit and not adapter.is_file():

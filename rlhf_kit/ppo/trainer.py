@@ -102,10 +102,11 @@ class PPOTrainer(Trainer):
         value_model: str | PreTrainedModel = "shared",
         ptx_dataset: Dataset | None = None,
     ):
+        if args is not None:  # before the model is looked for
+            refuse_data_parallel(args)
+            refuse_unusable(args)
         model, name = with_origin("a causal language model", model)
         args = copy.copy(args or PPOConfig(f"{located(name).rstrip('/').split('/')[-1]}-PPO"))
-        refuse_data_parallel(args)
-        refuse_unusable(args)
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
         config = load_config(model) if isinstance(model, str) else model.config

@@ -99,10 +99,11 @@ class RewardTrainer(Trainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         peft_config: LoraConfig | None = None,
     ):
+        if args is not None:  # before the model is looked for
+            refuse_data_parallel(args)
+            refuse_unusable(args)
         model, name = with_origin("a reward model", model)
         args = args or RewardConfig(f"{located(name).rstrip('/').split('/')[-1]}-Reward")
-        refuse_data_parallel(args)
-        refuse_unusable(args)
         self.tokenizer = processing_class or load_tokenizer(name, needs_eos=False)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
