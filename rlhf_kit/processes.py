@@ -23,6 +23,7 @@ STALE_NEWS = (
     "mtime may not be",
     "There seems not to be a single sample in your epoch_iterator",
     "Warning: The following arguments do not match the ones in the `trainer_state.json`",  # those given hold
+    "The tokenizer has new PAD/BOS/EOS tokens",  # the kit sets those of what generates; spans need none
 )
 
 

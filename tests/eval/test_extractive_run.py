@@ -2,9 +2,11 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
+import transformers
 from toy_reader import saved_reader, squad_file, world_questions
 
 from rlhf_kit.eval import scorers
@@ -56,7 +58,9 @@ def test_the_world_is_measured_and_its_files_are_those_of_the_scorers(model, tmp
     assert "<script" not in page and "http" not in page
 
 
-def test_training_in_a_pipe_is_quiet(model, tmp_path, capfd):
+def test_training_in_a_pipe_is_quiet(model, tmp_path, capfd, monkeypatch):
+    (handler, *_) = transformers.utils.logging.get_logger("transformers").handlers
+    monkeypatch.setattr(handler, "stream", sys.stderr)  # it has that of its import, which pytest has replaced
     train = ["--train-data", "world:squad_zh", "--epochs", "0.02", "--max-length", "64"]
     assert main("--model", model, *WORLD, *train, "--output", tmp_path) == 0
     told = capfd.readouterr()

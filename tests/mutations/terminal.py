@@ -87,6 +87,12 @@ MUTANTS = [
         "tests/test_progress.py::test_the_kits_bar_is_the_only_one",
     ),
     (
+        "rlhf_kit/processes.py",
+        '"The tokenizer has new PAD/BOS/EOS tokens"',
+        '"\\n"',
+        "tests/eval/test_extractive_run.py::test_training_in_a_pipe_is_quiet",
+    ),
+    (
         "eval/extractive/finetune.py",
         "    show_progress(trainer)\n",
         "",
