@@ -32,7 +32,7 @@ def follower(tokenizer, texts) -> LlamaForCausalLM:
     size = len(tokenizer)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=size, hidden_size=size + size % 2, intermediate_size=2, num_hidden_layers=0,
+            vocab_size=size, hidden_size=size + size % 2, intermediate_size=2, num_hidden_layers=1,
             num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=256,
             eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
         )
@@ -40,6 +40,8 @@ def follower(tokenizer, texts) -> LlamaForCausalLM:
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(torch.eye(*model.model.embed_tokens.weight.shape))
         model.lm_head.weight.zero_()
+        model.model.layers[0].self_attn.o_proj.weight.zero_()  # a layer that adds nothing
+        model.model.layers[0].mlp.down_proj.weight.zero_()
         for text in texts:
             ids = tokenizer(text)["input_ids"]
             for before, after in zip(ids, ids[1:], strict=False):
