@@ -98,20 +98,21 @@ def refused(ended, *told):
 # --- a chain --------------------------------------------------------------------------------------------------------
 
 
-def test_every_stage_from_the_hub_and_to_the_hub(hub, run):
-    commit, _ = head(hub, "tiny/gpt2")
+def test_every_stage_from_the_hub_and_to_the_hub(hub, run, models):
+    hub.add("tiny/new", models[0])  # which no other test has in the cache
+    commit, _ = head(hub, "tiny/new")
     data, _ = head(hub, "tiny/talk", "datasets")
-    begin = ["--model_name_or_path", "tiny/gpt2", "--dataset_name", "tiny/talk:sft"]
+    begin = ["--model_name_or_path", "tiny/new", "--dataset_name", "tiny/talk:sft"]
     done = run("sft", *begin, "--output_dir", "runs/sft", "--push_to_hub", "--hub_model_id", "tester/mine", *ONCE)
     assert done.status == 0, done.said
-    assert "Downloading model.safetensors of 'tiny/gpt2' from the hub: 42.1 kB." in done.said
+    assert "Downloading model.safetensors of 'tiny/new' from the hub: 42.1 kB." in done.said
     assert "it/s" not in done.said and "%|" not in done.said  # no bar in a pipe
-    assert saved(run, "runs/sft")["config"]["model_name_or_path"] == f"tiny/gpt2@{commit}"
+    assert saved(run, "runs/sft")["config"]["model_name_or_path"] == f"tiny/new@{commit}"
     assert saved(run, "runs/sft")["config"]["dataset_name"] == f"tiny/talk@{data}:sft"
     pushed, files = head(hub, "tester/mine")
     card = files["README.md"].decode()
     assert (
-        'base_model: "tiny/gpt2"\n' in card
+        'base_model: "tiny/new"\n' in card
         and 'datasets: ["tiny/talk"]\n' in card
         and "the stage sft on tiny/talk" in card
     )
