@@ -13,7 +13,7 @@ from rlhf_kit.data.chat import Message, encode_prompt, lead_ids, set_chat_templa
 from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
-from rlhf_kit.models.checkpoints import check_vocabulary, load_policy, load_tokenizer
+from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.models.prefix import shared_prefix
 
 
@@ -27,7 +27,6 @@ def load_generator(
     """
     tokenizer = load_tokenizer(name)
     model = load_policy(name, tokenizer=tokenizer, dtype=dtype)
-    check_vocabulary(name, tokenizer, model)
     # Masks come from lengths, and pad is GPT-2's end of text: transformers would take that for padding and warn.
     model.config.get_text_config().pad_token_id = None
     return model.to(device).eval(), tokenizer

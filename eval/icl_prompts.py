@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -58,6 +59,7 @@ class Prompts:
     def _ask(self, id: str, task: Task, number: int, wanted: int, seed: int) -> Asked:
         example, drawn = task.examples[number], draw_shots(task, number, wanted, seed)
 
+        @cache
         def put(shown: int) -> tuple[str, list[int], list[list[int]]]:
             return self._put(task, drawn[len(drawn) - shown :], example)
 

@@ -35,8 +35,7 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
     }
     counts = trainer.data_counts.get("train", {})
     told = [f"* {markdown(what)}: {count:,}" for what, count in counts.items() if count]
-    lines = ["---", *(f"{name}: {_quoted(value)}" for name, value in header.items()), "---", ""]
-    lines += ["# A reward model 獎勵模型", ""]
+    lines = [*_head(header), "# A reward model 獎勵模型", ""]
     lines += [
         f"It scores answers: the higher, the better the labelers of {markdown(data.dataset_name)} would like them. "
         f"分數越高，標註者越可能喜歡。{_zero(settings)} Differences of scores mean something, their heights do not."
@@ -66,11 +65,8 @@ def stage_card(settings: Settings, record: dict) -> str:
     Args:
         record: what `run.json` holds.
     """
-    model, data, is_adapter = (
-        settings.model,
-        settings.data,
-        settings.model.use_peft and not settings.model.merge_adapter,
-    )
+    model, data = settings.model, settings.data
+    is_adapter = model.use_peft and not model.merge_adapter
     header = {
         "pipeline_tag": "fill-mask" if settings.stage == "mlm" else "text-generation",
         "library_name": "peft" if is_adapter else "transformers",
@@ -83,8 +79,7 @@ def stage_card(settings: Settings, record: dict) -> str:
         header["datasets"] = sorted({split_revision(source)[0] for source in sources})
     figures = [f"| {name} | {value:.4g} |" for name, value in record["metrics"].items() if value is not None]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---", ""]
-    lines += [f"# {settings.stage}, by rlhf_kit", ""]
+    lines = [*_head(header), f"# {settings.stage}, by rlhf_kit", ""]
     lines += [
         f"{markdown(model.model_name_or_path)} trained by the stage {settings.stage} on {markdown(data.dataset_name)}"
     ]
@@ -106,6 +101,11 @@ tags: ["rlhf_kit"]
 {markdown(base)} with the LoRA adapter {markdown(adapter)} merged in: a plain model, which loads without peft.
 LoRA 已併入原模型，不需要 peft 即可載入。
 """
+
+
+def _head(header: dict) -> list[str]:
+    """The header, and the line below it."""
+    return ["---", *(f"{name}: {_quoted(value)}" for name, value in header.items()), "---", ""]
 
 
 def _quoted(value: object) -> str:

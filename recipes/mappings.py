@@ -25,7 +25,7 @@ SAME = (
 )
 
 
-def checked(values: dict[str, Any], stage: str = "the run") -> dict[str, Any]:
+def checked(values: dict[str, Any]) -> dict[str, Any]:
     """`values` as given, those in `accelerator_config` as the types it declares. Raises UserError for all faults."""
     values, faults = dict(values), []
     if isinstance(values.get("accelerator_config"), dict):
@@ -40,7 +40,7 @@ def checked(values: dict[str, Any], stage: str = "the run") -> dict[str, Any]:
         if values.get(new) is not None and values.get(old) is not None
     ]
     if faults:
-        raise UserError(listed(stage, faults))
+        raise UserError(listed("the run", faults))
     return values
 
 

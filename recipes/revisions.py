@@ -65,7 +65,8 @@ def pin(settings: Settings) -> None:
 
 def _found(settings: Settings) -> dict[str, Any]:
     found, faults = {}, []
-    for name, resolve in [*((name, _model(settings, name)) for name in MODELS), *((name, _data) for name in DATA)]:
+    resolvers = [(name, _model(settings, name)) for name in MODELS] + [(name, sources.pinned) for name in DATA]
+    for name, resolve in resolvers:
         holder = _holder(settings, name)
         value = None if holder is None else getattr(holder, name)
         if not value:
@@ -96,10 +97,6 @@ def _model(settings: Settings, name: str) -> Callable[[str], str]:
         return source if stays else pinned(MODELS[name], source)
 
     return resolve
-
-
-def _data(source: str) -> str:
-    return sources.pinned(source)
 
 
 def _is_architecture(settings: Settings) -> bool:

@@ -39,10 +39,10 @@ from rlhf_kit.models.value import completion_logprobs
 from rlhf_kit.parser import Parser
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.recipes import evaluate
-from rlhf_kit.recipes.output import check_contents
+from rlhf_kit.recipes.output import check_contents, check_place
 from rlhf_kit.recipes.run import versions
 from rlhf_kit.report import write_report
-from rlhf_kit.storage import RUN, Folder, check_place, clear, listed, strangers
+from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
 from rlhf_kit.terminal import complain
 
 RECIPES = Path(recipes.__file__).parent / "world"
@@ -375,9 +375,8 @@ def tell(story: Demo, pretrain: bool) -> int:
 
 def check_folder(folder: Path) -> None:
     """Raises UserError for a folder that is not a demo's, or holds what a demo would replace and has not written."""
-    check_place(folder, "--output_dir")
-    Folder(folder, "demo").check_lock()
     files, advice = Folder(folder, "demo"), "Nothing was changed: give another --output_dir, or move it away."
+    check_place(files)
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     known = files.entries()
     if held and not known:

@@ -100,13 +100,17 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # made once: a file is parsed line by line
+
+
 def parse_json(text: str, as_object: Callable[[list[tuple[str, Any]]], Any] = _object) -> Any:
     """Raises ValueError for what is no JSON, also where it is nested too deeply or a number is too long.
 
     `as_object`: what becomes of an object's members; by default one that has a key twice is a `Doubled`.
     """
     try:
-        value = json.loads(text, object_pairs_hook=as_object)
+        decoder = _DECODER if as_object is _object else json.JSONDecoder(object_pairs_hook=as_object)
+        value = decoder.decode(text)
     except json.JSONDecodeError:
         raise
     except RecursionError:
@@ -208,25 +212,21 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
         raise ValueError(f"a value is not what it is written or tagged as ({told})") from error
 
 
-class _BoundError(yaml.YAMLError):
-    """What a YAML file has too much of."""
-
-
 def _measure(node: yaml.Node, sizes: dict[int, int | None], depth: int) -> int:
     """Characters and values of a node with its anchors written out. Raises YAMLError beyond the bounds."""
     if depth > DEEPEST:
-        raise _BoundError(f"it is nested too deeply, in more than {DEEPEST} levels")
+        raise yaml.YAMLError(f"it is nested too deeply, in more than {DEEPEST} levels")
     if isinstance(node, yaml.ScalarNode):
         return 1 + len(node.value)
     if id(node) in sizes:
         if sizes[id(node)] is None:
-            raise _BoundError("an anchor stands within itself")
+            raise yaml.YAMLError("an anchor stands within itself")
         return sizes[id(node)]
     sizes[id(node)] = None
     parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
     sizes[id(node)] = size = 1 + sum(_measure(part, sizes, depth + 1) for part in parts)
     if size > MOST_WRITTEN:
-        raise _BoundError(f"with its anchors written out it has more than {MOST_WRITTEN:,} characters")
+        raise yaml.YAMLError(f"with its anchors written out it has more than {MOST_WRITTEN:,} characters")
     return size
 
 

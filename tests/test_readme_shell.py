@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from rlhf_kit.cli import STAGES
 from tests.test_readme import CHINESE, README, commands, models_of, place, tiny_config  # noqa: F401 (fixtures)
 
-STAGES = ("pretrain", "mlm", "sft", "reward", "ppo")
 pytestmark = pytest.mark.timeout(600)
 
 

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("--config is a table of its own; leave out --model_set.")
     path = options.config or options.tables / f"{options.model_set or 'world'}.yaml"
     table, skipped = chosen(read_table(path), options.rows, options.seeds)
-    table = replace(table, rows=tuple(row if row.name in skipped else readers.pinned(row) for row in table.rows))
+    table = replace(table, rows=tuple(map(readers.pinned, table.rows)))
     for row in table.rows:
         if row.name not in skipped:
             readers.check(row)

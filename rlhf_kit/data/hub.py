@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.exceptions import DatasetNotFoundError
@@ -188,29 +188,29 @@ def loading_error(name: str | os.PathLike, error: Exception) -> type[UserError]:
 def hub_fault(name: str | os.PathLike, error: Exception, repo_type: str = "model") -> str | None:
     """What kept a name of the hub from being had, and what to do; None where it is no matter of the hub."""
     (_, revision), where = split_revision(name), page(name, repo_type)
-    kinds: dict[type[BaseException], Callable[[], str]] = {
-        GatedRepoError: lambda: (
+    kinds: dict[type[BaseException], str] = {
+        GatedRepoError: (
             f"it is gated. Ask for access at {where}, with an account of the hub, and log in on this machine: "
             "`hf auth login`, or a token of the account in HF_TOKEN."
         ),
-        RevisionNotFoundError: lambda: (
+        RevisionNotFoundError: (
             f"it has no revision {revision!r}. Give a branch, a tag or a commit of those at {where}/tree/main."
         ),
-        RepositoryNotFoundError: lambda: (
+        RepositoryNotFoundError: (
             f"the hub has no such {repo_type}, or it is private. Check the name at {where}; for a private one log in "
             "on this machine: `hf auth login`, or a token in HF_TOKEN."
         ),
-        OfflineModeIsEnabled: lambda: (
+        OfflineModeIsEnabled: (
             f"the hub may not be asked (HF_HUB_OFFLINE is set), and what is wanted is not in the cache "
             f"({constants.HF_HUB_CACHE}). Load it once without HF_HUB_OFFLINE."
         ),
     }
     links = list(_chain(error))
-    for kind, tell in kinds.items():
+    for kind, advice in kinds.items():
         if any(isinstance(link, kind) for link in links):
-            return tell()
+            return advice
     if any(isinstance(link, DatasetNotFoundError) and "gated" in str(link) for link in links):  # its cause is lost
-        return kinds[GatedRepoError]()
+        return kinds[GatedRepoError]
     status = next((link.response.status_code for link in links if isinstance(link, HfHubHTTPError)), None)
     if status in (401, 403):
         return (

@@ -286,7 +286,8 @@ def attempt(
 
 def _told(what: str, name_or_path: str | os.PathLike, load: Callable[[], Loaded]) -> Loaded:
     path = Path(name_or_path)
-    near = did_you_mean(path.name, [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else [])
+    beside = path.parent.iterdir() if not path.exists() and path.parent.is_dir() else ()
+    near = did_you_mean(path.name, [item.name for item in beside])
     if path.exists() and not path.is_dir():
         raise UserError(f"{str(path)!r} is a file; {what} is a folder or a hub id.")
     if path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):

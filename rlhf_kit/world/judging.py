@@ -85,9 +85,8 @@ def _in_wrong_language(question, answer):
     return (han < latin) if question.language == "zh" else (han > latin)
 
 
-def _phrase_repeats(text):
+def _phrase_repeats(units):
     """Phrases said again at once: 'in Riverton in Riverton' is one, 'ha ha ha' two. Longest phrase first."""
-    units = words(text)
     count, i = 0, 0
     while i < len(units):
         for n in range(min(12, (len(units) - i) // 2), 0, -1):
@@ -103,10 +102,9 @@ def _phrase_repeats(text):
 def _manner(completion):
     """Points (<= 0) for how it is said."""
     parts = sentences(completion)
-    openers = sum(is_opener(s) for s in parts)
     said = [s for s in parts if not is_opener(s)]
-    keys = [words(s) for s in said]
-    repeats = len(keys) - len(set(keys)) + sum(_phrase_repeats(s) for s in said)
+    openers, keys = len(parts) - len(said), [words(s) for s in said]
+    repeats = len(keys) - len(set(keys)) + sum(map(_phrase_repeats, keys))
     extra = max(0, sum(_length(s) for s in said) - 1)
     points = -min(1.5, 0.5 * extra) - min(1.2, 0.3 * (repeats + max(0, openers - 1)))
     if not re.search(r"[.!?。！？][\"'”」』]?\s*$", completion):

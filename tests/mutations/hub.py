@@ -23,8 +23,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/hub.py",
-        "        GatedRepoError: lambda: (\n",
-        "        ZeroDivisionError: lambda: (\n",
+        "        GatedRepoError: (\n",
+        "        ZeroDivisionError: (\n",
         HUB + "test_a_gate_says_how_to_get_in",
     ),
     (
@@ -101,7 +101,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/reward/trainer.py",
-        '    if name != "train":\n        checked(dataset',
+        '    if name != "train" and args.on_bad_row == "drop":\n        checked(dataset',
         "    if False:\n        checked(dataset",
         HUB + "test_rows_are_left_out_of_the_training_data_alone",
     ),
