@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby, repeat
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 AREAS = sorted(path.stem for path in (ROOT / "tests" / "mutations").glob("[a-z]*.py"))
 SECONDS = 120  # of one test; a line whose absence makes it hang is guarded too
 RED, GREEN = 1, 0  # pytest's exit status: a test failed, all passed; anything else is neither
+OUTCOMES = {GREEN: "stayed green", RED: "red, but so is its file unbroken"}
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "evaluate", "pytest", "hypothesis")
 
 
@@ -97,31 +99,34 @@ def main() -> int:
     chosen = mutants(options.only)
     for name in HEAVY:
         importlib.import_module(name)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
         free: SimpleQueue[Path] = SimpleQueue()
         for number in range(options.workers):
             free.put(copied(Path(folder) / str(number) / "checkout"))
         (Path(folder) / "shared").mkdir()
 
-        def status_of(mutant: Mutant) -> int:
+        def status_of(tests: Sequence[str], mutant: Mutant | None) -> int:
             checkout = free.get()
             try:
-                with broken(checkout, mutant):
-                    return run_tests(checkout, [mutant.test])
+                with broken(checkout, mutant) if mutant else contextlib.nullcontext():
+                    return run_tests(checkout, tests)
             finally:
                 free.put(checkout)
 
-        whole = free.get()
-        if run_tests(whole, sorted({mutant.test for mutant in chosen})) != GREEN:
-            print("The tests named here are not green on the unbroken checkout; run them by pytest first.")
-            return 1
-        free.put(whole)
-        with ThreadPoolExecutor(options.workers) as pool:
-            found = list(pool.map(status_of, chosen))
-    for mutant, status in zip(chosen, found, strict=True):
-        if status != RED:
-            print(f"{'stayed green' if status == GREEN else f'pytest ended with {status}'}: {mutant}")
-    red = found.count(RED)
+        by_file = groupby(sorted({mutant.test for mutant in chosen}), key=lambda test: test.partition("::")[0])
+        files = {file: list(tests) for file, tests in by_file}
+        whole = dict(zip(files, pool.map(status_of, files.values(), repeat(None)), strict=True))
+        for file in (file for file, status in whole.items() if status != GREEN):
+            print(f"not green on the unbroken checkout: {' '.join(files[file])}", flush=True)
+        red = 0
+        statuses = pool.map(status_of, [[mutant.test] for mutant in chosen], chosen)
+        for number, (mutant, status) in enumerate(zip(chosen, statuses, strict=True), 1):
+            guarded = status == RED and whole[mutant.test.partition("::")[0]] == GREEN
+            red += guarded
+            if not guarded:
+                print(f"{OUTCOMES.get(status, f'pytest ended with {status}')}: {mutant}", flush=True)
+            if number % 20 == 0:
+                print(f"{red} red of {number} tried, {len(chosen)} in all", flush=True)
     print(f"{red} of {len(chosen)} broken lines turn their test red")
     return 0 if red == len(chosen) else 1
 
