@@ -361,8 +361,3 @@ def read_yaml(path: str, problems: list[str]) -> dict[str, Any]:
 
 def _is_switch(option: Declared | None) -> bool:
     return option is not None and bool in members(option.type)
-
-
-def distributed_rank() -> int:
-    """This process's number under accelerate or torchrun; 0 when alone."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))

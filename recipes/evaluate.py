@@ -21,8 +21,8 @@ from rlhf_kit.eval import options as generators
 from rlhf_kit.eval.extractive import options as extractive
 from rlhf_kit.eval.options import code_option
 from rlhf_kit.eval.transfer import options as transfer
+from rlhf_kit.launched import is_main_process
 from rlhf_kit.parser import Parser
-from rlhf_kit.recipes.arguments import distributed_rank
 from rlhf_kit.storage import write_fault
 from rlhf_kit.terminal import complain
 
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in OF_FILES:
             code_option(command)
     options = parser.parse_args(argv)
-    speaks = distributed_rank() == 0
+    speaks = is_main_process()
     with interrupts.before_anything():
         module = importlib.import_module(SUBCOMMANDS[options.command][3])
     try:

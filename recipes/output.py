@@ -20,6 +20,7 @@ from transformers.trainer_callback import ExportableState
 
 from rlhf_kit import storage
 from rlhf_kit.errors import UserError
+from rlhf_kit.launched import process_count
 from rlhf_kit.recipes.arguments import Settings, given_values
 from rlhf_kit.recipes.resume import wanted_checkpoint
 from rlhf_kit.storage import RUN, Folder, listed, replace
@@ -129,7 +130,7 @@ def say_unwritten(folder: Path, fault: str) -> str:
 
 def from_main_process(settings: Settings, work: Callable[[], Path | None]) -> Path | None:
     """What `work` gives on the main process, or refuses, on every process: they go on alike or not at all."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         return work()
     state, told = PartialState(cpu=settings.training.use_cpu), [None, None]
     if state.is_main_process:

@@ -16,9 +16,10 @@ from rlhf_kit.console import Console
 from rlhf_kit.data.files import is_file_name
 from rlhf_kit.data.hub import OUTPUTS
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
+from rlhf_kit.launched import is_main_process
 from rlhf_kit.models.checkpoints import context_length, load_config, new_config
 from rlhf_kit.models.weights import TRUSTS_CODE
-from rlhf_kit.recipes.arguments import Settings, distributed_rank
+from rlhf_kit.recipes.arguments import Settings
 
 logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
@@ -127,7 +128,7 @@ def show_plan(
         table.add_row("notice", notice)
     for unchecked in notes.unchecked.values():
         table.add_row("not checked", unchecked)
-    if distributed_rank() == 0:
+    if is_main_process():
         Console().print(table)
 
 

@@ -11,8 +11,9 @@ from transformers.trainer_utils import HubStrategy
 
 from rlhf_kit.data.hub import HUB_FAULTS, hub_fault, is_local
 from rlhf_kit.errors import UserError
+from rlhf_kit.launched import is_main_process
 from rlhf_kit.models.weights import reason
-from rlhf_kit.recipes.arguments import Settings, distributed_rank
+from rlhf_kit.recipes.arguments import Settings
 from rlhf_kit.recipes.output import from_main_process
 from rlhf_kit.terminal import complain
 
@@ -79,7 +80,7 @@ def _refused(name: str, error: Exception) -> UserError:
 def publish(settings: Settings) -> None:
     """Push what the folder holds, if that was asked for. Raises UserError; the folder keeps all of it."""
     args = settings.training
-    if not settings.publishes or distributed_rank() != 0:
+    if not settings.publishes or not is_main_process():
         return
     name, folder = args.hub_model_id, args.output_dir
     try:

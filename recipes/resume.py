@@ -23,8 +23,9 @@ from datasets import Dataset
 
 from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import UserError
+from rlhf_kit.launched import is_main_process
 from rlhf_kit.models.identity import model_hash
-from rlhf_kit.recipes.arguments import SECRET, Settings, distributed_rank
+from rlhf_kit.recipes.arguments import SECRET, Settings
 from rlhf_kit.terminal import complain
 from rlhf_kit.training.checkpoints import STATE, checkpoints, damage, is_cut_off, last_whole, record, steps_of
 
@@ -274,5 +275,5 @@ def _named_checkpoint(folder: Path, path: Path) -> Path:
 
 
 def _say(text: str) -> None:
-    if distributed_rank() == 0:
+    if is_main_process():
         complain(text)

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -29,12 +28,13 @@ from transformers import set_seed
 import rlhf_kit
 from rlhf_kit import interrupts
 from rlhf_kit.errors import UserError
+from rlhf_kit.launched import is_main_process
 from rlhf_kit.models.adapters import is_on_adapter, name_base, save, save_base
 from rlhf_kit.models.checkpoints import training_precision
 from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG, located
-from rlhf_kit.processes import quiet
+from rlhf_kit.processes import on_cpu, quiet
 from rlhf_kit.recipes.advice import after_end, after_interrupt
-from rlhf_kit.recipes.arguments import SECRET, Settings, distributed_rank, given_values, parse
+from rlhf_kit.recipes.arguments import SECRET, Settings, given_values, parse
 from rlhf_kit.recipes.card import merged_card, stage_card
 from rlhf_kit.recipes.mappings import checked
 from rlhf_kit.recipes.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers, say_unwritten
@@ -63,14 +63,14 @@ def run_stage(
         with settings.closing:
             run(settings)
             publish(settings)
-        if distributed_rank() == 0 and not settings.run.dry_run:
+        if is_main_process() and not settings.run.dry_run:
             say(after_end(settings))
     except UserError as error:
-        if distributed_rank() == 0:
+        if is_main_process():
             complain(f"rlhf-kit {stage}: {error}")
         return error.status
     except KeyboardInterrupt as interrupt:
-        if distributed_rank() == 0:
+        if is_main_process():
             told = after_interrupt(stage, argv, settings, began, as_script)
             complain(f"\nInterrupted. {told}")
         return interrupts.status(interrupt)
@@ -78,7 +78,7 @@ def run_stage(
         fault = write_fault(error)
         if settings is None or fault is None:
             raise
-        if distributed_rank() == 0:
+        if is_main_process():
             told = say_unwritten(Path(settings.training.output_dir), fault)
             complain(f"rlhf-kit {stage}: {told}")
         return 1
@@ -96,8 +96,7 @@ def complete_for_machine(values: dict[str, Any], training_class: type) -> dict[s
     for item in dataclasses.fields(training_class):
         if item.name in KIT_DEFAULTS and item.default == theirs[item.name]:
             values.setdefault(item.name, KIT_DEFAULTS[item.name])
-    launched_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"  # recipes/accelerate/cpu.yaml
-    if launched_for_cpu or not torch.accelerator.is_available():
+    if on_cpu():
         values["use_cpu"] = True
         values.setdefault("dataloader_pin_memory", False)
     if values.get("bf16") and values.get("fp16"):

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from rlhf_kit.launched import is_main_process
+
 _commands: list[str] = []  # the command this process is there for; empty in a notebook or a test
 
 
@@ -50,6 +52,6 @@ def before_anything() -> Iterator[None]:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_main_process():
         os.write(2, f"\n{_commands[0]}: interrupted before anything was done.\n".encode())
     os._exit(128 + number)

@@ -14,6 +14,8 @@ import transformers
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
+from rlhf_kit.errors import UserError
+from rlhf_kit.launched import is_main_process
 from rlhf_kit.terminal import escape_logs
 
 # True of every GPT-2 and of every run here, and nothing to act on: packed rows have no mask by design.
@@ -42,7 +44,7 @@ def quiet() -> None:
         transformers.utils.logging.get_logger(f"transformers.{name}").addFilter(_is_news)
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    if sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0":  # transformers' off turns off the hub's too
+    if sys.stderr.isatty() and is_main_process():  # transformers' off turns off the hub's too
         huggingface_hub.utils.enable_progress_bars()
     escape_logs(*transformers.utils.logging.get_logger("transformers").handlers)
 
@@ -54,5 +56,19 @@ def _is_news(record: logging.LogRecord) -> bool:
 def processes() -> PartialState:
     """This process among those that `accelerate launch` started, and its device."""
     # Without being told of the CPU, each of several processes there would take itself for the only one.
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=on_cpu)
+    return PartialState(cpu=on_cpu())
+
+
+def on_cpu() -> bool:
+    """Whether the CPU computes: `accelerate launch` was told so, or there is nothing else. Raises UserError."""
+    return is_asked("CPU") or not torch.accelerator.is_available()
+
+
+def is_asked(name: str) -> bool:
+    """Whether `accelerate launch` was asked for this, by ACCELERATE_USE_`name`. Raises UserError for no yes or no."""
+    variable = f"ACCELERATE_USE_{name}"
+    try:
+        return parse_flag_from_env(variable)
+    except ValueError as error:
+        given = os.environ[variable]
+        raise UserError(f"The environment has {variable}={given!r}; set it to true or false, or unset it.") from error

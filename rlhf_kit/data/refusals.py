@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.launched import is_main_process
 from rlhf_kit.progress import Counter
 
 SHOWN = 5  # rows and sentences that are named
@@ -27,7 +27,7 @@ def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
     """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
     found, refusals = [], {}
     rows = list(rows)
-    with Counter(len(rows), "rows tokenized", shown=os.environ.get("RANK", "0") == "0") as counter:
+    with Counter(len(rows), "rows tokenized", shown=is_main_process()) as counter:
         for number, row in enumerate(rows, start=1):
             try:
                 found.append(encode(row))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.processes import is_asked
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:
@@ -23,10 +23,9 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
 
 def sharding_faults(args: TrainingArguments) -> list[str]:
     """What of the options or of `accelerate launch` would leave each process with a piece of the weights."""
-    asked = {
-        "FSDP": bool(args.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP"),
-        "DeepSpeed": bool(args.deepspeed) or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
-        "parallelism_config": bool(getattr(args, "parallelism_config", None))
-        or parse_flag_from_env("ACCELERATE_USE_PARALLELISM_CONFIG"),
+    given = {
+        "FSDP": args.fsdp,
+        "DeepSpeed": args.deepspeed,
+        "parallelism_config": getattr(args, "parallelism_config", None),
     }
-    return [name for name, is_asked in asked.items() if is_asked]
+    return [name for name, value in given.items() if value or is_asked(name.upper())]

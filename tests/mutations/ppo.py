@@ -394,8 +394,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/training/launch.py",
-        'parse_flag_from_env("ACCELERATE_USE_FSDP")',
-        "False",
+        "value or is_asked(name.upper())",
+        "value",
         LAUNCH + "test_an_accelerate_launch_with_shards_is_refused",
     ),
     (

@@ -1,0 +1,24 @@
+"""Which of the processes that a launcher started this one is, by their environment: known before torch is imported."""
+
+from __future__ import annotations
+
+import os
+
+# As accelerate reads torchrun's, its own and MPI's (`get_cpu_distributed_information`).
+COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "LOCAL_RANK")
+
+
+def process_count() -> int:
+    return max(_number(COUNTS, 1), 1)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that speaks: the first of all machines', or the only one."""
+    return process_count() == 1 or _number(RANKS, 0) == 0
+
+
+def _number(names: tuple[str, ...], default: int) -> int:
+    """The first of these variables that is a number; some are -1 or nothing where no launcher set them."""
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal()), default)
