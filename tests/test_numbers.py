@@ -12,12 +12,20 @@ from transformers import TrainingArguments
 from trl import SFTConfig
 
 from rlhf_kit.bounds import BOUNDS, add_number, bound_of, broken_rule, number_faults
-from rlhf_kit.cli import main
+from rlhf_kit.cli import COMMANDS, STAGES, main
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
 from rlhf_kit.models.adapters import trainable
+from rlhf_kit.parser import Parser
 from rlhf_kit.ppo import PPOConfig
-from rlhf_kit.recipes.arguments import DataArguments, ModelArguments, RunArguments, parse
+from rlhf_kit.recipes.arguments import (
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    declared_fields,
+    parse,
+    read_cli,
+)
 from rlhf_kit.recipes.calibration import CalibrationArguments
 from rlhf_kit.recipes.mlm import MaskedConfig
 from rlhf_kit.recipes.ppo import PPOArguments
@@ -92,6 +100,67 @@ def test_an_option_of_a_command_asks_the_table(capsys, flag, text, told):
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args([f"{flag}={text}"])
     assert told in capsys.readouterr().err
+
+
+def parsers(monkeypatch):
+    """Of every command that argparse reads."""
+
+    def caught(parser, argv):
+        found.append(parser)
+        raise SystemExit(0)
+
+    found = []
+    monkeypatch.setattr(Parser, "parse_args", caught)
+    for command in COMMANDS.keys() - STAGES:
+        with pytest.raises(SystemExit):
+            main([command])
+    monkeypatch.undo()
+    for parser in list(found):
+        kinds = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        found += [sub for kind in kinds for sub in kind.choices.values()]
+    return found
+
+
+def test_every_command_reads_a_negative_number_in_any_form(capsys, monkeypatch):
+    numbers = [
+        (parser, action.option_strings[-1])
+        for parser in parsers(monkeypatch)
+        for action in parser._actions
+        if action.type and "add_number" in action.type.__qualname__
+    ]
+    assert {"--null-score-diff-threshold", "--seed", "--std-coef", "--limit"} < {flag for _, flag in numbers}
+    for parser, flag in numbers:
+        for text, told in {
+            "-1e9": "",
+            "-.5E+3": "",
+            "-1_0": "",
+            "-inf": "must",
+            "-Infinity": "must",
+            "-nan": "must",
+        }.items():
+            with pytest.raises(SystemExit):
+                parser.parse_args([flag, text])
+            error = capsys.readouterr().err
+            assert "expected one argument" not in error and "unrecognized" not in error, (parser.prog, flag, text)
+            assert not told or re.search(f"{flag}.*{text}'? must", error), (parser.prog, flag, text)
+
+
+def test_what_begins_as_a_number_may_be_an_options_value():
+    parser = Parser()
+    add_number(parser, "--na-prob-thresh")
+    parser.add_argument("--name")
+    assert parser.parse_args(["--na-prob-thresh", "-1e9", "--name", "-1.json"]).na_prob_thresh == -1e9
+    for typed in ("-x", "-info", "--nan"):  # options, which it does not have
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--na-prob-thresh", typed])
+
+
+@pytest.mark.parametrize("text", ["-1e9", "-.5E+3", "-inf", "-nan"])
+def test_every_stage_reads_a_negative_number_in_any_form(text):
+    problems, declared = [], declared_fields(RECORDS)
+    for _, name, _ in NUMBERS:
+        assert read_cli([f"--{name}", text], declared, problems) == (None, {name: text})
+    assert not problems
 
 
 def test_a_stage_tells_all_numbers_with_all_else_before_anything_is_read(tmp_path, capsys):
