@@ -1,6 +1,7 @@
 """From the hub and to the hub, run and not believed: a server on loopback, and commands as a user starts them."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval.generators import folders
 from rlhf_kit.recipes import reward
 from rlhf_kit.reward import RewardConfig, RewardTrainer
+from tests.eval.toy_reader import reader, tokenizer_of
 from tests.hub import TOKEN, Commands, Hub
 
 BRIEF = "--max_steps 2 --per_device_train_batch_size 2 --learning_rate 1e-3".split()
@@ -101,20 +103,23 @@ def refused(ended, *told):
 def test_every_stage_from_the_hub_and_to_the_hub(hub, run, models):
     hub.add("tiny/new", models[0])  # which no other test has in the cache
     commit, _ = head(hub, "tiny/new")
-    data, _ = head(hub, "tiny/talk", "datasets")
-    begin = ["--model_name_or_path", "tiny/new", "--dataset_name", "tiny/talk:sft"]
+    data = hub.add("tiny/new-talk", TALK, kind="datasets")
+    begin = ["--model_name_or_path", "tiny/new", "--dataset_name", "tiny/new-talk:sft"]
     done = run("sft", *begin, "--output_dir", "runs/sft", "--push_to_hub", "--hub_model_id", "tester/mine", *ONCE)
     assert done.status == 0, done.said
     assert "Downloading model.safetensors of 'tiny/new' from the hub: 42.1 kB." in done.said
+    assert "Downloading the data 'tiny/new-talk:sft' from the hub." in done.said  # and so it ended
+    for what in ("model.safetensors of 'tiny/new'", "the data 'tiny/new-talk:sft'"):
+        assert re.search(rf"Downloaded {what} in \d+ s\.", done.said), done.said
     assert "it/s" not in done.said and "%|" not in done.said  # no bar in a pipe
     assert saved(run, "runs/sft")["config"]["model_name_or_path"] == f"tiny/new@{commit}"
-    assert saved(run, "runs/sft")["config"]["dataset_name"] == f"tiny/talk@{data}:sft"
+    assert saved(run, "runs/sft")["config"]["dataset_name"] == f"tiny/new-talk@{data}:sft"
     pushed, files = head(hub, "tester/mine")
     card = files["README.md"].decode()
     assert (
         'base_model: "tiny/new"\n' in card
-        and 'datasets: ["tiny/talk"]\n' in card
-        and "the stage sft on tiny/talk" in card
+        and 'datasets: ["tiny/new-talk"]\n' in card
+        and "the stage sft on tiny/new-talk" in card
     )
     assert files["model.safetensors"] == (run.home / "runs/sft/model.safetensors").read_bytes()
     assert f"commit {pushed}" in done.said and TOKEN.encode() not in b"".join(files.values())
@@ -183,6 +188,55 @@ def test_a_branch_that_moved_is_another_model(hub, run, models):
         assert run(*measure[:2], *here, *measure[4:]).status == 0
     finally:
         repo.refs["main"] = before
+
+
+ASKED = {
+    "id": "1",
+    "context": "Ann lives in Rome .",
+    "question": "Where does Ann live ?",
+    "answers": {"text": ["Rome"], "answer_start": [13]},
+}
+TRANSFER = {
+    "seeds": [0],
+    "training": {"max_length": 32, "step": 8, "max_query_length": 16, "max_steps": 1},
+    "data": [{"name": "en", "source": "tiny/squad", "language": "en"}],
+    "tests": [{"name": "en", "source": "tiny/squad", "language": "en", "scorers": ["squad"], "split": "train"}],
+    "rows": [{"name": "tiny", "model": "tiny/reader", "fine_tuned_on": ["en"]}],
+}
+
+
+def test_a_cell_is_of_its_models_and_datas_commits(hub, run, tmp_path):
+    """What a branch held when a cell was made is what it goes on with; what it holds later is another cell."""
+    tokenizer = tokenizer_of([ASKED["context"] + ASKED["question"]])
+    for seed in (0, 1):
+        reader(len(tokenizer), seed).save_pretrained(tmp_path / str(seed))
+        tokenizer.save_pretrained(tmp_path / str(seed))
+    begin = {("models", "tiny/reader"): tmp_path / "0", ("datasets", "tiny/squad"): {"train.jsonl": lines([ASKED])}}
+    heads = {key: hub.add(key[1], files, kind=key[0]) for key, files in begin.items()}
+    (run.home / "table.yaml").write_text(json.dumps(TRANSFER))
+    make = ["eval", "transfer", "--config", "table.yaml", "--output", "cells"]
+
+    def trained():
+        done = run(*make)
+        assert done.status == 0, done.said
+        return "[1/1] tiny, seed 0" in done.said
+
+    assert trained()
+    cell = saved(run, "cells/tiny/seed-0", "cell.json")
+    assert cell["model_hash"] == heads["models", "tiny/reader"][:16] and cell["data"][0][0].endswith(
+        f"@{heads['datasets', 'tiny/squad']}"
+    )
+    assert not trained()  # the same commits: nothing is made again
+    moved = {
+        ("models", "tiny/reader"): tmp_path / "1",
+        ("datasets", "tiny/squad"): {"train.jsonl": lines([ASKED]), "README.md": b"# Other words"},
+    }
+    for key, files in moved.items():
+        after = hub.add(key[1], files, kind=key[0])
+        told = [heads[key][:16], after[:16]]  # of a model; of data the whole commits
+        refused(run(*make), "cells/tiny/seed-0", "was made by other settings", "give another folder", *told)
+        hub.repos[key].refs["main"] = heads[key]
+        assert not trained()
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ class Making:
         told = {
             "model": row.model, "model_hash": self.hashes[row.name], "from_scratch": row.from_scratch,
             "sizes": dict(row.sizes), "training": self.training(row),
-            "data": [self.read["data"][name].hash for name in row.fine_tuned_on],
+            "data": [[self.read["data"][name].source, self.read["data"][name].hash] for name in row.fine_tuned_on],
             "seed": cell.seed, "processes": self.state.num_processes, **training_precision(), "dtype": self.dtype,
             "version": VERSION, "versions": results.versions(),
         }  # fmt: skip
@@ -186,7 +186,7 @@ def _run_of(test: Test, cell: Cell, making: Making) -> Run:
     settings = Settings(
         TASK, " ".join(test.scorers), version(*(name.removesuffix(FIRST) for name in test.scorers)), cell.row.model,
         results.fingerprint(making.deciding(cell)),
-        test.source, read.hash, cell.seed, making.limit,
+        read.source, read.hash, cell.seed, making.limit,
         {"split": test.split, "max_answer_length": making.table.max_answer_length, **args},
     )  # fmt: skip
     folder = cell.folder(making.output) / test.name

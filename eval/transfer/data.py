@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from rlhf_kit import world
-from rlhf_kit.data.sources import WORLD, WORLD_SPLITS
-from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.data.sources import WORLD, WORLD_SPLITS, pinned
+from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.eval import results
 from rlhf_kit.eval.extractive.data import WORLD_KINDS, Counts, Question, questions_of, read_questions
 from rlhf_kit.eval.extractive.options import SCORERS
@@ -29,6 +30,7 @@ class Read:
 
     questions: list[Question]
     counts: Counts
+    source: str  # of the hub with its commit, else as the table has it
 
     @cached_property
     def hash(self) -> str:
@@ -57,7 +59,7 @@ def read_all(table: Table, data_dir: Path | None, limit: int | None) -> dict[str
 
 def read(one: Data | Test, data_dir: Path | None = None, limit: int | None = None) -> Read:
     """Raises UserError, also where the source needs a folder that was not given."""
-    source = one.source
+    named = source = one.source
     if PLACE in source:
         if data_dir is None:
             raise UserError(
@@ -67,11 +69,14 @@ def read(one: Data | Test, data_dir: Path | None = None, limit: int | None = Non
     if source.partition(":")[0] == WORLD:
         questions, counts = _of_world(source, one.split, one.size)
     else:
+        with suppress(HubUnreachableError):  # what reads it says so, where the cache has none
+            source = pinned(source)
+        named = one.source if PLACE in one.source else source
         questions, counts = read_questions(source, one.split, on_bad_row=one.on_bad_row)
     questions = questions[: one.size][:limit]
     if isinstance(one, Data) and one.word_order:
         questions = [reorder(question, one.word_order) for question in questions]
-    return Read(questions, counts)
+    return Read(questions, counts, named)
 
 
 def _of_world(source: str, split: str, size: int | None) -> tuple[list[Question], Counts]:

@@ -10,7 +10,9 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from datasets.exceptions import DatasetNotFoundError
@@ -31,6 +33,7 @@ from huggingface_hub.utils import tqdm
 
 from rlhf_kit.data.files import is_file_name
 from rlhf_kit.errors import HubUnreachableError, UserError
+from rlhf_kit.launched import is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +126,20 @@ def fetched(name: str | os.PathLike, weights: tuple[str, ...] = ()) -> Path:
     missing = [file for file in wanted if not (folder / file).exists()]
     if missing:
         told = sum(sizes.get(file) or 0 for file in missing)
-        logger.warning("Downloading %s of %r from the hub: %s.", _count(missing), repo, _size(told))
-        snapshot_download(repo, revision=commit, allow_patterns=wanted, tqdm_class=_Bar)
+        with downloading(f"{_count(missing)} of {repo!r}", f": {_size(told)}"):
+            snapshot_download(repo, revision=commit, allow_patterns=wanted, tqdm_class=_Bar)
     return folder
+
+
+@contextmanager
+def downloading(what: str, size: str = "") -> Iterator[None]:
+    """Within, what may take long: one process says so, and that it is there, also where no bar is seen."""
+    speaks, began = is_main_process() and not constants.HF_HUB_OFFLINE, time.monotonic()
+    if speaks:
+        logger.warning("Downloading %s from the hub%s.", what, size)
+    yield
+    if speaks:
+        logger.warning("Downloaded %s in %.0f s.", what, time.monotonic() - began)
 
 
 class _Silent(tqdm):

@@ -16,7 +16,16 @@ from rlhf_kit import world
 from rlhf_kit.data.columns import rows_of
 from rlhf_kit.data.files import SUFFIXES, Source, listed, read_file, suffix_of, table_rows
 from rlhf_kit.data.formats import KINDS, Context
-from rlhf_kit.data.hub import HUB_FAULTS, at_revision, hub_fault, is_local, loading_error, names_path, split_revision
+from rlhf_kit.data.hub import (
+    HUB_FAULTS,
+    at_revision,
+    downloading,
+    hub_fault,
+    is_local,
+    loading_error,
+    names_path,
+    split_revision,
+)
 from rlhf_kit.data.hub import pinned as pinned_repo
 from rlhf_kit.errors import UserError, did_you_mean
 
@@ -166,7 +175,8 @@ def _read_hub(source: str, kinds: Sequence[str], split: str) -> Source:
     try:
         loaded = _cached(config, split, commit)
         if loaded is None:
-            loaded = datasets.load_dataset(name, config or None, split=split, revision=commit)
+            with downloading(f"the data {(f'{name}:{config}' if config else name)!r}"):
+                loaded = datasets.load_dataset(name, config or None, split=split, revision=commit)
         if any(commit not in Path(file["filename"]).parts for file in loaded.cache_files):
             # Without the hub `datasets` takes what it has of this name, of whatever revision.
             raise ConnectionError(f"the cache holds another revision of it than {commit}")

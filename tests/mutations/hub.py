@@ -105,4 +105,28 @@ MUTANTS = [
         "    if False:\n        checked(dataset",
         HUB + "test_rows_are_left_out_of_the_training_data_alone",
     ),
+    (
+        "rlhf_kit/data/hub.py",
+        '        logger.warning("Downloaded %s in',
+        '        logger.debug("Downloaded %s in',
+        HUB + "test_every_stage_from_the_hub_and_to_the_hub",
+    ),
+    (
+        "rlhf_kit/data/sources.py",
+        "            with downloading(f\"the data {(f'{name}:{config}' if config else name)!r}\"):",
+        "            if True:",
+        HUB + "test_every_stage_from_the_hub_and_to_the_hub",
+    ),
+    (
+        "eval/transfer/data.py",
+        "            source = pinned(source)",
+        "            pass",
+        HUB + "test_a_cell_is_of_its_models_and_datas_commits",
+    ),
+    (
+        "eval/transfer/run.py",
+        "rows=tuple(map(readers.pinned, table.rows))",
+        "rows=table.rows",
+        HUB + "test_a_cell_is_of_its_models_and_datas_commits",
+    ),
 ]
