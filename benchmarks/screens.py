@@ -6,25 +6,33 @@ python benchmarks/screens.py runs/demo docs/screens
 from __future__ import annotations
 
 import argparse
+import html
 import io
 import json
+import re
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 
+from rich.cells import cell_len
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from rlhf_kit import demo
 from rlhf_kit.console import Console
+from rlhf_kit.escaping import html as escape
 from rlhf_kit.eval import suite_page
 from rlhf_kit.eval.suite import Entry
 from rlhf_kit.eval.suite_page import Change, Report, Value
 from rlhf_kit.training.progress import ProgressBar
 
 WIDTHS = (80, 120)
+CELL = 12.2  # of rich's picture
+TITLES = {"demo": "rlhf-kit demo", "suite": "rlhf-kit eval suite"}
 # rich's own format, without the fonts that it would load from elsewhere.
 FORMAT = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
-<style>.{unique_id}-matrix {{ font-family: "DejaVu Sans Mono", "Noto Sans Mono CJK TC", monospace;
+<style>.{unique_id}-title {{ font-family: "DejaVu Sans", sans-serif; font-size: 16px }}
+.{unique_id}-matrix {{ font-family: "DejaVu Sans Mono", "Noto Sans Mono CJK TC", monospace;
 font-size: {char_height}px; line-height: {line_height}px; }} {styles}</style>
 <defs><clipPath id="{unique_id}-clip-terminal"><rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" />
 </clipPath>{lines}</defs>{chrome}<g transform="translate({terminal_x}, {terminal_y})"
@@ -41,6 +49,7 @@ def show_bar(folder: Path, console: Console) -> None:
     bar, state = ProgressBar(unseen), SimpleNamespace(is_world_process_zero=True, max_steps=steps, global_step=0)
     bar.on_train_begin(None, state, None)
     bar.bar.stop()
+    bar.bar.tasks[0].start_time = bar.bar.get_time() - logged[-1]["time"]
     bar.bar.update(bar.task, completed=steps, rate=f"{steps / logged[-1]['time']:.1f}/s")
     bar.on_log(None, state, None, logged[-1])
     console.print(bar.bar.get_renderable())
@@ -62,6 +71,24 @@ def show_suite(folder: Path, console: Console) -> None:
     suite_page.show(report, console)
 
 
+def in_cells(picture: str) -> str:
+    """The picture with wide letters two cells wide: rich gives them one, and crowds them."""
+    return re.sub(
+        r'(<text [^>]*)x="([\d.]+)" y="([\d.]+)" textLength="[\d.]+"([^>]*>)([^<]*)</text>', _placed, picture
+    )
+
+
+def _placed(text: re.Match) -> str:
+    begin, left, y, end, words = text.groups()
+    parts, at = [], float(left)
+    for _, letters in groupby(html.unescape(words), cell_len):
+        run = "".join(letters)
+        width, shown = CELL * cell_len(run), escape(run).replace("\xa0", "&#160;")
+        parts.append(f'{begin}x="{at:g}" y="{y}" textLength="{width:g}"{end}{shown}</text>')
+        at += width
+    return "".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path, help="a demo's folder")
@@ -72,8 +99,10 @@ def main() -> None:
         for width in WIDTHS:
             console = Console(record=True, width=width, force_terminal=True)
             show(options.demo, console)
-            picture = console.export_svg(theme=MONOKAI, code_format=FORMAT, unique_id=f"{name}-{width}")
-            (options.output / f"{name}-{width}.svg").write_text(picture, encoding="utf-8")
+            console.print()  # which rich would cut off
+            title = f"{TITLES[name]}, {width} columns"
+            picture = console.export_svg(title=title, theme=MONOKAI, code_format=FORMAT, unique_id=f"{name}-{width}")
+            (options.output / f"{name}-{width}.svg").write_text(in_cells(picture), encoding="utf-8")
 
 
 if __name__ == "__main__":

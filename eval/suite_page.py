@@ -176,7 +176,7 @@ def show(report: Report, console: Console) -> None:
     told = [f"{name}: {meaning}" for name, meaning in meanings(report).items()]
     told += [line for pair in sentences(report) for line in pair] + notes(report)
     for line in told:
-        console.print(line, soft_wrap=not console.is_terminal)  # whole lines for who reads them by program
+        console.tell(line)
 
 
 def _grid(report: Report, layout: Layout) -> Table:

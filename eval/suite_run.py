@@ -24,6 +24,7 @@ from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.suite import COMMANDS, SEVERAL_MODELS, Entry, arguments, read_suite
 from rlhf_kit.eval.suite_page import GAINED, LOST, Change, Report, Value, markdown, page, show
 from rlhf_kit.models.checkpoints import load_config
+from rlhf_kit.page import link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
 
@@ -192,6 +193,9 @@ def write(report: Report, output: Path) -> None:
     facts = [report.suite, f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
     results.write(output / TABLE, markdown(report), TASK)
     results.write(output / REPORT, page(report, facts), TASK)
+    for entry in report.entries:
+        for name in report.models:
+            link_back(output / name / entry.name / REPORT, f"eval {entry.command}", output / REPORT)
     declared = [{key: value for key, value in asdict(entry).items() if key != "meaning"} for entry in report.entries]
     told = {**asdict(report), "suite_hash": results.fingerprint(declared), "versions": versions, "commit": commit}
     results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n", TASK)

@@ -36,6 +36,7 @@ from rlhf_kit.eval import intervals
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
+from rlhf_kit.page import REPORT, link_back
 from rlhf_kit.parser import Parser
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.recipes import evaluate
@@ -291,27 +292,31 @@ def show(summary: dict, folder: Path) -> None:
             table.add_row(title, given["text"] or "(nothing 空白)", f"{given['truth']:.2f}", f"{given['score']:.2f}")
         console.print(table)
     reward = summary["reward_model"]
-    console.print(
+    console.tell(
         f"Reward model 獎勵模型: accuracy {reward['accuracy']:.3f}, where the labelers' own noise allows "
         f"{reward['accuracy_ceiling']:.3f} (標註者雜訊的上限).  Total 共 {summary['seconds']['total']:.0f} s."
     )
-    console.print(
-        f"\nIn a browser 用瀏覽器開啟：\n  {folder / 'report.html'}        the curves 曲線\n"
-        f"  {folder / 'suite' / 'report.html'}  what each stage gained and lost 各階段的得失\n"
-        f"  {folder / 'samples.md'}         the answers 回答\n"
-        f"\nNext 接下來：\n{activation()}"
-        "  rlhf-kit ppo --help                 every option 所有選項\n"
-        "  rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft    the same with GPT-2 換成 GPT-2",
-    )
+    pages = {
+        folder / REPORT: "the curves 曲線",
+        folder / "suite" / REPORT: "what each stage gained and lost 各階段的得失",
+        folder / "samples.md": "the answers 回答",
+    }
+    steps = activation() | {
+        "rlhf-kit ppo --help": "every option 所有選項",
+        "rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft": "the same with GPT-2 換成 GPT-2",
+    }
+    for title, lines in {"In a browser 用瀏覽器開啟：": pages, "Next 接下來：": steps}.items():
+        told = [f"  {line}\n      {words}" for line, words in lines.items()]
+        console.print("\n".join(["", title, *told]), soft_wrap=True)  # to be copied
 
 
-def activation() -> str:
-    """What makes `rlhf-kit` a command of the shell, where it is not: `make demo` runs it by its path."""
+def activation() -> dict[str, str]:
+    """What makes `rlhf-kit` a command of the shell, where it is not, as `make demo` runs it by its path -> why."""
     script, found = Path(sys.prefix, "bin", "activate"), shutil.which("rlhf-kit")
     if not script.is_file() or (found and Path(found).parent == script.parent):
-        return ""
+        return {}
     shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
-    return f"  source {shown}           so that the shell finds rlhf-kit 讓終端機找得到 rlhf-kit\n"
+    return {f"source {shown}": "so that the shell finds rlhf-kit 讓終端機找得到 rlhf-kit"}
 
 
 def samples_page(summary: dict) -> str:
@@ -368,7 +373,8 @@ def tell(story: Demo, pretrain: bool) -> int:
     files.write("samples.md", samples_page(summary))
     runs = {name: folder / run for name, run in POLICIES.items()} | {"reward": folder / "reward"}
     pages = {"suite/report.html": "What each stage gained and lost 各階段的得與失"}
-    write_report(folder / "report.html", summary, runs, pages)
+    write_report(folder / REPORT, summary, runs, pages)
+    link_back(folder / "suite" / REPORT, "eval suite", folder / REPORT)
     show(summary, folder)
     return story.status
 
@@ -385,7 +391,7 @@ def check_folder(folder: Path) -> None:
             f"record: it holds {listed(held)}. {advice}"
         )
     foreign = [name for name in (*RUNS, "suite") if name in held and name not in known]
-    foreign += files.foreign(["summary.json", "samples.md", "report.html"])
+    foreign += files.foreign(["summary.json", "samples.md", REPORT])
     foreign += [f"suite/{name}" for name in strangers(folder / "suite")]
     if foreign:
         raise UserError(f"--output_dir {str(folder)!r}: no demo has written {listed(foreign)} as it is now. {advice}")

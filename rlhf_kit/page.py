@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import quote
 
 from rlhf_kit import charts
 from rlhf_kit.charts import is_number
 from rlhf_kit.escaping import html
+from rlhf_kit.storage import Folder
 
+REPORT = "report.html"
+MAIN, WHOLE = "<main>", "← the whole report 整份報告"
 STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,
@@ -40,7 +45,7 @@ def document(title: str, parts: Iterable[str]) -> str:
     """A whole page with `parts` one below the other; charts.py's pictures find their colours in it."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     head += f"<title>{title}</title><style>{charts.STYLE}{STYLE}</style>"
-    return f'<!doctype html><html lang="en"><head>{head}</head><body><main>{"".join(parts)}</main></body></html>\n'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{MAIN}{"".join(parts)}</main></body></html>\n'
 
 
 def number(value: object, form: str) -> str:
@@ -55,6 +60,20 @@ def zh(words: str) -> str:
 def link(path: str, words: str) -> str:
     """A link to a file beside the page: however a name reads, it is no address."""
     return f'<a href="{html(quote(path))}">{html(words)}</a>'
+
+
+def link_back(page: Path, by: str, whole: Path) -> None:
+    """Let a page lead to that of the `whole` that it is a part of, which is there by now.
+
+    `by`: the command that wrote it. A page that is not there, or not as it was left, stays as it is.
+    """
+    pages = Folder(page.parent, by)
+    if not page.is_file() or pages.foreign([page.name]):
+        return
+    back = f"{MAIN}<p>{link(Path(os.path.relpath(whole, page.parent)).as_posix(), WHOLE)}</p>"
+    text = page.read_text(encoding="utf-8")
+    if back not in text:
+        pages.write(page.name, text.replace(MAIN, back, 1))
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -47,14 +47,15 @@ def write_report(
 ) -> Path:
     """Write the page of `summary` (a demo's summary.json, or {}) and `runs` (label -> folder with metrics.jsonl).
 
-    `pages`: others that it leads to, by their place beside it -> what they are.
+    `pages`: others that it leads to where they are, by their place beside it -> what they are.
 
     What is missing is left out. The file appears whole or not at all; its folder is made if need be. Raises UserError
     where it would replace a file that is no page of ours.
     """
     metrics = {label: read_metrics(folder) for label, folder in runs.items()}
     path = Path(path)
-    return Folder(path.parent, "demo").write(path.name, _page(summary, metrics, pages or {}))
+    pages = {place: words for place, words in (pages or {}).items() if (path.parent / place).is_file()}
+    return Folder(path.parent, "demo").write(path.name, _page(summary, metrics, pages))
 
 
 def result(summary: dict) -> str:

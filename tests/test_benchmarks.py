@@ -124,6 +124,17 @@ def test_the_last_line_and_the_file_name_what_a_figure_needs(harness, tmp_path, 
     assert [path.name for path in target.parent.iterdir()] == ["toy.json"]
 
 
+def test_pictures_of_screens_give_chinese_its_room(harness):
+    import screens  # noqa: PLC0415
+
+    drawn = '<text class="a" x="12.2" y="20" textLength="61" clip-path="url(#b)">a&#160;玉山&lt;</text>'
+    assert screens.in_cells(drawn) == (
+        '<text class="a" x="12.2" y="20" textLength="24.4" clip-path="url(#b)">a&#160;</text>'
+        '<text class="a" x="36.6" y="20" textLength="48.8" clip-path="url(#b)">玉山</text>'
+        '<text class="a" x="85.4" y="20" textLength="12.2" clip-path="url(#b)">&lt;</text>'
+    )
+
+
 def test_choices_get_the_same_likelihood_whether_or_not_their_context_is_shared(harness, monkeypatch):
     import icl_vs_lm_eval as icl  # noqa: PLC0415
     import torch  # noqa: PLC0415

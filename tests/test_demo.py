@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from benchmarks.best_of_n import pool_of
 from rlhf_kit import demo, world
 from rlhf_kit.storage import RUN, Folder, clear
+from tests.test_links import links_of
 from tests.victims import every_byte, project
 
 pytestmark = pytest.mark.timeout(2400)  # all stages and their evaluation, on however slow a machine
@@ -78,6 +79,7 @@ def test_the_page_and_the_samples_stand_alone(run):
     assert "<svg" in page and "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "PPO" in (folder / "samples.md").read_text(encoding="utf-8")
     assert "report.html" in printed and "強化學習" in printed
+    assert links_of(folder)["suite/report.html"] >= {"report.html", "suite/ppo/facts/report.html"}
 
 
 def test_the_stage_report_tells_what_was_gained_and_lost(run):
@@ -142,10 +144,10 @@ def test_the_demo_says_how_the_shell_finds_the_command(tmp_path, monkeypatch, wh
     monkeypatch.chdir(tmp_path / where)
     monkeypatch.setattr("sys.prefix", str(tmp_path / "work" / ".venv"))
     monkeypatch.setenv("PATH", "/nowhere")
-    assert demo.activation().split()[:2] == ["source", shown.format(tmp_path / "work")]
+    assert [*demo.activation()] == [f"source {shown.format(tmp_path / 'work')}"]
     (programs / "rlhf-kit").touch(0o755)
     monkeypatch.setenv("PATH", str(programs))
-    assert demo.activation() == ""
+    assert demo.activation() == {}
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):

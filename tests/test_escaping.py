@@ -12,11 +12,12 @@ import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from rlhf_kit import demo, escaping
-from rlhf_kit.console import Console
+from rlhf_kit.console import Console, folded
 from rlhf_kit.page import link
 from rlhf_kit.parser import Parser
 from rlhf_kit.processes import quiet
@@ -70,6 +71,25 @@ def test_a_console_shows_text_as_it_stands():
     said = console.file.getvalue()
     assert not MOVES.search(said)
     assert said.count("[/INST] [bold]x[i][/bold] :smile: \\u001b[2J") == 5
+
+
+def test_lines_are_broken_beside_chinese_letters_and_in_no_name():
+    told = "sft 比 base：進步：answers-right、answers-truth；退步（對齊稅）：sums-0-shot、「text」。 95 % of it"
+    for width in (20, 37, 80, 400):
+        lines = folded(told, width)
+        assert max(map(cell_len, lines)) <= width and (width < 400 or lines == [told])
+        assert re.sub(r"\s", "", "".join(lines)) == re.sub(r"\s", "", told)
+        assert not [line for line in lines if line[0] in "，。、；：）」" or line[-1] in "（「"]
+        assert all(sum(name in line for line in lines) == 1 for name in ("answers-right", "sums-0-shot"))
+    assert folded("", 5) == [""] and folded("abcdefgh ij", 5) == ["abcdefgh", "ij"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_paragraph_is_whole_for_who_reads_it_by_program(is_terminal):
+    console = Console(file=io.StringIO(), width=20, force_terminal=is_terminal, color_system=None)
+    console.tell("[b]x[/b] \x1b[2J a long line of words")
+    said = console.file.getvalue()
+    assert not MOVES.search(said) and "[b]x[/b] \\u001b[2J" in said and said.count("\n") == 1 + is_terminal
 
 
 def test_what_was_typed_is_escaped_where_argparse_complains(capsys):

@@ -199,7 +199,11 @@ def test_without_intervals_the_result_judges_nothing():
 
 
 def test_the_report_leads_to_the_other_pages(tmp_path):
-    text = write(tmp_path / "report.html", {}, {}, {"suite/report.html": "gained & lost"}).read_text(encoding="utf-8")
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "report.html").touch()
+    pages = {"suite/report.html": "gained & lost", "none.html": "nowhere"}
+    text = write(tmp_path / "report.html", {}, {}, pages).read_text(encoding="utf-8")
+    assert "nowhere" not in text
     assert '<a href="suite/report.html">gained &amp; lost</a>' in text
 
 

@@ -115,7 +115,7 @@ def show(report: Report, console: Console) -> None:
         grid.add_row(*cells)
     console.print(grid)
     for line in [line for pair in sentences(report) for line in pair] + notes(report):
-        console.print(line, soft_wrap=True)
+        console.tell(line)
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from rlhf_kit.eval.transfer.data import all_guesses, read_all
 from rlhf_kit.eval.transfer.page import markdown, page, show
 from rlhf_kit.eval.transfer.table import Report, summed_up
 from rlhf_kit.eval.transfer.words import sentences
+from rlhf_kit.page import link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
 
@@ -103,6 +104,9 @@ def write(report: Report, output: Path) -> None:
     facts = [f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
     results.write(output / TABLE, markdown(report), TASK)
     results.write(output / REPORT, page(report, facts), TASK)
+    for figure in report.figures:
+        for seed in figure.seeds:
+            link_back(output / figure.row / f"seed-{seed}" / figure.test / REPORT, f"eval {TASK}", output / REPORT)
     told = {
         **asdict(report), "sentences": sentences(report), "table_hash": results.fingerprint(asdict(report.table)),
         "versions": versions, "commit": commit,

@@ -16,6 +16,7 @@ from rlhf_kit.eval.transfer import cells, run
 from rlhf_kit.eval.transfer.config import Row, Table, read_table
 from rlhf_kit.eval.transfer.readers import checkpoint, missing, new_reader
 from rlhf_kit.recipes import evaluate
+from tests.test_links import links_of
 
 DATA = [
     {"name": "zh", "source": "world:squad_zh", "language": "zh", "size": 6},
@@ -96,6 +97,12 @@ def test_the_table_is_of_the_cells(done):
     shown = (done / "out/table.md").read_text()
     assert "81.2 / 88.7" in shown and "Left out: none." in shown and "hat" not in shown.splitlines()[0]
     assert 'href="bert/seed-0/zh/report.html"' in (done / "out/report.html").read_text()
+
+
+def test_every_page_of_a_table_leads_to_the_others(done):
+    parts = [(row, seed, test) for row in ("bert", "new", "qanet") for seed in (0, 1) for test in ("en", "zh")]
+    cells = {f"{row}/seed-{seed}/{test}/report.html" for row, seed, test in parts}
+    assert links_of(done / "out") == {"report.html": cells, **dict.fromkeys(cells, {"report.html"})}
 
 
 def test_a_finished_table_is_only_written_again(copy, capsys):

@@ -1,6 +1,8 @@
 """What is said and shown: text is never markup, readers may leave, tables and bars fit."""
 
 ESCAPING, HOSTILE = "tests/test_escaping.py::", "tests/recipes/test_hostile_text.py::"
+LINES, LINKS = "test_lines_are_broken_beside_chinese_letters_and_in_no_name", "tests/test_links.py::"
+NUMBERS, LAUNCHED = "tests/test_numbers.py::", "tests/test_launched.py::"
 SUITE, REPORT = "tests/eval/test_suite.py::", "tests/test_report.py::"
 
 MUTANTS = [
@@ -128,5 +130,97 @@ MUTANTS = [
         "interval[0] <= 0 <= interval[1]",
         "False",
         REPORT + "test_the_result_follows_the_intervals",
+    ),
+    ("rlhf_kit/console.py", "letter not in ENDS", "True", ESCAPING + LINES),
+    ("rlhf_kit/console.py", "before not in BEGINS", "True", ESCAPING + LINES),
+    (
+        "rlhf_kit/console.py",
+        "if self.is_terminal else [text]",
+        "",
+        ESCAPING + "test_a_paragraph_is_whole_for_who_reads_it_by_program",
+    ),
+    (
+        "rlhf_kit/parser.py",
+        "        self._negative_number_matcher = NEGATIVE\n",
+        "",
+        NUMBERS + "test_every_command_reads_a_negative_number_in_any_form",
+    ),
+    (
+        "rlhf_kit/parser.py",
+        "(inf|infinity|nan)$",
+        "(inf|infinity|nan)",
+        NUMBERS + "test_what_begins_as_a_number_may_be_an_options_value",
+    ),
+    (
+        "rlhf_kit/launched.py",
+        "process_count() == 1 or _number(RANKS, 0) == 0",
+        "_number(RANKS, 0) == 0",
+        LAUNCHED + "test_one_of_several_processes_speaks",
+    ),
+    (
+        "rlhf_kit/launched.py",
+        "if value.isdecimal()",
+        "if value",
+        LAUNCHED + "test_what_is_no_number_is_not_set",
+    ),
+    (
+        "recipes/run.py",
+        "    if on_cpu():",
+        "    if not torch.accelerator.is_available():",
+        LAUNCHED + "test_a_switch_of_the_launch_is_read_as_accelerate_does",
+    ),
+    (
+        "rlhf_kit/processes.py",
+        "    except ValueError as error:\n        given",
+        "    except KeyError as error:\n        given",
+        LAUNCHED + "test_a_switch_that_says_neither_is_named",
+    ),
+    (
+        "rlhf_kit/page.py",
+        "or pages.foreign([page.name])",
+        "",
+        LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
+    ),
+    (
+        "rlhf_kit/page.py",
+        "    if back not in text:",
+        "    if True:",
+        LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
+    ),
+    (
+        "rlhf_kit/report.py",
+        "if (path.parent / place).is_file()}",
+        "}",
+        LINKS + "test_a_suite_that_ends_early_is_not_led_to",
+    ),
+    (
+        "rlhf_kit/demo.py",
+        'link_back(folder / "suite" / REPORT, "eval suite", folder / REPORT)',
+        "pass",
+        LINKS + "test_every_page_of_a_demo_leads_to_the_others",
+    ),
+    (
+        "eval/suite_run.py",
+        'link_back(output / name / entry.name / REPORT, f"eval {entry.command}", output / REPORT)',
+        "pass",
+        LINKS + "test_every_page_of_a_demo_leads_to_the_others",
+    ),
+    (
+        "eval/transfer/run.py",
+        'link_back(output / figure.row / f"seed-{seed}" / figure.test / REPORT, f"eval {TASK}", output / REPORT)',
+        "pass",
+        "tests/eval/test_transfer_run.py::test_every_page_of_a_table_leads_to_the_others",
+    ),
+    (
+        "eval/icl_page.py",
+        "{html(c.model)} (",
+        "{c.model} (",
+        HOSTILE + "test_a_suite",
+    ),
+    (
+        "eval/extractive/page.py",
+        "{html(settings.model)} ·",
+        "{settings.model} ·",
+        HOSTILE + "test_an_extractive_run_and_its_training",
     ),
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from peft import LoraConfig
+from transformers import GPT2LMHeadModel
 
 from rlhf_kit import cli
 from rlhf_kit.eval import suite_page
@@ -18,8 +19,10 @@ from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.ppo import completions
 from rlhf_kit.report import write_report
 from rlhf_kit.world import BASE
+from tests.eval.toy_reader import reader, tokenizer_of
 from tests.stages import PPO, QUIET
 from tests.test_escaping import HOSTILE, MOVES, Tags
+from tests.test_links import links_of
 
 NAME = "[INST] [bold]x[i] \x1b[2J\r\u202e`|](javascript:a) <script>b<h1>\n"  # a file's or a column's
 SHOWN = "[INST] [bold]x[i] "
@@ -199,7 +202,10 @@ def test_a_run_that_is_judged_and_reported(kit, tmp_path):
     answer = {"text": HOSTILE, "truth": 1.0, "score": 0.0}
     summary = {"samples": [{"prompt": HOSTILE, "answers": {NAME: answer}}], "stages": {NAME: {"truth": 1.0}}}
     summary |= {"machine": HOSTILE, "versions": {NAME: HOSTILE}, "seconds": {NAME: 1.0}}
-    write_report(tmp_path / "report" / "report.html", summary, {NAME: folder}, {f"javascript:{NAME}": NAME})
+    page = tmp_path / "report" / f"javascript:{NAME}"
+    page.parent.mkdir()
+    page.touch()
+    write_report(tmp_path / "report" / "report.html", summary, {NAME: folder}, {page.name: NAME})
     assert check_files(tmp_path / "report") == 1
 
 
@@ -227,3 +233,141 @@ def test_completions_that_are_shown(capsys):
 
 def test_the_base_that_comes_with_the_kit_has_a_card_of_markdown():
     assert check_files(Path(BASE)) == 1
+
+
+# --- measurements that succeed --------------------------------------------------------------------------------------
+
+ALL = (
+    f"{HOSTILE.replace(chr(0xD83D), '')} [link=javascript:a]x[/link] ![i](http://a/b.png) "
+    "\x1b]8;;http://a\x07l\x1b]8;;\x07 \x1b]0;t\x07 \u200b\u2067 <img src=x onerror=alert(1)> &lt;b&gt;"
+)
+COLUMN = {"id": ALL, "context": f"{ALL} Ann .", "question": f"{ALL} who?"}
+ASKED = COLUMN | {"answers": {"text": ["Ann"], "answer_start": [len(ALL) + 1]}}
+
+
+@pytest.fixture
+def wide(tiny_config, tokenizer, tmp_path):
+    """A language model of a hostile name that has room for all of it."""
+    tiny_config.n_positions = 1024
+    folder = tmp_path / f"model {NAME}"
+    GPT2LMHeadModel(tiny_config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def held(folder: Path) -> str:
+    """All texts and names that the JSON files below hold, read back."""
+    found = []
+
+    def collect(value):
+        if isinstance(value, dict):
+            value = [*value, *value.values()]
+        if isinstance(value, list):
+            found.extend(map(str, value))
+            for one in value:
+                collect(one)
+
+    for path in folder.rglob("*.json*"):
+        text = path.read_text(encoding="utf-8")
+        for line in text.strip().split("\n") if path.suffix == ".jsonl" else [text]:
+            collect(json.loads(line))
+    return "\n".join(found)
+
+
+def test_a_coqa_run(kit, tmp_path, wide):
+    story = {"id": ALL, "source": ALL, "story": ALL, "questions": [{"input_text": ALL, "turn_id": 1}]}
+    story["answers"] = [{"input_text": ALL, "turn_id": 1}]
+    data = tmp_path / f"coqa {NAME}.json"
+    data.write_text(json.dumps({"data": [story]}))
+    outs = [tmp_path / f"{name} {NAME}" for name in "ab"]
+    for out in outs:
+        _, said = kit("eval", "coqa", "--model", wide, "--data", data, "--output", out, status=0)
+        assert SHOWN in said and "[link=javascript:a]x[/link]" in said  # the model, the domain
+        assert ALL in held(out) and str(data) in held(out)
+    _, said = kit("eval", "compare", *outs, status=0)
+    assert "[link=javascript:a]x[/link]" in said
+    predictions = tmp_path / f"p {NAME}.json"
+    predictions.write_text(json.dumps([{"id": ALL, "turn_id": 1, "answer": ALL}]))
+    given = ["--references", data, "--predictions", predictions]
+    _, said = kit("eval", "score", "coqa", *given, status=0)
+    assert json.loads(said)["f1"] == 100.0 and ALL in json.loads(said)["by_domain"]
+
+
+@pytest.mark.parametrize("scorer", ["squad", "drcd"])
+def test_an_extractive_run_and_its_training(kit, tmp_path, scorer):
+    tokenizer = tokenizer_of([ALL, "Ann who?"])
+    model = reader(len(tokenizer), positions=512)
+    model.save_pretrained(folder := tmp_path / f"reader {NAME}")
+    tokenizer.save_pretrained(folder)
+    data = rows_of(tmp_path / f"squad {NAME}.jsonl", [ASKED, ASKED | {"id": "2"}])
+    sizes = "--max-length 512 --max-query-length 220 --step 16 --batch-size 2 --epochs 1".split()
+    asked = ["--model", folder, "--data", data, "--scorer", scorer, "--output", out := tmp_path / f"out {NAME}"]
+    training = ["--train-data", data] if scorer == "squad" else []
+    _, said = kit("eval", "extractive", *asked, *sizes, *training, status=0)
+    assert SHOWN in said and check_files(out) >= 1
+    page = Tags((out / "report.html").read_text(encoding="utf-8"))
+    assert "[link=javascript:a]x[/link]" in "".join(page.words) and "img" not in page.found
+    assert ALL in held(out)
+    _, said = kit("eval", "compare", out, out, status=0)
+    nested = [{"title": ALL, "paragraphs": [{"context": ASKED["context"], "qas": [
+        {"id": ALL, "question": ALL, "answers": [{"text": "Ann", "answer_start": len(ALL) + 1}]}
+    ]}]}]  # fmt: skip
+    (tmp_path / "r.json").write_text(json.dumps({"version": "1.1", "data": nested}))
+    (tmp_path / "p.json").write_text(json.dumps({ALL: ALL}))
+    given = ["--references", tmp_path / "r.json", "--predictions", tmp_path / "p.json"]
+    _, said = kit("eval", "score", scorer, *given, status=0)
+    assert json.loads(said)["questions"] == 1
+
+
+def test_a_transfer_table(kit, tmp_path):
+    tokenizer = tokenizer_of([ALL, "Ann who?"])
+    reader(len(tokenizer), positions=512).save_pretrained(folder := tmp_path / f"reader {NAME}")
+    tokenizer.save_pretrained(folder)
+    source = str(rows_of(tmp_path / f"squad {NAME}.jsonl", [ASKED]))
+    table = {
+        "seeds": [0],
+        "training": {"max_length": 512, "max_query_length": 220, "step": 16, "max_steps": 1},
+        "data": [{"name": "en", "source": source, "language": "en"}],
+        "tests": [{"name": "zh", "source": source, "language": "zh", "scorers": ["drcd"]}],
+        "rows": [{"name": "row", "model": str(folder), "fine_tuned_on": ["en"], "pretrained_on": ALL}],
+    }
+    config = tmp_path / f"table {NAME}.yaml"
+    config.write_text(json.dumps(table))
+    _, said = kit("eval", "transfer", "--config", config, "--output", out := tmp_path / f"out {NAME}", status=0)
+    assert "[link=javascript:a]x[/link]" in said and SHOWN in said and check_files(out) == 3
+    assert "[link=javascript:a]x[/link]" in (out / "report.html").read_text()
+    assert ALL in held(out) and source in held(out)
+
+
+def test_summaries(kit, tmp_path, wide):
+    row = {"article": f"{ALL} Ann. {ALL} Ben. Eve.", "highlights": ALL}
+    data = rows_of(tmp_path / f"news {NAME}.jsonl", [row])
+    out = tmp_path / f"out {NAME}"
+    _, said = kit("eval", "tldr", "--models", wide, "lede-3", "--data", data, "--output", out, status=0)
+    assert SHOWN in said and check_files(out) == 0
+    assert ALL.split("\n")[0][:40] in held(out) and str(data) in held(out)
+
+
+def test_a_suite(kit, tmp_path, wide):
+    text = rows_of(tmp_path / f"text {NAME}.jsonl", [{"text": ALL}] * 2)
+    common = {"higher_is_better": False, "meaning": ALL}
+    entries = [
+        {"name": "text", "command": "perplexity", "options": {"data": str(text)}, "figure": "bits_per_byte", **common},
+        {
+            "name": "sums",
+            "command": "icl",
+            "options": {"tasks": ["world-sums"], "shots": 0},
+            "figure": "acc",
+            **common,
+        },
+    ]
+    entries[0]["paired"], entries[1]["items"] = "nll", 1
+    path = tmp_path / f"suite {NAME}.yaml"
+    path.write_text(json.dumps(entries))
+    models = [f"first={wide}", f"second={wide}"]
+    out = tmp_path / f"out {NAME}"
+    _, said = kit("eval", "suite", "--models", *models, "--suite", path, "--output", out, status=0)
+    assert "[link=javascript:a]x[/link]" in said and SHOWN in said and check_files(out) == 4
+    assert len(links_of(out)["report.html"]) == 4
+    found = json.loads((out / "suite.json").read_text(encoding="utf-8"))
+    assert found["models"]["first"] == str(wide) and found["entries"][0]["meaning"] == ALL
