@@ -14,6 +14,7 @@ from typing import Any
 import rlhf_kit
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.hashes import text_hash
+from rlhf_kit.page import keep_back
 from rlhf_kit.storage import Folder, check_place, write_fault
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
@@ -76,12 +77,12 @@ def of(folder: Path, task: str) -> Folder:
 
 
 def write(path: Path, text: str, task: str) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; a page that led back to its suite still does.
 
     Raises UserError where it may not be written, or is no result of this task; OSError where there is no room.
     """
     try:
-        of(path.parent, task).write(path.name, text)
+        of(path.parent, task).write(path.name, keep_back(path, text) if path.suffix == ".html" else text)
     except OSError as error:
         if write_fault(error):
             raise

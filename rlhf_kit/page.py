@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from rlhf_kit import charts
 from rlhf_kit.charts import is_number
@@ -14,6 +15,7 @@ from rlhf_kit.storage import Folder
 
 REPORT = "report.html"
 MAIN, WHOLE = "<main>", "← the whole report 整份報告"
+BACK = re.compile(rf'{MAIN}<p><a href="([^"]*)">{WHOLE}</a></p>')
 STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,
@@ -74,6 +76,13 @@ def link_back(page: Path, by: str, whole: Path) -> None:
     text = page.read_text(encoding="utf-8")
     if back not in text:
         pages.write(page.name, text.replace(MAIN, back, 1))
+
+
+def keep_back(page: Path, text: str) -> str:
+    """The `text` that takes a page's place, with the way back that the page has, where the whole is still there."""
+    found = BACK.search(page.read_text(encoding="utf-8", errors="replace")) if page.is_file() else None
+    is_there = found is not None and (page.parent / unquote(found[1])).is_file()
+    return text.replace(MAIN, found[0], 1) if is_there else text
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from rlhf_kit import demo
-from rlhf_kit.page import REPORT, WHOLE, document, link_back
+from rlhf_kit.page import REPORT, WHOLE, document, keep_back, link_back
 from rlhf_kit.recipes import evaluate
 from rlhf_kit.report import write_report
 from rlhf_kit.storage import RUN, Folder
@@ -68,6 +68,10 @@ def test_every_page_of_a_demo_leads_to_the_others(story, monkeypatch, capsys):
         suite: {REPORT, *tasks, *results},
         **{task: {suite} for task in tasks},
     }
+    before = links_of(story)
+    models = [f"{name}=runs/demo/{name}" for name in demo.SUITE]
+    assert demo.evaluate.main(["suite", "--models", *models, "--output", "runs/demo/suite"]) == 0
+    assert links_of(story) == before  # each page is written anew
 
 
 def test_a_suite_that_ends_early_is_not_led_to(story, tmp_path, capsys):
@@ -88,6 +92,10 @@ def test_a_page_is_led_back_once_and_only_where_it_is_ours(tmp_path):
         link_back(page, part.by, whole)
         assert page.read_text().count(f'href="../../{REPORT}">{WHOLE}') == 1 and not part.foreign([REPORT])
     assert links_of(tmp_path)[f"a b/c/{REPORT}"] == {REPORT}
+    new = document("", ["new"])
+    assert keep_back(page, new).partition(WHOLE)[0] == page.read_text().partition(WHOLE)[0]
+    whole.unlink()
+    assert keep_back(page, new) == new == keep_back(tmp_path / "none.html", new)
     for command in ("eval suite", part.by):
         page.write_text(before := document("", ["mine"]))
         link_back(page, command, whole)

@@ -183,6 +183,18 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/page.py",
+        "is_there = found is not None and (page.parent / unquote(found[1])).is_file()",
+        "is_there = found is not None",
+        LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
+    ),
+    (
+        "eval/results.py",
+        'keep_back(path, text) if path.suffix == ".html" else text',
+        "text",
+        LINKS + "test_every_page_of_a_demo_leads_to_the_others",
+    ),
+    (
+        "rlhf_kit/page.py",
         "    if back not in text:",
         "    if True:",
         LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
