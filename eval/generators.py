@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_prompt, lead_ids, set_chat_template, start_ids
 from rlhf_kit.data.hub import split_revision
-from rlhf_kit.errors import UserError
+from rlhf_kit.errors import UserError, each
 from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.models.prefix import shared_prefix
@@ -30,6 +30,12 @@ def load_generator(
     # Masks come from lengths, and pad is GPT-2's end of text: transformers would take that for padding and warn.
     model.config.get_text_config().pad_token_id = None
     return model.to(device).eval(), tokenizer
+
+
+def check_generators(names: Iterable[str]) -> None:
+    """Before the first of several is measured. Raises UserError as `load_generator` does, of all of them, but for
+    weights that are no numbers: none is read."""
+    each(lambda name: load_policy(name, tokenizer=load_tokenizer(name), device_map="meta"), names)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

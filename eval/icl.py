@@ -26,7 +26,7 @@ from rlhf_kit.console import Console
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import harness, results
 from rlhf_kit.eval.decoding import DEFAULT_BATCH_TOKENS, Decoding, continuations
-from rlhf_kit.eval.generators import folders, layout, load_generator
+from rlhf_kit.eval.generators import check_generators, folders, layout, load_generator
 from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.icl_page import Curve, curve_csv, curve_page, points, show
 from rlhf_kit.eval.icl_prompts import Asked, Prompts
@@ -213,6 +213,7 @@ def run(options: argparse.Namespace) -> None:
     if options.output is not None:
         results.check_folder(options.output, TASK, (CURVE, REPORT))
     curves = []
+    check_generators(options.models)
     for name in options.models if options.apply_chat_template else ():
         check_template(name, chosen, shots[-1], options.seed)
     for name, folder in zip(options.models, folders(options.models, options.output), strict=True):

@@ -200,6 +200,7 @@ class Run:
             self.state.wait_for_everyone()  # nobody writes before all have read what was there
         self.started = time.perf_counter()
         if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
             if self.rank == 0:
                 self._write(SETTINGS, asdict(self.settings))
                 self.home.remove(RESULTS)  # from here on the folder holds an unfinished run

@@ -61,13 +61,12 @@ def json_lines(rows: Iterable[Any]) -> str:
 
 
 def check_folder(folder: Path, task: str, names: Iterable[str] = ()) -> None:
-    """Before hours are spent: make the folder that the results go to.
+    """Before hours are spent; nothing is made, as what is to be measured may turn out to be nothing.
 
-    Raises UserError where it cannot be made or written into, or one of `names` is there and is no result of this task
-    as it was left.
+    Raises UserError where the folder cannot be made or written into, or one of `names` is there and is no result of
+    this task as it was left.
     """
     check_place(folder, "--output")
-    folder.mkdir(parents=True, exist_ok=True)
     of(folder, task).refuse_foreign(names)
 
 

@@ -17,13 +17,12 @@ from rlhf_kit.console import Console
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
 from rlhf_kit.eval.compare import compare_folders
-from rlhf_kit.eval.generators import folders
+from rlhf_kit.eval.generators import check_generators, folders
 from rlhf_kit.eval.items import RESULTS as ITEM_RESULTS
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.suite import COMMANDS, SEVERAL_MODELS, Entry, arguments, read_suite
 from rlhf_kit.eval.suite_page import GAINED, LOST, Change, Report, Value, markdown, page, show
-from rlhf_kit.models.checkpoints import load_config
 from rlhf_kit.page import link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
@@ -36,8 +35,7 @@ def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval suite` with parsed options (`suite.py`). Raises UserError."""
     quiet()
     entries, models = read_suite(options.suite), _named(options.models)
-    for path in models.values():
-        load_config(path, what="a causal language model")  # before anything is measured
+    check_generators(models.values())
     state = processes()
     if options.output is None and state.num_processes > 1:
         raise UserError("Several processes keep their items in files: give a folder by --output.")

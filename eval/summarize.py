@@ -33,7 +33,7 @@ from rlhf_kit.data.chat import start_ids
 from rlhf_kit.data.formats import report
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.generators import encode_begun, encode_behind, folders, load_generator
+from rlhf_kit.eval.generators import check_generators, encode_begun, encode_behind, folders, load_generator
 from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.items import Item, Results, Run, Settings
 from rlhf_kit.eval.options import BASELINES
@@ -175,15 +175,17 @@ def measure_tldr(
 ) -> Results | None:
     """Summaries by a model or one of BASELINES, scored: rouge1, rouge2, rougeL, rougeLsum. See `items.Run`."""
     by_id = {article.id: article for article in articles}
-    with Run(folder, settings, list(by_id), state, unit="articles") as run:
-        asked = [by_id[name] for name in run.todo]
+    run = Run(folder, settings, list(by_id), state, unit="articles")
+    asked = [by_id[name] for name in run.todo]
+    if asked and system not in BASELINES:
+        device = state.device if state else "cpu"
+        model, tokenizer = load_generator(system, settings.options["dtype"], device)
+    with run:
         if system in BASELINES:
             for article in asked:
                 summary = baseline(system, article, settings.seed)
                 run.add(_item(article, article.text, summary, summary))
         elif asked:
-            device = state.device if state else "cpu"
-            model, tokenizer = load_generator(system, settings.options["dtype"], device)
             prompts, hint = [], HINT if settings.options["hint"] else ""
             for article in asked:
                 prompts.append(prompt_ids(tokenizer, article.text, hint, context_length(model.config)))
@@ -233,6 +235,7 @@ def run(options: argparse.Namespace) -> None:
     articles = read_articles(options.data, options.split)[: options.limit]
     data_hash = results.fingerprint([[article.text, article.summary] for article in articles])
     state, found = processes(), {}
+    check_generators(name for name in options.models if name not in BASELINES)
     for system, folder in zip(options.models, folders(options.models, options.output), strict=True):
         of_model = system not in BASELINES
         made_by = {"hint": not options.no_hint, "dtype": options.dtype} if of_model else {}

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import (
@@ -21,7 +20,7 @@ from rlhf_kit.data.loading import select
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import check_config
 from rlhf_kit.models.adapters import trainable
-from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, set_special_tokens
+from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, new_model, set_special_tokens
 from rlhf_kit.models.weights import is_here
 from rlhf_kit.recipes import plan
 from rlhf_kit.recipes.arguments import ModelArguments, Settings
@@ -75,9 +74,8 @@ def check_adapter(settings: Settings) -> None:
         return
     auto_class = AutoModelForSequenceClassification if settings.stage == "reward" else AutoModelForCausalLM
     try:
-        with torch.device("meta"):
-            model = auto_class.from_config(config, trust_remote_code=settings.model.trust_remote_code)
-    except ValueError:  # a model of another kind: told where it is loaded
+        model = new_model(auto_class, config, "", "meta", trust_remote_code=settings.model.trust_remote_code)
+    except UserError:  # a model of another kind, or none: told where it is loaded
         return
     check_config(model, peft_config(settings))
 

@@ -21,6 +21,7 @@ from transformers.trainer_callback import ExportableState
 from rlhf_kit import storage
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import process_count
+from rlhf_kit.models.weights import adapter_config
 from rlhf_kit.recipes.arguments import Settings, given_values
 from rlhf_kit.recipes.resume import wanted_checkpoint
 from rlhf_kit.storage import RUN, Folder, listed, replace
@@ -211,13 +212,10 @@ def sources(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _bases(adapter: str) -> Iterator[str]:
-    config = Path(adapter) / "adapter_config.json"
-    try:
-        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
-        return
-    if base and base != adapter:
-        yield from (base, *_bases(base))
+    with suppress(UserError):  # told where it is loaded
+        while Path(adapter).is_dir() and (found := adapter_config("an adapter", adapter)) is not None:
+            adapter = found.base_model_name_or_path
+            yield adapter
 
 
 def _lies_in(source: str, folder: Path) -> bool:

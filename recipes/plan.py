@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
@@ -17,7 +16,7 @@ from rlhf_kit.data.files import is_file_name
 from rlhf_kit.data.hub import OUTPUTS
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.launched import is_main_process
-from rlhf_kit.models.checkpoints import context_length, load_config, new_config
+from rlhf_kit.models.checkpoints import context_length, load_config, new_config, new_model
 from rlhf_kit.models.weights import TRUSTS_CODE
 from rlhf_kit.recipes.arguments import Settings
 
@@ -66,8 +65,8 @@ def _is_to_be_made(name: str) -> bool:
 
 def count_parameters(config: PretrainedConfig) -> int:
     """Parameters of the model a configuration describes; nothing is allocated."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=TRUSTS_CODE.get())
+    it_makes, trusts_code = f"The config.json of {config.name_or_path!r} makes", TRUSTS_CODE.get()
+    model = new_model(AutoModelForCausalLM, config, it_makes, "meta", trust_remote_code=trusts_code)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -16,13 +16,18 @@ HEAD = "ForQuestionAnswering"
 
 
 def load_reader(
-    name: str, dtype: str = "float32", device: torch.device | str = "cpu", trained: bool = True
+    name: str,
+    dtype: str = "float32",
+    device: torch.device | str = "cpu",
+    trained: bool = True,
+    device_map: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model with a question answering head in eval mode, and its tokenizer; an adapter is merged.
 
     Args:
         name: a folder or a hub id.
         trained: refuse a model that brings no such head. Without, it gets a new one, to be trained.
+        device_map: as for `load_policy`; then `device` is not looked at.
 
     Raises:
         UserError: also when the tokenizer has tokens that the model lacks.
@@ -38,9 +43,11 @@ def load_reader(
             "--train-data, or give the folder of one. 此模型沒有作答層，請加 --train-data 先微調。"
         )
     tokenizer = load_tokenizer(name, needs_eos=False)
-    model = load_weights(AutoModelForQuestionAnswering, what, name, config, new_head=not trained, dtype=DTYPES[dtype])
+    model = load_weights(
+        AutoModelForQuestionAnswering, what, name, config, not trained, dtype=DTYPES[dtype], device_map=device_map
+    )
     check_vocabulary(name, tokenizer, model)
-    return model.to(device).eval(), tokenizer
+    return (model if device_map else model.to(device)).eval(), tokenizer
 
 
 def check_length(model: PreTrainedModel, max_length: int) -> None:

@@ -121,11 +121,14 @@ def make(cell: Cell, making: Making) -> None:
     """Train it and test it, as far as that is not done yet; on every process alike."""
     folder, state = cell.folder(making.output), making.state
     results.check_folder(folder, TASK, (CELL, MODEL, extractive.LEARNED))
+    set_seed(cell.seed)  # of new weights
+    new = None if (folder / MODEL / TRAINED).is_file() else new_reader(cell.row, making.learned(cell.row))
     if state.is_main_process:
         told = json.dumps(making.deciding(cell), indent=2, ensure_ascii=False) + "\n"
         results.write(folder / CELL, told, TASK)
     state.wait_for_everyone()
-    model, tokenizer = _trained(cell, making)
+    model, tokenizer = _trained(cell, making, new)
+    del new  # its memory
     for test in making.table.tests:
         if not (folder / test.name / extractive.REPORT).is_file():
             _measure(test, cell, making, model, tokenizer)
@@ -137,13 +140,14 @@ def make(cell: Cell, making: Making) -> None:
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def _trained(cell: Cell, making: Making) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The fine-tuned model in eval mode: what an interrupted run left of it, or a new one."""
+def _trained(
+    cell: Cell, making: Making, new: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The fine-tuned model in eval mode: the `new` one trained, or what an interrupted run left of it."""
     folder, state = cell.folder(making.output) / MODEL, making.state
-    if not (folder / TRAINED).is_file():
-        set_seed(cell.seed)  # of new weights
+    if new is not None:
+        model, tokenizer = new
         questions = making.learned(cell.row)
-        model, tokenizer = new_reader(cell.row, questions)
         parts = training_parts(cell.row, model)
         with tempfile.TemporaryDirectory() as scratch:
             trainer = finetune(model, tokenizer, questions, arguments(scratch, cell, making), **parts)

@@ -19,7 +19,7 @@ from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import load_reader
 from rlhf_kit.eval.transfer.config import QANET, Row
 from rlhf_kit.models import weights
-from rlhf_kit.models.checkpoints import load_config, load_tokenizer
+from rlhf_kit.models.checkpoints import check_vocabulary, load_config, load_tokenizer, new_model
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.models.qanet import QANetConfig, QANetForQuestionAnswering, train_word_tokenizer
 from rlhf_kit.models.qanet.training import ARGUMENTS, qanet_trainer_parts
@@ -46,9 +46,13 @@ def pinned(row: Row) -> Row:
 
 
 def check(row: Row) -> None:
-    """Raises UserError for a model that cannot be loaded, or sizes that QANet does not have."""
-    if row.model != QANET:
+    """Raises UserError for a model that by its files cannot be loaded, or sizes that QANet does not have."""
+    if row.model != QANET and row.from_scratch:
         load_config(checkpoint(row.model), what="a question answering model")
+        load_tokenizer(checkpoint(row.model), needs_eos=False)
+        return
+    if row.model != QANET:
+        load_reader(checkpoint(row.model), trained=False, device_map="meta")
         return
     for name in row.sizes:
         if name not in (known := [VECTORS, *QANetConfig.__annotations__]):
@@ -80,8 +84,10 @@ def new_reader(row: Row, questions: Sequence[Question]) -> tuple[PreTrainedModel
     name = checkpoint(row.model)
     if row.from_scratch:
         config = load_config(name, what="a question answering model")
-        model = AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32)  # a checkpoint may say half
-        return model, load_tokenizer(name, needs_eos=False)
+        it_makes, tokenizer = f"The config.json of {name!r} makes", load_tokenizer(name, needs_eos=False)
+        model = new_model(AutoModelForQuestionAnswering, config, it_makes, dtype=torch.float32)  # it may say half
+        check_vocabulary(name, tokenizer, model)
+        return model, tokenizer
     return load_reader(name, trained=False)
 
 

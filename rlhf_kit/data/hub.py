@@ -6,7 +6,6 @@ where its revision is a commit: what a branch holds may change while a run goes 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -33,6 +32,7 @@ from huggingface_hub.utils import tqdm
 
 from rlhf_kit.data.files import is_file_name
 from rlhf_kit.errors import HubUnreachableError, UserError
+from rlhf_kit.inputs import read_json
 from rlhf_kit.launched import is_main_process
 
 logger = logging.getLogger(__name__)
@@ -162,14 +162,38 @@ class _Bar(tqdm):
         self.close()
 
 
+def shards(index: Path) -> set[str]:
+    """The files beside it that an index of weights names. Raises UserError for what is no index."""
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    names = {*places.values()} if isinstance(places, dict) and all(isinstance(x, str) for x in places.values()) else ()
+    if not names or any(Path(name).name != name for name in names):
+        raise UserError(
+            f"{index} is no index of weights: its `weight_map` gives each weight the name of a file beside it. Give "
+            "the file as it was saved."
+        )
+    return names
+
+
 def _weight_files(folder: Path, names: tuple[str, ...], there: list[str]) -> list[str]:
     for name in names:
         index = folder / f"{name}.index.json"
         if name in there:
             return [name]
         if index.is_file():
-            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            return sorted(shards(index))
     return []
+
+
+def check_shards(folder: Path, weights: tuple[str, ...]) -> None:
+    """Raises UserError where the index of a model's weights names a file that is not beside it."""
+    wanted = _weight_files(folder, weights, [name for name in weights if (folder / name).is_file()])
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{str(folder)!r} lacks {_count(missing)}, which its index of weights names ({missing[0]}). Give complete "
+            "files: load or copy the model again."
+        )
 
 
 def _count(files: list[str]) -> str:

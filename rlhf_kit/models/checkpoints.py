@@ -44,6 +44,7 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfl
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "seq_length")
 CONTEXT_NAMES += ("max_sequence_length", "context_length", "model_max_length")
 SIZES = ("num_attention_heads", "num_key_value_heads", "hidden_size", "num_hidden_layers", "vocab_size")
+MOST_LAYERS = 2**12  # all are built before a weight is read; the deepest published have a thousand
 # Models whose first token stands one place after that of the padding id: 514 positions are 512 tokens.
 COUNT_FROM_PADDING = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm")
 COUNT_FROM_PADDING += ("xlm-roberta", "xlm-roberta-xl", "xmod")
@@ -75,6 +76,11 @@ def load_tokenizer(
             AutoTokenizer.from_pretrained, "a tokenizer", name_or_path, trust_remote_code=trust_remote_code
         )
     tokenizer.name_or_path = located(name_or_path)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(
+            f"The tokenizer_config.json of {str(name_or_path)!r} has the model_max_length "
+            f"{tokenizer.model_max_length!r}; a number is needed. Give the file as it was saved."
+        )
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one from config.json alone
         raise UserError(
             f"{str(name_or_path)!r} holds no tokenizer: every token it gives is a special one. "
@@ -130,13 +136,8 @@ def _language_model(
         options["attn_implementation"] = attn_implementation
     if config_overrides is not None:
         config = new_config(name_or_path, config_overrides, tokenizer, trust_remote_code)
-        try:
-            with torch.device(device_map or "cpu"):
-                return _every_token_learns(auto_class.from_config(config, **options))
-        except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"config_overrides: {config_overrides} make no {config.model_type} model: {reason(error)}"
-            ) from error
+        it_makes = f"config_overrides: {config_overrides} make"
+        return _every_token_learns(new_model(auto_class, config, it_makes, device_map, **options))
     name_or_path = pinned(what, name_or_path)
     config = load_config(name_or_path, trust_remote_code, what)
     if is_classifier_config(config):
@@ -148,6 +149,17 @@ def _language_model(
     if tokenizer is not None:
         check_vocabulary(name_or_path, tokenizer, model)
     return _every_token_learns(model)
+
+
+def new_model(
+    auto_class, config: PretrainedConfig, it_makes: str, device_map: str | None = None, **options
+) -> PreTrainedModel:
+    """A model of this configuration, drawn at random. Raises UserError, which begins with `it_makes`."""
+    try:
+        with torch.device(device_map or "cpu"):
+            return auto_class.from_config(config, **options)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{it_makes} no {config.model_type} model: {reason(error)}") from error
 
 
 def load_reward_model(
@@ -243,18 +255,27 @@ def load_config(
         config = load_config(adapter.base_model_name_or_path, trust_remote_code, what)
         return _with_head(config) if adapter.task_type == "SEQ_CLS" else config
     config = attempt(read, what, name_or_path, trust_remote_code=trust_remote_code)
-    _check_sizes(name_or_path, config)
+    kinds = config.architectures
+    if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+        raise UserError(
+            f"The config.json of {str(name_or_path)!r} has the architectures {kinds!r}; a list of names is needed. "
+            "Give the file as it was saved."
+        )
+    _check_sizes(f"The config.json of {str(name_or_path)!r} makes", config)
     config.name_or_path = located(name_or_path)
     return config
 
 
-def _check_sizes(name_or_path: str | os.PathLike, config: PretrainedConfig) -> None:
-    """Raises UserError for a model of no heads, no width, no layers or no tokens."""
+def _check_sizes(it_makes: str, config: PretrainedConfig) -> None:
+    """Raises UserError for a model of no heads, no width, no layers or no tokens, or of layers without end."""
     config = config.get_text_config()
     sizes = {name: getattr(config, name, None) for name in SIZES}
-    none = [f"{name} is {size}" for name, size in sizes.items() if isinstance(size, int) and size < 1]
-    if none:
-        raise UserError(f"The config.json of {str(name_or_path)!r} makes no model: {', '.join(none)}; 1 is the least.")
+    sizes = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    faults = [f"{name} is {size}; 1 is the least" for name, size in sizes.items() if size < 1]
+    if sizes.get("num_hidden_layers", 0) > MOST_LAYERS:
+        faults.append(f"num_hidden_layers is {sizes['num_hidden_layers']}; {MOST_LAYERS} are the most")
+    if faults:
+        raise UserError(f"{it_makes} no {config.model_type} model: {', '.join(faults)}.")
 
 
 def _read_reward_config(folder: str, **options) -> PretrainedConfig:
@@ -305,6 +326,7 @@ def new_config(
         config = type(config)(**values)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise UserError(f"config_overrides: {reason(error)}") from error
+    _check_sizes(f"config_overrides: {overrides} make", config)
     heads, width = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
     if heads and width and width % heads:
         raise UserError(f"config_overrides: the width ({width}) must be a multiple of the number of heads ({heads}).")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
 from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import HubUnreachableError
-from rlhf_kit.models.weights import attempt, base_of, pinned
+from rlhf_kit.models.weights import adapter_config, pinned
 
 # Of a model's folder, what its outputs depend on.
 MODEL_FILES = re.compile(
@@ -26,25 +25,24 @@ def model_hash(name: str) -> str:
     called, and its text counts.
 
     Raises:
-        UserError: where the hub does not have it.
+        UserError: where the hub does not have it; for an adapter that is none, or whose base is not there.
     """
     try:
         name = pinned("a model", name)
     except HubUnreachableError:
         return hashlib.sha256(name.encode()).hexdigest()[:16]
     _, commit = split_revision(name)
-    adapter = attempt(Path, "a model", name) / "adapter_config.json"
-    if commit and not adapter.is_file():
+    adapter = adapter_config("a model", name)
+    if commit and adapter is None:
         return commit[:16]
     found = hashlib.sha256((commit or "").encode())
-    for path in [] if commit else sorted(path for path in Path(name).iterdir() if MODEL_FILES.fullmatch(path.name)):
+    files = [] if commit else [path for path in Path(name).iterdir() if MODEL_FILES.fullmatch(path.name)]
+    for path in sorted(path for path in files if path.is_file()):
         content = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 content.update(block)
         found.update(path.name.encode() + content.digest())
-    if adapter.is_file():
-        saved = json.loads(adapter.read_text(encoding="utf-8"))
-        base = base_of(name, str(saved.get("base_model_name_or_path")), saved.get("revision"))
-        found.update(model_hash(base).encode())
+    if adapter is not None:
+        found.update(model_hash(adapter.base_model_name_or_path).encode())
     return found.hexdigest()[:16]

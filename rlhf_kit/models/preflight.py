@@ -9,6 +9,7 @@ Notation: T tokens of a text, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ def tried(model: nn.Module, compare: Callable[[], float], what: str = "its logit
             raise
         except Exception as error:  # whatever an architecture's forward raises
             return f"its forward ends in {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if math.isnan(found):
+            return f"{what} NaN or infinite"
         return None if found <= tolerance(model) else f"{what} off by {found:.2g} of their spread"
 
 

@@ -5,26 +5,30 @@ transformers draws at random what a file lacks and leaves out what has no place,
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
-from transformers.integrations import is_fsdp_enabled
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from transformers.utils import logging as transformers_logging
 
+from rlhf_kit.bounds import number_faults
 from rlhf_kit.data import hub
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.inputs import read_json
@@ -37,7 +41,9 @@ logger = logging.getLogger(__name__)
 REWARD_CONFIG = "reward_config.json"
 OWN_BASE = "adapter_base"  # the folder in a run's, of the merged base of an adapter that was trained on an adapter
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-JSON_FILES = ("config.json", "adapter_config.json", "tokenizer_config.json", "generation_config.json")
+JSON_FILES = ("config.json", REWARD_CONFIG, "adapter_config.json", "generation_config.json", "tokenizer_config.json")
+JSON_FILES += ("special_tokens_map.json", "added_tokens.json")
+LORA_NUMBERS = ("r", "lora_alpha", "lora_dropout")
 # What says by itself what is wrong; of anything else that a library raises the kind is told too.
 SPEAKING = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError, *hub.HUB_FAULTS)
 Loaded = TypeVar("Loaded")
@@ -67,6 +73,16 @@ def load_weights(
     if adapter_config(what, name_or_path) is not None:  # merged in float32, and then rounded
         options["dtype"] = torch.float32
     model, lacking = _load_chain(auto_class, what, name_or_path, config, **options)
+    _check_complete(model, lacking, new_head, name_or_path)
+    if not is_fsdp_enabled():  # where one process has read them, not all
+        refuse_not_finite(model, str(name_or_path))
+    return model if model.dtype == dtype else model.to(dtype)
+
+
+def _check_complete(
+    model: PreTrainedModel, lacking: Iterable[str], new_head: bool, name_or_path: str | os.PathLike
+) -> None:
+    """Refuse a model whose files lack some of its weights; those of its heads may be new where `new_head` says so."""
     heads = {*head_modules(model)} if new_head else set()
     lost = sorted(name for name in lacking if not heads & {*name.split(".")})
     if lost:
@@ -74,9 +90,6 @@ def load_weights(
             f"{str(name_or_path)!r}: its files lack {len(lost)} of the weights of {type(model).__name__}, which would "
             f"be drawn at random: {_first(lost)}. Give complete files, and the config.json that belongs to them."
         )
-    if not is_fsdp_enabled():  # where one process has read them, not all
-        refuse_not_finite(model, str(name_or_path))
-    return model if model.dtype == dtype else model.to(dtype)
 
 
 def not_finite(model: nn.Module) -> str | None:
@@ -98,11 +111,17 @@ def _load_chain(
     """The model, and the names of weights that neither a file nor an adapter has given."""
     adapter = adapter_config(what, name_or_path)
     if adapter is None:
+        options = {"trust_remote_code": False, "output_loading_info": True, **options}
+        load = partial(attempt, auto_class.from_pretrained, what, name_or_path, hub.MODEL_WEIGHTS)
         with _report_held():
-            model, info = attempt(
-                auto_class.from_pretrained, what, name_or_path, hub.MODEL_WEIGHTS,
-                config=config, output_loading_info=True, **{"trust_remote_code": False, **options},
-            )  # fmt: skip
+            if options.get("device_map") is None and not (is_fsdp_enabled() or is_deepspeed_zero3_enabled()):
+                # By its files alone, before memory is taken for what its config.json asks for.
+                looks = {**options, "config": copy.deepcopy(config), "device_map": "meta"}
+                model, info = load(ignore_mismatched_sizes=True, **looks)
+                _check_shapes(info["mismatched_keys"], name_or_path)
+                _check_complete(model, info["missing_keys"], True, name_or_path)
+            model, info = load(ignore_mismatched_sizes=True, config=config, **options)
+        _check_shapes(info["mismatched_keys"], name_or_path)
         _check_places(model, sorted(info["unexpected_keys"]), name_or_path)
         lacking = set(info["missing_keys"])
     else:
@@ -144,6 +163,16 @@ def _with_adapter(base: PreTrainedModel, adapter: PeftConfig, name_or_path: str 
                 f"or was not trained on the base that it names, {adapter.base_model_name_or_path!r}."
             )
     return model
+
+
+def _check_shapes(mismatched: Iterable[tuple[str, torch.Size, torch.Size]], name_or_path: str | os.PathLike) -> None:
+    """Refuse weights of other shapes than the config's, which would be drawn at random."""
+    found = [f"{name} is {tuple(saved)}, not {tuple(wanted)}" for name, saved, wanted in sorted(mismatched)]
+    if found:
+        raise UserError(
+            f"{str(name_or_path)!r}: its files hold {len(found)} weights of other shapes than its config.json makes: "
+            f"{_first(found)}. They do not belong together: give the files of one model."
+        )
 
 
 def _check_places(model: PreTrainedModel, unexpected: list[str], name_or_path: str | os.PathLike) -> None:
@@ -191,8 +220,23 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
     path = Path(name_or_path)
     if path.is_dir() and not any(path.glob("adapter_model.*")):
         raise UserError(f"{str(path)!r} has an adapter_config.json and no adapter_model.safetensors: no weights.")
+    saved = read_json(attempt(Path, "an adapter", name_or_path) / "adapter_config.json")
+    kind = saved.get("peft_type")
+    if kind is not None and kind not in [*PeftType]:
+        raise UserError(
+            f"The adapter {str(name_or_path)!r} is of the kind {kind!r}, which the installed peft does not know. Give "
+            "one of LoRA."
+        )
     adapter = attempt(PeftConfig.from_pretrained, "an adapter", name_or_path)
-    if adapter.base_model_name_or_path is None:
+    if faults := number_faults("LoraConfig", **{name: getattr(adapter, name, None) for name in LORA_NUMBERS}):
+        raise UserError(f"The adapter_config.json of {str(name_or_path)!r}: {'; '.join(faults)}.")
+    for name in ("base_model_name_or_path", "revision"):
+        if not isinstance(value := getattr(adapter, name), str | None):
+            raise UserError(
+                f"The adapter_config.json of {str(name_or_path)!r} has the {name} {value!r}; a text is needed. Give "
+                "the file as it was saved."
+            )
+    if not adapter.base_model_name_or_path:
         raise UserError(
             f"The adapter {str(name_or_path)!r} names no base model: it was trained on a model that was never saved. "
             "Set `base_model_name_or_path` in its adapter_config.json."
@@ -204,7 +248,24 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
             "merged: give one of LoRA."
         )
     adapter.base_model_name_or_path = base_of(name_or_path, adapter.base_model_name_or_path, adapter.revision)
+    _refuse_circle(str(name_or_path), adapter.base_model_name_or_path)
     return adapter
+
+
+def _refuse_circle(adapter: str, base: str) -> None:
+    """Raises UserError for an adapter that stands on itself, by however many others."""
+    passed = {located(adapter)}
+    while located(base) not in passed and (Path(base) / "adapter_config.json").is_file():
+        passed.add(located(base))
+        saved = read_json(Path(base) / "adapter_config.json")
+        if not isinstance(saved, dict) or not isinstance(saved.get("base_model_name_or_path"), str):
+            return  # told where it is loaded
+        base = base_of(base, saved["base_model_name_or_path"], None)
+    if located(base) in passed:
+        raise UserError(
+            f"The adapter {adapter!r} stands on itself: by their adapter_config.json its base models lead back to "
+            f"{base!r}. Set `base_model_name_or_path` to the model that it was trained on."
+        )
 
 
 def is_mergeable(adapter: PeftConfig) -> bool:
@@ -281,7 +342,14 @@ def attempt(
     """
     if "trust_remote_code" in options:
         options["trust_remote_code"] = options["trust_remote_code"] or TRUSTS_CODE.get()
-    return _told(what, name_or_path, lambda: load(str(hub.fetched(name_or_path, weights)), **options))
+
+    def fetched_and_loaded() -> Loaded:
+        folder = hub.fetched(name_or_path, weights)
+        _refuse_no_mapping(folder)
+        hub.check_shards(folder, weights)
+        return load(str(folder), **options)
+
+    return _told(what, name_or_path, fetched_and_loaded)
 
 
 def _told(what: str, name_or_path: str | os.PathLike, load: Callable[[], Loaded]) -> Loaded:
@@ -295,7 +363,6 @@ def _told(what: str, name_or_path: str | os.PathLike, load: Callable[[], Loaded]
         raise UserError(f"{str(path)!r} holds no model: it has {found}, and {what} needs a config.json.")
     if hub.names_path(name_or_path) and not path.exists():
         raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{near}")
-    _refuse_no_mapping(path)
     try:
         return load()
     except (UserError, torch.OutOfMemoryError, MemoryError):
@@ -332,6 +399,8 @@ def _refuse_no_mapping(folder: Path) -> None:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch advises to run what it has refused
+        return "its weights are damaged, or a pickle that would run code; only tensors are loaded."
     return reason(error) if isinstance(error, SPEAKING) else f"{type(error).__name__}: {reason(error)}"
 
 
@@ -360,6 +429,6 @@ def head_modules(model: nn.Module) -> list[str]:
     All that stands beside the trunk, and the trunk's pooler: BERT saved for masked tokens has none.
     """
     beside = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
-    trunk = getattr(model, model.base_model_prefix)
+    trunk = getattr(model, model.base_model_prefix, None)  # QANet has none
     has_pooler = isinstance(getattr(trunk, "pooler", None), nn.Module)
     return [name for name in beside if name != model.base_model_prefix] + ["pooler"] * has_pooler

@@ -255,7 +255,7 @@ def test_a_model_is_known_by_its_files(tmp_path):
     changed = [folder("weights", b"weight5"), folder("tokenizer", **{"tokenizer.json": b"[1]"})]
     changed += [folder("template", **{"chat_template.jinja": b"x"})]
     assert len({plain, *map(model_hash, changed)}) == 4
-    config = json.dumps({"base_model_name_or_path": str(tmp_path / "plain")}).encode()
+    config = json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "plain")}).encode()
     adapter = folder("adapter", **{"adapter_model.safetensors": b"a", "adapter_config.json": config})
     before = model_hash(adapter)
     (tmp_path / "plain/model.safetensors").write_bytes(b"trained")

@@ -1,7 +1,7 @@
 """Bounds of numbers: the one table, and who asks it."""
 
 TABLE, TEST = "rlhf_kit/bounds.py", "tests/test_numbers.py::"
-UNSOUND = "tests/models/test_unsound.py::"
+UNSOUND, ROLES = "tests/models/test_unsound.py::", "tests/models/test_unsound_roles.py::"
 
 MUTANTS = [
     (TABLE, '    "lora_r": COUNT._replace(most=2**16),\n', "", TEST + "test_every_number_that_can_be_set_has_a_bound"),
@@ -50,7 +50,7 @@ MUTANTS = [
     # Models that are none.
     (
         "rlhf_kit/models/weights.py",
-        "    _refuse_no_mapping(path)\n",
+        "        _refuse_no_mapping(folder)\n",
         "",
         UNSOUND + "test_a_model_that_is_none_is_one_message",
     ),
@@ -62,9 +62,75 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/models/checkpoints.py",
-        "    _check_sizes(name_or_path, config)\n",
-        "",
+        "for name, size in sizes.items() if size < 1]",
+        "for name, size in ()]",
         UNSOUND + "test_a_model_that_is_none_is_one_message",
+    ),
+    (
+        "rlhf_kit/models/checkpoints.py",
+        'sizes.get("num_hidden_layers", 0) > MOST_LAYERS',
+        "False",
+        ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
+    ),
+    (
+        "rlhf_kit/models/checkpoints.py",
+        "isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)",
+        "True",
+        ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
+    ),
+    (
+        "rlhf_kit/models/checkpoints.py",
+        "if not isinstance(tokenizer.model_max_length, int | float):",
+        "if False:",
+        ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
+    ),
+    (
+        "rlhf_kit/models/weights.py",
+        'looks = {**options, "config": copy.deepcopy(config), "device_map": "meta"}',
+        'looks = {**options, "config": copy.deepcopy(config)}',
+        ROLES + "test_no_memory_is_taken_for_what_the_files_do_not_hold",
+    ),
+    (
+        "rlhf_kit/models/weights.py",
+        "for name, saved, wanted in sorted(mismatched)]",
+        "for name, saved, wanted in ()]",
+        ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
+    ),
+    (
+        "rlhf_kit/models/weights.py",
+        "        hub.check_shards(folder, weights)\n",
+        "",
+        ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
+    ),
+    (
+        "rlhf_kit/models/weights.py",
+        "    if located(base) in passed:",
+        "    if False:",
+        ROLES + "test_an_adapter_that_is_none_is_refused",
+    ),
+    (
+        "rlhf_kit/models/weights.py",
+        "if not isinstance(value := getattr(adapter, name), str | None):",
+        "if False:",
+        ROLES + "test_an_adapter_that_is_none_is_refused",
+    ),
+    (
+        "rlhf_kit/data/hub.py",
+        "if not names or any(Path(name).name != name for name in names):",
+        "if False:",
+        ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
+    ),
+    (
+        "eval/generators.py",
+        '    each(lambda name: load_policy(name, tokenizer=load_tokenizer(name), device_map="meta"), names)\n',
+        "    return\n",
+        ROLES + "test_several_models_are_looked_at_before_the_first_is_measured",
+    ),
+    (
+        "eval/results.py",
+        'check_place(folder, "--output")\n',
+        'check_place(folder, "--output")\n    folder.mkdir(parents=True, exist_ok=True)\n',
+        ROLES + "test_each_command_loads_models_by_the_one_gate",
     ),
     (
         "rlhf_kit/ppo/rewards.py",
