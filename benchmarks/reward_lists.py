@@ -14,6 +14,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from transformers import PrinterCallback
+
 from rlhf_kit import world
 from rlhf_kit.processes import on_cpu, quiet
 from rlhf_kit.reward import RewardConfig, RewardTrainer
@@ -51,6 +53,7 @@ def accuracy(sft: Path, rows: list[dict[str, Any]], step: int, passes: int, seed
             seed=seed, disable_tqdm=True, report_to="none", logging_strategy="no", use_cpu=on_cpu(), bf16=False,
         )  # fmt: skip
         trainer = RewardTrainer(str(sft), config, rows, world.rows("ranked", "test"))
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         return trainer.evaluate()["eval_accuracy"]
 
