@@ -1,5 +1,7 @@
 """From the hub and to the hub, run and not believed: a server on loopback, and commands as a user starts them."""
 
+import importlib
+import io
 import json
 import re
 import shutil
@@ -8,7 +10,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_kit.data.hub import names_path, split_revision
+from rlhf_kit.data.hub import _Bar, names_path, split_revision
 from rlhf_kit.data.sources import pinned as pinned_source
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.generators import folders
@@ -148,6 +150,13 @@ def test_every_stage_from_the_hub_and_to_the_hub(hub, run, models):
     assert found["model_hash"] == head(hub, "tester/reward")[0][:16] and found["n"]["lists"] == 8
 
 
+def test_a_bar_is_for_a_terminal(monkeypatch):
+    """A command in a pipe has none by `quiet`; what calls from Python has one where it is seen."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setattr(importlib.import_module("huggingface_hub.utils.tqdm"), "progress_bar_states", {})
+    assert _Bar(total=1, unit="B").disable and _Bar(total=1, unit="B", disable=False).disable
+
+
 def test_an_adapter_names_its_base_by_the_commit(hub, run, models):
     commit, _ = head(hub, "tiny/gpt2")
     begin = ["--model_name_or_path", "tiny/gpt2@v1", "--dataset_name", "tiny/talk:sft", "--output_dir", "runs/lora"]
@@ -223,9 +232,9 @@ def test_a_cell_is_of_its_models_and_datas_commits(hub, run, tmp_path):
 
     assert trained()
     cell = saved(run, "cells/tiny/seed-0", "cell.json")
-    assert cell["model_hash"] == heads["models", "tiny/reader"][:16] and cell["data"][0][0].endswith(
-        f"@{heads['datasets', 'tiny/squad']}"
-    )
+    assert cell["model_hash"] == heads["models", "tiny/reader"][:16]
+    assert cell["model"] == f"tiny/reader@{heads['models', 'tiny/reader']}"
+    assert cell["data"][0][0].endswith(f"@{heads['datasets', 'tiny/squad']}")
     assert not trained()  # the same commits: nothing is made again
     moved = {
         ("models", "tiny/reader"): tmp_path / "1",

@@ -145,7 +145,7 @@ def test_every_command_reads_a_negative_number_in_any_form(capsys, monkeypatch):
             assert not told or re.search(f"{flag}.*{text}'? must", error), (parser.prog, flag, text)
 
 
-def test_what_begins_as_a_number_may_be_an_options_value():
+def test_what_begins_as_a_number_may_be_an_options_value(capsys):
     parser = Parser()
     add_number(parser, "--na-prob-thresh")
     parser.add_argument("--name")
@@ -153,6 +153,7 @@ def test_what_begins_as_a_number_may_be_an_options_value():
     for typed in ("-x", "-info", "--nan"):  # options, which it does not have
         with pytest.raises(SystemExit):
             parser.parse_args(["--na-prob-thresh", typed])
+        assert "expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["-1e9", "-.5E+3", "-inf", "-nan"])

@@ -43,7 +43,7 @@ MUTANTS = [
         "rlhf_kit/data/hub.py",
         '"disable": None if is_wanted',
         '"disable": False if is_wanted',
-        HUB + "test_every_stage_from_the_hub_and_to_the_hub",
+        HUB + "test_a_bar_is_for_a_terminal",
     ),
     (
         "rlhf_kit/data/sources.py",
