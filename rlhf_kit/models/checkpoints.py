@@ -146,6 +146,7 @@ def _language_model(
             "Give the model it was trained from, or one that `rlhf-kit sft` made."
         )
     model = load_weights(auto_class, what, name_or_path, config, device_map=device_map, **options)
+    _check_ends(name_or_path, model)
     if tokenizer is not None:
         check_vocabulary(name_or_path, tokenizer, model)
     return _every_token_learns(model)
@@ -222,6 +223,17 @@ def check_scorer(name_or_path: str | os.PathLike, config: PretrainedConfig) -> N
     if config.num_labels != 1:
         raise UserError(
             f"{str(name_or_path)!r} has {config.num_labels} labels; a reward model has one number a completion."
+        )
+
+
+def _check_ends(name_or_path: str | os.PathLike, model: PreTrainedModel) -> None:
+    """Raises UserError for ends of an answer that are no tokens: transformers takes those of generation_config.json as
+    they are."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if not all(isinstance(end, int | None) for end in (ends if isinstance(ends, list | tuple) else [ends])):
+        raise UserError(
+            f"The generation_config.json of {str(name_or_path)!r} has the eos_token_id {ends!r}; a number, or a list "
+            "of numbers, is needed. Give the file as it was saved."
         )
 
 

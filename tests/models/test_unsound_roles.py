@@ -179,6 +179,11 @@ FAULTS = {
         ("policy",),
     ),
     "special tokens a list": (bad.file_of("special_tokens_map.json", "[]"), "holds a list", ("policy",)),
+    "an end that is no token": (
+        bad.file_of("generation_config.json", '{"eos_token_id": "x"}'),
+        "has the eos_token_id 'x'",
+        ("policy",),
+    ),
     "a text as longest text": (
         bad.with_values("tokenizer_config.json", model_max_length="x"),
         "the model_max_length 'x'",

@@ -85,6 +85,12 @@ MUTANTS = [
         ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
     ),
     (
+        "rlhf_kit/models/checkpoints.py",
+        "    _check_ends(name_or_path, model)\n",
+        "",
+        ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
+    ),
+    (
         "rlhf_kit/models/weights.py",
         'looks = {**options, "config": copy.deepcopy(config), "device_map": "meta"}',
         'looks = {**options, "config": copy.deepcopy(config)}',
