@@ -20,6 +20,7 @@ from transformers.trainer_callback import ExportableState
 
 from rlhf_kit import storage
 from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes
 from rlhf_kit.launched import process_count
 from rlhf_kit.models.weights import adapter_config
 from rlhf_kit.recipes.arguments import Settings, given_values
@@ -184,7 +185,8 @@ def _holds_a_run(folder: Path, held: list[str]) -> bool:
 
 def _has_trained(metrics: Path) -> bool:
     """Whether there are rows of a training step, or anything else than rows."""
-    rows = [_row(line) for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines()]
+    text = read_bytes(metrics, MOST_JSON).decode("utf-8", errors="replace")
+    rows = [_row(line) for line in text.splitlines()]
     return any(row is None or row["step"] for row in rows)
 
 
@@ -285,7 +287,7 @@ class MetricsFile(TrainerCallback, ExportableState):
 
 def _row(line: str) -> dict | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:  # cut off by a kill
         return None
     return row if isinstance(row, dict) and "step" in row and "time" in row else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import yaml
 from rlhf_kit.errors import UserError
 
 DEEPEST = 100  # levels of lists and objects; Python's own functions give up at some hundreds
-MOST_JSON, MOST_YAML = 2**29, 2**18  # bytes of a file that is parsed whole; YAML is parsed at some 100 KB a second
+MOST_JSON, MOST_YAML = 2**28, 2**18  # bytes of a file that is parsed whole; YAML is parsed at some 100 KB a second
+LONGEST_LINE = 2**26  # bytes of a line that is a row
+# What any file may have of them, and the bytes that each further one has to bring: in memory it takes some hundreds.
+MOST = {"lines": (2**20, 64), "rows": (2**20, 64), "texts": (2**20, 64), "values": (2**22, 8)}
 MOST_WRITTEN = 2**20  # characters and values of a YAML file with its anchors written out
+_MEND = "Mend it, or give another file"
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a pipe",
@@ -43,13 +48,17 @@ def check_regular(path: Path, most: int | None = None) -> None:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise _unread(path, error) from error
+        raise unread(path, error) from error
     kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(found.st_mode)), None)
     if kind is not None:
         raise UserError(f"{path} is {kind}; give a file.")
     if most is not None and found.st_size > most:
-        told = f"{path} has {found.st_size:,} bytes; at most {most:,} of such a file are read"
-        raise UserError(f"{told}. Give another file, or split it.")
+        raise too_large(path, found.st_size, most)
+
+
+def too_large(path: Path, size: int, most: int) -> UserError:
+    told = f"{path} has {size:,} bytes or more; at most {most:,} of such a file are read"
+    return UserError(f"{told}. Give another file, or split it.")
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
@@ -58,28 +67,92 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unread(path, error) from error
+        raise unread(path, error) from error
 
 
-def _unread(path: Path, error: Exception) -> UserError:
+def unread(path: Path, error: Exception) -> UserError:
+    """What to say of a file that is not there, or may not be read."""
     shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
     told = getattr(error, "strerror", None) or error
     return UserError(f"{shown} cannot be read: {told}. Give a file that is there and may be read.")
 
 
 def as_text(path: Path, content: bytes) -> str:
-    """UTF-8, with or without a byte order mark. Raises UserError with the line of what is none."""
+    """UTF-8, with or without a byte order mark. Raises UserError with the line of what is none, such as a NUL."""
+    refuse_nul(path, content)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        told = next((told for magic, told in _MAGIC.items() if content.startswith(magic)), "Save it as UTF-8.")
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path} is not UTF-8 text (line {line}, byte {error.start}). {told}") from error
+        raise _no_text(path, content, error.start, content.count(b"\n", 0, error.start) + 1) from error
+
+
+def refuse_nul(path: Path, content: bytes, start: int = 0, line: int = 1) -> None:
+    """Raises UserError for a NUL byte in this piece, which starts with byte `start`, in `line`, of a text."""
+    at = content.find(b"\0")
+    if at >= 0:
+        raise _no_text(path, content if not start else b"", start + at, line + content.count(b"\n", 0, at))
+
+
+def _no_text(path: Path, content: bytes, at: int, line: int) -> UserError:
+    advice = "It holds a NUL byte: is it UTF-16, or no text at all? Save it as UTF-8."
+    other = advice if b"\0" in content[at : at + 1] or not content else "Save it as UTF-8."
+    told = next((told for magic, told in _MAGIC.items() if content.startswith(magic)), other)
+    return UserError(f"{path} is not UTF-8 text (line {line}, byte {at}). {told}")
 
 
 def read_text(path: Path, most: int = MOST_JSON) -> str:
     """A whole file. Raises UserError as `read_bytes` and `as_text` do."""
     return as_text(path, read_bytes(path, most))
+
+
+@dataclass
+class Extent:
+    """How much a text holds, added up piece by piece before any of it is kept: a small file may fill the memory.
+
+    Attributes:
+        has_rows: its lines are rows, and none may be endless.
+        has_values: it is JSON or CSV, where commas and brackets stand between values.
+        most: bytes that are read of it, None for any number.
+        line: bytes of the line that has not ended.
+    """
+
+    path: Path
+    has_rows: bool
+    has_values: bool
+    most: int | None = None
+    size: int = 0
+    lines: int = 0
+    line: int = 0
+    values: int = 0
+
+    def add(self, piece: bytes) -> None:
+        """Raises UserError for a NUL, for a row that does not end, and for more than `most`."""
+        refuse_nul(self.path, piece, self.size, self.lines + 1)
+        self.size += len(piece)
+        if self.most is not None and self.size > self.most:
+            raise too_large(self.path, self.size, self.most)
+        self.line = len(piece) - piece.rfind(b"\n") - 1 + (self.line if b"\n" not in piece else 0)
+        self.lines += piece.count(b"\n")
+        self.values += sum(map(piece.count, (b",", b"[", b"{")))
+        if self.has_rows and self.line > LONGEST_LINE:
+            told = f"{self.path} holds a line of more than {LONGEST_LINE // 2**20} MiB"
+            raise UserError(f"{told}, and a line is a row. Give another file, or break it into rows.")
+
+    def refuse_crowds(self) -> None:
+        """At the end. Raises UserError where far more stands in the text than its size says: as a file, of rows."""
+        if self.has_rows:
+            refuse_crowd(self.path, "lines", self.lines, self.path.stat().st_size)
+        if self.has_values:
+            refuse_crowd(self.path, "values", self.values, self.size)
+
+
+def refuse_crowd(path: Path | str, kind: str, count: int, size: int) -> None:
+    """Raises UserError where a file of `size` bytes holds more of a `kind` of MOST than are read of it."""
+    free, each = MOST[kind]
+    most = free + size // each
+    if count > most:
+        told = f"{path} has {count:,} {kind} in {size:,} bytes; so small, at most {most:,} are read"
+        raise UserError(f"{told}. Give another file, or split it into some.")
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -148,15 +221,17 @@ def what(error: ValueError) -> str:
 
 
 def parse_document(path: Path, text: str, as_object: Callable[[list[tuple[str, Any]]], Any] = _object) -> Any:
-    """The value of a .json file's text. Raises UserError for what is no JSON."""
+    """The value of a .json file's text. Raises UserError for what is no JSON, or has far more values than bytes."""
+    refuse_crowd(path, "values", sum(map(text.count, ",[{")), len(text))
     try:
         return parse_json(text, as_object)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        advice = " One object a line is the format of .jsonl: rename the file." if error.msg == "Extra data" else ""
-        raise UserError(f"{path} is not valid JSON: {error.msg} ({where}).{advice}") from error
+        is_rows = error.msg == "Extra data"
+        advice = "One object a line is the format of .jsonl: rename the file" if is_rows else _MEND
+        raise UserError(f"{path} is not valid JSON: {error.msg} ({where}). {advice}.") from error
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Mend it, or give another file.") from error
+        raise UserError(f"{path} is not valid JSON: {error}. {_MEND}.") from error
 
 
 def read_json(path: Path, as_object: Callable[[list[tuple[str, Any]]], Any] = _object) -> Any:
@@ -236,4 +311,4 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = Loader) -> Any:
     try:
         return parse_yaml(text, loader)
     except ValueError as error:
-        raise UserError(f"{path} is not readable YAML: {error}.") from error
+        raise UserError(f"{path} is not readable YAML: {error}. {_MEND}.") from error

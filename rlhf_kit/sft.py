@@ -25,6 +25,7 @@ from rlhf_kit.data.messages import is_learnt, learning_last
 from rlhf_kit.data.refusals import UnstableTemplate, encode_each
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import read_text
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_tokenizer, set_special_tokens
@@ -33,6 +34,7 @@ from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import refuse_data_parallel
 from rlhf_kit.training.schedule import refuse_unusable
 
+MOST_TEMPLATE = 2**20  # bytes of a chat template's file
 logger = logging.getLogger(__name__)
 
 # TRL's options that would undo what this trainer promises: (refused value, why and what to do).
@@ -189,12 +191,10 @@ def put_template(tokenizer: PreTrainedTokenizerBase, args: SFTConfig) -> None:
 def read_template(path: str) -> str:
     """A chat template from a .jinja file or from a tokenizer's folder or hub id."""
     if path.endswith((".jinja", ".j2")):
-        if not Path(path).is_file():
-            raise UserError(f"chat_template_path {path!r}: no such file.")
         try:
-            return Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"chat_template_path {path!r} is no text in UTF-8: {error.reason}.") from error
+            return read_text(Path(path), MOST_TEMPLATE)
+        except UserError as error:
+            raise UserError(f"chat_template_path: {error}") from error
     template = load_tokenizer(path).chat_template
     if not template:
         raise UserError(f"chat_template_path {path!r}: this tokenizer has no chat template.")

@@ -162,7 +162,7 @@ def test_a_template_can_be_given_and_fresh_rows_evaluated(policy, tokenizer_fold
     assert tokenizer.decode(trainer.train_dataset[0]["input_ids"]) == "hellothe cat<|endoftext|>"
     assert trainer.evaluate(dialogues(DIALOGUE))["eval_loss"] > 0
     args = config(tmp_path, chat_template_path=str(tmp_path / "none.jinja"))
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="chat_template_path: .*No such file"):
         SFTTrainer(policy, args, dialogues(DIALOGUE), processing_class=tokenizer)
 
 

@@ -72,7 +72,10 @@ def row_hash(row: Row) -> str:
     if row.model != QANET:
         return model_hash(checkpoint(row.model))
     vectors = row.sizes.get(VECTORS)
-    return hashlib.sha256(Path(vectors).read_bytes()).hexdigest()[:16] if vectors else QANET
+    if not vectors:
+        return QANET
+    with Path(vectors).open("rb") as file:  # of some GB
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def new_reader(row: Row, questions: Sequence[Question]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

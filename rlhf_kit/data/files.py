@@ -19,7 +19,17 @@ from rlhf_kit.data.formats import Context
 from rlhf_kit.data.messages import own_keys
 from rlhf_kit.data.unpacking import measure_parquet, unpacked
 from rlhf_kit.errors import UserError
-from rlhf_kit.inputs import Doubled, as_text, doubled, parse_document, parse_json, what
+from rlhf_kit.inputs import (
+    MOST_JSON,
+    Doubled,
+    Extent,
+    as_text,
+    doubled,
+    parse_document,
+    parse_json,
+    refuse_crowd,
+    what,
+)
 
 FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
 SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
@@ -34,6 +44,13 @@ _ADVICE = {
 }
 _OTHERS = {f".{ending}": advice for advice, endings in _ADVICE.items() for ending in endings.split()}
 _SUPPORTED = "Supported: .json, .jsonl, .parquet, .csv and, for text and prompts, .txt; each may be packed as .gz."
+# What comes in a file's place, by how it begins.
+_PAGES = {
+    "<!doctype": "is a web page, perhaps one that tells an error; download the file itself",
+    "<html": "is a web page, perhaps one that tells an error; download the file itself",
+    "<?xml": "is XML, perhaps a server's error; download the file itself",
+    "version https://git-lfs": "is Git LFS's pointer to a file; fetch the file itself (git lfs pull)",
+}
 # A CSV cell is a string; these columns hold JSON, and a prompt or an answer does when it is a list of messages.
 _JSON_COLUMNS = ("messages", "completions", "ranks", "scores", "label", "margin", "weight", "spans", "history")
 _DIALOGUE_COLUMNS = ("prompt", "completion", "chosen", "rejected")
@@ -70,21 +87,34 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
         raise _unread(path, suffix)
     if suffix.startswith(".txt") and not {"text", "prompts"} & set(kinds):
         raise UserError(f"{path} is plain text, but this stage takes {listed(kinds)}. {_SUPPORTED}")
-    content = unpacked(path, has_lines=suffix in (".jsonl.gz", ".csv.gz"))
-    if suffix.startswith(".parquet"):
-        return _read_parquet(path, content, kinds)
-    text = as_text(path, content)
+    form = suffix.removesuffix(".gz")
+    if form == ".parquet":
+        return _read_parquet(path, unpacked(path), kinds)
     readers: dict[str, Callable[[Path, str], Source]] = {
         ".json": _read_json,
         ".jsonl": _read_jsonl,
         ".csv": _read_csv,
         ".txt": _read_documents if "text" in kinds else _read_prompts,
     }
-    return readers[suffix.removesuffix(".gz")](path, text)
+    has_rows = readers[form] not in (_read_json, _read_documents)
+    extent = Extent(path, has_rows, has_values=form != ".txt", most=MOST_JSON if form == ".json" else None)
+    text = as_text(path, unpacked(path, extent))
+    _refuse_page(path, text)
+    return readers[form](path, text)
+
+
+def _refuse_page(path: Path, text: str) -> None:
+    """Raises UserError for what a server or git gives in the place of a file."""
+    begins = text[:200].lstrip().lower()
+    found = next((told for sign, told in _PAGES.items() if begins.startswith(sign)), None)
+    if found is not None and (suffix_of(path) != ".txt" or "git" in found):
+        raise UserError(f"{path} {found}: it begins with {text[:60].strip()!r}.")
 
 
 def _read_documents(path: Path, text: str) -> Source:
-    return Source(str(path), [{"text": document} for document in documents(text)])
+    found = documents(text)
+    refuse_crowd(path, "texts", len(found), len(text))
+    return Source(str(path), [{"text": document} for document in found])
 
 
 def _read_prompts(path: Path, text: str) -> Source:
@@ -122,10 +152,11 @@ def _read_json(path: Path, text: str) -> Source:
     content = parse_document(path, text)
     if isinstance(content, dict):
         if isinstance(content, Doubled):
-            raise UserError(f"{path}: the file has `{content.key}` twice, and one of them would be lost.")
+            raise UserError(f"{path}: the file has `{content.key}` twice, and one of them would be lost; keep one.")
         content = content.get("data", content)
     if not isinstance(content, list):
         raise UserError(f'{path} holds no list of rows; give [{{...}}, ...] or {{"data": [{{...}}, ...]}}.')
+    refuse_crowd(path, "rows", len(content), len(text))
     faults = [(number, fault) for number, row in enumerate(content, start=1) for fault in doubled(row)]
     return Source(str(path), content, Context("row", None, faults))
 
@@ -156,7 +187,8 @@ def _read_csv(path: Path, text: str) -> Source:
                 faults += [(number, fault) for fault in found]
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path} is not valid CSV: {error} (in what begins in line {line}).") from error
+        told = f"{path} is not valid CSV: {error} (in what begins in line {line})"
+        raise UserError(f"{told}. Mend its quotes, or write it anew.") from error
     bad = {number for number, _ in faults}
     good = [(number, row) for number, row in rows if number not in bad]
     return Source(str(path), [row for _, row in good], Context("row", [number for number, _ in good], faults))
@@ -233,7 +265,8 @@ def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:
         measure_parquet(path, content)
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+        told = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"{told}. Fetch it anew, or give another file.") from error
     rows = table_rows(str(path), len(table), lambda start, size: table.slice(start, size).to_pylist())
     return Source(str(path), own_keys(rows, kinds))
 

@@ -19,6 +19,7 @@ from rlhf_kit.data.orders import ORDERS, missing_orders
 from rlhf_kit.errors import UserError, did_you_mean
 
 SHOWN = 20  # faults told in full
+NAMED = 40  # columns of a source, and characters of the name of each, that are told
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,13 @@ def detect_kind(columns: Iterable[str], kinds: Sequence[str]) -> str | None:
 
 def columns_fault(columns: Sequence[str], kinds: Sequence[str]) -> str:
     """What to say of columns that fit none of `kinds`: found, needed, nearest fix."""
-    found = ", ".join(f"`{column}`" for column in columns) or "none"
+    found = ", ".join(f"`{column[:NAMED]}`" for column in columns[:NAMED]) or "none"
+    found += f" and {len(columns) - NAMED} more" if len(columns) > NAMED else ""
     needed = "; ".join(f"{KINDS[kind].needed()} ({kind})" for kind in kinds)
     renames = _renames(columns, kinds)
     renames += [(name, "system") for name in columns if renames and name.lower() in SYSTEM]
-    advice = f" Rename {' and '.join(f'`{old}` to `{new}`' for old, new in renames)}." if renames else ""
+    advice = f" Rename {' and '.join(f'`{old}` to `{new}`' for old, new in renames)}."
+    advice = advice if renames else " Rename those that hold it, or give another file."
     lost = [name for name in columns if name.lower() in PART_OF_PROMPT and name not in (*OPENING, *dict(renames))]
     if renames and lost:
         advice += f" Put {' and '.join(f'`{name}`' for name in lost)} into the prompt."
@@ -155,7 +158,8 @@ def validate(rows: Sequence[Any], kind: str, source: str, context: Context | Non
         total = len(set(numbers) | {number for number, _ in context.faults if number})
         raise report(source, faults, total, context.unit)
     if not rows:
-        raise UserError(f"{source} holds no rows; {kind} needs at least one with {KINDS[kind].needed()}.")
+        told = f"{source} holds no rows; {kind} needs at least one with {KINDS[kind].needed()}"
+        raise UserError(f"{told}. Give it some, or give another source.")
 
 
 def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], Context, dict[str, list[int]]]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-import pyarrow
 
 from rlhf_kit import world
 from rlhf_kit.data.columns import rows_of
@@ -27,7 +26,9 @@ from rlhf_kit.data.hub import (
     split_revision,
 )
 from rlhf_kit.data.hub import pinned as pinned_repo
+from rlhf_kit.data.unpacking import measure_arrow
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.inputs import read_json
 
 WORLD = "world"
 WORLD_SPLITS = ("train", "test")
@@ -156,10 +157,17 @@ def _no_split(folder: Path, split: str, found: dict[str, list[Path]]) -> UserErr
 
 
 def _read_saved(folder: Path, kinds: Sequence[str], split: str) -> Source:
+    for path in sorted(folder.rglob("*.json")):
+        read_json(path)
     try:
+        for path in sorted(folder.rglob("*.arrow")):
+            measure_arrow(path)
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-        raise UserError(f"{folder} is no folder that `datasets` saved in full: {_first_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # `datasets` raises a dozen unrelated types: no such feature, a file that is not there
+        told = f"{folder} is no folder that `datasets` saved in full: {_first_line(error)}"
+        raise UserError(f"{told} Save it anew, or give another source.") from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
             raise UserError(

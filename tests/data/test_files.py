@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from rlhf_kit import inputs
 from rlhf_kit.data import unpacking
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
@@ -157,6 +158,14 @@ def test_a_file_under_another_formats_name_is_told_what_it_is(magic, advice, tol
     assert advice in told("x.jsonl", magic + b"\xff\xff")
 
 
+def test_what_comes_in_a_files_place_is_told_as_such(told, read):
+    page, pointer = "\n<!DOCTYPE html>\n<p>404", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    for name in ("x.json", "x.jsonl", "x.csv"):
+        assert "web page" in told(name, page) and "git lfs pull" in told(name, pointer)
+    assert "git lfs pull" in told("x.txt", pointer, "text")
+    assert len(read("x.txt", page, "text")) == 1  # a text may be one
+
+
 def test_a_gz_is_whole_or_refused(read, told):
     packed = gzip.compress(GOOD.encode())
     assert len(read("x.jsonl.gz", packed * 3)) == len(read("x.jsonl.gz", packed + packed + packed + b"\0\0")) == 3
@@ -171,8 +180,9 @@ def test_a_gz_is_unpacked_within_bounds(told, read, monkeypatch):
     """The bounds are checked before anything is held: nothing beyond a piece is ever asked for."""
     monkeypatch.setattr(unpacking, "PIECE", 64)
     monkeypatch.setattr(unpacking, "MOST_UNPACKED", 4000)
-    monkeypatch.setattr(unpacking, "LONGEST_LINE", 300)
-    monkeypatch.setattr(unpacking, "MOST_LINES", 90)
+    monkeypatch.setattr(unpacking, "MOST_TIMES", 0)
+    monkeypatch.setattr(inputs, "LONGEST_LINE", 300)
+    monkeypatch.setitem(inputs.MOST, "lines", (90, 50))
     held = []
     monkeypatch.setattr(unpacking.gzip.GzipFile, "read", lambda file, size=-1: held.append(size) or real(file, size))
     assert len(read("x.jsonl.gz", gzip.compress(GOOD.encode() * 90))) == 90
@@ -180,7 +190,7 @@ def test_a_gz_is_unpacked_within_bounds(told, read, monkeypatch):
     assert "unpacks to more than" in told("x.json.gz", gzip.compress(b" " * 4001))
     assert "unpacks to more than" in told("x.jsonl.gz", gzip.compress(b" " * 199 + b"\n") * 30)
     assert "holds a line of more than" in told("x.csv.gz", gzip.compress(b"a" * 2000))
-    assert "gunzip" in told("x.jsonl.gz", gzip.compress(b"\n" * 200))
+    assert "has 200 lines in 24 bytes; so small, at most 90 are read" in told("x.jsonl.gz", gzip.compress(b"\n" * 200))
     assert set(held) == {64}
 
 
@@ -188,7 +198,7 @@ real = gzip.GzipFile.read
 
 
 def test_a_json_packed_or_not_may_be_one_long_line(read, monkeypatch):
-    monkeypatch.setattr(unpacking, "LONGEST_LINE", 30)
+    monkeypatch.setattr(inputs, "LONGEST_LINE", 30)
     rows = json.dumps([json.loads(GOOD)] * 50)
     assert len(read("x.json.gz", gzip.compress(rows.encode()))) == len(read("x.json", rows)) == 50
 
@@ -203,20 +213,23 @@ def test_a_parquet_file_that_would_fill_the_memory_is_refused(column, tmp_path):
     path = tmp_path / "x.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": again}), path, compression="zstd")
     assert path.stat().st_size < 100_000
-    with pytest.raises(UserError, match=r"x.parquet unpacks to more than 1,024 MiB.*Split it into shards"):
+    with pytest.raises(UserError, match=r"x.parquet unpacks to more than 256 MiB.*Split it into shards"):
         load(str(path), ["text"])
 
 
-@pytest.mark.parametrize("bound, least, most", [("MOST_LINES", 1000, 999), ("MOST_UNPACKED", 9000, 7999)])
-def test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused(bound, least, most, tmp_path, monkeypatch):
+def test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused(tmp_path, monkeypatch):
     """A number that repeats is stored once: 1000 of them are 8000 bytes once they are read."""
     monkeypatch.setattr(unpacking, "MOST_TIMES", 1)
     path = tmp_path / "x.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"label": [1] * 1000}), path)
     assert path.stat().st_size < 4000
-    monkeypatch.setattr(unpacking, bound, least)
+    monkeypatch.setattr(unpacking, "MOST_UNPACKED", 9000)
+    monkeypatch.setitem(inputs.MOST, "rows", (1000, 5000))
     unpacking.measure_parquet(path, path.read_bytes())
-    monkeypatch.setattr(unpacking, bound, most)
+    monkeypatch.setitem(inputs.MOST, "rows", (999, 5000))
+    with pytest.raises(UserError, match="x.parquet has 1,000 rows in .* bytes; so small, at most 999 are read"):
+        unpacking.measure_parquet(path, path.read_bytes())
+    monkeypatch.setattr(unpacking, "MOST_UNPACKED", 7999)
     with pytest.raises(UserError, match="x.parquet unpacks to more than .* Split it into shards"):
         unpacking.measure_parquet(path, path.read_bytes())
 

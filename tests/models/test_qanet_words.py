@@ -91,7 +91,7 @@ def test_vectors_are_read_by_word_then_in_lower_case(tmp_path, header):
         (b"the\n", "numbers"),
         (b"", "none of the 2 words"),
         (b"the \xff\xfe 1\n", "not UTF-8"),
-        (None, "cannot read"),
+        (None, "cannot be read"),
     ],
 )
 def test_a_file_that_is_no_list_of_vectors_is_refused(tmp_path, content, told):

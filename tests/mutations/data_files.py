@@ -3,6 +3,8 @@
 DRY = "tests/recipes/test_dry_run.py::"
 FILES = "tests/data/test_files.py::"
 BAD = "tests/test_bad_files.py::"
+MEMORY = "tests/test_bad_memory.py::test_what_is_small_or_endless_takes_little_memory"
+PAGE = "tests/data/test_files.py::test_what_comes_in_a_files_place_is_told_as_such"
 REPORTS = "tests/recipes/test_report_to.py::"
 
 MUTANTS = [
@@ -110,20 +112,20 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/unpacking.py",
-        "        _measure(path, has_lines)  #",
-        "        pass  #",
+        "            _measure(path, is_packed, extent)\n",
+        "            pass\n",
         FILES + "test_a_gz_is_unpacked_within_bounds",
     ),
     (
-        "rlhf_kit/data/unpacking.py",
-        "if has_lines and (line > LONGEST_LINE or",
-        "if has_lines and (",
+        "rlhf_kit/inputs.py",
+        "if self.has_rows and self.line > LONGEST_LINE:",
+        "if False:",
         FILES + "test_a_gz_is_unpacked_within_bounds",
     ),
     (
-        "rlhf_kit/data/unpacking.py",
-        "if has_lines and (line",
-        "if (line",
+        "rlhf_kit/inputs.py",
+        "if self.has_rows and self.line",
+        "if self.line",
         FILES + "test_a_json_packed_or_not_may_be_one_long_line",
     ),
     (
@@ -158,9 +160,9 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/unpacking.py",
-        "if size > most or whole.num_rows > MOST_LINES:",
-        "if size > most:",
-        FILES + "test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused[MOST_LINES-1000-999]",
+        '    refuse_crowd(path, "rows", rows, path.stat().st_size)\n',
+        "",
+        FILES + "test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused",
     ),
     (
         "rlhf_kit/inputs.py",
@@ -203,5 +205,49 @@ MUTANTS = [
         "    if not found:\n",
         "    if False:\n",
         BAD + "test_a_bad_json_file_is_one_message[predictions-an empty list]",
+    ),
+    (
+        "rlhf_kit/inputs.py",
+        '            refuse_crowd(self.path, "lines", self.lines, self.path.stat().st_size)\n',
+        "            pass\n",
+        MEMORY + "[short rows, CSV]",
+    ),
+    (
+        "rlhf_kit/inputs.py",
+        '            refuse_crowd(self.path, "values", self.values, self.size)\n',
+        "            pass\n",
+        MEMORY + "[short cells]",
+    ),
+    (
+        "rlhf_kit/inputs.py",
+        "        refuse_nul(self.path, piece, self.size, self.lines + 1)\n",
+        "",
+        MEMORY + "[a GiB of nothing, text]",
+    ),
+    (
+        "rlhf_kit/inputs.py",
+        '    refuse_crowd(path, "values", sum(map(text.count, ",[{")), len(text))\n',
+        "",
+        MEMORY + "[references of lists]",
+    ),
+    ("rlhf_kit/data/files.py", '    refuse_crowd(path, "texts", len(found), len(text))\n', "", MEMORY + "[headings]"),
+    ("rlhf_kit/data/files.py", "    _refuse_page(path, text)\n", "", PAGE),
+    (
+        "rlhf_kit/data/sources.py",
+        "            measure_arrow(path)\n",
+        "            pass\n",
+        MEMORY + "[short rows, saved]",
+    ),
+    (
+        "rlhf_kit/data/unpacking.py",
+        "    return len(batch) > 3 and batch[3] > 0\n",
+        "    return False\n",
+        MEMORY + "[texts, packed and saved]",
+    ),
+    (
+        "rlhf_kit/data/unpacking.py",
+        '    refuse_crowd(path, "values", sum(chunk.num_values for chunk in chunks), len(content))\n',
+        "",
+        MEMORY + "[a number said again, Parquet]",
     ),
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import check_regular
 from rlhf_kit.models.qanet.config import QANetConfig
 
 FIXED = -1  # the trained row of a word that has none
@@ -89,6 +90,7 @@ def read_vectors(path: str | Path, words: Sequence[str]) -> tuple[Tensor, Tensor
     wanted = {*words, *(word.lower() for word in words)}
     found: dict[str, Tensor] = {}
     size = 0
+    check_regular(path)
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
