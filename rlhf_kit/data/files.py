@@ -264,7 +264,7 @@ def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:
     try:
         measure_parquet(path, content)
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:  # the latter for a foot that lies
         told = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{told}. Fetch it anew, or give another file.") from error
     rows = table_rows(str(path), len(table), lambda start, size: table.slice(start, size).to_pylist())
@@ -275,6 +275,8 @@ def table_rows(name: str, count: int, read: Callable[[int, int], list[dict]]) ->
     """All rows of a table, `read(start, size)` some of them. Raises UserError with the row of a text that is none."""
     try:
         return read(0, count)
+    except OverflowError as error:
+        raise UserError(f"{name} holds a date that no calendar has ({error}). Mend it, or take it out.") from error
     except UnicodeDecodeError as error:
         low, high = 0, count  # the first bad row is in [low, high)
         while high - low > 1:

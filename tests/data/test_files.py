@@ -166,6 +166,14 @@ def test_what_comes_in_a_files_place_is_told_as_such(told, read):
     assert len(read("x.txt", page, "text")) == 1  # a text may be one
 
 
+def test_a_parquet_file_that_lies_is_refused(tmp_path, told):
+    path = tmp_path / "y.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([2**62], pyarrow.timestamp("us"))}), path)
+    assert "holds a date that no calendar has" in told("x.parquet", path.read_bytes(), "text")
+    assert "is not a Parquet file" in told("x.parquet", b"PAR1\0\0\0\0PAR1", "text")
+    assert "is not a Parquet file" in told("x.parquet", path.read_bytes()[:-8] + b"\xff\xff\xff\x7fPAR1", "text")
+
+
 def test_a_gz_is_whole_or_refused(read, told):
     packed = gzip.compress(GOOD.encode())
     assert len(read("x.jsonl.gz", packed * 3)) == len(read("x.jsonl.gz", packed + packed + packed + b"\0\0")) == 3
