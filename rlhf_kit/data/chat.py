@@ -19,9 +19,11 @@ from rlhf_kit.data.refusals import TemplateRefusal, UnstableTemplate
 from rlhf_kit.data.templates import (
     BOS,
     GPT2_CHAT_TEMPLATE,
+    SOMETHING,
     Tools,
     eos_id,
     frame_of,
+    has_ours,
     is_ours,
     led,
     refuse_dropped,
@@ -139,13 +141,13 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos: 
     of the dialogue; without one the text is verbatim.
     """
     if not tokenizer.chat_template:
-        return text_ids(tokenizer, completion) + ([eos_id(tokenizer)] if eos else [])
+        return text_ids(tokenizer, completion, SOMETHING) + ([eos_id(tokenizer)] if eos else [])
     frame = frame_of(tokenizer)
     end = frame.end if eos else []
     if is_ours(tokenizer):
         return text_ids(tokenizer, frame.lead + completion.strip()) + end
     messages, _, shielded = shield(tokenizer, [{"role": "assistant", "content": completion}])
-    return rendered_ids(tokenizer, led(tokenizer, messages[0]["content"], frame), shielded) + end
+    return rendered_ids(tokenizer, led(tokenizer, messages[0]["content"], frame), shielded, frame.before) + end
 
 
 def encode_dialogue(
@@ -181,7 +183,8 @@ def encode_dialogue(
     else:
         messages, tools, shielded = shield(tokenizer, messages, tools)
         refuse_dropped(tokenizer, messages, render(tokenizer, messages, tools=tools), tools)
-        if not shielded and re.search(r"\{%-?\s*generation\s*-?%\}", template_of(tokenizer)):
+        marked = re.search(r"\{%-?\s*generation\s*-?%\}", template_of(tokenizer)) and not has_ours(tokenizer)
+        if marked and not shielded:
             ids, labels = _encode_marked(tokenizer, messages, tools, learnt)
         else:
             ids, labels = _encode_incrementally(tokenizer, messages, tools, learnt, shielded)
@@ -223,8 +226,8 @@ def lead_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What a template not ours puts before every answer, such as an empty thought; none where it is white space."""
     if not tokenizer.chat_template or is_ours(tokenizer):
         return []
-    lead = frame_of(tokenizer).lead
-    return rendered_ids(tokenizer, lead, {}) if lead.strip() else []
+    frame = frame_of(tokenizer)
+    return rendered_ids(tokenizer, frame.lead, {}, frame.before) if frame.lead.strip() else []
 
 
 def _encode_marked(
@@ -270,15 +273,15 @@ def _encode_incrementally(
                 "The tokenizer's chat template renders the turns before an answer differently once the answer "
                 "follows, so the assistant's words cannot be told apart. Mark them in it with {% generation %}."
             )
-        asked = rendered_ids(tokenizer, full[done : len(before)], shielded)
+        asked = rendered_ids(tokenizer, full[done : len(before)], shielded, full[:done])
         answer = full[len(before) : len(until)]
         if at == len(messages) - 1 and not frame.written:
-            said = rendered_ids(tokenizer, answer.removesuffix(frame.after), shielded) + frame.end
+            said = rendered_ids(tokenizer, answer.removesuffix(frame.after), shielded, frame.before) + frame.end
         else:
-            said = rendered_ids(tokenizer, answer, shielded)
+            said = rendered_ids(tokenizer, answer, shielded, frame.before)
         last = max((i for i, token in enumerate(said) if token in ends), default=len(said) - 1)
         ids += asked + said
         labels += [IGNORED] * len(asked) + said[: last + 1] + [IGNORED] * (len(said) - last - 1)
         done = len(until)
-    rest = rendered_ids(tokenizer, full[done:], shielded)
+    rest = rendered_ids(tokenizer, full[done:], shielded, full[:done])
     return ids + rest, labels + [IGNORED] * len(rest)

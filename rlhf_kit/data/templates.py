@@ -47,6 +47,11 @@ BOS = "{{ bos_token }}"  # before a template that leaves it out
 _PRIVATE = 0xF0000
 _PROBE = "\U000f8000"
 _QUESTION = [{"role": "user", "content": "?"}]
+# What stands before a text decides its first token: so many characters of it, and where they are not known or make a
+# token with the text, the first of these that does not.
+_TAIL = 64
+SOMETHING = ":"
+_STANDS = (SOMETHING, "\n", "1")
 
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -56,10 +61,12 @@ class Frame:
     """What a template puts around a completion: `lead` (text) before it, `after` (text) behind it.
 
     Args:
+        before: the end of what stands before the lead.
         end: the ids that end the turn; the last of them is what a policy ends with.
         written: the template writes that end itself; else it has none, and EOS is put in its place.
     """
 
+    before: str
     lead: str
     after: str
     end: list[int]
@@ -73,8 +80,13 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
         raise TemplateRefusal(str(error)) from error
 
 
-def is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
+def has_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.chat_template in (GPT2_CHAT_TEMPLATE, BOS + GPT2_CHAT_TEMPLATE)
+
+
+def is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a dialogue's turns, encoded one by one, are what our own template makes of it."""
+    return has_ours(tokenizer) and not _marks_texts(tokenizer, len(tokenizer))
 
 
 def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -83,9 +95,31 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, before: str = "") -> list[int]:
     # Data is text: "<|endoftext|>" typed by somebody must not end a turn.
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+    return _ids_behind(tokenizer, before, text, split_special_tokens=True)
+
+
+def _ids_behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str, split_special_tokens: bool) -> list[int]:
+    """Ids of a text as it stands behind another: SentencePiece marks what begins a text, and only that."""
+
+    def encode(text: str) -> list[int]:
+        options = {"add_special_tokens": False, "split_special_tokens": split_special_tokens, "verbose": False}
+        return list(tokenizer(text, **options)["input_ids"])
+
+    if before and _marks_texts(tokenizer, len(tokenizer)):
+        for stands in (before[-_TAIL:], *_STANDS):
+            own, whole = encode(stands), encode(stands + text)
+            if whole[: len(own)] == own:
+                return whole[len(own) :]
+    return encode(text)
+
+
+@lru_cache(maxsize=16)
+def _marks_texts(tokenizer: PreTrainedTokenizerBase, size: int) -> bool:
+    """Whether a text has other tokens alone than behind another, as SentencePiece's have."""
+    behind, alone = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (SOMETHING + "1", "1"))
+    return behind[-len(alone) :] != alone
 
 
 def render(
@@ -290,15 +324,19 @@ def refuse_dropped(
             )
 
 
-def rendered_ids(tokenizer: PreTrainedTokenizerBase, text: str, shielded: dict[str, str]) -> list[int]:
-    """Ids of a rendered template: its special tokens are special, those that stood in a content are text."""
+def rendered_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, shielded: dict[str, str], before: str = ""
+) -> list[int]:
+    """Ids of a rendered template behind `before`: its special tokens are special, those that stood in a content are
+    text."""
     pieces = re.split(f"([{''.join(shielded)}])", text) if shielded else [text]
     ids: list[int] = []
-    for piece in pieces:
+    for piece in filter(None, pieces):
         if piece in shielded:
-            ids += text_ids(tokenizer, shielded[piece])
-        elif piece:
-            ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
+            ids += text_ids(tokenizer, shielded[piece], before)
+        else:
+            ids += _ids_behind(tokenizer, before, piece, split_special_tokens=False)
+        before = SOMETHING if piece in shielded else piece
     return ids
 
 
@@ -310,15 +348,16 @@ def frame_of(tokenizer: PreTrainedTokenizerBase) -> Frame:
 @lru_cache(maxsize=16)
 def _frame_in(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | None, size: int) -> Frame:
     if is_ours(tokenizer):
-        return Frame(" ", "", [eos_id(tokenizer)])
+        return Frame("Assistant:", " ", "", [eos_id(tokenizer)])
     prefix = render(tokenizer, _QUESTION, add_generation_prompt=True)
     full = render(tokenizer, [*_QUESTION, {"role": "assistant", "content": _PROBE}])
-    before, probe, after = full.partition(_PROBE)
+    until, probe, after = full.partition(_PROBE)
     if not probe:
-        return Frame("", "", [eos_id(tokenizer)], written=False)
+        return Frame(SOMETHING, "", "", [eos_id(tokenizer)], written=False)
+    before = prefix.rpartition(_QUESTION[0]["content"])[2] or SOMETHING
+    lead = until.removeprefix(prefix) if until.startswith(prefix) else ""
     end = _turn_end(tokenizer, after)
-    lead = before.removeprefix(prefix) if before.startswith(prefix) else ""
-    return Frame(lead, after, end or [eos_id(tokenizer)], written=bool(end))
+    return Frame(before, lead, after, end or [eos_id(tokenizer)], written=bool(end))
 
 
 def without_lead(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -341,7 +380,7 @@ def led(tokenizer: PreTrainedTokenizerBase, completion: str, frame: Frame) -> st
 def _turn_end(tokenizer: PreTrainedTokenizerBase, after: str) -> list[int]:
     """Ids from the end of the content to the first token that no text makes: the newline many templates add behind is
     not said. [] without one."""
-    ids, specials = rendered_ids(tokenizer, after, {}), special_tokens(tokenizer)
+    ids, specials = rendered_ids(tokenizer, after, {}, SOMETHING), special_tokens(tokenizer)
     for ends in (specials.ids, specials.marks):
         at = next((at for at, i in enumerate(ids) if i in ends), None)
         if at is not None:

@@ -1,4 +1,6 @@
 import pytest
+from families import tokenizer_of
+from tokenizer_kinds import KINDS, tokenizer_of_kind
 from tokenizers import processors
 
 from rlhf_kit.data import chat
@@ -185,3 +187,48 @@ def test_what_a_template_puts_before_an_answer_belongs_to_the_prompt(chatml):
     prompt = chat.encode_prompt(chatml, messages[:1]) + lead
     answer = chat.encode_completion(chatml, "mat", eos=True)[len(lead) :]
     assert (prompt + answer)[: len(ids)] == ids[: len(prompt + answer)] and chatml.decode(answer).startswith("mat")
+
+
+# --- tokenizers that mark where a text begins (SentencePiece): a turn behind another is no beginning -----------------
+
+TURNS = {
+    "ours": None,
+    "zephyr": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+    "llama 2": "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("turns", TURNS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dialogue_has_the_tokens_of_its_whole_text(kind, turns):
+    tokenizer = tokenizer_of_kind(kind)
+    tokenizer.chat_template = TURNS[turns]
+    chat.set_chat_template(tokenizer)
+    said = [{"role": "user", "content": "Where is Anna?"}, {"role": "assistant", "content": "Riverton"}]
+    said += [{"role": "user", "content": "問：安娜去哪裡？"}, {"role": "assistant", "content": "河口鎮。 home"}]
+    ids, labels = chat.encode_dialogue(tokenizer, said)
+    whole = list(tokenizer.apply_chat_template(said, return_dict=True)["input_ids"])
+    assert ids == chat.begun(tokenizer, whole)
+    answer = chat.encode_completion(tokenizer, said[-1]["content"], eos=True)
+    last = len(ids) - 1 - ids[::-1].index(answer[-1])
+    assert ids[last + 1 - len(answer) : last + 1] == answer == labels[last + 1 - len(answer) : last + 1]
+    assert ids[: last + 1] == chat.encode_prompt(tokenizer, said[:-1]) + answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plain_completion_has_the_tokens_of_the_whole_text(kind):
+    tokenizer = tokenizer_of_kind(kind)
+    for prompt, completion in [("Q: Where did Anna go?\nA:", " To Riverton."), ("問：安娜？\n答：", "鎮口河。")]:
+        parts = chat.encode_prompt(tokenizer, prompt) + chat.encode_completion(tokenizer, completion, eos=False)
+        assert parts == list(tokenizer(prompt + completion)["input_ids"])
+
+
+def test_a_token_that_would_join_two_turns_is_cut_where_they_meet():
+    tokenizer = tokenizer_of("mistral", template=False)  # one that writes ":▁" as a token
+    chat.set_chat_template(tokenizer)
+    said = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
+    answer = chat.encode_completion(tokenizer, "Yes.", eos=True)
+    assert tokenizer.convert_ids_to_tokens(answer) == ["▁", "Ye", "s", ".", "</s>"]
+    assert chat.encode_dialogue(tokenizer, said)[0] == chat.encode_prompt(tokenizer, "Hi?") + answer

@@ -223,6 +223,21 @@ def test_gpt2_keeps_its_tokens_where_a_character_is_cut():
 # --- lm-evaluation-harness ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_choices_in_turns_stand_as_in_the_whole_dialogue(kind):
+    tokenizer = tokenizer_of_kind(kind)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    item = Example("Where is Anna?", " Riverton", (" Riverton", " Sunport"))
+    asked = Prompts(tokenizer, None, chat=True).ask("1", Task("towns", (item,), (item,), "\n"), 0, 0, 0)
+    for choice, ids in zip(item.choices, asked.choices, strict=True):
+        said = [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": choice.strip()}]
+        whole = tokenizer.apply_chat_template(said, tokenize=False).removesuffix(tokenizer.eos_token)
+        assert asked.ids + ids == list(tokenizer(whole)["input_ids"])
+
+
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed")
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_the_harness_has_it(kind):

@@ -51,7 +51,7 @@ MUTANTS = [
         "recipes/ppo.py",
         "        check_functions(rewards, rows.column_names)\n",
         "        pass\n",
-        TEST + "test_a_column_that_a_function_lacks_is_told_by_a_dry_run",
+        TEST + "test_a_column_that_a_function_lacks_is_told",
     ),
     # Rows handed to the trainers in Python.
     (

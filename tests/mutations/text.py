@@ -175,4 +175,34 @@ MUTANTS = [
         "pass",
         "tests/recipes/test_other_makers.py::test_refused_demonstrations_to_calibrate_on_are_told_too",
     ),
+    (
+        "rlhf_kit/data/templates.py",
+        "if before and _marks_texts(tokenizer, len(tokenizer)):",
+        "if False:",
+        "tests/data/test_chat.py::test_a_dialogue_has_the_tokens_of_its_whole_text",
+    ),
+    (
+        "rlhf_kit/data/templates.py",
+        "return has_ours(tokenizer) and not _marks_texts(tokenizer, len(tokenizer))",
+        "return has_ours(tokenizer)",
+        "tests/data/test_chat.py::test_a_dialogue_has_the_tokens_of_its_whole_text",
+    ),
+    (
+        "rlhf_kit/data/templates.py",
+        "for stands in (before[-_TAIL:], *_STANDS):",
+        "for stands in (before[-_TAIL:],):",
+        "tests/data/test_chat.py::test_a_token_that_would_join_two_turns_is_cut_where_they_meet",
+    ),
+    (
+        "rlhf_kit/data/chat.py",
+        "return text_ids(tokenizer, completion, SOMETHING) +",
+        "return text_ids(tokenizer, completion) +",
+        "tests/data/test_chat.py::test_a_plain_completion_has_the_tokens_of_the_whole_text",
+    ),
+    (
+        "rlhf_kit/data/chat.py",
+        "shielded, frame.before) + end",
+        "shielded) + end",
+        "tests/eval/test_behind.py::test_choices_in_turns_stand_as_in_the_whole_dialogue",
+    ),
 ]

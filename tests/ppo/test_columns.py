@@ -171,15 +171,19 @@ def looking(seen):
     return look
 
 
-@pytest.mark.parametrize("kind", ["of any type", "of one type"])
+@pytest.mark.parametrize("kind", ["of any type", "of one type", "of a table"])
 def test_rollouts_evaluations_and_best_of_n_hand_on_the_same(kind, make_trainer, policy, tokenizer, tmp_path):
     values = [1, 2.5, {"a": None}, 2**80, {"b": [1]}, None, "4", True]
-    if kind == "of one type":
+    if kind != "of any type":
         values = [{"a": at, "b": None} for at in range(8)]
     rows = [
         {"messages": [{**ASKED, "content": f"say {at}"}, SAID], "answer": value} for at, value in enumerate(values)
     ]
-    dataset, _ = load(write(tmp_path / "x.jsonl", rows), ppo.KINDS)
+    if kind == "of a table":
+        Dataset.from_list(rows).to_parquet(tmp_path / "x.parquet")
+    else:
+        write(tmp_path / "x.jsonl", rows)
+    dataset, _ = load(str(next(tmp_path.glob("x.*"))), ppo.KINDS)
     for given in (dataset, rows):
         seen = []
         trainer = make_trainer(reward_funcs=looking(seen), train_dataset=given, eval_dataset=given)
@@ -228,6 +232,8 @@ def test_the_command_hands_on_the_solution_beside_an_answer(command):
     assert others == ["completion", "completion_ids", "prompts", "trainer_state"]
 
 
-def test_a_column_that_a_function_lacks_is_told_by_a_dry_run(command, capsys):
-    assert ppo.main(command([{"prompt": "2+2?", "answer": "4"}] * 4, "--dry_run")) == 2
+@pytest.mark.parametrize("begun", [["--dry_run"], []], ids=["dry run", "before the model is loaded"])
+def test_a_column_that_a_function_lacks_is_told(begun, command, capsys, tmp_path):
+    (tmp_path / "base" / "model.safetensors").unlink()
+    assert ppo.main(command([{"prompt": "2+2?", "answer": "4"}] * 4, *begun)) == 2
     assert "missing a required argument: 'solution'" in capsys.readouterr().err
