@@ -6,6 +6,7 @@ import json
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ DEEPEST = 100  # levels of lists and objects; Python's own functions give up at 
 MOST_JSON, MOST_YAML = 2**28, 2**18  # bytes of a file that is parsed whole; YAML is parsed at some 100 KB a second
 LONGEST_LINE = 2**26  # bytes of a line that is a row
 # What any file may have of them, and the bytes that each further one has to bring: in memory it takes some hundreds.
-MOST = {"lines": (2**20, 64), "rows": (2**20, 64), "texts": (2**20, 64), "values": (2**22, 8)}
+MOST = {"lines": (2**21, 32), "rows": (2**21, 32), "texts": (2**21, 32), "values": (2**22, 8)}
 MOST_WRITTEN = 2**20  # characters and values of a YAML file with its anchors written out
 _MEND = "Mend it, or give another file"
 _KINDS = {
@@ -50,10 +51,17 @@ def check_regular(path: Path, most: int | None = None) -> None:
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise unread(path, error) from error
     kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(found.st_mode)), None)
+    if found.st_dev in _kernel_devices():  # some of these never end, and none has a size
+        kind = kind or "the kernel's"
     if kind is not None:
         raise UserError(f"{path} is {kind}; give a file.")
     if most is not None and found.st_size > most:
         raise too_large(path, found.st_size, most)
+
+
+@cache
+def _kernel_devices() -> set[int]:
+    return {folder.stat().st_dev for folder in (Path("/proc"), Path("/sys")) if folder.is_mount()}
 
 
 def too_large(path: Path, size: int, most: int) -> UserError:

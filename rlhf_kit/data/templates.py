@@ -311,17 +311,16 @@ def refuse_unread(
 def refuse_dropped(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, tools: Tools = None
 ) -> None:
-    """Refuse a dialogue of which a turn other than the user's and the assistant's is not in its rendered `text`."""
+    """Refuse a dialogue of which a turn other than the assistant's is not in its rendered `text`."""
     for at, turn in enumerate(messages):
         content = turn.get("content")
-        if turn["role"] in ("user", "assistant") or not content or content.strip() in text:
+        if turn["role"] == "assistant" or not content or content.strip() in text:
             continue
         probed = [*messages[:at], {**turn, "content": _PROBE}, *messages[at + 1 :]]  # it may be written as JSON
         if _PROBE not in render(tokenizer, probed, tools=tools):
-            raise TemplateRefusal(
-                f"it leaves out turns of the role {turn['role']!r}",
-                "Put their text into a turn of the user, or give another chat template (--chat_template_path).",
-            )
+            other = "Give another chat template (--chat_template_path)"
+            elsewhere = "" if turn["role"] == "user" else ", or put their text into a turn of the user"
+            raise TemplateRefusal(f"it leaves out turns of the role {turn['role']!r}", f"{other}{elsewhere}.")
 
 
 def rendered_ids(
@@ -353,7 +352,9 @@ def _frame_in(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | None
     full = render(tokenizer, [*_QUESTION, {"role": "assistant", "content": _PROBE}])
     until, probe, after = full.partition(_PROBE)
     if not probe:
-        return Frame(SOMETHING, "", "", [eos_id(tokenizer)], written=False)
+        raise TemplateRefusal(
+            "it does not write what the assistant says", "Give another chat template (--chat_template_path)."
+        )
     before = prefix.rpartition(_QUESTION[0]["content"])[2] or SOMETHING
     lead = until.removeprefix(prefix) if until.startswith(prefix) else ""
     end = _turn_end(tokenizer, after)

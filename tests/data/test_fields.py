@@ -219,6 +219,18 @@ def test_a_template_that_leaves_out_a_turn_refuses_it():
         encode_prompt(tokenizer, [{"role": "system", "content": "Be kind."}, USER])
 
 
+@pytest.mark.parametrize("template", ["x", "{% for m in messages %}{{ m['role'] }}\n{% endfor %}", "{{ eos_token }}"])
+def test_a_template_that_writes_no_content_refuses_all(template):
+    tokenizer = tokenizer_of("plain", template=False)
+    tokenizer.chat_template = template
+    with pytest.raises(TemplateRefusal, match="leaves out turns of the role 'user'. Give another chat template"):
+        encode_prompt(tokenizer, [USER])
+    with pytest.raises(TemplateRefusal, match="leaves out turns of the role 'user'|does not write what the assistant"):
+        encode_dialogue(tokenizer, [USER, SAYS])
+    with pytest.raises(TemplateRefusal, match="does not write what the assistant says"):
+        encode_completion(tokenizer, "Hi", eos=True)
+
+
 @pytest.mark.parametrize("field", ["tool_calls", "function_call"])
 def test_answers_of_comparisons_are_text(tmp_path, field):
     call = [{"name": "add"}] if field == "tool_calls" else {"name": "add"}

@@ -205,4 +205,18 @@ MUTANTS = [
         "shielded) + end",
         "tests/eval/test_behind.py::test_choices_in_turns_stand_as_in_the_whole_dialogue",
     ),
+    (
+        "rlhf_kit/data/templates.py",
+        """    if not probe:
+        raise""",
+        """    if False:
+        raise""",
+        "tests/data/test_fields.py::test_a_template_that_writes_no_content_refuses_all",
+    ),
+    (
+        "rlhf_kit/data/templates.py",
+        'if turn["role"] == "assistant" or not content',
+        'if turn["role"] in ("user", "assistant") or not content',
+        "tests/data/test_fields.py::test_a_template_that_writes_no_content_refuses_all",
+    ),
 ]
