@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from rlhf_kit.errors import UserError
+from rlhf_kit.errors import UserError, did_you_mean
 
 DEEPEST = 100  # levels of lists and objects; Python's own functions give up at some hundreds
 MOST_JSON, MOST_YAML = 2**28, 2**18  # bytes of a file that is parsed whole; YAML is parsed at some 100 KB a second
@@ -83,6 +84,16 @@ def unread(path: Path, error: Exception) -> UserError:
     shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
     told = getattr(error, "strerror", None) or error
     return UserError(f"{shown} cannot be read: {told}. Give a file that is there and may be read.")
+
+
+def missing(path: Path) -> UserError:
+    """What to say of a path where nothing is."""
+    folder, near = path.parent, ""
+    if folder.is_dir():
+        near = did_you_mean(path.name, sorted(os.listdir(folder)))
+    else:
+        near = f" {folder} is {'no folder' if folder.exists() else 'not there either'}."
+    return UserError(f"{path} does not exist.{near} Give what is there.")
 
 
 def as_text(path: Path, content: bytes) -> str:

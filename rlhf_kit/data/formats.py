@@ -140,7 +140,8 @@ def report(source: str, faults: Sequence[tuple[int, str]], total: int, unit: str
     """All `faults` of a source in one error. Number 0 = the source as a whole."""
     faults = sorted(faults, key=lambda fault: fault[0])
     rows = f"{total} row{'' if total == 1 else 's'}"
-    lines = [f"{source}: {len(faults)} fault{'' if len(faults) == 1 else 's'} in {rows}; nothing was loaded."]
+    told = f"{len(faults)} fault{'' if len(faults) == 1 else 's'} in {rows}; nothing was loaded"
+    lines = [f"{source}: {told}. Mend what is named, or give other data."]
     lines += [f"  {f'{unit} {number}: ' if number else ''}{fault}" for number, fault in faults[:SHOWN]]
     if len(faults) > SHOWN:
         lines.append(f"  ... and {len(faults) - SHOWN} more")

@@ -28,7 +28,7 @@ from rlhf_kit.data.hub import (
 from rlhf_kit.data.hub import pinned as pinned_repo
 from rlhf_kit.data.unpacking import measure_arrow
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.inputs import read_json
+from rlhf_kit.inputs import missing, read_json
 
 WORLD = "world"
 WORLD_SPLITS = ("train", "test")
@@ -47,7 +47,7 @@ def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
     if os.path.lexists(path):
         return read_file(path, kinds)
     if names_path(source):
-        raise _missing(path)
+        raise missing(path)
     if _is_misspelt_world(source):
         known = ", ".join((WORLD, *(f"{WORLD}:{kind}" for kind in (*KINDS, *_CONTRACTS))))
         near = did_you_mean(source.lower(), known.split(", "))
@@ -85,14 +85,6 @@ def _is_misspelt_world(source: str) -> bool:
     name = source.lower().partition(":")[0]
     near = difflib.SequenceMatcher(None, name, WORLD).ratio() >= 0.8
     return "/" not in name and (near or name.startswith(WORLD) or name in (*KINDS, *_CONTRACTS))
-
-
-def _missing(path: Path) -> UserError:
-    folder = path.parent
-    if not folder.is_dir():
-        return UserError(f"{path} does not exist, nor does the folder {folder}.")
-    near = did_you_mean(path.name, sorted(entry.name for entry in folder.iterdir()))
-    return UserError(f"{path} does not exist.{near}")
 
 
 def _read_world(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:

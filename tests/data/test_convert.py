@@ -55,7 +55,7 @@ def test_labelers_who_agree_less_than_by_chance(tmp_path, capsys):
         (["{in}", "{in}", "--from", "trl"], "IN and OUT are the same file"),
         (["{in}", "{out}", "--from", "webgpt"], "holds no ranking in the format webgpt"),
         (["{in}", "{out}.txt", "--from", "trl"], "give a .jsonl or a .json file"),
-        (["nowhere.jsonl", "{out}", "--from", "trl"], "there is no file 'nowhere.jsonl'"),
+        (["nowhere.jsonl", "{out}", "--from", "trl"], "nowhere.jsonl does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, capsys, arguments, message):

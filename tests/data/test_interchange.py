@@ -294,7 +294,7 @@ def test_a_file_of_another_format_is_recognised():
     assert str(error.value) == (
         f"{FIXTURES / 'webgpt.jsonl'} holds no ranking in the format ultrafeedback (3 no `completions`). The first "
         "record's columns are `question`, `quotes_0`, `answer_0`, `tokens_0`, `score_0`, `quotes_1`, `answer_1`, "
-        "`tokens_1`, `score_1`. That looks like webgpt."
+        "`tokens_1`, `score_1`. That looks like webgpt. Give its format by --from, or another file."
     )
 
 
@@ -302,7 +302,7 @@ def test_mistakes_are_told(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": \n')
     (tmp_path / "folder").mkdir()
     for call, message in [
-        (lambda: read(tmp_path / "b.jsonl", "trl"), "there is no file .*b.jsonl'. Did you mean 'a.jsonl'"),
+        (lambda: read(tmp_path / "b.jsonl", "trl"), "b.jsonl does not exist. Did you mean 'a.jsonl'"),
         (lambda: read(tmp_path / "a.jsonl", "trl"), "line 1: is not valid JSON"),
         (lambda: read(FIXTURES / "trl.jsonl", "trll"), "there is no format 'trll'; .* Did you mean 'trl'"),
         (lambda: write(ROWS, tmp_path / "x.json", "webgpt"), "webgpt can be read only; write ranked, trl"),

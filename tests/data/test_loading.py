@@ -253,7 +253,7 @@ def test_bad_lines_and_bad_rows_are_told_together_with_their_lines(tmp_path):
     good = json.dumps({"prompt": "Hi", "completions": ["a", "b"]})
     path.write_text(f'{good}\n\n{{"prompt": \n[1]\n{{"prompt": "Hi", "completions": ["a"]}}\n')
     assert message(path).splitlines() == [
-        f"{path}: 3 faults in 4 rows; nothing was loaded.",
+        f"{path}: 3 faults in 4 rows; nothing was loaded. Mend what is named, or give other data.",
         "  line 3: is not valid JSON: Expecting value (column 12); give one object a line",
         "  line 4: is a list; a row is an object with `prompt` + `completions`",
         "  line 5: `completions` has one answer only; give at least 2, there is nothing to compare",
@@ -331,7 +331,7 @@ def test_a_group_of_pairs_goes_whole(tmp_path, caplog):
 def test_wrong_columns_name_the_nearest(tmp_path):
     path = write(tmp_path / "x.jsonl", [{"instruction": "Hi", "completion": ["a", "b"], "rank": [1, 2]}])
     assert message(path) == (
-        f"{path}: 1 fault in 1 row; nothing was loaded.\n"
+        f"{path}: 1 fault in 1 row; nothing was loaded. Mend what is named, or give other data.\n"
         "  the columns are `instruction`, `completion`, `rank`; needed: "
         "`prompt` + `completions` (ranked); `prompt` + `chosen` + `rejected`, or `chosen` + `rejected` (pairs); "
         "`prompt` + `completion` + `label` (thumbs). "
@@ -365,8 +365,8 @@ def test_broken_files_are_told_without_a_traceback(tmp_path):
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "train.jsonl").touch()
-    assert message(tmp_path / "trian.jsonl") == f"{tmp_path}/trian.jsonl does not exist. Did you mean 'train.jsonl'?"
-    assert "nor does the folder" in message(tmp_path / "none" / "x.jsonl")
+    assert message(tmp_path / "trian.jsonl") == f"{tmp_path}/trian.jsonl does not exist. Did you mean 'train.jsonl'? Give what is there."
+    assert "is not there either" in message(tmp_path / "none" / "x.jsonl")
     assert message("no-such-file.jsonl").startswith("no-such-file.jsonl does not exist.")
 
 

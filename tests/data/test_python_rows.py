@@ -99,7 +99,7 @@ def test_all_faults_are_told_together(tokenizer):
     with pytest.raises(UserError) as error:
         as_prompts(rows, tokenizer)
     assert str(error.value).splitlines() == [
-        "train_dataset: 2 faults in 3 rows; nothing was loaded.",
+        "train_dataset: 2 faults in 3 rows; nothing was loaded. Mend what is named, or give other data.",
         "  row 2: `prompt` is empty; give some text or remove the row",
         "  row 3: `prompt` is the number 4; give a string or a list of messages",
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from rlhf_kit.data.interchange.tools import read_argilla, read_label_studio, wri
 from rlhf_kit.data.messages import completion_text, with_opening
 from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.inputs import missing
 from rlhf_kit.storage import Folder
 
 CONVERT = "convert"  # whose files `write` may replace
@@ -160,9 +162,8 @@ def _format(name: str) -> Format:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
-        near = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise UserError(f"there is no file {str(path)!r}.{near}")
+    if not os.path.lexists(path):
+        raise missing(path)
     return path
 
 
@@ -175,4 +176,5 @@ def _guess(records: Sequence[Any], format: str) -> str:
     first = records[0] if records and isinstance(records[0], Mapping) else {}
     fits = [name for name, other in FORMATS.items() if name != format and first.keys() >= set(other.columns)]
     columns = ", ".join(f"`{column}`" for column in first) or "none"
-    return f" The first record's columns are {columns}." + (f" That looks like {' or '.join(fits)}." if fits else "")
+    near = f" That looks like {' or '.join(fits)}." if fits else ""
+    return f" The first record's columns are {columns}.{near} Give its format by --from, or another file."
