@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,14 +176,14 @@ def _read_csv(path: Path, text: str) -> Source:
     csv.field_size_limit(1 << 30)  # a document is longer than the 128 KiB a cell may have by default
     _refuse_delimiter(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line, header = 1, []
+    line, header, unnamed = 1, [], set()
     try:
         for cells in reader:
             if cells and not header:
-                header = _header(path, cells)
+                header, unnamed = cells, _repeated(path, cells)
             elif cells:
                 number = _numbered(len(rows) + 1, line)
-                row, found = _cells(header, cells)
+                row, found = _cells(header, unnamed, cells)
                 rows.append((number, row))
                 faults += [(number, fault) for fault in found]
             line = reader.line_num + 1
@@ -215,20 +216,22 @@ def _refuse_delimiter(path: Path, text: str) -> None:
         )
 
 
-def _header(path: Path, names: list[str]) -> list[str]:
-    twice = listed([name for name in dict.fromkeys(names) if name.strip() and names.count(name) > 1])
+def _repeated(path: Path, names: list[str]) -> set[str]:
+    """The empty names that several columns have. Raises UserError for others."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    twice = listed([name for name in repeated if name.strip()])
     if twice:
         raise UserError(f"{path}: columns of one name: {twice}. One of each would be lost; take it out, or rename it.")
-    return names
+    return set(repeated)
 
 
-def _cells(header: list[str], cells: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _cells(header: list[str], unnamed: set[str], cells: list[str]) -> tuple[dict[str, Any], list[str]]:
     """A row by the names of its columns, and what is wrong with it."""
     row, faults = {}, []
     if len(cells) > len(header):
         faults.append(f"has more cells than the {len(header)} columns; quote the commas")
     for column, cell in itertools.zip_longest(header, cells[: len(header)]):
-        if not column.strip() and header.count(column) > 1:
+        if column in unnamed:
             if cell:
                 faults.append(f"has {cell[:40]!r} in a column without a name; give it one, or take it out")
             continue

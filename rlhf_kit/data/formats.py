@@ -98,10 +98,15 @@ def detect_kind(columns: Iterable[str], kinds: Sequence[str]) -> str | None:
     return max(fits, key=lambda fit: fit[0])[1] if fits else None
 
 
+def told_columns(columns: Sequence[str]) -> str:
+    """Their names, of many and of long ones the beginning."""
+    found = ", ".join(f"`{column[:NAMED]}`" for column in columns[:NAMED]) or "none"
+    return found + (f" and {len(columns) - NAMED} more" if len(columns) > NAMED else "")
+
+
 def columns_fault(columns: Sequence[str], kinds: Sequence[str]) -> str:
     """What to say of columns that fit none of `kinds`: found, needed, nearest fix."""
-    found = ", ".join(f"`{column[:NAMED]}`" for column in columns[:NAMED]) or "none"
-    found += f" and {len(columns) - NAMED} more" if len(columns) > NAMED else ""
+    found = told_columns(columns)
     needed = "; ".join(f"{KINDS[kind].needed()} ({kind})" for kind in kinds)
     renames = _renames(columns, kinds)
     renames += [(name, "system") for name in columns if renames and name.lower() in SYSTEM]

@@ -241,7 +241,8 @@ def test_good_rows_pass(kind):
 def test_a_fault_is_told_with_its_row_what_was_found_and_what_is_needed(kind, row, fault):
     with pytest.raises(UserError) as error:
         validate([GOOD[kind][0], row], kind, "data.jsonl")
-    assert str(error.value) == f"data.jsonl: 1 fault in 2 rows; nothing was loaded. Mend what is named, or give other data.\n  row 2: {fault}"
+    told = "data.jsonl: 1 fault in 2 rows; nothing was loaded. Mend what is named, or give other data."
+    assert str(error.value) == f"{told}\n  row 2: {fault}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -268,7 +269,8 @@ def test_lines_and_faults_of_reading_are_told_in_order():
     with pytest.raises(UserError) as error:
         validate([{"text": "a"}, {"text": ""}], "text", "x.jsonl", context)
     assert str(error.value) == (
-        "x.jsonl: 2 faults in 3 rows; nothing was loaded. Mend what is named, or give other data.\n  line 3: is not valid JSON\n"
+        "x.jsonl: 2 faults in 3 rows; nothing was loaded. Mend what is named, or give other data.\n"
+        "  line 3: is not valid JSON\n"
         "  line 5: `text` is empty; give some text or remove the row"
     )
 

@@ -365,7 +365,10 @@ def test_broken_files_are_told_without_a_traceback(tmp_path):
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "train.jsonl").touch()
-    assert message(tmp_path / "trian.jsonl") == f"{tmp_path}/trian.jsonl does not exist. Did you mean 'train.jsonl'? Give what is there."
+    assert (
+        message(tmp_path / "trian.jsonl")
+        == f"{tmp_path}/trian.jsonl does not exist. Did you mean 'train.jsonl'? Give what is there."
+    )
     assert "is not there either" in message(tmp_path / "none" / "x.jsonl")
     assert message("no-such-file.jsonl").startswith("no-such-file.jsonl does not exist.")
 

@@ -18,7 +18,7 @@ from typing import Any
 from rlhf_kit.data import shapes
 from rlhf_kit.data.checks import ranks_of
 from rlhf_kit.data.files import read_file
-from rlhf_kit.data.formats import Context, report, sift
+from rlhf_kit.data.formats import Context, report, sift, told_columns
 from rlhf_kit.data.groups import EXTRAS, Row
 from rlhf_kit.data.interchange.pairs import read_trl, write_hh, write_trl
 from rlhf_kit.data.interchange.published import read_oasst, read_summaries, read_ultrafeedback, read_webgpt
@@ -175,6 +175,6 @@ def _guess(records: Sequence[Any], format: str) -> str:
     """Which other format the records look like by their columns."""
     first = records[0] if records and isinstance(records[0], Mapping) else {}
     fits = [name for name, other in FORMATS.items() if name != format and first.keys() >= set(other.columns)]
-    columns = ", ".join(f"`{column}`" for column in first) or "none"
+    columns = told_columns(list(first))
     near = f" That looks like {' or '.join(fits)}." if fits else ""
     return f" The first record's columns are {columns}.{near} Give its format by --from, or another file."
