@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-QUICK = ["--ignore", "tests/test_demo.py"]
+QUICK = "--numprocesses 2 --dist loadfile --ignore tests/test_demo.py --ignore tests/test_readme_shell.py".split()
 BEGIN, END = "<!-- tests/newest.py writes from here -->", "<!-- to here -->"
 
 
@@ -66,7 +66,9 @@ def run(environment: Path, words: Sequence[str]) -> tuple[int, str]:
 def table(found: dict[str, str], words: Sequence[str], ended: str) -> str:
     """The section "Works with", between its marks."""
     rows = "\n".join(f"| {name} | {version} |" for name, version in found.items())
-    told = f"{datetime.now(UTC):%Y-%m-%d}, {sys.platform}: `python -m pytest {' '.join(words)}`: {ended}."
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    when = f"{datetime.now(UTC):%Y-%m-%d}, {sys.platform}, commit {commit.strip() or 'unknown'}"
+    told = f"{when}: `python -m pytest {' '.join(words)}`: {ended}."
     return f"{BEGIN}\n{told}\n\n| | version |\n| --- | --- |\n{rows}\n{END}"
 
 
