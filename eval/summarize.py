@@ -30,7 +30,7 @@ from transformers import (
 from rlhf_kit.console import Console
 from rlhf_kit.data import sources
 from rlhf_kit.data.chat import start_ids
-from rlhf_kit.data.formats import report
+from rlhf_kit.data.formats import report, told_columns
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.generators import check_generators, encode_begun, encode_behind, folders, load_generator
@@ -73,7 +73,7 @@ def read_articles(source: str, split: str) -> list[Article]:
     faults = list(found.context.faults)
     if columns is None:
         known = ", or ".join(" and ".join(pair) for pair in COLUMNS)
-        faults.append((0, f"has {', '.join(first) or 'no columns'}; summaries need the columns {known}"))
+        faults.append((0, f"the columns are {told_columns(list(first))}; summaries need {known}"))
     articles = []
     for number, row in zip(found.context.numbers_of(found.rows), found.rows, strict=True):
         values = [row.get(column) if isinstance(row, Mapping) else None for column in columns or ()]

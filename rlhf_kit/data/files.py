@@ -217,12 +217,12 @@ def _refuse_delimiter(path: Path, text: str) -> None:
 
 
 def _repeated(path: Path, names: list[str]) -> set[str]:
-    """The empty names that several columns have. Raises UserError for others."""
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    twice = listed([name for name in repeated if name.strip()])
+    """The empty names that several columns have. Raises UserError for others, told apart by blanks or not at all."""
+    counts = Counter(name.strip() for name in names)
+    twice = listed(list(dict.fromkeys(name for name in names if name.strip() and counts[name.strip()] > 1)))
     if twice:
         raise UserError(f"{path}: columns of one name: {twice}. One of each would be lost; take it out, or rename it.")
-    return set(repeated)
+    return {name for name, count in Counter(names).items() if count > 1}
 
 
 def _cells(header: list[str], unnamed: set[str], cells: list[str]) -> tuple[dict[str, Any], list[str]]:

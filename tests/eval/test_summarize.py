@@ -174,7 +174,7 @@ def test_faults_are_told_together(tmp_path):
     with pytest.raises(UserError, match="line 2: `highlights` has no letter or digit that ROUGE counts: '😀 …'"):
         read_articles(str(path), "test")
     path.write_text('{"story": "a"}\n')
-    with pytest.raises(UserError, match="has story; summaries need the columns article and highlights"):
+    with pytest.raises(UserError, match="the columns are `story`; summaries need article and highlights"):
         read_articles(str(path), "test")
     with pytest.raises(UserError, match="The world has no summaries"):
         read_articles("world", "test")
