@@ -1,7 +1,8 @@
 """Dialogue as token ids: the only place where the text of a prompt or a completion is encoded.
 
 Prompt and completion are always encoded apart, so the border between them is the same token border in training, in
-sampling and in scoring. Where the tokenizer's own call begins a text with BOS, so does every text here, once.
+sampling and in scoring; each as it stands behind what is before it (`templates.text_ids`), as the whole text has it.
+Where the tokenizer's own call begins a text with BOS, so does every text here, once.
 """
 
 from __future__ import annotations

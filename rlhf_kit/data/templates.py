@@ -96,7 +96,7 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, before: str = "") -> list[int]:
-    # Data is text: "<|endoftext|>" typed by somebody must not end a turn.
+    """Ids of a text behind `before`; "" where it begins. Data is text: "<|endoftext|>" in it does not end a turn."""
     return _ids_behind(tokenizer, before, text, split_special_tokens=True)
 
 
