@@ -135,4 +135,6 @@ def test_what_is_small_or_endless_takes_little_memory(kind, tmp_path):
     write(tmp_path / name)
     said, taken = _grown(tmp_path / name)
     assert said is None if expected is None else expected in (said or "it is read"), said
-    assert taken < MOST, f"{taken / 1e9:.1f} GB"
+    ends_at_once = "GiB of nothing" in kind and "Parquet" not in kind  # which is read whole
+    most = MOST / 4 if ends_at_once else MOST
+    assert taken < most, f"{taken / 1e9:.1f} GB"

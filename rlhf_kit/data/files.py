@@ -268,7 +268,7 @@ def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:
         measure_parquet(path, content)
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:  # the latter for a foot that lies
-        told = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200]}"
+        told = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200].rstrip('.')}"
         raise UserError(f"{told}. Fetch it anew, or give another file.") from error
     rows = table_rows(str(path), len(table), lambda start, size: table.slice(start, size).to_pylist())
     return Source(str(path), own_keys(rows, kinds))
