@@ -29,10 +29,9 @@ from rlhf_kit.inputs import read_text
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_tokenizer, set_special_tokens
-from rlhf_kit.models.weights import located, with_origin
+from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.training import TrainerMixin
-from rlhf_kit.training.launch import refuse_data_parallel
-from rlhf_kit.training.schedule import refuse_unusable
+from rlhf_kit.training.launch import usable
 
 MOST_TEMPLATE = 2**20  # bytes of a chat template's file
 logger = logging.getLogger(__name__)
@@ -77,11 +76,8 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         peft_config: LoraConfig | None = None,
         **options: Any,
     ):
-        if args is not None:  # before the model is looked for
-            refuse_data_parallel(args)
-            refuse_unusable(args)
+        args = usable(args or SFTConfig(f"{short_name(model)}-SFT"))
         model, name = with_origin("a causal language model", model)
-        args = args or SFTConfig(f"{located(name).rstrip('/').split('/')[-1]}-SFT")
         refuse_options(args)
         if options.get("formatting_func") is not None:
             raise UserError(

@@ -37,6 +37,7 @@ from rlhf_kit.models.weights import (
     located,
     pinned,
     reason,
+    unsound,
 )
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -77,10 +78,8 @@ def load_tokenizer(
         )
     tokenizer.name_or_path = located(name_or_path)
     if not isinstance(tokenizer.model_max_length, int | float):
-        raise UserError(
-            f"The tokenizer_config.json of {str(name_or_path)!r} has the model_max_length "
-            f"{tokenizer.model_max_length!r}; a number is needed. Give the file as it was saved."
-        )
+        length = tokenizer.model_max_length
+        raise unsound("tokenizer_config.json", name_or_path, "model_max_length", length, "a number")
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one from config.json alone
         raise UserError(
             f"{str(name_or_path)!r} holds no tokenizer: every token it gives is a special one. "
@@ -231,10 +230,8 @@ def _check_ends(name_or_path: str | os.PathLike, model: PreTrainedModel) -> None
     they are."""
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if not all(isinstance(end, int | None) for end in (ends if isinstance(ends, list | tuple) else [ends])):
-        raise UserError(
-            f"The generation_config.json of {str(name_or_path)!r} has the eos_token_id {ends!r}; a number, or a list "
-            "of numbers, is needed. Give the file as it was saved."
-        )
+        needed = "a number, or a list of numbers,"
+        raise unsound("generation_config.json", name_or_path, "eos_token_id", ends, needed)
 
 
 def check_vocabulary(
@@ -269,10 +266,7 @@ def load_config(
     config = attempt(read, what, name_or_path, trust_remote_code=trust_remote_code)
     kinds = config.architectures
     if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
-        raise UserError(
-            f"The config.json of {str(name_or_path)!r} has the architectures {kinds!r}; a list of names is needed. "
-            "Give the file as it was saved."
-        )
+        raise unsound("config.json", name_or_path, "architectures", kinds, "a list of names")
     _check_sizes(f"The config.json of {str(name_or_path)!r} makes", config)
     config.name_or_path = located(name_or_path)
     return config

@@ -232,10 +232,7 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
         raise UserError(f"The adapter_config.json of {str(name_or_path)!r}: {'; '.join(faults)}.")
     for name in ("base_model_name_or_path", "revision"):
         if not isinstance(value := getattr(adapter, name), str | None):
-            raise UserError(
-                f"The adapter_config.json of {str(name_or_path)!r} has the {name} {value!r}; a text is needed. Give "
-                "the file as it was saved."
-            )
+            raise unsound("adapter_config.json", name_or_path, name, value, "a text")
     if not adapter.base_model_name_or_path:
         raise UserError(
             f"The adapter {str(name_or_path)!r} names no base model: it was trained on a model that was never saved. "
@@ -250,6 +247,14 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
     adapter.base_model_name_or_path = base_of(name_or_path, adapter.base_model_name_or_path, adapter.revision)
     _refuse_circle(str(name_or_path), adapter.base_model_name_or_path)
     return adapter
+
+
+def unsound(file: str, name_or_path: str | os.PathLike, name: str, value: object, needed: str) -> UserError:
+    """What to say of a value in a model's file that no library has saved there."""
+    return UserError(
+        f"The {file} of {str(name_or_path)!r} has the {name} {value!r}; {needed} is needed. Give the file as it was "
+        "saved."
+    )
 
 
 def _refuse_circle(adapter: str, base: str) -> None:
@@ -307,6 +312,11 @@ def origin(model: PreTrainedModel) -> str:
     """Where a model came from, as a name to load what belongs to it by: of the hub with its commit; "" in memory."""
     name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
     return hub.at_revision(name, commit) if name and not hub.is_local(name) else name
+
+
+def short_name(model: PreTrainedModel | str | os.PathLike) -> str:
+    """The last part of a model's folder or hub id; "" of one that was made in memory."""
+    return located(origin(model) if isinstance(model, nn.Module) else model).rstrip("/").split("/")[-1]
 
 
 def with_origin(what: str, model: PreTrainedModel | str | os.PathLike) -> tuple[PreTrainedModel | str, str]:

@@ -36,7 +36,7 @@ from rlhf_kit.models.checkpoints import (
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import check_head, fit_context, row_format, score_texts, unwrapped
-from rlhf_kit.models.weights import located, origin, pinned, refuse_not_finite
+from rlhf_kit.models.weights import origin, pinned, refuse_not_finite, short_name
 from rlhf_kit.ppo.functions import GIVEN, call, check_signature, read_scores
 
 logger = logging.getLogger(__name__)
@@ -204,10 +204,8 @@ def prompts_cut(
 
 
 def _name(func: RewardFunc) -> str:
-    if isinstance(func, str):
-        return located(func).rstrip("/").split("/")[-1]
-    if isinstance(func, MODELS):
-        return func.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
+    if isinstance(func, (str, *MODELS)):
+        return short_name(func) or "reward_model"
     return getattr(func, "__name__", type(func).__name__)
 
 

@@ -49,7 +49,7 @@ from rlhf_kit.models.value import (
     refuse_shared_weights,
     value_source,
 )
-from rlhf_kit.models.weights import located, with_origin
+from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.ppo import checkpoints, completions
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.ema import MovingAverage
@@ -65,8 +65,7 @@ from rlhf_kit.ppo.reading import check_roles
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_eos
 from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.training import Trainer
-from rlhf_kit.training.launch import refuse_data_parallel
-from rlhf_kit.training.schedule import refuse_unusable
+from rlhf_kit.training.launch import usable
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +101,8 @@ class PPOTrainer(Trainer):
         value_model: str | PreTrainedModel = "shared",
         ptx_dataset: Dataset | None = None,
     ):
-        if args is not None:  # before the model is looked for
-            refuse_data_parallel(args)
-            refuse_unusable(args)
+        args = copy.copy(usable(args or PPOConfig(f"{short_name(model)}-PPO")))
         model, name = with_origin("a causal language model", model)
-        args = copy.copy(args or PPOConfig(f"{located(name).rstrip('/').split('/')[-1]}-PPO"))
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
         config = load_config(model) if isinstance(model, str) else model.config

@@ -41,14 +41,13 @@ from rlhf_kit.models.heads import (
     unwrapped,
 )
 from rlhf_kit.models.prefix import check_shared_prefix, tree_scores
-from rlhf_kit.models.weights import located, with_origin
+from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.ops import length_mask
 from rlhf_kit.reward.config import RewardConfig
 from rlhf_kit.reward.data import KINDS, ComparisonCollator, encode_comparisons
 from rlhf_kit.reward.measures import centering, list_losses, list_measures, summarize
 from rlhf_kit.training import Trainer
-from rlhf_kit.training.launch import refuse_data_parallel
-from rlhf_kit.training.schedule import refuse_unusable
+from rlhf_kit.training.launch import usable
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +98,8 @@ class RewardTrainer(Trainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         peft_config: LoraConfig | None = None,
     ):
-        if args is not None:  # before the model is looked for
-            refuse_data_parallel(args)
-            refuse_unusable(args)
+        args = usable(args or RewardConfig(f"{short_name(model)}-Reward"))
         model, name = with_origin("a reward model", model)
-        args = args or RewardConfig(f"{located(name).rstrip('/').split('/')[-1]}-Reward")
         self.tokenizer = processing_class or load_tokenizer(name, needs_eos=False)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from transformers import TrainingArguments
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.processes import is_asked
+from rlhf_kit.training.schedule import refuse_unusable
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def usable(args: Arguments) -> Arguments:
+    """`args`, looked at before the model is looked for. Raises UserError for what none of the trainers obeys."""
+    refuse_data_parallel(args)
+    refuse_unusable(args)
+    return args
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:

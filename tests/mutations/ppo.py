@@ -381,6 +381,18 @@ MUTANTS = [
         LAUNCH + "test_data_parallel_is_refused_by_every_trainer",
     ),
     (
+        "rlhf_kit/training/launch.py",
+        "    refuse_data_parallel(args)\n    refuse_unusable(args)\n",
+        "    refuse_unusable(args)\n",
+        LAUNCH + "test_data_parallel_is_refused_by_every_trainer",
+    ),
+    (
+        "rlhf_kit/reward/trainer.py",
+        "args = usable(args or",
+        "args = (args or",
+        LAUNCH + "test_data_parallel_is_refused_by_every_trainer",
+    ),
+    (
         "rlhf_kit/training/trainer.py",
         "refuse_data_parallel(self.args)",
         "pass",
