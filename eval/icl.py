@@ -36,11 +36,12 @@ from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
 from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.models.checkpoints import context_length, load_tokenizer
 from rlhf_kit.models.identity import model_hash
+from rlhf_kit.page import REPORT
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 
 PROTOCOL, VERSION = "gpt3-greedy", 2  # 2: choices as they are tokenized behind their prompt
-TASK, CURVE, REPORT = "icl", "curve.csv", "report.html"
+TASK, CURVE = "icl", "curve.csv"
 
 
 def measure_icl(

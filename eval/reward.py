@@ -29,12 +29,13 @@ from rlhf_kit.eval.ranking import RankedList, kendall_tau_b, measure_rankings, m
 from rlhf_kit.eval.scoring import Reader, load_scorer, score_lists
 from rlhf_kit.models import heads
 from rlhf_kit.models.identity import model_hash
+from rlhf_kit.page import REPORT
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 
 PROTOCOL = "reward-1"  # goes up when a figure of the same name would come out otherwise
 KINDS = ("ranked", "pairs", "thumbs")
-TASK, FILES = "reward", ("items.jsonl", "report.html", "results.json")  # the last: who finds it finds the others
+TASK, FILES = "reward", ("items.jsonl", REPORT, "results.json")  # the last: who finds it finds the others
 
 Row = Mapping[str, Any]
 

@@ -23,12 +23,13 @@ from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.suite import COMMANDS, SEVERAL_MODELS, Entry, arguments, read_suite
 from rlhf_kit.eval.suite_page import GAINED, LOST, Change, Report, Value, markdown, page, show
-from rlhf_kit.page import link_back
+from rlhf_kit.page import REPORT, link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
 
 TASK = "suite"
-FILES = TABLE, REPORT, RESULTS = "suite.md", "report.html", "suite.json"
+TABLE, RESULTS = "suite.md", "suite.json"
+FILES = (TABLE, REPORT, RESULTS)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -35,12 +35,14 @@ from rlhf_kit.inputs import read_json
 from rlhf_kit.models import adapters
 from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precision
 from rlhf_kit.models.identity import model_hash
+from rlhf_kit.page import REPORT
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.storage import replace
 from rlhf_kit.terminal import say
 
 TASK = "extractive"
-FILES = PREDICTIONS, N_BEST, REPORT = "predictions.json", "nbest.json", "report.html"
+PREDICTIONS, N_BEST = "predictions.json", "nbest.json"
+FILES = (PREDICTIONS, N_BEST, REPORT)
 NULL_ODDS, NA_PROB = "null_odds.json", "na_prob.json"  # of SQuAD 2.0
 MODEL, TRAINED, LEARNED = "model", "training.json", "windows.json"
 CUTTING = ("max_length", "overlap", "step", "max_query_length")  # of passages into windows

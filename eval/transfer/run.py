@@ -19,11 +19,12 @@ from rlhf_kit.eval.transfer.data import all_guesses, read_all
 from rlhf_kit.eval.transfer.page import markdown, page, show
 from rlhf_kit.eval.transfer.table import Report, summed_up
 from rlhf_kit.eval.transfer.words import sentences
-from rlhf_kit.page import link_back
+from rlhf_kit.page import REPORT, link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
 
-FILES = TABLE, REPORT, RESULTS = "table.md", "report.html", "results.json"
+TABLE, RESULTS = "table.md", "results.json"
+FILES = (TABLE, REPORT, RESULTS)
 
 
 def run(options: argparse.Namespace) -> None:

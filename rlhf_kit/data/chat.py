@@ -20,7 +20,7 @@ from rlhf_kit.data.refusals import TemplateRefusal, UnstableTemplate
 from rlhf_kit.data.templates import (
     BOS,
     GPT2_CHAT_TEMPLATE,
-    SOMETHING,
+    SOME_TEXT,
     Tools,
     eos_id,
     frame_of,
@@ -142,7 +142,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, eos: 
     of the dialogue; without one the text is verbatim.
     """
     if not tokenizer.chat_template:
-        return text_ids(tokenizer, completion, SOMETHING) + ([eos_id(tokenizer)] if eos else [])
+        return text_ids(tokenizer, completion, SOME_TEXT) + ([eos_id(tokenizer)] if eos else [])
     frame = frame_of(tokenizer)
     end = frame.end if eos else []
     if is_ours(tokenizer):

@@ -98,7 +98,8 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
         ".txt": _read_documents if "text" in kinds else _read_prompts,
     }
     has_rows = readers[form] not in (_read_json, _read_documents)
-    extent = Extent(path, has_rows, has_values=form != ".txt", most=MOST_JSON if form == ".json" else None)
+    most = MOST_JSON if form == ".json" else None  # whose values are counted where it is parsed
+    extent = Extent(path, has_rows, has_values=form in (".jsonl", ".csv"), most=most)
     text = as_text(path, unpacked(path, extent))
     _refuse_page(path, text)
     return readers[form](path, text)

@@ -110,8 +110,8 @@ def columns_fault(columns: Sequence[str], kinds: Sequence[str]) -> str:
     needed = "; ".join(f"{KINDS[kind].needed()} ({kind})" for kind in kinds)
     renames = _renames(columns, kinds)
     renames += [(name, "system") for name in columns if renames and name.lower() in SYSTEM]
-    advice = f" Rename {' and '.join(f'`{old}` to `{new}`' for old, new in renames)}."
-    advice = advice if renames else " Rename those that hold it, or give another file."
+    wanted = " and ".join(f"`{old}` to `{new}`" for old, new in renames)
+    advice = f" Rename {wanted or 'those that hold it, or give another file'}."
     lost = [name for name in columns if name.lower() in PART_OF_PROMPT and name not in (*OPENING, *dict(renames))]
     if renames and lost:
         advice += f" Put {' and '.join(f'`{name}`' for name in lost)} into the prompt."

@@ -50,8 +50,8 @@ _QUESTION = [{"role": "user", "content": "?"}]
 # What stands before a text decides its first token: so many characters of it, and where they are not known or make a
 # token with the text, the first of these that does not.
 _TAIL = 64
-SOMETHING = ":"
-_STANDS = (SOMETHING, "\n", "1")
+SOME_TEXT = ":"
+_SOME_TEXTS = (SOME_TEXT, "\n", "1")
 
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -108,8 +108,8 @@ def _ids_behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str, spli
         return list(tokenizer(text, **options)["input_ids"])
 
     if before and _marks_texts(tokenizer, len(tokenizer)):
-        for stands in (before[-_TAIL:], *_STANDS):
-            own, whole = encode(stands), encode(stands + text)
+        for context in (before[-_TAIL:], *_SOME_TEXTS):
+            own, whole = encode(context), encode(context + text)
             if whole[: len(own)] == own:
                 return whole[len(own) :]
     return encode(text)
@@ -118,7 +118,7 @@ def _ids_behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str, spli
 @lru_cache(maxsize=16)
 def _marks_texts(tokenizer: PreTrainedTokenizerBase, size: int) -> bool:
     """Whether a text has other tokens alone than behind another, as SentencePiece's have."""
-    behind, alone = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (SOMETHING + "1", "1"))
+    behind, alone = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (SOME_TEXT + "1", "1"))
     return behind[-len(alone) :] != alone
 
 
@@ -335,7 +335,7 @@ def rendered_ids(
             ids += text_ids(tokenizer, shielded[piece], before)
         else:
             ids += _ids_behind(tokenizer, before, piece, split_special_tokens=False)
-        before = SOMETHING if piece in shielded else piece
+        before = SOME_TEXT if piece in shielded else piece
     return ids
 
 
@@ -355,7 +355,7 @@ def _frame_in(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | None
         raise TemplateRefusal(
             "it does not write what the assistant says", "Give another chat template (--chat_template_path)."
         )
-    before = prefix.rpartition(_QUESTION[0]["content"])[2] or SOMETHING
+    before = prefix.rpartition(_QUESTION[0]["content"])[2] or SOME_TEXT
     lead = until.removeprefix(prefix) if until.startswith(prefix) else ""
     end = _turn_end(tokenizer, after)
     return Frame(before, lead, after, end or [eos_id(tokenizer)], written=bool(end))
@@ -381,7 +381,7 @@ def led(tokenizer: PreTrainedTokenizerBase, completion: str, frame: Frame) -> st
 def _turn_end(tokenizer: PreTrainedTokenizerBase, after: str) -> list[int]:
     """Ids from the end of the content to the first token that no text makes: the newline many templates add behind is
     not said. [] without one."""
-    ids, specials = rendered_ids(tokenizer, after, {}, SOMETHING), special_tokens(tokenizer)
+    ids, specials = rendered_ids(tokenizer, after, {}, SOME_TEXT), special_tokens(tokenizer)
     for ends in (specials.ids, specials.marks):
         at = next((at for at, i in enumerate(ids) if i in ends), None)
         if at is not None:

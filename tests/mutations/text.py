@@ -189,13 +189,13 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/templates.py",
-        "for stands in (before[-_TAIL:], *_STANDS):",
-        "for stands in (before[-_TAIL:],):",
+        "for context in (before[-_TAIL:], *_SOME_TEXTS):",
+        "for context in (before[-_TAIL:],):",
         "tests/data/test_chat.py::test_a_token_that_would_join_two_turns_is_cut_where_they_meet",
     ),
     (
         "rlhf_kit/data/chat.py",
-        "return text_ids(tokenizer, completion, SOMETHING) +",
+        "return text_ids(tokenizer, completion, SOME_TEXT) +",
         "return text_ids(tokenizer, completion) +",
         "tests/data/test_chat.py::test_a_plain_completion_has_the_tokens_of_the_whole_text",
     ),
