@@ -3,13 +3,12 @@
 import os
 import re
 import shutil
-import signal
-import socket
 from pathlib import Path
 
 import datasets
 import pytest
 from bad_data import KINDS, OTHERS, ROW
+from bad_places import LINKS, ended, made
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf_kit.cli import main
@@ -79,11 +78,8 @@ def places(tmp_path_factory, tokenizer_folder):
 def working(places, monkeypatch):
     """In that folder; a reader that does not end is stopped."""
     monkeypatch.chdir(places)
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it does not end"))
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with ended():
+        yield
     for path in places.glob("bad*"):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     assert not Path("out").exists()
@@ -119,33 +115,8 @@ def test_bad_data_is_one_message(command, kind, capsys):
     refused(command, f"bad{suffix}", capsys)
 
 
-def place(kind: str) -> str:
-    """The name of a place of this kind, where there is no file to read."""
-    path = Path("bad.jsonl")
-    if kind == "a folder":
-        path.mkdir()
-    elif kind == "a folder of such folders":
-        (path / "train.jsonl").mkdir(parents=True)
-    elif kind == "a pipe":
-        os.mkfifo(path)
-    elif kind == "a socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-    elif kind == "a folder with a pipe":
-        path.mkdir()
-        for name in ("train.jsonl", "test.jsonl", "validation.jsonl"):
-            os.mkfifo(path / name)
-    elif kind == "a file that may not be read":
-        path.write_text(ROW)
-        path.chmod(0)
-    return str({"a name too long": "bad" * 100, "under a file": "good.jsonl/bad.jsonl"}.get(kind, path))
-
-
-LINKS = {"a device": "/dev/zero", "no bytes": "/dev/null", "a terminal": "/dev/stdin", "a loop": "bad.jsonl"}
-LINKS |= {"a link to nothing": "bad.none", "memory": "/proc/self/mem", "a log": "/proc/kmsg"}
-LINKS |= {"a number": "/sys/kernel/profiling"}
 PLACES = ("nowhere", "a folder", "a folder of such folders", "a pipe", "a socket", "a folder with a pipe")
-PLACES += ("a name too long", "under a file", "a file that may not be read")
+PLACES += ("a name too long", "a word too long", "under a file", "a file that may not be read", "a loop of links")
 
 
 @pytest.mark.parametrize("kind", [*PLACES, *LINKS])
@@ -153,9 +124,7 @@ PLACES += ("a name too long", "under a file", "a file that may not be read")
 def test_what_is_no_file_of_data_is_one_message(command, kind, capsys):
     if kind == "a file that may not be read" and os.geteuid() == 0:
         pytest.skip("root may read all")
-    if kind in LINKS:
-        os.symlink(LINKS[kind], "bad.jsonl")
-    refused(command, place(kind) if kind in PLACES else "bad.jsonl", capsys)
+    refused(command, made(kind, ".jsonl", "good.jsonl"), capsys)
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mbad\n.jsonl", "bad[b].jsonl", "bad<b>.jsonl", "bad\u202e.jsonl"])

@@ -2,10 +2,10 @@
 
 import gzip
 import os
-import signal
 from pathlib import Path
 
 import pytest
+from bad_places import ended, made
 
 from rlhf_kit.cli import main
 from rlhf_kit.errors import UserError
@@ -94,29 +94,8 @@ def folder(tmp_path, monkeypatch):
     Path("m").mkdir()
     Path("m/config.json").write_text('{"model_type": "gpt2"}')
     Path("good.json").write_text('{"q": "a"}')
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it does not end"))
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def made(kind: str, suffix: str) -> str:
-    """A place of this kind where there is no file to read."""
-    name = f"bad{suffix}"
-    if kind == "a pipe":
-        os.mkfifo(name)
-    elif kind == "a device":
-        os.symlink("/dev/zero", name)
-    elif kind == "a folder":
-        os.mkdir(name)
-    elif kind == "a loop of links":
-        os.symlink(name, name)
-    elif kind == "a name too long":
-        return "./" + "x" * 300 + suffix
-    elif kind == "under a file":
-        return f"good.json/bad{suffix}"
-    return name
+    with ended():
+        yield
 
 
 def refused(arguments: str, path: str, capsys) -> str:
@@ -152,7 +131,7 @@ def test_a_bad_yaml_file_is_one_message(command, kind, capsys):
 @pytest.mark.parametrize("command", [*COMMANDS, *TABLES])
 def test_what_is_no_file_is_one_message(command, kind, capsys):
     suffix, arguments = COMMANDS[command] if command in COMMANDS else (".yaml", TABLES[command])
-    refused(arguments, made(kind, suffix), capsys)
+    refused(arguments, made(kind, suffix, "good.json"), capsys)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.json"])
@@ -168,7 +147,7 @@ def test_a_bad_record_of_a_run_is_one_message_or_not_used(name, kind, capsys):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     elif kind not in ("nowhere", "a name too long", "under a file"):
         path.unlink()
-        os.rename(made(kind, ""), path) if kind != "a loop of links" else os.symlink(name, path)
+        os.rename(made(kind, "", "good.json"), path) if kind != "a loop of links" else os.symlink(name, path)
     assert main(["doctor", "run"]) in (0, 1, 2)
     said = capsys.readouterr()
     assert len(said.err) + len(said.out) < 4000
