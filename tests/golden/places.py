@@ -189,6 +189,15 @@ def declarations() -> dict[str, object]:
         "bad-table.yaml": {"seeds": [0], "data": [], "tests": [], "rows": [{"name": "bert"}]},
         "sft.yaml": {"model_name_or_path": "lm", "dataset_name": "demonstrations.jsonl", "max_steps": 3}
         | {"learning_rate": 1e-3, "per_device_train_batch_size": 2},
+        "pretrain.yaml": {"model_name_or_path": "gpt2", "config_overrides": "n_layer=1,n_embd=8,n_head=2"}
+        | {"tokenizer_name_or_path": "lm", "dataset_name": "texts.jsonl", "block_size": 32},
+        "mlm.yaml": {
+            "model_name_or_path": "bert",
+            "config_overrides": "num_hidden_layers=1,hidden_size=8,num_attention_heads=2",
+        }
+        | {"train_tokenizer": 80, "dataset_name": "texts.jsonl"},
+        "reward.yaml": {"model_name_or_path": "lm", "dataset_name": "ranked.jsonl"},
+        "ppo.yaml": {"model_name_or_path": "lm", "dataset_name": "ranked.jsonl", "reward_funcs": ["judge"]},
         "bad.yaml": {"model_name_or_path": "lm", "dataset_name": "demonstrations.jsonl", "learning_rat": 1},
     }
 

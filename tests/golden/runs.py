@@ -54,6 +54,7 @@ STAGES = {
     "--num_ppo_epochs 1 --total_episodes 12 --max_completion_length 4 --reward_funcs judge "
     "--save_steps 2 --logging_steps 1 --per_device_train_batch_size 2 --disable_tqdm",
 }
+LONGER = {"ppo": "--total_episodes 20"}
 EVALS = {
     "icl": f"--models base lm --tasks world-sums world-facts-zh 2D+ reversed-words --shots 0 2 --limit 4 {EVAL}",
     "tldr": f"--models lede-3 base --data articles.jsonl --limit 3 {EVAL}",
@@ -86,6 +87,8 @@ def stage_runs(stage: str) -> list[Run]:
         Run(f"{stage}/whole", f"{words} {out}"),
         Run(f"{stage}/again", f"{words} {out}"),
         Run(f"{stage}/resume-ended", f"{words} {out} --resume_from_checkpoint"),
+        Run(f"{stage}/resume-longer", f"{words} {out} --resume_from_checkpoint {LONGER.get(stage, '--max_steps 5')}"),
+        Run(f"{stage}-yaml/dry", f"{stage} --config {stage}.yaml --output_dir new --dry-run"),
         Run(f"{stage}-refused/no-data", f"{words} --output_dir new --dataset_name nowhere.jsonl"),
         Run(f"{stage}-refused/unknown-option", f"{words} --output_dir new --learning_rat 1e-3"),
         Run(f"{stage}-refused/no-number", f"{words} --output_dir new --learning_rate fast"),
