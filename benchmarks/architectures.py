@@ -36,12 +36,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import rlhf_kit
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.decoding import Decoding, continuations
-from rlhf_kit.eval.likelihood import Request, likelihoods
+from rlhf_kit.generation.decoding import Decoding, continuations
+from rlhf_kit.generation.likelihood import Request, likelihoods
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
-from rlhf_kit.recipes import pretrain, reward, sft
+from rlhf_kit.stages import pretrain, reward, sft
 
 BASE = Path(rlhf_kit.__file__).parent / "world" / "base"
 TEXTS = ["Anna lives in Riverton.", "Nora came by bus.", "Kofi was there again.", "Tom was late and so was Anna."]

@@ -17,11 +17,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from rlhf_kit import world
-from rlhf_kit.charts import STYLE, Line, svg_lines
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
+from rlhf_kit.pages.charts import STYLE, Line, svg_lines
 from rlhf_kit.ppo.rollout import sample
-from rlhf_kit.report import read_metrics
+from rlhf_kit.report.page import read_metrics
 
 BOOK = {"en": "Q: {}\nA:", "zh": "問：{}\n答："}  # how the world's text writes a question and its answer
 
@@ -114,7 +114,7 @@ English and Traditional Chinese. Half precision on disk ({size}); load it as any
 
 | | |
 | --- | --- |
-| recipe | `rlhf-kit pretrain --config recipes/world/pretrain.yaml`, then `python benchmarks/base_card.py` |
+| recipe | `rlhf-kit pretrain --config world/pretrain`, then `python benchmarks/base_card.py` |
 | steps, seed | {steps}, {seed} |
 | time | {minutes} minutes of two shared CPU cores |
 | held-out loss | {loss} nats a token (perplexity {perplexity}), 1,000 documents |

@@ -128,7 +128,7 @@ Half precision on disk ({size}). {chinese}
 
 | | |
 | --- | --- |
-| recipe | `rlhf-kit mlm --config recipes/transfer/{recipe}`, then `python benchmarks/bert_card.py` |
+| recipe | `rlhf-kit mlm --config world/{recipe}`, then `python benchmarks/bert_card.py` |
 | steps, seed | {steps}, {seed} |
 | time | {minutes} minutes of {machine} |
 | held-out loss | {loss} nats a masked token, 1,000 documents |

@@ -40,7 +40,7 @@ DTYPES = ("float32", "bfloat16")
 def stories_of(count: int, vocabulary: int, seed: int) -> list:
     from text_work import words  # noqa: PLC0415
 
-    from rlhf_kit.eval.coqa_data import Story  # noqa: PLC0415
+    from rlhf_kit.data.coqa import Story  # noqa: PLC0415
 
     draw = random.Random(seed)
 
@@ -60,8 +60,8 @@ def answers(system: str, model, tokenizer, stories: list, new_tokens: int) -> li
     """Of every turn of every story, in order."""
     from text_work import BATCH, lm_eval_asked  # noqa: PLC0415
 
-    from rlhf_kit.eval.coqa_turns import Prompts, answer_by_gold, gold  # noqa: PLC0415
-    from rlhf_kit.eval.decoding import DEFAULT_BATCH_TOKENS, Decoding  # noqa: PLC0415
+    from rlhf_kit.eval.coqa.turns import Prompts, answer_by_gold, gold  # noqa: PLC0415
+    from rlhf_kit.generation.decoding import DEFAULT_BATCH_TOKENS, Decoding  # noqa: PLC0415
 
     how, prompts = Decoding(new_tokens), Prompts(tokenizer, model.config.n_positions, new_tokens)
     if system == OURS:

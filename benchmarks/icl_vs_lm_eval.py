@@ -59,7 +59,7 @@ def totals(system: str, model, tokenizer, items: list[tuple[str, list[str]]]) ->
     ids = [(tokenizer(context)["input_ids"], tokenizer(choices)["input_ids"]) for context, choices in items]
     if system == FORWARD:
         return [by_forward(model, context, choice) for context, choices in ids for choice in choices]
-    from rlhf_kit.eval.likelihood import Request, likelihoods  # noqa: PLC0415
+    from rlhf_kit.generation.likelihood import Request, likelihoods  # noqa: PLC0415
 
     found = dict(likelihoods(model, [Request(*each) for each in ids]))
     return [likely.total for at in range(len(ids)) for likely in found[at]]

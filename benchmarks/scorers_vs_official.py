@@ -31,7 +31,7 @@ from typing import Any
 from nltk.tokenize.destructive import NLTKWordTokenizer
 
 from rlhf_kit.eval import scorers
-from rlhf_kit.eval.score_predictions import score_coqa, score_spans, score_squad2
+from rlhf_kit.eval.predictions import score_coqa, score_spans, score_squad2
 
 SCRIPTS = ("coqa", "squad", "squad2", "mlqa", "cmrc")
 MARKS = [*".,;:!?()[]{}\"'`-–—%$&*/\\~^_=+<>|#@，。；：！？（）《》「」『』“”‘’…·、～－", *" \n\t\u3000\u00a0", "  "]

@@ -19,11 +19,11 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from rlhf_kit import demo
-from rlhf_kit.console import Console
 from rlhf_kit.escaping import html as escape
-from rlhf_kit.eval import suite_page
-from rlhf_kit.eval.suite import Entry
-from rlhf_kit.eval.suite_page import Change, Report, Value
+from rlhf_kit.eval.suite import page as suite_page
+from rlhf_kit.eval.suite.entries import Entry
+from rlhf_kit.eval.suite.page import Change, Report, Value
+from rlhf_kit.terminal.console import Console
 from rlhf_kit.training.progress import ProgressBar
 
 WIDTHS = (80, 120)

@@ -1,8 +1,8 @@
 """The whole story on the embedded world, in one process and with nothing downloaded.
 
-base → SFT → reward model → PPO, by the public recipes (`recipes/world/*.yaml`), and PPO once more without the KL
+base → SFT → reward model → PPO, by the public recipes (`stages/recipes/world/`), and PPO once more without the KL
 penalty, to see the reward model being fooled. Then all four policies answer the same held-out prompts, and a judge who
-knows the truth compares them; the stage report (`recipes/suites/world.yaml`) tells what each stage gained and lost.
+knows the truth compares them; the stage report (`eval/suite/world.yaml`) tells what each stage gained and lost.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit import recipes, world
-from rlhf_kit.bounds import add_number
-from rlhf_kit.console import Console
+from rlhf_kit import stages, world
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import markdown, markdown_row
+from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval import intervals
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
-from rlhf_kit.page import REPORT, link_back
+from rlhf_kit.options.bounds import add_number
+from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.parser import Parser
 from rlhf_kit.ppo.rollout import Rollout, sample
-from rlhf_kit.recipes import evaluate
-from rlhf_kit.recipes.output import check_contents, check_place
-from rlhf_kit.recipes.run import versions
-from rlhf_kit.report import write_report
+from rlhf_kit.report.page import write_report
+from rlhf_kit.stages.output import check_contents, check_place
+from rlhf_kit.stages.run import versions
 from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
 from rlhf_kit.terminal import complain
+from rlhf_kit.terminal.console import Console
 
-RECIPES = Path(recipes.__file__).parent / "world"
+RECIPES = Path(stages.__file__).parent / "recipes" / "world"
 POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder
 RUNS = (*POLICIES.values(), "reward")
 FOLDERS = POLICIES | {"pretrain": "base"}  # of a stage; any other stage's folder has its name
@@ -100,7 +100,7 @@ class Demo:
         argv = ["--config", str(RECIPES / config), "--output_dir", str(output), "--overwrite_output_dir"]
         argv += ["--seed", str(self.seed), *map(str, options)]
         with redirect_stdout(io.StringIO()):  # what comes next is told at the end
-            status = importlib.import_module(f"rlhf_kit.recipes.{recipe}").main(argv)
+            status = importlib.import_module(f"rlhf_kit.stages.{recipe}").main(argv)
         if status:
             raise SystemExit(status)
         self.seconds[name] = time.perf_counter() - start

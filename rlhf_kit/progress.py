@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rlhf_kit.console import Console
+from rlhf_kit.terminal.console import Console
 
 QUIET_FOR = 2.0  # seconds
 EVERY = 10.0  # seconds between lines where there is no terminal

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 TOKEN = "hf_of_the_test"
 LARGE = (".safetensors", ".bin", ".parquet", ".pt")  # kept as LFS does
 Files = dict[str, bytes]
-PRELOADS = ("recipes.sft", "recipes.reward", "recipes.ppo", "eval.perplexity", "eval.reward", "eval.revisions")
+PRELOADS = ("stages.sft", "stages.reward", "stages.ppo", "eval.text.perplexity", "eval.reward.task", "eval.revisions")
 
 
 @dataclass

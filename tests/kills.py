@@ -27,11 +27,11 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 import torch
 from forked import forked
 from safetensors.torch import load_file
-from stages import STAGES
+from tiny_stages import STAGES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from rlhf_kit.recipes import evaluate
+from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.training.checkpoints import checkpoints, damage, is_cut_off
 
 ROOT = Path(__file__).parents[1]

@@ -47,14 +47,12 @@ def mutants(only: str = "") -> list[Mutant]:
 
 
 def copied(folder: Path) -> Path:
-    """The checkout as git has it, with what the installed package maps elsewhere linked where imports look first."""
+    """The checkout as git has it."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     for name in filter(None, names.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_file():
             shutil.copy2(ROOT / name, folder / name)
-    for name in ("eval", "recipes"):
-        (folder / "rlhf_kit" / name).symlink_to(folder / name, target_is_directory=True)
     return folder
 
 

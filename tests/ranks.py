@@ -49,7 +49,7 @@ def run(main, count: int, log: str, argv: list[str]) -> list[int]:
 
 
 if __name__ == "__main__":
-    from rlhf_kit.recipes import ppo, sft
+    from rlhf_kit.stages import ppo, sft
 
     for line in sys.stdin:
         stage, *asked = json.loads(line)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bad_places import ended, made
 
-from rlhf_kit.cli import main
+from rlhf_kit.cli.commands import main
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import DEEPEST, MOST_YAML, parse_json, parse_yaml, read_json, read_yaml
 
@@ -175,7 +175,7 @@ def test_what_is_within_the_bounds_is_read(parse, text):
     "command",
     [
         "demo --output_dir {}",
-        "sft --config recipes/world/sft.yaml --model_name_or_path none --output_dir {}",
+        "sft --config world/sft --model_name_or_path none --output_dir {}",
         "merge none --output_dir {}",
         "eval lambada --model none --data none.jsonl --output {}",
         "convert ranked.jsonl {}/out.jsonl --from ranked",

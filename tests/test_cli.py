@@ -4,15 +4,15 @@ import sys
 import pytest
 
 import rlhf_kit
-from rlhf_kit import cli
-from rlhf_kit.recipes import help as help_texts
-from rlhf_kit.recipes.arguments import declared_fields
-from rlhf_kit.recipes.calibration import CalibrationArguments
-from rlhf_kit.recipes.ppo import PPOArguments
-from rlhf_kit.recipes.ppo import PPOConfig as PPO
-from rlhf_kit.recipes.pretrain import PretrainConfig
-from rlhf_kit.recipes.sft import SFTConfig
+from rlhf_kit.cli import commands as cli
+from rlhf_kit.cli import help as help_texts
 from rlhf_kit.reward import RewardConfig
+from rlhf_kit.stages.arguments import declared_fields
+from rlhf_kit.stages.calibration import CalibrationArguments
+from rlhf_kit.stages.ppo import PPOArguments
+from rlhf_kit.stages.ppo import PPOConfig as PPO
+from rlhf_kit.stages.pretrain import PretrainConfig
+from rlhf_kit.stages.sft import SFTConfig
 
 CLASSES = {"pretrain": [PretrainConfig], "sft": [SFTConfig], "ppo": [PPOArguments, PPO]}
 CLASSES["reward"] = [RewardConfig, CalibrationArguments]
@@ -58,7 +58,7 @@ def test_the_version(capsys):
 def test_the_full_help_lists_exactly_what_parsing_accepts(stage):
     """Help reads source text, parsing reads classes: they must tell the same."""
     shown = {option.name for _, options in help_texts.stage_help(stage, everything=True) for option in options}
-    arguments = help_texts.RECIPES / "arguments.py"
+    arguments = help_texts.STAGES / "arguments.py"
     ours = {
         option.name
         for name in ("ModelArguments", "DataArguments", "RunArguments")

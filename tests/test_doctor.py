@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from rlhf_kit import cli, doctor, symptoms
-from rlhf_kit.doctor import REMEDIES, Run, judge, read_run
-from rlhf_kit.recipes.help import stage_help
+from rlhf_kit.cli import commands as cli
+from rlhf_kit.cli.help import stage_help
+from rlhf_kit.report import doctor, symptoms
+from rlhf_kit.report.doctor import REMEDIES, Run, judge, read_run
 
 NOISE = (0.6, -1.0, 0.3, 0.9, -0.7, 0.1, -0.2)  # one rollout after another; sums to 0
 HEALTHY = {  # of time, from 0 at the first rollout to 1 at the last, and of noise

@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_kit import demo, escaping
-from rlhf_kit.console import Console, folded
-from rlhf_kit.page import link
+from rlhf_kit.pages.shell import link
 from rlhf_kit.parser import Parser
 from rlhf_kit.processes import quiet
-from rlhf_kit.recipes.card import merged_card
+from rlhf_kit.stages.card import merged_card
+from rlhf_kit.terminal.console import Console, folded
 
 HOSTILE = (
     "[/INST] [bold]x[i][/bold] :smile: \x1b[2J\x9b1m\r\u202eabc\u2066 \x00\x07\x7f <script>alert(1)</script> `code` "

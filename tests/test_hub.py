@@ -13,9 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from rlhf_kit.data.hub import _Bar, names_path, split_revision
 from rlhf_kit.data.sources import pinned as pinned_source
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.generators import folders
-from rlhf_kit.recipes import reward
+from rlhf_kit.generation.generators import folders
 from rlhf_kit.reward import RewardConfig, RewardTrainer
+from rlhf_kit.stages import reward
 from tests.eval.toy_reader import reader, tokenizer_of
 from tests.hub import TOKEN, Commands, Hub
 

@@ -14,8 +14,7 @@ import newest
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Folders of the checkout and the packages that they are.
-PACKAGES = {"rlhf_kit": "rlhf_kit", "eval": "rlhf_kit/eval", "recipes": "rlhf_kit/recipes"}
+FRONT_DOORS = ("eval", "recipes")  # of a checkout
 
 
 def ran(command, cwd, **environment) -> str:
@@ -34,8 +33,7 @@ def tracked() -> list[str]:
 
 def packaged(names) -> set[str]:
     """Where the files of the packages lie in a wheel."""
-    parts = [name.partition("/") for name in names]
-    return {f"{PACKAGES[folder]}/{rest}" for folder, _, rest in parts if folder in PACKAGES and rest}
+    return {name for name in names if name.startswith("rlhf_kit/")}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +77,7 @@ def environment(wheel, tmp_path_factory) -> Path:
 def test_a_source_distribution_holds_what_is_built_and_read(sources):
     held = {path.relative_to(sources).as_posix() for path in sources.rglob("*") if path.is_file()}
     top = {name for name in tracked() if "/" not in name and not name.startswith(".")} - {"Makefile"}
-    folders = {name for name in tracked() if name.partition("/")[0] in (*PACKAGES, "docs")}
+    folders = {name for name in tracked() if name.partition("/")[0] in ("rlhf_kit", *FRONT_DOORS, "docs")}
     assert top | folders <= held
     assert not {name for name in held if name.startswith(("tests/", "benchmarks/"))}
 
@@ -105,14 +103,14 @@ def test_an_installed_wheel_runs_outside_the_checkout(environment, tmp_path):
 
 def test_an_installed_wheel_has_its_world(environment, tmp_path):
     program = (
-        "import rlhf_kit.eval, rlhf_kit.recipes\n"
+        "import rlhf_kit.eval, rlhf_kit.stages\n"
         "from rlhf_kit import PPOTrainer\n"
         "from rlhf_kit.data.loading import load\n"
-        "from rlhf_kit.eval.icl_page import TABLE\n"
+        "from rlhf_kit.eval.icl.page import TABLE\n"
         "from rlhf_kit.models.checkpoints import load_policy\n"
         "from rlhf_kit.world import BASE\n"
         "rows, kind = load('world', ['prompts'])\n"
-        "print(rlhf_kit.__file__, rlhf_kit.eval.__file__, rlhf_kit.recipes.__file__)\n"
+        "print(rlhf_kit.__file__, rlhf_kit.eval.__file__, rlhf_kit.stages.__file__)\n"
         "print(PPOTrainer.__name__, kind, len(rows) > 100, load_policy(str(BASE)).config.model_type, TABLE.is_file())"
     )
     *_, files, ended = ran([environment / "bin" / "python", "-c", program], tmp_path).splitlines()

@@ -6,8 +6,8 @@ from accelerate.utils import get_cpu_distributed_information
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import COUNTS, RANKS, is_main_process, process_count
 from rlhf_kit.processes import is_asked, on_cpu
-from rlhf_kit.recipes.run import complete_for_machine
 from rlhf_kit.sft import SFTConfig
+from rlhf_kit.stages.run import complete_for_machine
 from tests.test_structure import FILES
 
 

@@ -10,9 +10,9 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from rlhf_kit import demo
-from rlhf_kit.page import REPORT, WHOLE, document, keep_back, link_back
-from rlhf_kit.recipes import evaluate
-from rlhf_kit.report import write_report
+from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.pages.shell import REPORT, WHOLE, document, keep_back, link_back
+from rlhf_kit.report.page import write_report
 from rlhf_kit.storage import RUN, Folder
 from tests.test_escaping import Tags
 

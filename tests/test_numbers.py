@@ -11,27 +11,20 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 from trl import SFTConfig
 
-from rlhf_kit.bounds import BOUNDS, add_number, bound_of, broken_rule, number_faults
-from rlhf_kit.cli import COMMANDS, STAGES, main
+from rlhf_kit.cli.commands import COMMANDS, STAGES, main
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
 from rlhf_kit.models.adapters import trainable
+from rlhf_kit.options.bounds import BOUNDS, add_number, bound_of, broken_rule, number_faults
 from rlhf_kit.parser import Parser
 from rlhf_kit.ppo import PPOConfig
-from rlhf_kit.recipes.arguments import (
-    DataArguments,
-    ModelArguments,
-    RunArguments,
-    declared_fields,
-    parse,
-    read_cli,
-)
-from rlhf_kit.recipes.calibration import CalibrationArguments
-from rlhf_kit.recipes.mlm import MaskedConfig
-from rlhf_kit.recipes.ppo import PPOArguments
-from rlhf_kit.recipes.pretrain import PretrainConfig
 from rlhf_kit.reward import RewardConfig
 from rlhf_kit.sft import SFTTrainer
+from rlhf_kit.stages.arguments import DataArguments, ModelArguments, RunArguments, declared_fields, parse, read_cli
+from rlhf_kit.stages.calibration import CalibrationArguments
+from rlhf_kit.stages.mlm import MaskedConfig
+from rlhf_kit.stages.ppo import PPOArguments
+from rlhf_kit.stages.pretrain import PretrainConfig
 from rlhf_kit.training import Trainer
 from tests.test_structure import FILES
 

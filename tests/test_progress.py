@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from rlhf_kit.console import Console
+from rlhf_kit.terminal.console import Console
 from rlhf_kit.training.progress import ProgressBar, numbers_shown, show_progress
 
 

@@ -21,13 +21,14 @@ from accelerate.commands.config.config_args import load_config_from_file
 from peft import LoraConfig
 from transformers import BertConfig, BertForMaskedLM, GPT2Config
 
-from rlhf_kit import cli, demo, world
+from rlhf_kit import demo, world
+from rlhf_kit.cli import commands as cli
 from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import save, wrap
 from rlhf_kit.models.checkpoints import load_policy
-from rlhf_kit.recipes.mlm import train_tokenizer
+from rlhf_kit.stages.mlm import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = (ROOT / name for name in ("README.md", "README.zh-TW.md"))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rlhf_kit.cli import STAGES
+from rlhf_kit.cli.commands import STAGES
 from tests.test_readme import CHINESE, README, commands, models_of, place, tiny_config  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.timeout(600)
@@ -18,7 +18,7 @@ def typed(path) -> list[str]:
     found = []
     for command in dict.fromkeys(commands(path)):
         words = shlex.split(command)
-        wants_gpus = "recipes/accelerate/multi_gpu.yaml" in words
+        wants_gpus = "rlhf_kit/stages/accelerate/multi_gpu.yaml" in words
         if words[0] in ("rlhf-kit", "accelerate") and words[1] != "demo" and not wants_gpus:
             found.append(command)
     return found

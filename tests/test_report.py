@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rlhf_kit import charts
-from rlhf_kit.charts import Line, path, smooth, svg_bars, svg_lines, thin, ticks
-from rlhf_kit.report import read_metrics, result, series
-from rlhf_kit.report import write_report as write
+from rlhf_kit.pages import charts
+from rlhf_kit.pages.charts import Line, path, smooth, svg_bars, svg_lines, thin, ticks
+from rlhf_kit.report.page import read_metrics, result, series
+from rlhf_kit.report.page import write_report as write
 
 STAGES = {
     "base": {"truth": -0.62, "correct": 0.04, "reward_model_score": -1.21, "kl": 14.2, "win_rate_vs_sft": 0.08},

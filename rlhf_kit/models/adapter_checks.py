@@ -11,9 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_kit.bounds import number_faults
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.weights import head_modules, is_classifier, is_mergeable, names_classifier
+from rlhf_kit.options.bounds import number_faults
 
 ALL_LINEAR = "all-linear"  # peft's word for all linear layers but the head
 

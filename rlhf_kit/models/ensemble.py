@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.bounds import number_faults
 from rlhf_kit.data.chat import Message
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.checkpoints import check_scorer, load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import check_head, score_texts
 from rlhf_kit.models.weights import pinned
+from rlhf_kit.options.bounds import number_faults
 
 REDUCTIONS = ("mean", "min", "mean-std")
 

@@ -28,12 +28,12 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from transformers.utils import logging as transformers_logging
 
-from rlhf_kit.bounds import number_faults
 from rlhf_kit.data import hub
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.inputs import read_json
 from rlhf_kit.models.merging import merged
 from rlhf_kit.ops import first_not_finite
+from rlhf_kit.options.bounds import number_faults
 
 logger = logging.getLogger(__name__)
 

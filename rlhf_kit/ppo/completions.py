@@ -10,9 +10,9 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.console import Console
 from rlhf_kit.ppo.rollout import Rollout
 from rlhf_kit.storage import RUN, Folder
+from rlhf_kit.terminal.console import Console
 
 console = Console(stderr=True)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 
-from rlhf_kit.bounds import range_faults
 from rlhf_kit.errors import UserError
+from rlhf_kit.options.bounds import range_faults
 from rlhf_kit.training.launch import sharding_faults
 
 # TRL 1.12 and earlier: names whose meaning is not kept, and what to write instead.

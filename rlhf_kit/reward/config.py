@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from rlhf_kit.bounds import range_faults
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.options.bounds import range_faults
 
 CHOICES = {
     "loss_type": ("pairwise", "plackett_luce", "best_of"),

@@ -6,8 +6,8 @@ from rich.progress import Progress, TextColumn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from rlhf_kit.console import Console
 from rlhf_kit.progress import progress_bar
+from rlhf_kit.terminal.console import Console
 
 # What a reader wants to see while it runs, first to last, and what to call it there; PPO's loss says nothing.
 SHOWN = {

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.utils import is_liger_kernel_available
 
-from rlhf_kit.bounds import range_faults
 from rlhf_kit.errors import UserError
+from rlhf_kit.options.bounds import range_faults
 from rlhf_kit.training.reports import refuse_reports
 
 LATER = ("model", "optim_target_modules")  # in what transformers says of optimizers that are made of a model (GaLore)

@@ -1,6 +1,6 @@
 """Documents whose blanks can only be filled by looking elsewhere in them: made-up people, told of and told again.
 
-What the world's BERTs learn from (recipes/transfer/mlm.yaml). Several people are told of in the same respects, so that
+What the world's BERTs learn from (recipes/world/mlm.yaml). Several people are told of in the same respects, so that
 it takes the name, and not the sort of answer alone, to know which value comes again.
 """
 

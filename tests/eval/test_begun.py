@@ -8,13 +8,13 @@ from families import model_of, tokenizer_of
 from transformers import LlamaForSequenceClassification
 
 from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.data.coqa import Story
 from rlhf_kit.data.packing import pack
-from rlhf_kit.eval import lambada
-from rlhf_kit.eval.coqa_data import Story
-from rlhf_kit.eval.coqa_turns import Prompts
-from rlhf_kit.eval.summarize import prompt_ids
+from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.eval.coqa.turns import Prompts
+from rlhf_kit.eval.text import lambada
+from rlhf_kit.eval.text.tldr import prompt_ids
 from rlhf_kit.models.heads import fit_context, row_format, score_texts
-from rlhf_kit.recipes import evaluate
 
 
 @pytest.fixture

@@ -15,12 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_kit.data.chat import start_ids
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import icl, lambada, options, summarize
-from rlhf_kit.eval.generators import encode, encode_begun, encode_behind, first_ids
-from rlhf_kit.eval.icl_prompts import Prompts
-from rlhf_kit.eval.icl_tasks import Example, Task
-from rlhf_kit.eval.likelihood import Request, likelihoods
-from rlhf_kit.eval.summarize import prompt_ids
+from rlhf_kit.eval import options
+from rlhf_kit.eval.icl import task as icl
+from rlhf_kit.eval.icl.prompts import Prompts
+from rlhf_kit.eval.icl.tasks import Example, Task
+from rlhf_kit.eval.text import lambada
+from rlhf_kit.eval.text import tldr as summarize
+from rlhf_kit.eval.text.tldr import prompt_ids
+from rlhf_kit.generation.generators import encode, encode_begun, encode_behind, first_ids
+from rlhf_kit.generation.likelihood import Request, likelihoods
 
 HINT = "\nTL;DR:"
 ARTICLE = " ".join(f"{passage}." for passage in PASSAGES)

@@ -8,9 +8,9 @@ from math import comb
 import pytest
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.compare import compare, compare_folders, mcnemar
 from rlhf_kit.eval.items import Item, Run, Settings, percentages
-from rlhf_kit.recipes import evaluate
 
 
 def main(argv):

@@ -10,15 +10,16 @@ import torch
 from by_generate import alone
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
+from rlhf_kit.data.coqa import read_stories, stories
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import coqa_run, scorers
-from rlhf_kit.eval.contexts import can_share
-from rlhf_kit.eval.coqa import PRESETS as PRESET_NAMES
-from rlhf_kit.eval.coqa_data import read_stories, stories
-from rlhf_kit.eval.coqa_run import Run, details, item
-from rlhf_kit.eval.coqa_turns import PRESETS, Answered, Prompt, Prompts, answer_by_gold, answer_by_own, gold
-from rlhf_kit.eval.decoding import Continuation, Decoding
-from rlhf_kit.recipes import evaluate
+from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.eval import scorers
+from rlhf_kit.eval.coqa import task as coqa_run
+from rlhf_kit.eval.coqa.options import PRESETS as PRESET_NAMES
+from rlhf_kit.eval.coqa.task import Run, details, item
+from rlhf_kit.eval.coqa.turns import PRESETS, Answered, Prompt, Prompts, answer_by_gold, answer_by_own, gold
+from rlhf_kit.generation.contexts import can_share
+from rlhf_kit.generation.decoding import Continuation, Decoding
 
 
 def main(argv):
@@ -369,7 +370,7 @@ def test_two_processes_answer_as_one(saved, data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     argv = ["--model", saved, "--data", str(data), "--limit", "2"]
     assert main([*argv, "--output", str(one)]) == 0
-    code = "import sys; from rlhf_kit.recipes.evaluate import main; sys.exit(main(['coqa', *sys.argv[1:]]))"
+    code = "import sys; from rlhf_kit.eval.commands import main; sys.exit(main(['coqa', *sys.argv[1:]]))"
     (tmp_path / "coqa_of_two.py").write_text(code)
     command = [
         sys.executable,

@@ -9,16 +9,16 @@ from by_generate import alone
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_kit.data.chat import GPT2_CHAT_TEMPLATE, encode_dialogue
+from rlhf_kit.data.coqa import read_stories, stories
 from rlhf_kit.errors import UserError
+from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.compare import compare_folders
-from rlhf_kit.eval.contexts import can_share
-from rlhf_kit.eval.coqa_data import read_stories, stories
-from rlhf_kit.eval.coqa_run import guessing
-from rlhf_kit.eval.coqa_turns import Prompts, answer_by_gold, answer_by_own, gold, messages
-from rlhf_kit.eval.decoding import Decoding, Ending
-from rlhf_kit.eval.generators import layout
+from rlhf_kit.eval.coqa.task import guessing
+from rlhf_kit.eval.coqa.turns import Prompts, answer_by_gold, answer_by_own, gold, messages
+from rlhf_kit.generation.contexts import can_share
+from rlhf_kit.generation.decoding import Decoding, Ending
+from rlhf_kit.generation.generators import layout
 from rlhf_kit.models.checkpoints import load_tokenizer
-from rlhf_kit.recipes import evaluate
 
 SHORT = Decoding(max_new_tokens=8, stop=("\n", "a", "e", "o", "t", "h", " "))
 BEAMS = replace(SHORT, num_beams=4, length_penalty=0.6)

@@ -16,8 +16,17 @@ from transformers import (
 )
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.contexts import Contexts, can_share
-from rlhf_kit.eval.decoding import Beams, Continuation, Decoding, Dialogues, Ending, batches, continuations, rows_of
+from rlhf_kit.generation.contexts import Contexts, can_share
+from rlhf_kit.generation.decoding import (
+    Beams,
+    Continuation,
+    Decoding,
+    Dialogues,
+    Ending,
+    batches,
+    continuations,
+    rows_of,
+)
 
 END = 0  # the tiny tokenizer's end of text
 STOPS = ("a", "e", "\n", "do")

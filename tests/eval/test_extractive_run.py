@@ -9,6 +9,8 @@ import pytest
 import transformers
 from toy_reader import saved_reader, squad_file, world_questions
 
+from rlhf_kit.data.references import read_predictions, read_squad
+from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval import scorers
 from rlhf_kit.eval.extractive import run as module
 from rlhf_kit.eval.extractive.data import Question
@@ -16,9 +18,7 @@ from rlhf_kit.eval.extractive.options import version
 from rlhf_kit.eval.extractive.page import marked
 from rlhf_kit.eval.extractive.predict import Prediction
 from rlhf_kit.eval.extractive.spans import Spans
-from rlhf_kit.eval.references import read_predictions, read_squad
-from rlhf_kit.eval.score_predictions import score_squad2
-from rlhf_kit.recipes import evaluate
+from rlhf_kit.eval.predictions import score_squad2
 
 WORLD = ["--data", "world:squad_zh", "--scorer", "drcd", "--max-length", "64", "--limit", "20"]
 

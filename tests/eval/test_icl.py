@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import harness, icl, icl_page, icl_tasks, options
-from rlhf_kit.eval.icl_page import Point
-from rlhf_kit.eval.icl_prompts import Prompts
-from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, render, tasks
-from rlhf_kit.eval.likelihood import Likelihood
+from rlhf_kit.eval import options
+from rlhf_kit.eval.icl import lm_eval_tasks as harness
+from rlhf_kit.eval.icl import page as icl_page
+from rlhf_kit.eval.icl import task as icl
+from rlhf_kit.eval.icl import tasks as icl_tasks
+from rlhf_kit.eval.icl.page import Point
+from rlhf_kit.eval.icl.prompts import Prompts
+from rlhf_kit.eval.icl.tasks import Example, Task, draw_shots, render, tasks
+from rlhf_kit.generation.likelihood import Likelihood
 from rlhf_kit.models.checkpoints import load_tokenizer
 
 WORDS = ["cat", "dog", "mat", "hello", "there", "and", "so", "did", "the", "sat"]

@@ -11,12 +11,15 @@ from transformers import GPT2LMHeadModel
 from rlhf_kit import world
 from rlhf_kit.data.chat import encode_completion, encode_dialogue, encode_prompt
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import icl, icl_tasks, options, summarize
-from rlhf_kit.eval.decoding import Decoding, Ending, _generate
-from rlhf_kit.eval.generators import layout, load_generator
-from rlhf_kit.eval.icl import answer_scores
-from rlhf_kit.eval.icl_prompts import Prompts
-from rlhf_kit.eval.icl_tasks import Example, Task, draw_shots, messages, tasks
+from rlhf_kit.eval import options
+from rlhf_kit.eval.icl import task as icl
+from rlhf_kit.eval.icl import tasks as icl_tasks
+from rlhf_kit.eval.icl.prompts import Prompts
+from rlhf_kit.eval.icl.task import answer_scores
+from rlhf_kit.eval.icl.tasks import Example, Task, draw_shots, messages, tasks
+from rlhf_kit.eval.text import tldr as summarize
+from rlhf_kit.generation.decoding import Decoding, Ending, _generate
+from rlhf_kit.generation.generators import layout, load_generator
 from rlhf_kit.models.checkpoints import load_tokenizer
 
 WORDS = ["cat", "dog", "mat", "hello", "there", "and", "so", "did", "the", "sat"]

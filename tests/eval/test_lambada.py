@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import lambada, options, perplexity
-from rlhf_kit.eval.likelihood import Likelihood
+from rlhf_kit.eval import options
+from rlhf_kit.eval.text import lambada, perplexity
+from rlhf_kit.generation.likelihood import Likelihood
 from rlhf_kit.models.checkpoints import load_tokenizer
 
 PASSAGES = [

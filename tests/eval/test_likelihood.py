@@ -8,7 +8,7 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.likelihood import Likelihood, Request, likelihoods, windows
+from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods, windows
 
 
 def model_of(kind, config):

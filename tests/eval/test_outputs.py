@@ -7,8 +7,8 @@ import pytest
 
 from rlhf_kit import world
 from rlhf_kit.data import convert
-from rlhf_kit.eval import score
-from rlhf_kit.recipes import evaluate
+from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.eval.reward import score
 from tests.victims import every_byte, project
 
 BASE = str(world.BASE)

@@ -9,7 +9,7 @@ import torch
 
 from rlhf_kit import ops
 from rlhf_kit.eval import intervals as bootstrap
-from rlhf_kit.eval.ranking import (
+from rlhf_kit.eval.reward.ranking import (
     RankedList,
     accuracy_by_length,
     bottom_agreement,

@@ -12,9 +12,9 @@ import pytest
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import intervals, results
-from rlhf_kit.eval.hashes import text_hash
 from rlhf_kit.eval.intervals import numbered
 from rlhf_kit.eval.items import Item, Run, Settings, measure, read_results
+from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.identity import model_hash
 
 SETTINGS = Settings("toy", "plain", 1, "some/model", "m0", "data.json", "d0", seed=3, options={"shots": 2})

@@ -14,17 +14,17 @@ import toy
 from datasets import Dataset
 from peft import LoraConfig
 
-from rlhf_kit.console import Console
 from rlhf_kit.data.labelers import agreement
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.reward import evaluate_reward
-from rlhf_kit.eval.scoring import load_scorer, score_lists
+from rlhf_kit.eval.commands import main
+from rlhf_kit.eval.reward.scoring import load_scorer, score_lists
+from rlhf_kit.eval.reward.task import evaluate_reward
 from rlhf_kit.models import heads
 from rlhf_kit.models.adapters import save, wrap
 from rlhf_kit.progress import Counter
-from rlhf_kit.recipes.evaluate import main
+from rlhf_kit.terminal.console import Console
 
 KINDS = ("ranked", "pairs", "thumbs")
 
@@ -273,8 +273,8 @@ def test_wrong_options_are_refused(arguments, capsys):
 def test_help_imports_nothing_heavy():
     code = """
 import sys
-from rlhf_kit.eval.score import main as score
-from rlhf_kit.recipes.evaluate import main
+from rlhf_kit.eval.reward.score import main as score
+from rlhf_kit.eval.commands import main
 for run in (lambda: main(["--help"]), lambda: main(["reward", "--help"]), lambda: score(["--help"])):
     try:
         run()

@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy
 
-from rlhf_kit.eval.score import main
+from rlhf_kit.eval.reward.score import main
 from rlhf_kit.models import heads
 from rlhf_kit.models.ensemble import Ensemble
 
@@ -197,7 +197,7 @@ def test_a_reader_that_stops_early_is_no_error(folders, tmp_path):
     data = toy.write_lines(
         tmp_path / "in.jsonl", [{"prompt": "one", "completion": "x" * 40, "id": i} for i in range(2000)]
     )
-    code = "import sys; from rlhf_kit.eval.score import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from rlhf_kit.eval.reward.score import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--model", folders[0], "--data", data]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert json.loads(process.stdout.readline())["id"] == 0

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rlhf_kit.recipes import evaluate
+from rlhf_kit.eval import commands as evaluate
 
 
 def main(argv):
@@ -266,5 +266,5 @@ def test_a_file_that_is_not_there(capsys, tmp_path):
 
 
 def test_it_starts_without_torch():
-    code = "import sys, rlhf_kit.eval.score_predictions; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, rlhf_kit.eval.predictions; print({'torch', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -13,18 +13,20 @@ import torch
 import yaml
 from transformers import GPT2LMHeadModel
 
-from rlhf_kit.console import Console
+from rlhf_kit.data.coqa import read_stories
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import suite, suite_page, suite_run
+from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.compare import compare_folders
-from rlhf_kit.eval.coqa_data import read_stories
-from rlhf_kit.eval.coqa_run import guessing
-from rlhf_kit.eval.hashes import text_hash
+from rlhf_kit.eval.coqa.task import guessing
 from rlhf_kit.eval.items import Item, Run, Settings
-from rlhf_kit.eval.suite import Entry, arguments, read_suite
-from rlhf_kit.eval.suite_page import Change, Report, Value
-from rlhf_kit.eval.suite_run import change, first_alike, read_value, verdict
-from rlhf_kit.recipes import evaluate
+from rlhf_kit.eval.suite import entries as suite
+from rlhf_kit.eval.suite import page as suite_page
+from rlhf_kit.eval.suite import run as suite_run
+from rlhf_kit.eval.suite.entries import Entry, arguments, read_suite
+from rlhf_kit.eval.suite.page import Change, Report, Value
+from rlhf_kit.eval.suite.run import change, first_alike, read_value, verdict
+from rlhf_kit.hashes import text_hash
+from rlhf_kit.terminal.console import Console
 
 WORLD = Path(evaluate.__file__).parent / "suites" / "world.yaml"
 SUMS = {

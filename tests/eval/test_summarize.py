@@ -8,9 +8,10 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import options, summarize
+from rlhf_kit.eval import options
 from rlhf_kit.eval.rouge import rouge
-from rlhf_kit.eval.summarize import Article, baseline, prompt_ids, read_articles, sample, sentences
+from rlhf_kit.eval.text import tldr as summarize
+from rlhf_kit.eval.text.tldr import Article, baseline, prompt_ids, read_articles, sample, sentences
 from rlhf_kit.models.checkpoints import load_tokenizer
 
 TEXT = "The cat sat. The dog did too! Did the mat? So it was. And there the story ends."

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.transfer.config import read_table
-from rlhf_kit.recipes import evaluate
 
 TABLES = Path(evaluate.__file__).parent / "transfer"
 DATA = {"name": "en", "source": "world:squad_en", "language": "en", "size": 6}

@@ -10,12 +10,12 @@ import yaml
 from toy_reader import reader, saved_reader, tokenizer_of, world_questions
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.scorers import drcd
 from rlhf_kit.eval.transfer import cells, run
 from rlhf_kit.eval.transfer.config import Row, Table, read_table
 from rlhf_kit.eval.transfer.readers import checkpoint, missing, new_reader
-from rlhf_kit.recipes import evaluate
 from tests.test_links import links_of
 
 DATA = [

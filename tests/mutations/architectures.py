@@ -1,8 +1,8 @@
 """Any architecture: a stage computes what the model computes of each text alone, or falls back, or refuses."""
 
 PREFLIGHT, READING = "rlhf_kit/models/preflight.py", "rlhf_kit/ppo/reading.py"
-MLM, MLM_TEST = "recipes/mlm.py", "tests/recipes/test_mlm.py::"
-TEST = "tests/recipes/test_architectures.py::"
+MLM, MLM_TEST = "rlhf_kit/stages/mlm.py", "tests/stages/test_mlm.py::"
+TEST = "tests/stages/test_architectures.py::"
 
 MUTANTS = [
     (
@@ -60,19 +60,19 @@ MUTANTS = [
         "tests/ppo/test_rollout.py::test_the_cache_takes_its_room_once",
     ),
     (
-        "eval/reward.py",
+        "rlhf_kit/eval/reward/task.py",
         'reader.check_padding((row["prompt"], _completions(row)) for row in rows)',
         "pass",
         "tests/eval/test_reward.py::test_a_model_that_reads_padding_is_refused",
     ),
     (
-        "eval/score_rows.py",
+        "rlhf_kit/eval/reward/rows.py",
         "reader.check_padding(lists)",
         "pass",
         "tests/eval/test_score.py::test_a_model_that_reads_padding_is_refused",
     ),
     (
-        "eval/contexts.py",
+        "rlhf_kit/generation/contexts.py",
         "if how not in known:",
         "if True:",
         "tests/eval/test_likelihood.py::test_choices_share_one_forward_of_their_context",
@@ -99,7 +99,7 @@ MUTANTS = [
         MLM_TEST + "test_a_long_document_is_cut_and_an_empty_one_gives_nothing",
     ),
     (
-        "recipes/pretrain.py",
+        "rlhf_kit/stages/pretrain.py",
         "settings.model.config_overrides +=",
         "_ =",
         TEST + "test_pretraining_from_scratch_takes_a_block_size[opt]",

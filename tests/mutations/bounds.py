@@ -1,6 +1,6 @@
 """Bounds of numbers: the one table, and who asks it."""
 
-TABLE, TEST = "rlhf_kit/bounds.py", "tests/test_numbers.py::"
+TABLE, TEST = "rlhf_kit/options/bounds.py", "tests/test_numbers.py::"
 UNSOUND, ROLES = "tests/models/test_unsound.py::", "tests/models/test_unsound_roles.py::"
 
 MUTANTS = [
@@ -18,13 +18,13 @@ MUTANTS = [
         TEST + "test_an_owner_may_ask_for_more",
     ),
     (
-        "recipes/arguments.py",
+        "rlhf_kit/stages/arguments.py",
         "problems += _range_fault(values[key], declared[key], where)",
         "pass",
         TEST + "test_a_stage_tells_all_numbers_with_all_else_before_anything_is_read",
     ),
     (
-        "recipes/arguments.py",
+        "rlhf_kit/stages/arguments.py",
         "bound_of(option.name, *option.owners)",
         "bound_of(option.name)",
         TEST + "test_a_stage_takes_the_bound_of_its_own_record",
@@ -127,13 +127,13 @@ MUTANTS = [
         ROLES + "test_each_kind_of_model_is_refused_for_what_is_wrong",
     ),
     (
-        "eval/generators.py",
+        "rlhf_kit/generation/generators.py",
         '    each(lambda name: load_policy(name, tokenizer=load_tokenizer(name), device_map="meta"), names)\n',
         "    return\n",
         ROLES + "test_several_models_are_looked_at_before_the_first_is_measured",
     ),
     (
-        "eval/results.py",
+        "rlhf_kit/eval/results.py",
         'check_place(folder, "--output")\n',
         'check_place(folder, "--output")\n    folder.mkdir(parents=True, exist_ok=True)\n',
         ROLES + "test_each_command_loads_models_by_the_one_gate",

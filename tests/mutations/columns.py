@@ -3,7 +3,7 @@
 LOADING, PROMPTS, COLUMNS = "rlhf_kit/data/loading.py", "rlhf_kit/data/prompts.py", "rlhf_kit/data/columns.py"
 MESSAGES = "rlhf_kit/data/messages.py"
 TEST, ROWS = "tests/ppo/test_columns.py::", "tests/data/test_python_rows.py::"
-ONE = "tests/recipes/test_one_check.py::"
+ONE = "tests/stages/test_one_check.py::"
 ALL, EXACT = TEST + "test_whatever_a_row_looks_like_all_its_columns_are_handed_on", TEST + "test_values_stay_exactly"
 
 MUTANTS = [
@@ -48,7 +48,7 @@ MUTANTS = [
         TEST + "test_best_of_n_refuses_reserved_names",
     ),
     (
-        "recipes/ppo.py",
+        "rlhf_kit/stages/ppo.py",
         "        check_functions(rewards, rows.column_names)\n",
         "        pass\n",
         TEST + "test_a_column_that_a_function_lacks_is_told",
@@ -111,7 +111,7 @@ MUTANTS = [
         ONE + "test_what_is_made_of_checked_rows_is_checked",
     ),
     (
-        "recipes/models.py",
+        "rlhf_kit/stages/loading.py",
         "select(rows, range(min(limit, len(rows))))",
         "rows.select(range(min(limit, len(rows))))",
         ONE + "test_a_stage_checks_each_row_once",
@@ -130,7 +130,7 @@ MUTANTS = [
         ONE + "test_a_stage_encodes_each_prompt_once",
     ),
     (
-        "recipes/reward.py",
+        "rlhf_kit/stages/reward.py",
         'train_dataset=lists["train"],',
         "train_dataset=train_data,",
         ONE + "test_a_stage_encodes_each_prompt_once",

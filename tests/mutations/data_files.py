@@ -1,11 +1,11 @@
 """Files, folders and names as sources, what a dry run checks of them, and where metrics are reported to."""
 
-DRY = "tests/recipes/test_dry_run.py::"
+DRY = "tests/stages/test_dry_run.py::"
 FILES = "tests/data/test_files.py::"
 BAD = "tests/test_bad_files.py::"
 MEMORY = "tests/test_bad_memory.py::test_what_is_small_or_endless_takes_little_memory"
 PAGE = "tests/data/test_files.py::test_what_comes_in_a_files_place_is_told_as_such"
-REPORTS = "tests/recipes/test_report_to.py::"
+REPORTS = "tests/stages/test_report_to.py::"
 
 MUTANTS = [
     (
@@ -33,37 +33,37 @@ MUTANTS = [
         DRY + "test_a_misspelt_world_is_never_looked_for_on_the_hub[dataset_name-wrold]",
     ),
     (
-        "recipes/plan.py",
+        "rlhf_kit/stages/plan.py",
         "and isinstance(error, HubUnreachableError)",
         "and True",
         DRY + "test_a_faulty_source_is_a_fault_of_the_dry_run[sft-bad.parquet]",
     ),
     (
-        "recipes/plan.py",
+        "rlhf_kit/stages/plan.py",
         "and not did_you_mean(path.name, there)",
         "",
         DRY + "test_what_an_earlier_stage_makes_is_not_there_yet_and_no_misspelt_one",
     ),
     (
-        "recipes/plan.py",
+        "rlhf_kit/stages/plan.py",
         "        self.told.append(notice)\n",
         "",
         DRY + "test_what_a_run_says_of_its_data_stands_in_the_plan",
     ),
     (
-        "recipes/sft.py",
+        "rlhf_kit/stages/sft.py",
         "policy = check_model(settings, tokenizer)",
         "policy = None",
         DRY + "test_what_stops_a_run_stops_its_dry_run[sft-a model without weights]",
     ),
     (
-        "recipes/reward.py",
+        "rlhf_kit/stages/reward.py",
         '{"train": train_data, "eval": eval_data}, tokenizer, notes)',
         '{"train": train_data}, tokenizer, notes)',
         DRY + "test_what_stops_a_run_stops_its_dry_run[reward-evaluation of answers too long]",
     ),
     (
-        "recipes/roles.py",
+        "rlhf_kit/stages/roles.py",
         "judges.check(rows, args.max_completion_length, trainer_state=None)",
         "pass",
         DRY + "test_what_stops_a_run_stops_its_dry_run[ppo-a reward that reads too little]",
@@ -129,7 +129,7 @@ MUTANTS = [
         FILES + "test_a_json_packed_or_not_may_be_one_long_line",
     ),
     (
-        "recipes/models.py",
+        "rlhf_kit/stages/loading.py",
         "    refuse_reports(args)\n",
         "",
         REPORTS + "test_a_missing_package_is_told_before_anything_is_read[run-sft]",
@@ -201,7 +201,7 @@ MUTANTS = [
         BAD + "test_a_place_where_nothing_can_be_written_is_one_message",
     ),
     (
-        "eval/references.py",
+        "rlhf_kit/data/references.py",
         "    if not found:\n",
         "    if False:\n",
         BAD + "test_a_bad_json_file_is_one_message[predictions-an empty list]",

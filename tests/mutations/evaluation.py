@@ -1,10 +1,10 @@
 """The official scorers to the digit, intervals that draw whole prompts, likelihoods and spans that are exact."""
 
-SCORERS, SCORERS_TEST = "eval/scorers.py", "tests/eval/test_scorers.py::"
+SCORERS, SCORERS_TEST = "rlhf_kit/eval/scorers.py", "tests/eval/test_scorers.py::"
 ROUGE_TEST, METRICS_TEST = "tests/eval/test_rouge.py::", "tests/eval/test_metrics.py::"
 BEHIND_TEST = "tests/eval/test_behind.py::"
-SPANS, SPANS_TEST = "eval/extractive/spans.py", "tests/eval/test_extractive_spans.py::"
-SCORED, REFERENCES = "tests/eval/test_score_predictions.py::", "eval/references.py"
+SPANS, SPANS_TEST = "rlhf_kit/eval/extractive/spans.py", "tests/eval/test_extractive_spans.py::"
+SCORED, REFERENCES = "tests/eval/test_score_predictions.py::", "rlhf_kit/data/references.py"
 WINDOWS_TEST, PREDICT_TEST = "tests/eval/test_extractive_windows.py::", "tests/eval/test_extractive_predict.py::"
 
 MUTANTS = [
@@ -45,25 +45,25 @@ MUTANTS = [
         SCORERS_TEST + "test_a_person_is_the_second_answer",
     ),
     (
-        "eval/intervals.py",
+        "rlhf_kit/eval/intervals.py",
         "generator.integers(count, size=(rows, count))",
         "generator.integers(count // 2 + 1, size=(rows, count))",
         "tests/eval/test_ranking.py::test_intervals_cover_as_often_as_they_say",
     ),
     (
-        "eval/intervals.py",
+        "rlhf_kit/eval/intervals.py",
         "(ups * (below + downs / 2)).sum(1)",
         "(ups * below).sum(1)",
         "tests/eval/test_ranking.py::test_auc_is_its_definition_weighted_by_the_draw",
     ),
     (
-        "eval/likelihood.py",
+        "rlhf_kit/generation/likelihood.py",
         "yield max(0, end - 1 - window), start, end",
         "yield max(0, start - 1), start, end",
         "tests/eval/test_likelihood.py::test_windows_score_every_token_once_within_what_is_read",
     ),
     (
-        "eval/likelihood.py",
+        "rlhf_kit/generation/likelihood.py",
         "at if at < shared else end - (len(row) - 1 - at)",
         "at",
         "tests/eval/test_likelihood.py::test_equals_a_forward_a_row",
@@ -81,103 +81,103 @@ MUTANTS = [
         SPANS_TEST + "test_they_are_the_best_of_all_allowed_spans",
     ),
     (
-        "eval/generators.py",
+        "rlhf_kit/generation/generators.py",
         "border = shared_prefix([own, *wholes])",
         "border = len(own)",
         BEHIND_TEST + "test_choices_of_one_context_are_all_cut_where_any_is_joined[prepended]",
     ),
     (
-        "eval/generators.py",
+        "rlhf_kit/generation/generators.py",
         "behind = [list(whole[border:]) for whole in wholes]",
         "behind = [encode(tokenizer, text) for text in continuations]",
         BEHIND_TEST + "test_lambada_of_a_model_that_knows_the_passages[prepended]",
     ),
     (
-        "eval/generators.py",
+        "rlhf_kit/generation/generators.py",
         "if text and not ids), None)",
         "if False), None)",
         BEHIND_TEST + "test_what_a_tokenizer_drops_is_named",
     ),
     (
-        "eval/generators.py",
+        "rlhf_kit/generation/generators.py",
         "tokenizer.eos_token_id if bos is None else bos",
         "tokenizer.eos_token_id",
         BEHIND_TEST + "test_a_begin_that_the_tokenizer_has_and_does_not_put_is_the_begin_of_nothing",
     ),
     (
-        "eval/lambada.py",
+        "rlhf_kit/eval/text/lambada.py",
         "limit and max(1, limit + 1 - len(target))",
         "limit and limit + 1 - len(target)",
         BEHIND_TEST + "test_a_word_longer_than_the_model_reads_is_refused",
     ),
     (
-        "eval/icl_prompts.py",
+        "rlhf_kit/eval/icl/prompts.py",
         "max(map(len, choices)) - 1 if choices",
         "max(map(len, choices)) if choices",
         BEHIND_TEST + "test_choices_are_measured_with_the_shots_that_fit",
     ),
     (
-        "eval/summarize.py",
+        "rlhf_kit/eval/text/tldr.py",
         "return ids[: len(ids) - joined] + after",
         "return ids + after",
         BEHIND_TEST + "test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it[byte_joined]",
     ),
     (
-        "eval/summarize.py",
+        "rlhf_kit/eval/text/tldr.py",
         "prompt = _hinted(tokenizer, ids, hint)",
         "prompt = ids + after",
         BEHIND_TEST + "test_the_hint_stands_behind_the_article_and_behind_what_is_left_of_it[byte_joined]",
     ),
     (
-        "eval/rouge.py",
+        "rlhf_kit/eval/rouge.py",
         "(?:{LETTER}|{MARK})*",
         "{LETTER}*",
         ROUGE_TEST + "test_units_of_every_script",
     ),
     (
-        "eval/rouge.py",
+        "rlhf_kit/eval/rouge.py",
         'WIDTH.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)',
         "text",
         ROUGE_TEST + "test_units_of_every_script",
     ),
     (
-        "eval/rouge.py",
+        "rlhf_kit/eval/rouge.py",
         "-[{CJK}\\p{{Variation_Selector}}]]",
         "-[{CJK}]]",
         ROUGE_TEST + "test_units_of_every_script",
     ),
     (
-        "eval/rouge.py",
+        "rlhf_kit/eval/rouge.py",
         " and unit.isascii()",
         "",
         ROUGE_TEST + "test_units_of_every_script",
     ),
     (
-        "eval/rouge.py",
+        "rlhf_kit/eval/rouge.py",
         "    if not theirs:",
         "    if not mine:",
         ROUGE_TEST + "test_a_reference_without_a_unit_is_told",
     ),
     (
-        "eval/summarize.py",
+        "rlhf_kit/eval/text/tldr.py",
         "not bad and not units(values[1])",
         "False",
         "tests/eval/test_summarize.py::test_faults_are_told_together",
     ),
     (
-        "eval/metrics.py",
+        "rlhf_kit/eval/metrics.py",
         "None if units(references) else",
         "None if True else",
         METRICS_TEST + "test_rouge_names_references_without_a_unit",
     ),
     (
-        "eval/metrics.py",
+        "rlhf_kit/eval/metrics.py",
         "        if not scores:",
         "        if False:",
         METRICS_TEST + "test_nothing_to_score_is_told_and_the_metric_goes_on[drcd]",
     ),
     (
-        "eval/metrics.py",
+        "rlhf_kit/eval/metrics.py",
         "references is None and self.writer is None",
         "False",
         METRICS_TEST + "test_nothing_to_score_is_told_and_the_metric_goes_on[rouge]",
@@ -231,31 +231,31 @@ MUTANTS = [
         SCORED + "test_cmrcs_raw_layout_is_read",
     ),
     (
-        "eval/extractive/data.py",
+        "rlhf_kit/eval/extractive/data.py",
         "    if any(map(is_raw_cmrc, rows)):",
         "    if False:",
         "tests/eval/test_extractive_data.py::test_cmrcs_own_layout_is_named",
     ),
     (
-        "eval/extractive/windows.py",
+        "rlhf_kit/eval/extractive/windows.py",
         "inside = answer is not None and low <= answer[0]",
         "inside = answer is not None and low < answer[0]",
         WINDOWS_TEST + "test_a_question_without_an_answer_points_at_cls_in_all_its_windows",
     ),
     (
-        "eval/extractive/windows.py",
+        "rlhf_kit/eval/extractive/windows.py",
         "return cls if cls >= 0 else cls + length",
         "return max(cls, 0)",
         WINDOWS_TEST + "test_cls_behind_the_passage_and_no_cls_at_all",
     ),
     (
-        "eval/extractive/predict.py",
+        "rlhf_kit/eval/extractive/predict.py",
         "nulls = np.minimum.reduceat(",
         "nulls = np.maximum.reduceat(",
         PREDICT_TEST + "test_no_answer_is_where_cls_beats_the_best_span_by_more_than_the_threshold",
     ),
     (
-        "eval/extractive/predict.py",
+        "rlhf_kit/eval/extractive/predict.py",
         "difference > null_threshold:",
         "difference >= null_threshold:",
         PREDICT_TEST + "test_no_answer_is_where_cls_beats_the_best_span_by_more_than_the_threshold",

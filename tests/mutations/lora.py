@@ -2,7 +2,7 @@
 
 WEIGHTS, WEIGHTS_TEST = "rlhf_kit/models/weights.py", "tests/models/test_weights.py::"
 CHECKS, CHECKS_TEST = "rlhf_kit/models/adapter_checks.py", "tests/models/test_adapter_checks.py::"
-VALUE, CHAINS_TEST = "rlhf_kit/models/value.py", "tests/recipes/test_lora_chains.py::"
+VALUE, CHAINS_TEST = "rlhf_kit/models/value.py", "tests/stages/test_lora_chains.py::"
 
 MUTANTS = [
     (
@@ -24,49 +24,49 @@ MUTANTS = [
         CHECKS_TEST + "test_olora_is_refused_on_transposed_weights",
     ),
     (
-        "eval/extractive/finetune.py",
+        "rlhf_kit/eval/extractive/finetune.py",
         "        _check_padding(model, collator, examples)",
         "        pass",
         "tests/eval/test_extractive_finetune.py::test_a_model_that_reads_padding_is_refused_but_in_rows_of_one",
     ),
     (
-        "recipes/merging.py",
+        "rlhf_kit/stages/merging.py",
         "if made and not may_replace:",
         "if False:",
         CHAINS_TEST + "test_merge_replaces_an_earlier_merge_only_where_it_is_told_to",
     ),
     (
-        "recipes/merging.py",
+        "rlhf_kit/stages/merging.py",
         "    target.refuse_foreign(there)",
         "    pass",
         CHAINS_TEST + "test_merge_replaces_an_earlier_merge_only_where_it_is_told_to",
     ),
     (
-        "recipes/merging.py",
+        "rlhf_kit/stages/merging.py",
         "        target.remove(SAVING)",
         "        pass",
         CHAINS_TEST + "test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone",
     ),
     (
-        "recipes/merging.py",
+        "rlhf_kit/stages/merging.py",
         "made = [name for name in there if name != SAVING]",
         "made = there",
         CHAINS_TEST + "test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone",
     ),
     (
-        "recipes/merging.py",
+        "rlhf_kit/stages/merging.py",
         "    check_place(target)",
         "    pass",
         CHAINS_TEST + "test_merge_refuses_what_is_no_adapter_and_keeps_what_is_there",
     ),
     (
-        "recipes/merging.py",
+        "rlhf_kit/stages/merging.py",
         "    _refuse_own_folders(adapter, output_dir)",
         "    pass",
         CHAINS_TEST + "test_merge_leaves_the_models_below_an_adapter_alone",
     ),
     (
-        "recipes/merging.py",
+        "rlhf_kit/stages/merging.py",
         "name = None if found is None else found.base_model_name_or_path",
         "name = None",
         CHAINS_TEST + "test_merge_leaves_the_models_below_an_adapter_alone",

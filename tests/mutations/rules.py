@@ -21,7 +21,7 @@ MUTANTS = [
         "rlhf_kit/ppo/reading.py",
         "self.ids, self.positions = tokens[:, None], self.lengths[:, None]",
         "self.ids, self.positions = tokens[:, None], self.lengths[:, None] + 1",
-        "tests/recipes/test_architectures.py::test_ppo_trains_what_it_samples[llama-shared]",
+        "tests/stages/test_architectures.py::test_ppo_trains_what_it_samples[llama-shared]",
     ),
     (
         "rlhf_kit/ops.py",

@@ -129,9 +129,9 @@ MUTANTS = [
         "tests/test_install.py::test_pythons_floor_is_one_number_everywhere",
     ),
     (
-        "recipes/arguments.py",
+        "rlhf_kit/stages/arguments.py",
         "return name if recipe not in _recipes() or Path(name).exists()",
         "return name if True",
-        "tests/recipes/test_arguments.py::test_a_recipe_is_found_by_name_from_any_folder",
+        "tests/stages/test_arguments.py::test_a_recipe_is_found_by_name_from_any_folder",
     ),
 ]

@@ -1,9 +1,12 @@
 """What is said and shown: text is never markup, readers may leave, tables and bars fit."""
 
-ESCAPING, HOSTILE = "tests/test_escaping.py::", "tests/recipes/test_hostile_text.py::"
+ESCAPING, HOSTILE = "tests/test_escaping.py::", "tests/stages/test_hostile_text.py::"
 LINES, LINKS = "test_lines_are_broken_beside_chinese_letters_and_in_no_name", "tests/test_links.py::"
 NUMBERS, LAUNCHED = "tests/test_numbers.py::", "tests/test_launched.py::"
 SUITE, REPORT = "tests/eval/test_suite.py::", "tests/test_report.py::"
+
+TERMINAL, CONSOLE = "rlhf_kit/terminal/__init__.py", "rlhf_kit/terminal/console.py"
+CARD, SUITE_PAGE = "rlhf_kit/stages/card.py", "rlhf_kit/eval/suite/page.py"
 
 MUTANTS = [
     ("rlhf_kit/escaping.py", "\\u2028-\\u202e", "\\u2028-\\u2029", ESCAPING + "test_by_hand"),
@@ -15,15 +18,15 @@ MUTANTS = [
         ESCAPING + "test_nothing_is_left_that_moves_or_marks",
     ),
     ("rlhf_kit/escaping.py", "html_entities.escape(_MARKUP", "str(_MARKUP", ESCAPING + "test_by_hand"),
-    ("rlhf_kit/console.py", "markup=False", "markup=True", ESCAPING + "test_a_console_shows_text_as_it_stands"),
-    ("rlhf_kit/console.py", "emoji=False", "emoji=True", ESCAPING + "test_a_console_shows_text_as_it_stands"),
+    (CONSOLE, "markup=False", "markup=True", ESCAPING + "test_a_console_shows_text_as_it_stands"),
+    (CONSOLE, "emoji=False", "emoji=True", ESCAPING + "test_a_console_shows_text_as_it_stands"),
     (
-        "rlhf_kit/console.py",
+        CONSOLE,
         "render_str(terminal(text)",
         "render_str(text",
         ESCAPING + "test_a_console_shows_text_as_it_stands",
     ),
-    ("rlhf_kit/terminal.py", "print(escaping.terminal(text)", "print(text", HOSTILE + "test_an_unknown_option"),
+    (TERMINAL, "print(escaping.terminal(text)", "print(text", HOSTILE + "test_an_unknown_option"),
     (
         "rlhf_kit/parser.py",
         "error(escaping.terminal(message))",
@@ -31,19 +34,19 @@ MUTANTS = [
         ESCAPING + "test_what_was_typed_is_escaped_where_argparse_complains",
     ),
     (
-        "rlhf_kit/terminal.py",
+        TERMINAL,
         "            _send_nowhere(self.fileno())\n",
         "            raise\n",
         ESCAPING + "test_a_reader_who_leaves_ends_nothing",
     ),
-    ("rlhf_kit/terminal.py", '"backslashreplace"', '"strict"', ESCAPING + "test_a_reader_who_leaves_ends_nothing"),
+    (TERMINAL, '"backslashreplace"', '"strict"', ESCAPING + "test_a_reader_who_leaves_ends_nothing"),
     (
-        "rlhf_kit/terminal.py",
+        TERMINAL,
         "        handler.setFormatter(_Escaped())",
         "        pass",
         ESCAPING + "test_logs_are_escaped",
     ),
-    ("rlhf_kit/page.py", "html(quote(path))", "html(path)", ESCAPING + "test_a_link_leads_beside_the_page"),
+    ("rlhf_kit/pages/shell.py", "html(quote(path))", "html(path)", ESCAPING + "test_a_link_leads_beside_the_page"),
     (
         "rlhf_kit/demo.py",
         "## {markdown(row['prompt'])}",
@@ -57,21 +60,21 @@ MUTANTS = [
         ESCAPING + "test_the_demos_answers_are_text",
     ),
     (
-        "recipes/card.py",
+        CARD,
         'json.dumps(value).replace("<", r"\\u003c")',
         "json.dumps(value)",
         HOSTILE + "test_a_merged_adapter_and_its_card",
     ),
-    ("recipes/card.py", "{markdown(base)} with", "{base} with", ESCAPING + "test_a_card_holds_names_as_text"),
-    ("recipes/card.py", "On {markdown(source)}", "On {source}", HOSTILE + "test_a_run_its_completions_and_its_card"),
+    (CARD, "{markdown(base)} with", "{base} with", ESCAPING + "test_a_card_holds_names_as_text"),
+    (CARD, "On {markdown(source)}", "On {source}", HOSTILE + "test_a_run_its_completions_and_its_card"),
     (
-        "eval/suite_page.py",
+        SUITE_PAGE,
         "markdown_row([name, *cells])",
         '"| " + " | ".join([name, *cells]) + " |"',
         HOSTILE + "test_a_suites_three_forms",
     ),
     (
-        "recipes/run.py",
+        "rlhf_kit/stages/run.py",
         "            say(after_end(settings))",
         "            pass",
         HOSTILE + "test_a_run_its_completions_and_its_card",
@@ -95,46 +98,46 @@ MUTANTS = [
         "tests/eval/test_extractive_run.py::test_training_in_a_pipe_is_quiet",
     ),
     (
-        "eval/extractive/finetune.py",
+        "rlhf_kit/eval/extractive/finetune.py",
         "    show_progress(trainer)\n",
         "",
         "tests/eval/test_extractive_run.py::test_training_in_a_pipe_is_quiet",
     ),
     (
-        "eval/suite_page.py",
+        SUITE_PAGE,
         ".maximum <= console.width",
         ".minimum <= console.width",
         SUITE + "test_the_table_is_whole_on_80_columns",
     ),
     (
-        "eval/suite_page.py",
+        SUITE_PAGE,
         '"" if layout.differences else MARKS[change.verdict]',
         '""',
         SUITE + "test_the_table_is_whole_on_80_columns",
     ),
-    ("eval/suite_page.py", "link(file, cell) if file else", "", SUITE + "test_figures_lead_to_what_they_are_made_of"),
+    (SUITE_PAGE, "link(file, cell) if file else", "", SUITE + "test_figures_lead_to_what_they_are_made_of"),
     (
-        "eval/suite_run.py",
+        "rlhf_kit/eval/suite/run.py",
         "page if page.is_file() else folder / ITEM_RESULTS",
         "page",
         SUITE + "test_three_stages_by_the_command",
     ),
     (
-        "rlhf_kit/report.py",
+        "rlhf_kit/report/page.py",
         "risen[0] > 0 and fallen[1] < 0",
         "risen[1] > 0 and fallen[0] < 0",
         REPORT + "test_the_result_follows_the_intervals",
     ),
     (
-        "rlhf_kit/report.py",
+        "rlhf_kit/report/page.py",
         "interval[0] <= 0 <= interval[1]",
         "False",
         REPORT + "test_the_result_follows_the_intervals",
     ),
-    ("rlhf_kit/console.py", "letter not in ENDS", "True", ESCAPING + LINES),
-    ("rlhf_kit/console.py", "before not in BEGINS", "True", ESCAPING + LINES),
+    (CONSOLE, "letter not in ENDS", "True", ESCAPING + LINES),
+    (CONSOLE, "before not in BEGINS", "True", ESCAPING + LINES),
     (
-        "rlhf_kit/console.py",
+        CONSOLE,
         "if self.is_terminal else [text]",
         "",
         ESCAPING + "test_a_paragraph_is_whole_for_who_reads_it_by_program",
@@ -164,7 +167,7 @@ MUTANTS = [
         LAUNCHED + "test_what_is_no_number_is_not_set",
     ),
     (
-        "recipes/run.py",
+        "rlhf_kit/stages/run.py",
         "    if on_cpu():",
         "    if not torch.accelerator.is_available():",
         LAUNCHED + "test_a_switch_of_the_launch_is_read_as_accelerate_does",
@@ -176,31 +179,31 @@ MUTANTS = [
         LAUNCHED + "test_a_switch_that_says_neither_is_named",
     ),
     (
-        "rlhf_kit/page.py",
+        "rlhf_kit/pages/shell.py",
         "or pages.foreign([page.name])",
         "",
         LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
     ),
     (
-        "rlhf_kit/page.py",
+        "rlhf_kit/pages/shell.py",
         "is_there = found is not None and (page.parent / unquote(found[1])).is_file()",
         "is_there = found is not None",
         LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
     ),
     (
-        "eval/results.py",
+        "rlhf_kit/eval/results.py",
         'keep_back(path, text) if path.suffix == ".html" else text',
         "text",
         LINKS + "test_every_page_of_a_demo_leads_to_the_others",
     ),
     (
-        "rlhf_kit/page.py",
+        "rlhf_kit/pages/shell.py",
         "    if back not in text:",
         "    if True:",
         LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
     ),
     (
-        "rlhf_kit/report.py",
+        "rlhf_kit/report/page.py",
         "if (path.parent / place).is_file()}",
         "}",
         LINKS + "test_a_suite_that_ends_early_is_not_led_to",
@@ -212,25 +215,25 @@ MUTANTS = [
         LINKS + "test_every_page_of_a_demo_leads_to_the_others",
     ),
     (
-        "eval/suite_run.py",
+        "rlhf_kit/eval/suite/run.py",
         'link_back(output / name / entry.name / REPORT, f"eval {entry.command}", output / REPORT)',
         "pass",
         LINKS + "test_every_page_of_a_demo_leads_to_the_others",
     ),
     (
-        "eval/transfer/run.py",
+        "rlhf_kit/eval/transfer/run.py",
         'link_back(output / figure.row / f"seed-{seed}" / figure.test / REPORT, f"eval {TASK}", output / REPORT)',
         "pass",
         "tests/eval/test_transfer_run.py::test_every_page_of_a_table_leads_to_the_others",
     ),
     (
-        "eval/icl_page.py",
+        "rlhf_kit/eval/icl/page.py",
         "{html(c.model)} (",
         "{c.model} (",
         HOSTILE + "test_a_suite",
     ),
     (
-        "eval/extractive/page.py",
+        "rlhf_kit/eval/extractive/page.py",
         "{html(settings.model)} ·",
         "{settings.model} ·",
         HOSTILE + "test_an_extractive_run_and_its_training",

@@ -2,16 +2,16 @@
 
 MUTANTS = [
     (
-        "recipes/mlm.py",
+        "rlhf_kit/stages/mlm.py",
         'return [*sorted(kept), *(f"##{character}" for character in sorted(behind))]',
         "return sorted(kept)",
-        "tests/recipes/test_mlm.py::test_a_tokenizer_is_the_same_each_time_it_is_trained[train_tokenizer-1500]",
+        "tests/stages/test_mlm.py::test_a_tokenizer_is_the_same_each_time_it_is_trained[train_tokenizer-1500]",
     ),
     (
-        "recipes/mlm.py",
+        "rlhf_kit/stages/mlm.py",
         "limit_alphabet=0,",
         "limit_alphabet=1000,",
-        "tests/recipes/test_mlm.py::test_a_new_wordpiece_knows_the_most_frequent_characters_as_they_stand",
+        "tests/stages/test_mlm.py::test_a_new_wordpiece_knows_the_most_frequent_characters_as_they_stand",
     ),
     (
         "rlhf_kit/data/chat.py",
@@ -113,13 +113,13 @@ MUTANTS = [
         "rlhf_kit/models/checkpoints.py",
         "ends if has_list and len(ends) > 1 else tokenizer.eos_token_id",
         "tokenizer.eos_token_id",
-        "tests/recipes/test_other_makers.py::test_sft_keeps_the_models_own_list_of_ends",
+        "tests/stages/test_other_makers.py::test_sft_keeps_the_models_own_list_of_ends",
     ),
     (
         "rlhf_kit/models/checkpoints.py",
         "(end != default or end in tokenizer.added_tokens_decoder)",
         "True",
-        "tests/recipes/test_other_makers.py::test_an_architectures_default_is_no_end_where_the_tokenizer_has_a_text_there",
+        "tests/stages/test_other_makers.py::test_an_architectures_default_is_no_end_where_the_tokenizer_has_a_text_there",
     ),
     (
         "rlhf_kit/models/heads.py",
@@ -143,37 +143,37 @@ MUTANTS = [
         "rlhf_kit/sft.py",
         "set_special_tokens(policy, tokenizer)  # once its template is settled",
         "pass",
-        "tests/recipes/test_other_makers.py::test_sft_in_python_extends_it_by_the_templates_end",
+        "tests/stages/test_other_makers.py::test_sft_in_python_extends_it_by_the_templates_end",
     ),
     (
-        "rlhf_kit/symptoms.py",
+        "rlhf_kit/report/symptoms.py",
         "(ENDED_FEW if len(found) > 1 else ENDED_NEVER)",
         "(ENDED_FEW if len(found) > 1 else 0)",
         "tests/test_doctor.py::test_that_nothing_ends_or_that_not_ending_pays_needs_no_trend",
     ),
     (
-        "rlhf_kit/symptoms.py",
+        "rlhf_kit/report/symptoms.py",
         "-max(RISE * stds[-1].mean, STD_NONE)",
         "-99",
         "tests/test_doctor.py::test_that_nothing_ends_or_that_not_ending_pays_needs_no_trend",
     ),
     (
-        "eval/perplexity.py",
+        "rlhf_kit/eval/text/perplexity.py",
         "last_tokens(pieces[number][:first], first - begin, start)",
         "pieces[number][begin:first]",
         "tests/eval/test_begun.py::test_every_window_of_a_text_begins",
     ),
     (
-        "eval/scoring.py",
+        "rlhf_kit/eval/reward/scoring.py",
         "encode_each(prompts, partial(encode_prompt, tokenizer), source)",
         "pass",
         "tests/eval/test_begun.py::test_a_refused_prompt_is_told_before_a_reward_model_is_loaded",
     ),
     (
-        "recipes/reward.py",
+        "rlhf_kit/stages/reward.py",
         'encode_each(prompts, partial(encode_prompt, tokenizer), "calibration")',
         "pass",
-        "tests/recipes/test_other_makers.py::test_refused_demonstrations_to_calibrate_on_are_told_too",
+        "tests/stages/test_other_makers.py::test_refused_demonstrations_to_calibrate_on_are_told_too",
     ),
     (
         "rlhf_kit/data/templates.py",

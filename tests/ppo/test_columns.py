@@ -14,7 +14,7 @@ from datasets import Dataset
 from rlhf_kit.data.loading import checked, load, split_by_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.ppo.best_of_n import best_of_n
-from rlhf_kit.recipes import ppo
+from rlhf_kit.stages import ppo
 
 ASKED = {"role": "user", "content": "2 + 2?"}
 SAID = {"role": "assistant", "content": "4."}

@@ -6,9 +6,9 @@ from transformers import TrainingArguments
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
-from rlhf_kit.recipes import ppo as recipe
 from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.sft import SFTTrainer
+from rlhf_kit.stages import ppo as recipe
 from rlhf_kit.training import Trainer
 
 TWO = "2 GPUs are visible to one process.*accelerate launch --num_processes 2.*CUDA_VISIBLE_DEVICES=0"

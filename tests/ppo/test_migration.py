@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 from rlhf_kit.errors import UserError
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
 from rlhf_kit.ppo.config import RENAMED
-from rlhf_kit.recipes.arguments import DataArguments, ModelArguments, RunArguments, parse
-from rlhf_kit.recipes.ppo import PPOArguments
+from rlhf_kit.stages.arguments import DataArguments, ModelArguments, RunArguments, parse
+from rlhf_kit.stages.ppo import PPOArguments
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "migrating-from-trl.md").read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""CoQA's dialogues, all turns, by the official scorer."""

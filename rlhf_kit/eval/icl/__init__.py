@@ -1,0 +1,1 @@
+"""Learning from examples in the prompt (Brown et al. 2020)."""

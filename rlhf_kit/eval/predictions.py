@@ -1,0 +1,136 @@
+"""`rlhf-kit eval score`: a file of predictions against a dataset's own file, by the dataset's official scorer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlhf_kit.data.references import Key, read_coqa, read_na_probs, read_predictions, read_squad
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval import scorers
+from rlhf_kit.eval.scorers import Score
+from rlhf_kit.terminal import say
+
+
+def score_coqa(references: Path, predictions: Path | None, subset: bool = False) -> dict[str, Any]:
+    """What the command prints, with the official report by domain. Raises UserError."""
+    stories = read_coqa(references)
+    answers = {(story.id, turn): given for story in stories for turn, given in enumerate(story.answers, 1)}
+    if predictions is None:
+        each, counts = _human(answers, references, scorers.coqa_human), {"missing": 0}
+    else:
+        given, counts = _read(predictions, answers, subset)
+        each = _each(answers, given, scorers.coqa)
+    sources = {story.id: story.source for story in stories}
+    by_domain = scorers.coqa_report((sources[story], score) for (story, _), score in each.items())
+    return {"task": "coqa", **_means(each), **counts, "by_domain": by_domain}
+
+
+def score_squad2(
+    references: Path,
+    predictions: Path,
+    subset: bool = False,
+    na_prob_file: Path | None = None,
+    na_prob_thresh: float = 1.0,
+) -> dict[str, Any]:
+    """What the command prints, with the official report: HasAns, NoAns and, with `na_prob_file`, the best thresholds.
+
+    Raises UserError.
+    """
+    answers = read_squad(references, unanswerable=True)
+    given, counts = _read(predictions, answers, subset)
+    na_probs = {} if na_prob_file is None else read_na_probs(na_prob_file, list(answers), list(given), subset)
+    each = _each(answers, given, scorers.squad2)
+    # Of equal probabilities the official script takes the one that its file has first.
+    order = [*na_probs, *(key for key in answers if key not in na_probs)]
+    asked = [
+        scorers.Answered(
+            each[key], bool(answers[key]), given.get(key, ""), na_probs.get(key) if key in given else None
+        )
+        for key in order
+    ]
+    report = scorers.squad2_report(asked, na_prob_thresh)
+    means = {"exact_match": report.pop("exact"), "f1": report.pop("f1"), "questions": report.pop("total")}
+    told = {} if na_prob_file is None else {"na_prob_thresh": na_prob_thresh}
+    return {"task": "squad2", **told, **means, **counts, **report}
+
+
+def score_spans(
+    task: str, scorer: scorers.Scorer, references: Path, predictions: Path | None, subset: bool, **options: Any
+) -> dict[str, Any]:
+    answers = read_squad(references)
+    scorer = partial(scorer, **options)
+    if predictions is None:
+        each, counts = _human(answers, references, partial(scorers.human, scorer)), {"missing": 0}
+    else:
+        given, counts = _read(predictions, answers, subset)
+        each = _each(answers, given, scorer)
+    return {"task": task, **options, **_means(each), **counts}
+
+
+def _read(predictions: Path, answers: Mapping[Key, Sequence[str]], subset: bool) -> tuple[dict[Key, str], dict]:
+    """The answers given, and how many are missing and, of a subset, left out."""
+    given, others = read_predictions(predictions, list(answers), subset)
+    return given, {"missing": len(answers) - len(given)} | ({"left_out": others} if subset else {})
+
+
+def _each(answers: Mapping[Key, Sequence[str]], given: Mapping[Key, str], scorer: scorers.Scorer) -> dict[Key, Score]:
+    """The score of each question, one without a prediction counting 0."""
+    nothing = Score(0.0, 0.0)
+    return {key: scorer(given[key], texts) if key in given else nothing for key, texts in answers.items()}
+
+
+def _human(
+    answers: Mapping[Key, Sequence[str]], references: Path, human: Callable[[Sequence[str]], Score]
+) -> dict[Key, Score]:
+    single = [key for key, given in answers.items() if len(given) < 2]
+    if single:
+        told = f"{len(single)} of {len(answers)} questions have one answer only, such as {single[0]!r}"
+        raise UserError(f"{references}: {told}; --human compares a person's answer with another's.")
+    return {key: human(given) for key, given in answers.items()}
+
+
+def _means(each: Mapping[Key, Score]) -> dict[str, Any]:
+    """Percentages over all questions."""
+    em, f1 = (100 * sum(column) / len(each) for column in zip(*each.values(), strict=True))
+    return {"exact_match": em, "f1": f1, "questions": len(each)}
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises UserError for an option of another task."""
+    if options.full_width and options.task != "drcd":
+        raise UserError(f"--full-width is an option of drcd; {options.task} has its own punctuation.")
+    if options.language and options.task != "mlqa":
+        raise UserError(f"--language is an option of mlqa; {options.task} has one language.")
+    if options.subset and options.human:
+        raise UserError("--subset leaves out predictions, and --human has none.")
+    if options.task == "squad2" and options.human:
+        raise UserError(
+            "SQuAD 2.0's files do not tell who found a question unanswerable: --human has no figure there."
+        )
+    if options.na_prob_file and options.task != "squad2":
+        raise UserError(f"--na-prob-file is an option of squad2; {options.task} has an answer to every question.")
+    if options.na_prob_thresh is not None and not options.na_prob_file:
+        raise UserError("--na-prob-thresh is a threshold for the numbers of --na-prob-file; give that too.")
+
+
+def score(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command prints. Raises UserError."""
+    _check(options)
+    files = options.references, options.predictions, options.subset
+    if options.task == "coqa":
+        return score_coqa(*files)
+    if options.task == "squad2":
+        thresh = 1.0 if options.na_prob_thresh is None else options.na_prob_thresh
+        return score_squad2(*files, options.na_prob_file, thresh)
+    own = {"drcd": {"full_width": options.full_width}, "mlqa": {"language": options.language or "zh"}}
+    return score_spans(options.task, getattr(scorers, options.task), *files, **own.get(options.task, {}))
+
+
+def run(options: argparse.Namespace) -> None:
+    """`rlhf-kit eval score` with parsed options (`file_options.score`). Raises UserError."""
+    say(json.dumps(score(options), ensure_ascii=False, indent=2))

@@ -1,0 +1,88 @@
+"""What an evaluation leaves behind: numbers with everything that is needed to get them again, and a line an item."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rlhf_kit
+from rlhf_kit.errors import UserError
+from rlhf_kit.hashes import text_hash
+from rlhf_kit.pages.shell import keep_back
+from rlhf_kit.storage import Folder, check_place, write_fault
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the kit and the libraries that numbers depend on."""
+    found = {"python": platform.python_version(), "rlhf_kit": rlhf_kit.__version__}
+    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def commit() -> str | None:
+    """The kit's git commit, with "-dirty" where files differ from it; None where it runs from no checkout."""
+    folder = Path(rlhf_kit.__file__).parent
+
+    def git(*arguments: str) -> str:
+        asked = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return asked.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else another project's checkout holds an installed kit
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def fingerprint(values: Any) -> str:
+    """Of any JSON values: the same text gives the same 16 hexadecimal digits."""
+    return text_hash(json.dumps(values, ensure_ascii=False, sort_keys=True))
+
+
+def as_json(value: Any) -> Any:
+    """What JSON can hold: NaN and infinities become None."""
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_lines(rows: Iterable[Any]) -> str:
+    # `default`: a Parquet file holds dates and the like
+    return "".join(json.dumps(as_json(row), ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+def check_folder(folder: Path, task: str, names: Iterable[str] = ()) -> None:
+    """Before hours are spent; nothing is made, as what is to be measured may turn out to be nothing.
+
+    Raises UserError where the folder cannot be made or written into, or one of `names` is there and is no result of
+    this task as it was left.
+    """
+    check_place(folder, "--output")
+    of(folder, task).refuse_foreign(names)
+
+
+def of(folder: Path, task: str) -> Folder:
+    """The folder as one that `rlhf-kit eval TASK` writes into."""
+    return Folder(folder, f"eval {task}")
+
+
+def write(path: Path, text: str, task: str) -> None:
+    """Write a file whole or not at all; a page that led back to its suite still does.
+
+    Raises UserError where it may not be written, or is no result of this task; OSError where there is no room.
+    """
+    try:
+        of(path.parent, task).write(path.name, keep_back(path, text) if path.suffix == ".html" else text)
+    except OSError as error:
+        if write_fault(error):
+            raise
+        raise UserError(f"{str(path)!r} cannot be written: {error.strerror}.") from error

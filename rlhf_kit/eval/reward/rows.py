@@ -1,0 +1,160 @@
+"""Scores of the completions in rows of any form; what `rlhf-kit score` does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlhf_kit.data import shapes
+from rlhf_kit.data.faults import describe, is_list
+from rlhf_kit.data.files import Source
+from rlhf_kit.data.formats import Context, columns_fault, report, validate
+from rlhf_kit.data.messages import OPENING, completion_text, opening_faults, shared_prompt, with_opening
+from rlhf_kit.data.sources import read
+from rlhf_kit.data.unread import lost_from_prompt
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval import results
+from rlhf_kit.eval.reward.scoring import Prompt, Reader, load_scorer, score_lists
+from rlhf_kit.models.ensemble import Ensemble
+from rlhf_kit.models.heads import score_texts
+from rlhf_kit.processes import processes, quiet
+from rlhf_kit.storage import Folder, check_place
+from rlhf_kit.terminal import complain, say
+
+KINDS = ("ranked", "pairs", "thumbs", "demonstrations")
+# What is scored in a row: the first of these that all are columns of the source.
+FORMS = (("completions",), ("chosen", "rejected"), ("completion",), ("messages",))
+SCORE = "score"  # whose files `--output` may replace
+SINGLE = ("completion", "messages")  # one score a row; else a list of them
+
+Row = Mapping[str, Any]
+List = tuple[Prompt, list[str]]
+
+
+def form_of(found: Source) -> tuple[str, ...]:
+    """The columns that hold completions. Raises UserError where there are none."""
+    names = list(dict.fromkeys(name for row in found.rows if isinstance(row, Mapping) for name in row))
+    form = next((form for form in FORMS if set(form) <= set(names)), ())
+    if not form or ("prompt" not in names and form[0] in ("completions", "completion")):
+        told = columns_fault(names, KINDS) if found.rows else "there are no rows; at least one is needed"
+        faults = [(0, told), *found.context.faults]
+        raise report(found.name, faults, len(found.rows) + len(found.context.faults), found.context.unit)
+    return form
+
+
+def lists_of(found: Source, form: Sequence[str]) -> list[List]:
+    """(prompt, completions) of each row. Raises UserError with all faults: what is scored need not be comparable."""
+    lists, checked, numbers = [], [], []
+    names = dict.fromkeys(name for row in found.rows if isinstance(row, Mapping) for name in row)
+    lost = lost_from_prompt(found.rows, [name for name in names if name not in OPENING])
+    faults = [*found.context.faults, *((0, told) for told in lost)]
+    for number, row in zip(found.context.numbers_of(found.rows), found.rows, strict=True):
+        if isinstance(row, Mapping):
+            wrong = list(opening_faults(row))
+            faults += [(number, fault) for fault in wrong]
+            row = row if wrong else with_opening(row)
+        prompt, completions = _parts(row, form) if isinstance(row, Mapping) else (None, [row])
+        if form == ("completions",) and isinstance(row, Mapping) and not (is_list(completions) and completions):
+            given = "an empty list" if is_list(completions) else describe(completions)
+            faults.append((number, f"`completions` is {given}; give a list of at least one"))
+            completions = []
+        lists.append((prompt, completions))
+        checked += [row if prompt is None else {"prompt": prompt, "completion": each} for each in completions]
+        numbers += [number] * len(completions)
+    validate(checked, "demonstrations", found.name, Context(found.context.unit, numbers, faults))
+    return [(prompt, [completion_text(each) for each in completions]) for prompt, completions in lists]
+
+
+def _parts(row: Row, form: Sequence[str]) -> tuple[Any, Any]:
+    """Prompt and completions as they stand in the row; None is a prompt that it does not give."""
+    values, prompt = [row.get(name) for name in form], row.get("prompt")
+    if form == ("completions",):
+        return prompt, values[0]
+    if form == ("messages",):
+        turns = values[0]
+        return (turns[:-1], [turns[-1:]]) if is_list(turns) and len(turns) > 1 else (None, [turns])
+    if form == ("chosen", "rejected") and prompt is None:  # whole dialogues, as in `data.loading`
+        prompt = shared_prompt(*values)
+    return prompt, values
+
+
+def check_lengths(found: Source, lists: Sequence[List], readers: Mapping[str, Reader]) -> int:
+    """How many prompts are cut by any model. Raises UserError with the rows that hold too long completions."""
+    faults, cut = [], 0
+    for number, (prompt, completions) in zip(found.context.numbers_of(found.rows), lists, strict=True):
+        readings = {name: reader(prompt, completions) for name, reader in readers.items()}
+        cut += any(reading.prompt_cut for each in readings.values() for reading in each)
+        faults += [
+            (number, f"a completion has {reading.length} tokens, more than {name} reads; shorten it or remove the row")
+            for name, each in readings.items()
+            for reading in each
+            if not reading.fits
+        ]
+    if faults:
+        raise report(found.name, faults, len(lists), found.context.unit)
+    return cut
+
+
+def with_scores(rows: Sequence[Row], form: Sequence[str], scores: Sequence[Sequence[float]]) -> Iterator[dict]:
+    """The rows with `score` (of one completion) or `scores` (of a list, or of chosen and rejected) put last."""
+    name = "score" if form[0] in SINGLE else "scores"
+    for row, found in zip(rows, scores, strict=True):
+        kept = {column: value for column, value in row.items() if column != name}
+        yield kept | {name: found[0] if name == "score" else list(found)}
+
+
+def run(options: argparse.Namespace) -> None:
+    """`rlhf-kit score` with parsed options. Raises UserError before anything is written."""
+    quiet()
+    if len(options.model) == 1 and options.ensemble is not None:
+        raise UserError(f"--ensemble {options.ensemble} joins several models; --model names one. Name more.")
+    if options.std_coef is not None and options.ensemble != "mean-std":
+        raise UserError("--std-coef goes with --ensemble mean-std.")
+    if len(set(options.model)) < len(options.model):
+        raise UserError(f"--model names a model twice ({', '.join(options.model)}); name each once.")
+    if options.output is not None:
+        check_file(options.output, options.data)
+    found = read(options.data, KINDS, options.split, seed=0)
+    ours = Source(found.name, shapes.read(found.rows, KINDS)[0], found.context)
+    form = form_of(ours)
+    lists = lists_of(ours, form)
+    loaded = {name: load_scorer(name, [prompt for prompt, _ in lists], found.name) for name in options.model}
+    readers = {name: Reader(*pair) for name, pair in loaded.items()}
+    cut = check_lengths(found, lists, readers)
+    for reader in readers.values():
+        reader.check_padding(lists)
+    if cut:
+        told = f"{cut} prompts are longer than the model reads with their completions and lose their beginning."
+        complain(f"rlhf-kit score: {told}")
+    scores = score_lists(_scorer(options, list(loaded.values())), lists, options.batch_size)
+    text = results.json_lines(with_scores(found.rows, form, scores))
+    if options.output is None:
+        say(text.removesuffix("\n"))
+    else:
+        try:
+            Folder(options.output.parent, SCORE).write(options.output.name, text)
+        except OSError as error:
+            raise UserError(f"--output {str(options.output)!r} cannot be written: {error.strerror}.") from error
+
+
+def check_file(output: Path, data: str) -> None:
+    """Raises UserError where the scores would replace their own data, or a file that is none of scores."""
+    check_place(output.parent, "--output")
+    if output.is_dir():
+        raise UserError(f"--output {str(output)!r} cannot be written: it is a folder. Give a file.")
+    if output.exists() and Path(data).exists() and output.samefile(data):
+        raise UserError(f"--output {str(output)!r} is the file of --data {data!r}; give another one for the scores.")
+    Folder(output.parent, SCORE).refuse_foreign([output.name])
+
+
+def _scorer(options: argparse.Namespace, loaded: Sequence[tuple]):
+    """(prompts, completions) -> Tensor (N,), of the one model or of all together."""
+    device = processes().device
+    models, tokenizers = [model.to(device) for model, _ in loaded], [tokenizer for _, tokenizer in loaded]
+    if len(models) == 1:
+        return partial(score_texts, models[0], tokenizers[0], batch_size=options.batch_size)
+    coefficient = 1.0 if options.std_coef is None else options.std_coef
+    return Ensemble(models, tokenizers, options.ensemble or "mean", coefficient, options.batch_size)

@@ -1,0 +1,1 @@
+"""A declared list of measurements on the models of every stage."""

@@ -1,0 +1,200 @@
+"""The suite measured: each entry on each model by its own command, then each stage against the one before it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+
+from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.eval import results
+from rlhf_kit.eval.compare import compare_folders
+from rlhf_kit.eval.items import RESULTS as ITEM_RESULTS
+from rlhf_kit.eval.items import read_results
+from rlhf_kit.eval.revisions import pin
+from rlhf_kit.eval.suite.entries import COMMANDS, SEVERAL_MODELS, Entry, arguments, read_suite
+from rlhf_kit.eval.suite.page import GAINED, LOST, Change, Report, Value, markdown, page, show
+from rlhf_kit.generation.generators import check_generators, folders
+from rlhf_kit.pages.shell import REPORT, link_back
+from rlhf_kit.processes import processes, quiet
+from rlhf_kit.terminal import complain, say
+from rlhf_kit.terminal.console import Console
+
+TASK = "suite"
+TABLE, RESULTS = "suite.md", "suite.json"
+FILES = (TABLE, REPORT, RESULTS)
+
+
+def run(options: argparse.Namespace) -> None:
+    """`rlhf-kit eval suite` with parsed options (`suite.py`). Raises UserError."""
+    quiet()
+    entries, models = read_suite(options.suite), _named(options.models)
+    check_generators(models.values())
+    state = processes()
+    if options.output is None and state.num_processes > 1:
+        raise UserError("Several processes keep their items in files: give a folder by --output.")
+    with tempfile.TemporaryDirectory() as scratch:
+        output = options.output or Path(scratch)
+        results.check_folder(output, TASK, FILES)
+        if state.is_main_process:
+            results.of(output, TASK).remove(RESULTS)  # from here on the folder holds an unfinished report
+        homes = first_alike(entries)
+        for name, path in models.items():
+            for entry in entries:
+                if homes[entry.name] is entry:
+                    if state.is_main_process:
+                        complain(f"{name}: {entry.name}")
+                    measure(entry, name, path, output, options.limit)
+                if state.is_main_process:  # an entry that names no score is told here, not at the end
+                    read_value(entry, name, results_folder(homes[entry.name], name, path, output))
+        if not state.is_main_process:
+            return
+        report = summed_up(options.suite, entries, models, output, options.limit is None)
+    show(report, Console())
+    if options.output is not None:
+        write(report, options.output)
+        say(f"Written 已寫入: {options.output}/report.html, suite.md, suite.json, a folder a model")
+
+
+def _named(models: Sequence[tuple[str, str]]) -> dict[str, str]:
+    names = [name.lower() for name, _ in models]  # some disks fold case
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--models: two are called {twice!r}; give them names, as in {twice}=M {twice}-2=M.")
+    return dict(models)
+
+
+def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """By name of an entry the first that asks for the same measurement: it is made once, whatever figures are read."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        asked = (entry.command, entry.options, entry.items)
+        alike = (home for home in found.values() if (home.command, home.options, home.items) == asked)
+        found[entry.name] = next(alike, entry)
+    return found
+
+
+def measure(entry: Entry, name: str, path: str, output: Path, limit: int | None) -> None:
+    """One entry on one model, in a folder of its own; what was measured there before is not made again."""
+    given = arguments(entry, path, output / name / entry.name, limit)
+    try:
+        pin(given)
+        with redirect_stdout(io.StringIO()):  # its table is a row of ours
+            importlib.import_module(COMMANDS[entry.command][1]).run(given)
+    except UserError as error:
+        raise UserError(f"{name}, {entry.name}: {error}") from error
+
+
+def results_folder(entry: Entry, name: str, path: str, output: Path) -> Path:
+    folder = output / name / entry.name
+    return folders([path], folder)[0] if entry.command in SEVERAL_MODELS else folder
+
+
+def read_value(entry: Entry, name: str, folder: Path) -> Value:
+    """The entry's figure as its command left it. Raises UserError where its results have no such figure."""
+    found, items = read_results(folder)
+    _check(entry, "group", entry.group, {"", *found["groups"]})
+    part = found["groups"][entry.group] if entry.group else found
+    _check(entry, "figure", entry.figure, part["scores"])
+    _check(entry, "paired", entry.paired or entry.figure, {score for item in items for score in item.scores})
+    bounds = part["intervals"][entry.figure]
+    return Value(
+        name, entry.name, part["scores"][entry.figure], tuple(bounds) if bounds else None, part["n"]["items"],
+        None if entry.group else (found["details"].get("type_guess") or {}).get(entry.figure),
+    )  # fmt: skip
+
+
+def _check(entry: Entry, key: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        told = ", ".join(sorted(filter(None, known)))
+        what = " (a score of the items)" if key == "paired" else ""
+        raise UserError(
+            f"entry {entry.name!r}: {key} {value!r} is not in its results.{did_you_mean(value, known)} "
+            f"Give one of{what}: {told}."
+        )
+
+
+# --- stage against stage --------------------------------------------------------------------------------------------
+
+
+def summed_up(
+    suite: Path, entries: Sequence[Entry], models: Mapping[str, str], output: Path, reportable: bool
+) -> Report:
+    """The report of what lies in `output`, finished."""
+    homes = first_alike(entries)
+    folders_of = {
+        (name, entry.name): results_folder(homes[entry.name], name, models[name], output)
+        for name in models
+        for entry in entries
+    }
+    values = {
+        (name, entry.name): replace(
+            read_value(entry, name, folders_of[name, entry.name]),
+            file=linked_file(output, name, homes[entry.name], folders_of[name, entry.name]),
+        )
+        for name in models
+        for entry in entries
+    }
+    changes = [
+        change(entry, *(part[each, entry.name] for part in (values, folders_of) for each in (before, name)))
+        for before, name in pairwise(models)
+        for entry in entries
+    ]
+    return Report(str(suite), models, entries, list(values.values()), changes, reportable)
+
+
+def linked_file(output: Path, name: str, home: Entry, folder: Path) -> str:
+    """The page that the entry's command wrote, or its results, as seen from the report."""
+    page = output / name / home.name / REPORT
+    return (page if page.is_file() else folder / ITEM_RESULTS).relative_to(output).as_posix()
+
+
+def change(entry: Entry, before: Value, after: Value, first: Path, second: Path) -> Change:
+    """A model against the one before it, on the same items; `first` and `second` are their folders of results."""
+    score = entry.paired or entry.figure
+    known = before.value is not None and after.value is not None
+    difference = after.value - before.value if known else None
+    try:
+        pairs = compare_folders(first, second)["comparisons"]
+    except UserError as error:  # tokenizers that cut a text into other windows
+        return Change(before.model, after.model, entry.name, difference, score, None, "", str(error))
+    row = next((row for row in pairs if (row["group"], row["score"]) == (entry.group, score)), None)
+    interval = row["interval"] if row else None
+    side = verdict(difference, interval, entry.higher_is_better)
+    return Change(before.model, after.model, entry.name, difference, score, interval, side)
+
+
+def verdict(difference: float | None, interval: tuple[float, float] | None, higher_is_better: bool) -> str:
+    """GAINED or LOST where the interval lies on the difference's side of 0, else "".
+
+    >>> verdict(-0.2, (-0.3, -0.1), higher_is_better=False), verdict(2.0, (-0.5, 4.5), higher_is_better=True)
+    ('gained', '')
+    """
+    if difference is None or interval is None:
+        return ""
+    up, down = difference > 0 and interval[0] > 0, difference < 0 and interval[1] < 0
+    return (GAINED if up == higher_is_better else LOST) if up or down else ""
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+
+def write(report: Report, output: Path) -> None:
+    """suite.md, report.html, and suite.json last: who finds that one finds the others."""
+    versions, commit = results.versions(), results.commit()
+    facts = [report.suite, f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
+    results.write(output / TABLE, markdown(report), TASK)
+    results.write(output / REPORT, page(report, facts), TASK)
+    for entry in report.entries:
+        for name in report.models:
+            link_back(output / name / entry.name / REPORT, f"eval {entry.command}", output / REPORT)
+    declared = [{key: value for key, value in asdict(entry).items() if key != "meaning"} for entry in report.entries]
+    told = {**asdict(report), "suite_hash": results.fingerprint(declared), "versions": versions, "commit": commit}
+    results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n", TASK)

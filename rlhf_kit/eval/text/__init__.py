@@ -1,0 +1,1 @@
+"""Plain text: the last word of a passage, perplexity, summaries after TL;DR:."""

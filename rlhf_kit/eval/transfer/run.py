@@ -1,0 +1,118 @@
+"""The whole table: read everything, then cell by cell, the table written anew after each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.eval import results
+from rlhf_kit.eval.transfer import readers
+from rlhf_kit.eval.transfer.cells import TASK, Cell, Making, arguments, finished, make
+from rlhf_kit.eval.transfer.config import Table, read_table
+from rlhf_kit.eval.transfer.data import all_guesses, read_all
+from rlhf_kit.eval.transfer.page import markdown, page, show
+from rlhf_kit.eval.transfer.table import Report, summed_up
+from rlhf_kit.eval.transfer.words import sentences
+from rlhf_kit.pages.shell import REPORT, link_back
+from rlhf_kit.processes import processes, quiet
+from rlhf_kit.terminal import complain, say
+from rlhf_kit.terminal.console import Console
+
+TABLE, RESULTS = "table.md", "results.json"
+FILES = (TABLE, REPORT, RESULTS)
+
+
+def run(options: argparse.Namespace) -> None:
+    """`rlhf-kit eval transfer` with parsed options (`options.py`). Raises UserError."""
+    quiet()
+    if options.config and options.model_set:
+        raise UserError("--config is a table of its own; leave out --model_set.")
+    path = options.config or options.tables / f"{options.model_set or 'world'}.yaml"
+    table, skipped = chosen(read_table(path), options.rows, options.seeds)
+    table = replace(table, rows=tuple(map(readers.pinned, table.rows)))
+    for row in table.rows:
+        if row.name not in skipped:
+            readers.check(row)
+    read = read_all(table, options.data_dir, options.limit)
+    output, state = options.output or Path("runs/transfer") / path.stem, processes()
+    results.check_folder(output, TASK, FILES)
+    making = Making(table, read, output, state, options.dtype, options.limit, options.max_batch_tokens)
+    cells = ordered(table, skipped)
+    for cell in cells:
+        arguments("", cell, making)  # before the first is trained
+    done = [cell for cell in cells if finished(cell, making)]
+    guesses = all_guesses(table, read["tests"])
+
+    def report() -> Report:
+        return summed_up(
+            path.name, table, [cell for cell in cells if cell in done], len(cells), output, guesses, skipped,
+            options.limit is None,
+        )  # fmt: skip
+
+    todo = [cell for cell in cells if cell not in done]
+    started = time.monotonic()
+    for number, cell in enumerate(todo):
+        if state.is_main_process:
+            tell(cell, number, len(todo), time.monotonic() - started)
+        make(cell, making)
+        done.append(cell)
+        if state.is_main_process:
+            write(report(), output)
+    if state.is_main_process:
+        final = report()
+        write(final, output)
+        show(final, Console())
+        say(f"Written 已寫入: {output}/table.md, {RESULTS}, report.html, a folder a row")
+
+
+def chosen(table: Table, rows: Sequence[str], seeds: Sequence[int] | None) -> tuple[Table, tuple[str, ...]]:
+    """The table with the rows and seeds that are asked for, and the names of rows whose checkpoint is missing.
+
+    Raises:
+        UserError: for a row that is not there, or when no row is left.
+    """
+    names = [row.name for row in table.rows]
+    unknown = next((name for name in rows if name not in names), None)
+    if unknown is not None:
+        raise UserError(f"--rows: there is no {unknown!r}.{did_you_mean(unknown, names)} Rows: {', '.join(names)}.")
+    kept = tuple(row for row in table.rows if not rows or row.name in rows)
+    skipped = tuple(row.name for row in kept if readers.missing(row))
+    if len(skipped) == len(kept):
+        models = ", ".join(dict.fromkeys(row.model for row in kept))
+        raise UserError(f"No row is left: this copy of the kit has no checkpoint {models}. 沒有這些模型。")
+    return replace(table, rows=kept, seeds=tuple(dict.fromkeys(seeds or table.seeds))), skipped
+
+
+def ordered(table: Table, skipped: Sequence[str]) -> list[Cell]:
+    """All rows with the first seed, then all with the second: so a first table is there early."""
+    return [Cell(row, seed) for seed in table.seeds for row in table.rows if row.name not in skipped]
+
+
+def tell(cell: Cell, number: int, cells: int, seconds: float) -> None:
+    """Which cell comes, and the time left by the mean of those of this run."""
+    left = f", about {(cells - number) * seconds / number / 60:.1f} min left 剩餘" if number else ""
+    complain(f"[{number + 1}/{cells}] {cell.row.name}, seed {cell.seed}{left}")
+
+
+def write(report: Report, output: Path) -> None:
+    """table.md, report.html, and results.json last: who finds that one finds the others."""
+    versions, commit = results.versions(), results.commit()
+    facts = [f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
+    results.write(output / TABLE, markdown(report), TASK)
+    results.write(output / REPORT, page(report, facts), TASK)
+    for figure in report.figures:
+        for seed in figure.seeds:
+            link_back(output / figure.row / f"seed-{seed}" / figure.test / REPORT, f"eval {TASK}", output / REPORT)
+    told = {
+        **asdict(report), "sentences": sentences(report), "table_hash": results.fingerprint(asdict(report.table)),
+        "versions": versions, "commit": commit,
+    }  # fmt: skip
+    told["guesses"] = {name: score._asdict() for name, score in report.guesses.items()}
+    told["orders"] = [{**asdict(order), "verdict": order.verdict} for order in report.orders]
+    told["transfers"] = [{**asdict(one), "gate_passed": one.passed} for one in report.transfers]
+    results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n", TASK)

@@ -1,0 +1,1 @@
+"""What every HTML page of the kit shares: the shell and the pictures."""

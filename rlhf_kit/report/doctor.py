@@ -1,0 +1,308 @@
+"""`rlhf-kit doctor RUN`: what is wrong with a PPO run, in plain words, and what to change. Needs no torch.
+
+Reads a run's folder, ended or not: `metrics.jsonl`, and `run.json` if it is there. What is looked for stands in
+`symptoms.py`, the words for it stand here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes
+from rlhf_kit.parser import Parser
+from rlhf_kit.report.symptoms import LEAST, OTHER_CHECKS, PPO_CHECKS, Finding, reward_hacking
+from rlhf_kit.terminal import complain, say
+
+METRICS, RECORD = "metrics.jsonl", "run.json"
+WIDEST_LINE = 110  # of what is printed, where the terminal is wider
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """The words for a finding: what it is called, why it matters, what to change, and all of it in a Chinese line."""
+
+    title: str
+    why: str
+    change: str
+    chinese: str
+
+
+SERIOUS = {  # the worst first
+    "not_a_number": Remedy(
+        "A number is NaN or infinite",
+        "One such update makes all weights NaN: nothing after it counts.",
+        "--resume_from_checkpoint from before that step with a lower --learning_rate, or --bf16 false --fp16 false.",
+        "出現 NaN 或無限大：從那之前的 checkpoint 繼續，降低 --learning_rate 或改用 float32。",
+    ),
+    "loss_rising": Remedy(
+        "The training loss rises",
+        "The model gets worse at the very data it is trained on.",
+        "Lower --learning_rate, add --warmup_steps or lower --max_grad_norm; go on from an earlier checkpoint.",
+        "訓練損失上升：降低 --learning_rate、加 --warmup_steps，從較早的 checkpoint 繼續。",
+    ),
+    "reward_hacking": Remedy(
+        "Reward hacking: a held-out scorer falls while the reward rises",
+        "The policy is not paid for that scorer. If more of it is better, the answers please the reward and nothing "
+        "else (over-optimisation; Gao et al. 2022, arXiv:2210.10760).",
+        "Keep a checkpoint from where the scorer was best. Raise --kl_coef or set --kl_target, give fewer "
+        "--total_episodes, and train the reward model on rankings of this run's answers.",
+        "獎勵作弊：獎勵上升，沒參與訓練的評分卻下降。用較早的 checkpoint、提高 --kl_coef，並改進獎勵模型。",
+    ),
+    "kl_negative": Remedy(
+        "KL is negative",
+        "No KL is below 0; its estimate stays there when tokens are drawn from another distribution than the one that "
+        "scores them (top-k, temperature, dropout, padding that moves positions), or the reference is a wrong one.",
+        "Sample and score alike: one --temperature, no top-k or top-p, models in eval() in a loop of your own. Give "
+        "the model that the run began from as --ref_model_name_or_path.",
+        "KL 是負的：取樣與計分的分布不同（top-k、溫度、dropout），或參考模型不對。兩邊要用同一個分布。",
+    ),
+    "kl_exploding": Remedy(
+        "KL explodes: the policy runs away from the reference",
+        "The reward model knows answers like the reference's. So far away its score says little.",
+        "Keep an earlier checkpoint. Raise --kl_coef, let --kl_target 6 hold the KL, or stop by --max_kl.",
+        "KL 爆增，策略離參考模型太遠：提高 --kl_coef，或用 --kl_target、--max_kl。",
+    ),
+    "steps_too_large": Remedy(
+        "The policy's steps are too large",
+        "PPO's objective holds only near the policy that sampled; beyond it the update follows noise.",
+        "Lower --learning_rate, add --warmup_steps, use fewer --num_ppo_epochs or a larger --mini_batch_size.",
+        "更新步伐太大：降低 --learning_rate、加 --warmup_steps、減少 --num_ppo_epochs。",
+    ),
+    "never_ends": Remedy(
+        "Completions never end by themselves",
+        "Every completion loses --missing_eos_penalty alike, and none shows that an end is worth anything: PPO cannot "
+        "learn to end.",
+        "See whether the SFT model ends its answers (rlhf-kit sft trains that). If so, raise --max_completion_length.",
+        "回答從不自己結束（EOS）：檢查 SFT 有沒有學會結束；有的話提高 --max_completion_length。",
+    ),
+    "not_ending_pays": Remedy(
+        "Completions that never end score above those that end",
+        "What is cut off earns more, --missing_eos_penalty already taken off: PPO learns not to end.",
+        "Raise --missing_eos_penalty above the gap, or let the reward charge for what is unfinished; raise "
+        "--max_completion_length where good answers are cut off.",
+        "沒講完的回答分數反而比講完的高（已扣 --missing_eos_penalty）：會學成不結束。提高這個懲罰，或提高長度上限。",
+    ),
+    "reward_falls": Remedy(
+        "The reward falls",
+        "The policy gets worse at what it is paid for.",
+        "Lower --learning_rate, or use fewer --num_ppo_epochs; a --kl_coef far too high also pulls the reward down.",
+        "獎勵下降：降低 --learning_rate 或減少 --num_ppo_epochs。",
+    ),
+}
+WARNINGS = {
+    "few_ends": Remedy(
+        "Many completions are cut off before they end",
+        "What is cut off loses --missing_eos_penalty, and its end is never judged.",
+        "Raise --max_completion_length, or begin from an SFT model that answers more briefly.",
+        "很多回答沒講完就被截斷：提高 --max_completion_length，或用回答較短的 SFT 模型。",
+    ),
+    "reward_flat": Remedy(
+        "The reward does not rise",
+        "The policy does not learn what it is paid for.",
+        "Raise --learning_rate, lower --kl_coef, give more --total_episodes; read --log_completions for what scores.",
+        "獎勵沒有上升：提高 --learning_rate、降低 --kl_coef 或訓練久一點；看看哪些回答得分高。",
+    ),
+    "length_rewarded": Remedy(
+        "The reward rises with the length",
+        "Unless the answers should get longer, length is what is being rewarded.",
+        "Read some completions (--log_completions). Rank answers of like length for the reward model, add a reward "
+        "function that charges for tokens (--reward_weights), or raise --kl_coef.",
+        "獎勵隨長度上升，可能只是在獎勵長度：讀幾則回答、加長度懲罰，或提高 --kl_coef。",
+    ),
+    "entropy_collapse": Remedy(
+        "The entropy collapses: the policy says one thing only",
+        "Where all completions of a prompt are alike, there is nothing left to compare.",
+        "Raise --kl_coef or --entropy_coef (0.01 is a beginning), lower --learning_rate, or stop earlier.",
+        "熵崩塌，策略只會說同一種話：提高 --kl_coef 或 --entropy_coef，或降低 --learning_rate。",
+    ),
+    "value_not_learning": Remedy(
+        "The value function does not learn",
+        "Advantages are then as noisy as the returns, and PPO learns slowly or not at all.",
+        "Raise --value_learning_rate or --vf_coef, give --value_warmup_rollouts, or try --value_model reward. Rewards "
+        "far larger than 1 want --reward_scaling: --cliprange_value lets values move by small steps only.",
+        "價值函數沒學到：提高 --value_learning_rate、用 --value_warmup_rollouts，或換 --value_model。",
+    ),
+    "nothing_left": Remedy(
+        "All completions score alike: nothing left to learn from",
+        "PPO learns from differences. Either the task is solved, or the reward cannot tell completions apart.",
+        "If it is solved, stop. Otherwise a finer reward function, harder prompts, or a wider --reward_clip.",
+        "分數都一樣，沒有東西可學：若不是已經解決，就換更細的獎勵或更難的提示。",
+    ),
+    "gradient_spikes": Remedy(
+        "The gradient spikes",
+        "A few batches decide where the weights go; often a divergence begins so.",
+        "Lower --learning_rate or --max_grad_norm, add --warmup_steps; look at the data of those steps.",
+        "梯度暴衝：降低 --learning_rate 或 --max_grad_norm，並看看那幾步的資料。",
+    ),
+}
+REMEDIES = SERIOUS | WARNINGS
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read: all its logs, and `run.json` (None: the run goes on still, or was cut off)."""
+
+    folder: Path
+    rows: list[dict]
+    record: dict | None
+
+    @property
+    def is_ppo(self) -> bool:
+        return any("kl" in row and "reward" in row for row in self.rows)
+
+    @property
+    def logs(self) -> list[dict]:
+        """What is judged: logs of rollouts, elsewhere of training; no evaluation, no closing summary."""
+        return [row for row in self.rows if ("kl" if self.is_ppo else "loss") in row]
+
+    @property
+    def scorers(self) -> list[str]:
+        """Names of the rewards, in the order of `reward_funcs`: so the trainer logs them."""
+        return list(dict.fromkeys(key[8:] for row in self.logs for key in row if key.startswith("rewards/")))
+
+    @property
+    def held_out(self) -> list[str]:
+        """Scorers of weight 0 by `run.json`, which keeps `reward_weights` as given: none given is 1 each."""
+        weights = (self.record or {}).get("config", {}).get("reward_weights")
+        if not isinstance(weights, list) or len(weights) != len(self.scorers):
+            return []
+        return [name for name, weight in zip(self.scorers, weights, strict=True) if weight == 0]
+
+
+def read_run(folder: Path) -> Run:
+    """Raises UserError: no such folder, no metrics in it, a line that is no log (the last may be half written)."""
+    if not folder.exists():
+        near = [item.name for item in folder.parent.iterdir() if item.is_dir()] if folder.parent.is_dir() else []
+        raise UserError(f"there is no folder {str(folder)!r}.{did_you_mean(folder.name, near)}")
+    if not folder.is_dir():
+        raise UserError(f"{str(folder)!r} is a file; give the run's folder, {str(folder.parent)!r}.")
+    file = folder / METRICS
+    if not file.is_file():
+        runs = [folder.parent, *sorted(item for item in folder.iterdir() if item.is_dir())]
+        runs = [str(item) for item in runs if (item / METRICS).is_file()]
+        hint = f"Perhaps you mean {', '.join(runs[:4])}." if runs else "Give the --output_dir of a run."
+        raise UserError(f"{str(folder)!r} has no {METRICS}. {hint}")
+    text = read_bytes(file, MOST_JSON).decode("utf-8", errors="replace")
+    rows, lines = [], text.splitlines()
+    for number, line in enumerate(lines, 1):
+        row = _json(line)
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        elif line.strip() and (number < len(lines) or text.endswith("\n")):
+            raise UserError(f"line {number} of {str(file)!r} is no log: {line[:60]!r}. Take the line out.")
+    if not rows:
+        raise UserError(f"{str(file)!r} holds no log yet: ask again when the run has logged, or read its output.")
+    if not (folder / RECORD).is_file():
+        return Run(folder, rows, None)
+    record = _json(read_bytes(folder / RECORD, MOST_JSON).decode("utf-8", errors="replace"))
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise UserError(f"{str(folder / RECORD)!r} is no record of a run; take it away to judge {METRICS} alone.")
+    return Run(folder, rows, record)
+
+
+def _json(text: str) -> object:
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
+
+
+# -- judging and telling ---------------------------------------------------------------------------------------------
+
+
+def judge(run: Run, truths: Sequence[str]) -> list[Finding]:
+    """All findings, the worst first."""
+    checks = PPO_CHECKS if run.is_ppo else OTHER_CHECKS
+    found = [check(run.logs) for check in checks] + [reward_hacking(run.logs, truth) for truth in truths]
+    return sorted(filter(None, found), key=lambda finding: list(REMEDIES).index(finding.name))
+
+
+def chosen_truths(run: Run, given: Sequence[str]) -> list[str]:
+    """The held-out scorers: as given, else by `run.json`. Raises UserError for one that is not logged."""
+    names = [name.removeprefix("rewards/") for name in given]
+    for name in names:
+        if name not in run.scorers:
+            told = f"its scorers are {', '.join(run.scorers)}" if run.scorers else "it logs no rewards"
+            raise UserError(f"--truth {name!r} is not in this run: {told}.{did_you_mean(name, run.scorers)}")
+    return names or run.held_out
+
+
+def notes(run: Run, truths: Sequence[str]) -> list[str]:
+    """What could not be judged, and why."""
+    told = []
+    if not run.is_ppo:
+        told.append("This is not a PPO run: only NaN, a rising loss and gradient spikes were looked for.")
+    if len(run.logs) < LEAST:
+        told.append(
+            f"Only {len(run.logs)} logged: too little to judge more than NaN and ends. {LEAST} are needed, 8 better."
+        )
+    if run.is_ppo and truths:
+        told.append(f"Held out from training, as the truth to compare with: {', '.join(truths)}.")
+    elif run.is_ppo:
+        why = "no reward function has weight 0" if run.record else f"there is no {RECORD} yet, which has the weights"
+        told.append(
+            f"Reward hacking was not looked for: {why}. Name a scorer that the policy is not paid for by --truth NAME "
+            f"(logged: {', '.join(run.scorers) or 'none'})."
+        )
+    return told
+
+
+def as_text(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
+    width = min(shutil.get_terminal_size().columns, WIDEST_LINE)
+    logs = run.logs or run.rows
+    kind, what = ("PPO", "rollouts") if run.is_ppo else ((run.record or {}).get("stage", "not PPO"), "logs")
+    state = "ended" if run.record else f"no {RECORD}: it goes on still, or was cut off"
+    lines = [f"{run.folder}: {kind}, {len(run.logs)} {what}, steps {logs[0]['step']}-{logs[-1]['step']}, {state}"]
+    lines += [textwrap.fill(note, width) for note in said]
+    for number, finding in enumerate(findings, 1):
+        remedy = REMEDIES[finding.name]
+        lines += ["", f"{number}. {remedy.title} [{'serious 嚴重' if finding.name in SERIOUS else 'warning 注意'}]"]
+        for label, words in (("seen", finding.seen), ("why", remedy.why), ("change", remedy.change)):
+            indent = {"initial_indent": f"   {label:<8}", "subsequent_indent": " " * 11}
+            lines.append(textwrap.fill(words, width, break_on_hyphens=False, **indent))
+        lines.append(f"   中文    {remedy.chinese}")
+    count = f"{len(findings)} found. 發現 {len(findings)} 個問題。"
+    return "\n".join([*lines, "", count if findings else "Nothing found. 沒有發現問題。"])
+
+
+def as_json(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
+    told = [asdict(found) | {"serious": found.name in SERIOUS} | asdict(REMEDIES[found.name]) for found in findings]
+    facts = {"run": str(run.folder), "ppo": run.is_ppo, "ended": run.record is not None, "logs": len(run.logs)}
+    return json.dumps(facts | {"notes": list(said), "findings": told}, indent=2, ensure_ascii=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rlhf-kit doctor`; returns the exit status: 0 nothing found, 1 something found, 2 a mistake of the user."""
+    parser = Parser(
+        prog="rlhf-kit doctor",
+        description="What is wrong with a PPO run, ended or not, and what to change. 檢查 PPO 訓練哪裡出了問題。",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's output folder 訓練的輸出資料夾")
+    parser.add_argument(
+        "--truth",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a logged reward that the policy is not paid for [those of weight 0 in run.json] 沒參與訓練的評分",
+    )
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    options = parser.parse_args(argv)
+    try:
+        run = read_run(options.run)
+        truths = chosen_truths(run, options.truth)
+    except UserError as error:
+        complain(f"rlhf-kit doctor: {error}")
+        return 2
+    findings = judge(run, truths)
+    tell = as_json if options.json else as_text
+    say(tell(run, findings, notes(run, truths)))
+    return 1 if findings else 0

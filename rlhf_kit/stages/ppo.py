@@ -1,0 +1,218 @@
+"""Stage 3, PPO (強化學習): the policy learns to earn the reward while it stays near the model it was."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from rlhf_kit.data.loading import load
+from rlhf_kit.data.prompts import handed_on
+from rlhf_kit.errors import UserError, did_you_mean, each
+from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config
+from rlhf_kit.ppo.config import RENAMED, PPOConfig
+from rlhf_kit.ppo.functions import GIVEN, check_signature
+from rlhf_kit.ppo.pretraining import text_length
+from rlhf_kit.ppo.prompts import Prompts, encode_prompts
+from rlhf_kit.ppo.trainer import PPOTrainer
+from rlhf_kit.stages import plan
+from rlhf_kit.stages.arguments import Settings
+from rlhf_kit.stages.loading import (
+    check_settings,
+    load_data,
+    load_model,
+    peft_config,
+    read_rows,
+    refuse_new_model,
+    tokenizer_of,
+)
+from rlhf_kit.stages.output import check_output, numbers
+from rlhf_kit.stages.roles import dry_run, value_model, with_ensemble
+from rlhf_kit.stages.run import finish, run_stage, train
+
+KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # all are read as prompts
+FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+@dataclass
+class PPOArguments:
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards: model ids or folders, Python functions as package.module:function.",
+            "required": True,
+        },
+    )
+    reward_ensemble: Literal["mean", "min", "mean-std"] | None = field(
+        default=None, metadata={"help": "Make all reward models one reward: their mean, min, or mean less their std."}
+    )
+    reward_ensemble_std_coef: float = field(
+        default=1.0, metadata={"help": "How much of their standard deviation mean-std takes off."}
+    )
+    ref_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Policy to stay near. Default: the model as it starts."}
+    )
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={"help": "Leave out prompts of more tokens. Default: a prompt that does not fit stops the run."},
+    )
+    ptx_dataset_name: str | None = field(
+        default=None, metadata={"help": "Texts for next-token training beside PPO, weighed by `ptx_coef`."}
+    )
+    value_model: str = field(
+        default="shared",
+        metadata={
+            "help": "shared (a head on the policy), separate (its own trunk), reward (from the reward model), "
+            "or a model."
+        },
+    )
+
+
+def run(settings: Settings) -> dict:
+    """Run PPO; returns what `run.json` holds."""
+    output = check_output(settings)
+    check_settings(settings)
+    refuse_new_model(settings)
+    settings.training.micro_batches(settings.training.world_size)
+    rewards = each(partial(read_reward, settings), settings.extra.reward_funcs)
+    check_ensemble(settings, rewards)
+    train_data, eval_data, notes = load_data(settings, KINDS, load)
+    for rows in filter(None, (train_data, eval_data)):
+        check_functions(rewards, rows.column_names)
+    ptx_data = load_texts(settings, notes)
+    tokenizer = tokenizer_of(settings, notes)
+    config = plan.known_config(settings, tokenizer, notes)
+    train_data = encoded(settings, settings.data.dataset_name, train_data, tokenizer, config, notes)
+    eval_data = encoded(settings, settings.data.eval_dataset_name, eval_data, tokenizer, config, notes)
+    if ptx_data is not None and config is not None:
+        text_length(settings.training.ptx_max_length, context_length(config))
+    if settings.run.dry_run:
+        data = {"train": train_data, "eval": eval_data, "ptx": ptx_data}
+        dry_run(settings, rewards, data, tokenizer, config, notes)
+        return {}
+
+    trainer = PPOTrainer(
+        load_model(settings, tokenizer),
+        with_ensemble(settings, rewards),
+        args=settings.training,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        processing_class=tokenizer,
+        peft_config=peft_config(settings),
+        ref_model=settings.extra.ref_model_name_or_path,
+        value_model=value_model(settings.extra.value_model),
+        ptx_dataset=ptx_data,
+    )
+    metrics = train(trainer, settings, output)
+    if eval_data is not None:
+        metrics |= numbers(trainer.evaluate())
+    return finish(trainer, settings, output, metrics)
+
+
+def resolve_reward(name: str) -> str | Callable:
+    """A reward model's id or folder as it is; `package.module:function` as the function.
+
+    The folder the command runs in is searched too. Raises UserError: no such module or function, or no function.
+    """
+    if not FUNCTION.fullmatch(name):
+        return name
+    module_name, function_name = name.split(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file of the user's stands for a library
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module raises
+        raise UserError(
+            f"--reward_funcs {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
+            "The module must be installed or stand in the current folder."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        found = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        what = "is no function" if hasattr(module, function_name) else "does not exist"
+        raise UserError(
+            f"--reward_funcs {name!r}: {function_name!r} {what} in {module_name!r}."
+            f"{did_you_mean(function_name, found)}"
+        )
+    return function
+
+
+def read_reward(settings: Settings, name: str) -> str | Callable:
+    """As `resolve_reward`; a model that gives no score is refused too, where a dry run can reach it."""
+    reward = resolve_reward(name)
+    if isinstance(reward, str):
+        config = plan.Notes(settings.run.dry_run).reach("model", name, load_config, name, what="a reward model")
+        if config is not None:
+            check_scorer(name, config)
+    return reward
+
+
+def check_functions(rewards: list[str | Callable], columns: list[str]) -> None:
+    """Refuse functions that do not take the columns they will get, before a model is loaded."""
+    given = [*GIVEN, *handed_on(columns), "trainer_state"]
+    each(lambda function: check_signature(function.__name__, function, given), filter(callable, rewards))
+
+
+def check_ensemble(settings: Settings, rewards: list[str | Callable]) -> None:
+    """Refuse `--reward_ensemble` where there is nothing to reduce, and options that only go with it."""
+    extra, models = settings.extra, [reward for reward in rewards if isinstance(reward, str)]
+    if "reward_ensemble_std_coef" in settings.given and extra.reward_ensemble != "mean-std":
+        raise UserError("--reward_ensemble_std_coef goes with --reward_ensemble mean-std.")
+    if extra.reward_ensemble is None:
+        return
+    if len(models) < 2:
+        raise UserError(
+            f"--reward_ensemble {extra.reward_ensemble} needs at least two reward models; --reward_funcs names "
+            f"{len(models)}."
+        )
+    if len(set(models)) < len(models):
+        raise UserError("--reward_ensemble: --reward_funcs names a reward model twice, which agrees with itself.")
+    if extra.value_model == "reward":
+        raise UserError(
+            "--value_model reward starts from one reward model, and --reward_ensemble has several. Give --value_model "
+            "shared, separate, or the folder of one of them."
+        )
+
+
+def load_texts(settings: Settings, notes: plan.Notes) -> Dataset | None:
+    """The rows of `--ptx_dataset_name`; None where there is none, or a dry run cannot reach the hub."""
+    source = settings.extra.ptx_dataset_name
+    if (source is None) != (settings.training.ptx_coef == 0):
+        raise UserError(
+            f"--ptx_dataset_name {source} and --ptx_coef {settings.training.ptx_coef} go together: give both "
+            "(InstructGPT's coefficient is 27.8) or neither."
+        )
+    if source is None:
+        return None
+    rows = read_rows(source, ("text",), settings.data.dataset_train_split, load, notes)
+    if rows is not None and settings.provenance is not None:
+        settings.provenance.add("ptx data", rows)
+    return rows
+
+
+def encoded(
+    settings: Settings,
+    source: str | None,
+    rows: Dataset | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: PretrainedConfig | None,
+    notes: plan.Notes,
+) -> Prompts | Dataset | None:
+    """Prompts with their tokens, those that are to be left out left out; as they are where no tokenizer is known."""
+    if rows is None or tokenizer is None:
+        return rows
+    limit = context_length(config) if config is not None else None
+    longest, most = settings.training.max_completion_length, settings.extra.max_prompt_length
+    return encode_prompts(rows, tokenizer, longest, limit, source, most, notes.tell)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("ppo", PPOConfig, run, argv, extra_class=PPOArguments, renamed=RENAMED)

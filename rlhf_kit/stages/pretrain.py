@@ -1,0 +1,151 @@
+"""Stage 0, next-token prediction (文字接龍): a causal language model on plain text, from scratch or continued.
+
+Documents are packed into rows of `block_size` tokens; a document attends to itself only. Where a model would let
+packed documents read each other, each has a row of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+from peft import PeftModel
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
+
+from rlhf_kit.data.chat import encode_texts, start_ids
+from rlhf_kit.data.loading import load
+from rlhf_kit.data.packing import PackedCollator, pack
+from rlhf_kit.errors import UserError
+from rlhf_kit.models import preflight
+from rlhf_kit.models.adapters import trainable
+from rlhf_kit.models.checkpoints import context_length, context_of
+from rlhf_kit.stages import plan
+from rlhf_kit.stages.arguments import Settings
+from rlhf_kit.stages.loading import (
+    check_model,
+    check_settings,
+    load_data,
+    load_model,
+    peft_config,
+    refuse_no_text,
+    tokenizer_or_new,
+)
+from rlhf_kit.stages.output import check_output
+from rlhf_kit.stages.run import finish, held_out, run_stage, train
+from rlhf_kit.training import Trainer
+
+logger = logging.getLogger(__name__)
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass
+class PretrainConfig(TrainingArguments):
+    """Defaults are GPT-3 Small's (Brown et al. 2020, arXiv:2005.14165, table 2.1 and appendix B)."""
+
+    learning_rate: float = field(
+        default=6e-4, metadata={"help": "Peak learning rate: 6e-4 from scratch; about 5e-5 to continue a model."}
+    )
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the learning rate falls."})
+    warmup_steps: float = field(default=0.01, metadata={"help": "Warm-up: steps, or a share of all when below 1."})
+    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's weight decay (not on biases and norms)."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Adam's beta2."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the text."})
+    block_size: int | None = field(
+        default=None, metadata={"help": "Tokens a row. Default: the model's context, 1,024 at most."}
+    )
+    train_tokenizer: int | None = field(
+        default=None,
+        metadata={"help": "From scratch: first train a byte-level BPE of this many tokens on the training text."},
+    )
+
+
+def run(settings: Settings) -> dict:
+    """Pre-train; returns what `run.json` holds."""
+    output = check_output(settings)
+    check_settings(settings)
+    train_data, eval_data, notes = load_data(settings, ("text",), load)
+    tokenizer = tokenizer_or_new(settings, train_data, notes, train_tokenizer)
+    if settings.model.config_overrides is not None and settings.training.block_size:
+        overrides = plan.parse_overrides(settings.model.config_overrides)
+        context = context_of(plan.known_config(settings, tokenizer, notes), overrides, settings.training.block_size)
+        settings.model.config_overrides += "".join(f",{name}={tokens}" for name, tokens in context.items())
+    length = _block_size(settings, tokenizer, notes)
+    rows, held = (_rows(data, tokenizer, length) for data in (train_data, eval_data))
+    refuse_no_text(settings, tokenizer, {"dataset_name": (train_data, rows), "eval_dataset_name": (eval_data, held)})
+    if settings.run.dry_run:
+        check_model(settings, tokenizer)
+        tokens = sum(len(row["input_ids"]) for row in rows) if rows else None
+        plan.show_plan(settings, len(rows) if rows else None, tokens, notes, tokenizer)
+        return {}
+
+    model = load_model(settings, tokenizer)
+    model = trainable(model, peft_config(settings))
+    texts = preflight.short_texts(model, (row["input_ids"] for row in rows))
+    how = arrange(model, texts, settings)
+    if how == "apart":
+        rows, held = (_rows(data, tokenizer, length, apart=True) for data in (train_data, eval_data))
+    trainer = Trainer(
+        model=model,
+        args=settings.training,
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(held) if held else None,
+        data_collator=PackedCollator(tokenizer.pad_token_id, how),
+        processing_class=tokenizer,
+    )
+    preflight.check_loss(trainer, preflight.pretraining_batch(texts, how))
+    metrics = train(trainer, settings, output)
+    if eval_data is not None:
+        metrics |= held_out(trainer)
+    return finish(trainer, settings, output, metrics)
+
+
+def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `size` tokens (GPT-2, section 2.2); `<|endoftext|>`, id 0, begins, ends and pads."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(texts, vocab_size=size, special_tokens=[END_OF_TEXT], show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer,  # the wrapper has no public way to hand over what it wraps
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        padding_side="right",
+    )
+
+
+def _block_size(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes: plan.Notes) -> int:
+    wanted = settings.training.block_size
+    config = plan.known_config(settings, tokenizer, notes)
+    limit = (context_length(config) if config is not None else None) or 1024
+    if config is not None and wanted and context_length(config) and wanted > limit:
+        name = settings.model.model_name_or_path
+        raise UserError(f"--block_size {wanted} is more than the {limit} positions of {name!r}.")
+    return wanted or min(limit, 1024)
+
+
+def arrange(model: PreTrainedModel | PeftModel, texts: list[list[int]], settings: Settings) -> str:
+    """How documents share rows: packed, or as this model keeps them apart."""
+    if not (settings.training.fsdp or settings.training.deepspeed):
+        model.to(settings.training.device)  # where the trainer would put it; flash attention runs nowhere else
+    preflight.check_texts(model, texts)
+    how, fault = preflight.arrangement(model, texts)
+    if fault:
+        told = {"flattened": "a batch is one long row", "apart": "each document has a row of its own, which is slower"}
+        logger.warning("%s, packed: %s; %s.", settings.model.model_name_or_path, fault, told[how])
+    return how
+
+
+def _rows(
+    data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, length: int, apart: bool = False
+) -> list[dict]:
+    if data is None or tokenizer is None:
+        return []
+    texts = encode_texts(tokenizer, data["text"])
+    return pack(texts, length, tokenizer.eos_token_id, start_ids(tokenizer), apart)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("pretrain", PretrainConfig, run, argv)

@@ -1,0 +1,279 @@
+"""What a run may go on from, and with what: a resumed run is one run, or it is refused by name.
+
+Each checkpoint keeps what the run trains with (`Provenance`). Of what is given anew
+
+* some would make one run of two, and is refused: the stage, the model, precision, adapters, the optimizer, what says
+  which rows a step reads (`FIXED`), and the content of data and models;
+* some moves no number that is trained, and is not compared (`FREE`);
+* all else, a learning rate or a schedule, holds from the checkpoint on, is said, and stands in `run.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import xxhash
+from datasets import Dataset
+
+from rlhf_kit.data.hub import split_revision
+from rlhf_kit.errors import UserError
+from rlhf_kit.launched import is_main_process
+from rlhf_kit.models.identity import model_hash
+from rlhf_kit.stages.arguments import SECRET, Settings
+from rlhf_kit.terminal import complain
+from rlhf_kit.training.checkpoints import STATE, checkpoints, damage, is_cut_off, last_whole, record, steps_of
+
+FIXED = re.compile(
+    r"seed|data_seed|bf16|fp16|dtype|use_peft|lora_(r|alpha|target_modules|modules_to_save)|use_(rslora|dora)|init_\w+"
+    r"|config_overrides|train_tokenizer|sinusoidal_positions|optim|optim_(args|target_modules)|deepspeed|fsdp(_config)?"
+    r"|per_device_train_batch_size|gradient_accumulation_steps|auto_find_batch_size|accelerator_config|parallelism_config"
+    r"|dataloader_drop_last|train_sampling_strategy|shuffle_dataset|ignore_data_skip"
+    r"|block_size|max_length|packing(_strategy)?|on_bad_row|max_prompt_length"
+    r"|rollout_batch_size|mini_batch_size|num_ppo_epochs|ptx_batch_size|reward_ensemble"
+)
+# Read as content (`SOURCES`, the rows), by their own rule (`_steps_asked`), or of no influence on what is trained.
+FREE = re.compile(
+    r"(max_steps|num_train_epochs|total_episodes)|dataset_\w+|eval_\w+|max_(train|eval)_samples|ptx_dataset_name"
+    r"|model_revision|output_dir|overwrite_output_dir|resume_from_checkpoint|dry_run|do_\w+|trust_remote_code|attn_implementation"
+    r"|logging_\w+|log_\w+|save_\w+|hub_\w+|push_to_hub|trackio_\w+|report_to|run_name|project|disable_tqdm|debug"
+    r"|num_completions_to_print|skip_memory_metrics|include_\w+|batch_eval_metrics|prediction_loss_only|label_names"
+    r"|per_device_eval_batch_size|generation_batch_size|load_best_model_at_end|metric_for_best_model|greater_is_better"
+    r"|local_rank|ddp_\w+|tf32|torch_\w+|full_determinism|use_cpu|use_cache|enable_jit_checkpoint|remove_unused_columns"
+    r"|restore_callback_states_from_checkpoint|(gradient|activation)_(checkpointing|offloading)(_kwargs)?|use_liger_kernel"
+    r"|liger_kernel_config|dataloader_(num_workers|pin_memory|persistent_workers|prefetch_factor|in_order"
+    r"|multiprocessing_context)|length_column_name|\w+_full_eval|average_tokens_across_devices|merge_adapter"
+    r"|calibrat\w+|model_init_kwargs|dataset_num_proc"
+)
+SOURCES = ("model_name_or_path", "tokenizer_name_or_path", "reward_funcs", "ref_model_name_or_path", "value_model")
+ON_OR_OFF = ("ema_decay", "value_learning_rate", "muon_learning_rate")  # of which a checkpoint keeps a part, or not
+RATES = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_")
+STATEFUL_SCHEDULES = ("reduce_lr_on_plateau", "greedy")  # keep the rate in their state
+
+
+class Provenance:
+    """What a run trains with, beside what the checkpoint was trained with that it goes on from.
+
+    Raises UserError, when made and by `add`, where the two cannot be one run.
+    """
+
+    def __init__(self, settings: Settings, checkpoint: Path | None):
+        self.checkpoint, self.changes = checkpoint, []
+        self.now: dict[str, Any] = {
+            "stage": settings.stage,
+            "processes": max(1, settings.training.world_size),
+            "options": dict(options_of(settings)),
+            "content": {name: _of_source(value) for name, value in _named_sources(settings)},
+        }
+        self.before = None if checkpoint is None else record(checkpoint).get("provenance")
+        if checkpoint is None:
+            return
+        faults = list(self._faults(settings)) if self.before else list(_faults_of_old(settings, checkpoint))
+        refuse(checkpoint, [*_steps_asked(settings, checkpoint), *faults])
+        if self.before is None:
+            _say(f"{checkpoint.name} does not say what it was trained with; only the model's files are compared.")
+            return
+        self.changes = list(self.before["changes"])
+        changed = dict(self._changed())
+        if changed:
+            self.changes.append({"from_step": steps_of(checkpoint), "options": changed})
+            told = "; ".join(f"--{name} {now} (before: {then})" for name, (then, now) in changed.items())
+            _say(f"From step {steps_of(checkpoint)} on: {told}.")
+
+    def _differences(self) -> Iterator[tuple[str, Any, Any]]:
+        """(option, before, now) of what differs and moves a number; one that either does not know is its default."""
+        before, now = self.before["options"], self.now["options"]
+        for name in sorted(before.keys() & now.keys()):
+            if before[name] != now[name] and not FREE.fullmatch(name) and name not in SOURCES:
+                yield name, before[name], now[name]
+
+    def _is_fixed(self, name: str, before: Any, now: Any) -> bool:
+        options = self.now["options"]
+        stateful = {options["lr_scheduler_type"], self.before["options"]["lr_scheduler_type"]} & {*STATEFUL_SCHEDULES}
+        held = stateful or options.get("deepspeed")
+        return bool(
+            FIXED.fullmatch(name)
+            or (name in ON_OR_OFF and (before is None) != (now is None))
+            or (name == "kl_coef" and options.get("kl_target") is not None)  # adaptive: the checkpoint holds it
+            or (held and name.startswith(RATES))
+        )
+
+    def _faults(self, settings: Settings) -> Iterator[str]:
+        before, now = self.before, self.now
+        if before["stage"] != now["stage"]:
+            yield f"it is of the stage {before['stage']}, and this is {now['stage']}"
+            return
+        if before["processes"] != now["processes"]:
+            yield f"it was trained by {before['processes']} processes, and there are {now['processes']}"
+        for name, then, value in self._differences():
+            if self._is_fixed(name, then, value):
+                yield f"it was trained with --{name} {then}, and {value} is given"
+        for name in sorted({*before["content"], *now["content"]} - {"training data", "evaluation data", "ptx data"}):
+            yield from self._other_content(name)
+
+    def _other_content(self, name: str) -> Iterator[str]:
+        then, now = self.before["content"].get(name), self.now["content"].get(name)
+        if then != now:
+            told = f": it was {then}, and {now} is given" if "@" in f"{then}{now}" else ""
+            other = f"the {name} is not the one that the run began with{told}"
+            yield other if now else f"it was trained with a {name}"
+
+    def _changed(self) -> Iterator[tuple[str, list]]:
+        for name, then, now in self._differences():
+            if not self._is_fixed(name, then, now):
+                yield name, [then, now]
+
+    def add(self, name: str, rows: Dataset) -> None:
+        """Keep the content of `rows`. Raises UserError where the checkpoint was trained on others."""
+        self.now["content"][name] = rows_hash(rows)
+        then = (self.before or {}).get("content", {}).get(name)
+        if then is not None and then != self.now["content"][name]:
+            refuse(self.checkpoint, [f"the {name} is not what it was"])
+
+    def record(self) -> dict[str, Any]:
+        """For a checkpoint: what it is trained with."""
+        return self.now | {"changes": self.changes}
+
+
+def refuse(checkpoint: Path, faults: list[str]) -> None:
+    """One message of all that keeps a run from going on from here. Raises UserError."""
+    if not faults:
+        return
+    raise UserError(
+        f"--resume_from_checkpoint: {checkpoint.name} cannot go on so: {'; '.join(faults)}. Give what it was trained "
+        f"with, or start anew from its weights: --model_name_or_path {checkpoint} --output_dir with another folder, "
+        "and no --resume_from_checkpoint."
+    )
+
+
+def options_of(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """(name, value in effect) of every option."""
+    for holder in (settings.model, settings.data, settings.training, settings.extra):
+        for item in dataclasses.fields(holder) if holder is not None else ():
+            if item.init and item.name not in SECRET:
+                yield item.name, _plain(getattr(holder, item.name))
+
+
+def _plain(value: Any) -> Any:
+    value = getattr(value, "value", value)  # of an enumeration
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    return json.loads(json.dumps(value, default=str))
+
+
+def _named_sources(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name in SOURCES:
+        holder = settings.extra if hasattr(settings.extra, name) else settings.model
+        value = getattr(holder, name, None)
+        for at, source in enumerate(value if isinstance(value, list) else [value]):
+            if source:
+                yield f"--{name}" + (f" {at + 1}" if isinstance(value, list) else ""), str(source)
+
+
+def _of_source(name: str) -> str:
+    """A folder by its content, wherever it stands; a model of the hub by its commit; a function and a word stand for
+    themselves."""
+    if Path(name).is_dir():
+        return model_hash(name)
+    return f"{name} ({model_hash(name)})" if split_revision(name)[1] else name
+
+
+class _Digest:
+    """A file that hashes what is written into it."""
+
+    closed = False
+
+    def __init__(self):
+        self.hash = xxhash.xxh3_128()
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return len(data)
+
+    def flush(self) -> None: ...
+
+
+def rows_hash(rows: Dataset, at_once: int = 10_000) -> str:
+    """A hash of columns and content; however the rows came to lie in memory."""
+    digest = _Digest()
+    digest.hash.update(str(rows.features).encode())
+    for start in range(0, len(rows), at_once):
+        table = rows.with_format("arrow")[start : start + at_once].combine_chunks()
+        with pyarrow.ipc.new_stream(pyarrow.PythonFile(digest, mode="w"), table.schema) as stream:
+            stream.write_table(table)
+    return digest.hash.hexdigest()
+
+
+def _steps_asked(settings: Settings, checkpoint: Path) -> Iterator[str]:
+    """What is asked for is less than what is done (the same is allowed: nothing is left to train but to finish)."""
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    args, done, passes = settings.training, state["global_step"], state.get("epoch") or 0.0
+    steps = args.max_steps
+    if steps <= 0 and getattr(args, "total_episodes", None):
+        steps = args.steps(0)
+    if 0 < steps < done:
+        yield f"it has {done} optimizer steps behind it, and {steps} are asked for"
+    elif steps <= 0 and args.num_train_epochs < passes - 1e-6 and settings.stage != "ppo":
+        yield f"it has {passes:.4g} passes over the data behind it, and {args.num_train_epochs:g} are asked for"
+    elif steps == done:
+        _say(f"{checkpoint.name} is the last of {done} steps: nothing is left to train.")
+
+
+def _faults_of_old(settings: Settings, checkpoint: Path) -> Iterator[str]:
+    """Of a checkpoint without a record of ours, what its files tell."""
+    is_adapter = (checkpoint / "adapter_config.json").is_file()
+    if is_adapter != settings.model.use_peft:
+        held = "an adapter" if is_adapter else "all weights"
+        yield f"it holds {held}, and --use_peft {settings.model.use_peft} is given"
+
+
+# -- which checkpoint --------------------------------------------------------------------------------------------
+
+
+def wanted_checkpoint(folder: Path, wanted: str) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means; None: there is none yet.
+
+    Raises UserError for one that is not there or damaged, and where all are damaged.
+    """
+    if wanted.lower() not in ("true", "yes", "last"):
+        return _named_checkpoint(folder, Path(wanted))
+    checkpoint, wrong = last_whole(folder)
+    lost = [f"{path.name} is damaged: {found}" for path, found in wrong.items() if not is_cut_off(path)]
+    cut = [f"{path.name}: its writing was cut off" for path in wrong if is_cut_off(path)]
+    if checkpoint is None and lost:
+        raise UserError(
+            f"--resume_from_checkpoint: {str(folder)!r} has no whole checkpoint left. {'; '.join(lost)}. Start anew "
+            "with another --output_dir, or move this one away."
+        )
+    told = "; ".join([*lost, *cut])
+    if checkpoint is None:
+        _say(f"No complete checkpoint in {str(folder)!r} yet: starting from the beginning. {told}".strip())
+    elif told:
+        _say(f"{told}. Going on from {checkpoint.name}.")
+    return checkpoint
+
+
+def _named_checkpoint(folder: Path, path: Path) -> Path:
+    if not path.is_dir():
+        here = [item.name for item in checkpoints(folder)]
+        raise UserError(
+            f"--resume_from_checkpoint {str(path)!r}: there is no such folder. "
+            + (f"{str(folder)!r} has {', '.join(here)}." if here else "Without a value it takes the last checkpoint.")
+        )
+    found = damage(path)
+    if found is not None:
+        raise UserError(
+            f"--resume_from_checkpoint {str(path)!r} is not a whole checkpoint: {found}. Without a value the last "
+            "whole one is taken."
+        )
+    return path
+
+
+def _say(text: str) -> None:
+    if is_main_process():
+        complain(text)

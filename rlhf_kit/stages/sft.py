@@ -1,0 +1,58 @@
+"""Stage 1, supervised fine-tuning (監督式微調): the model learns to answer as the demonstrations do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trl import SFTConfig
+
+from rlhf_kit.data.loading import load
+from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_adapted_head, refuse_options
+from rlhf_kit.stages import plan
+from rlhf_kit.stages.arguments import Settings
+from rlhf_kit.stages.loading import check_model, check_settings, load_data, load_model, peft_config, tokenizer_of
+from rlhf_kit.stages.output import check_output, numbers
+from rlhf_kit.stages.run import finish, run_stage, train
+
+
+def run(settings: Settings) -> dict:
+    """Fine-tune; returns what `run.json` holds."""
+    output = check_output(settings)
+    check_settings(settings)
+    refuse_options(settings.training)
+    train_data, eval_data, notes = load_data(settings, ("demonstrations",), load)
+    tokenizer = tokenizer_of(settings, notes)
+    limit = plan.length_limit(settings, tokenizer, notes)
+    encoded, counts = {}, {}
+    if tokenizer is not None:
+        put_template(tokenizer, settings.training)
+        for split, data in {"train": train_data, "eval": eval_data}.items():
+            if data is not None:
+                encoded[split], counts[split] = encode_demonstrations(data, tokenizer, limit, split)
+    if settings.run.dry_run:
+        rows = tokens = None
+        if "train" in encoded:
+            rows, tokens = len(encoded["train"]), sum(map(len, encoded["train"]["input_ids"]))
+        policy = check_model(settings, tokenizer)
+        if policy is not None:
+            refuse_adapted_head(policy)
+        plan.show_plan(settings, rows, tokens, notes, tokenizer)
+        return {}
+
+    trainer = SFTTrainer(
+        load_model(settings, tokenizer),
+        args=settings.training,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded.get("eval"),
+        processing_class=tokenizer,
+        peft_config=peft_config(settings),
+    )
+    metrics = train(trainer, settings, output)
+    if eval_data is not None:
+        metrics |= numbers(trainer.evaluate())
+    metrics |= {f"{split}_{name}": n for split, found in counts.items() for name, n in found.items()}
+    return finish(trainer, settings, output, metrics)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_stage("sft", SFTConfig, run, argv)

@@ -1,0 +1,67 @@
+"""Every YAML of a recipe: it loads, and its dry run passes and says what it could not reach."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from rlhf_kit import world
+from rlhf_kit.stages import mlm, ppo, pretrain, reward, sft
+
+STAGES_FOLDER = Path(pretrain.__file__).parent
+HOMES = [Path(__file__).parents[2] / "recipes", STAGES_FOLDER / "recipes"]  # by path, by name
+MAIN = {"pretrain": pretrain.main, "mlm": mlm.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
+FOLDERS = {"gpt2": 4, "gpt2-lora": 4, "world": 8}
+STAGE = re.compile("|".join(MAIN))  # what `rlhf-kit eval` and accelerate read is called otherwise
+STAGES = sorted(path for home in HOMES for path in home.rglob("*.yaml"))
+
+
+def name(path):
+    return f"{path.parent.name}/{path.name}"
+
+
+def test_how_many_there_are():
+    assert Counter(path.parent.name for path in STAGES) == FOLDERS
+
+
+@pytest.mark.parametrize("path", STAGES, ids=name)
+def test_a_recipe_loads_and_dry_runs(path, tmp_path, monkeypatch, capsys):
+    stage = STAGE.match(path.stem)[0]
+    if path.parent.name == "world" and stage != "pretrain" and not (world.BASE / "config.json").is_file():
+        pytest.skip("the base model is not made yet")
+    monkeypatch.chdir(tmp_path)  # where no earlier stage has written anything
+    monkeypatch.setenv("COLUMNS", "300")
+    out = tmp_path / "out"
+    few = ["--max_train_samples", "200", "--max_eval_samples", "20"]
+    assert MAIN[stage](["--config", str(path), "--output_dir", str(out), "--dry-run", *few]) == 0
+    said = capsys.readouterr().out
+    assert f"Plan of {stage}" in said
+    assert not list(tmp_path.iterdir())
+    if path.parent.name.startswith("gpt2"):
+        assert "not checked" in said and yaml.safe_load(path.read_text())["model_name_or_path"] in said
+
+
+@pytest.mark.parametrize("path", [path for path in STAGES if path.parent.name.startswith("gpt2")], ids=name)
+def test_a_header_says_what_how_and_where(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(header)
+    command = f"rlhf-kit {path.stem} --config recipes/{name(path)}"
+    assert command in text and "Meant for" in text and "Not run on this project's machines" in text
+    values = yaml.safe_load(path.read_text())
+    assert isinstance(values["learning_rate"], float), "write 2.0e-5: YAML reads 2e-5 as text"
+    assert values["output_dir"] == f"runs/{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize(
+    "file, kind, processes, cpu",
+    [("cpu", "NO", 1, True), ("multi_cpu", "MULTI_GPU", 2, True), ("single_gpu", "NO", 1, False),
+     ("multi_gpu", "MULTI_GPU", 8, False)],
+)  # fmt: skip
+def test_launch_configs_do_what_their_names_say(file, kind, processes, cpu):
+    config = load_config_from_file(str(STAGES_FOLDER / "accelerate" / f"{file}.yaml"))
+    assert str(config.distributed_type.value) == kind
+    assert config.num_processes == processes and config.use_cpu == cpu
+    assert config.mixed_precision == "no"  # the recipe decides

@@ -1,0 +1,10 @@
+"""The five stages and the options that make each of them short."""
+
+from rlhf_kit.stages import mlm, ppo, pretrain, reward, sft
+
+STAGES = {"pretrain": pretrain, "mlm": mlm, "sft": sft, "reward": reward, "ppo": ppo}
+QUIET = ["--disable_tqdm", "--logging_steps", "1", "--per_device_train_batch_size", "2"]
+PPO = [
+    *("--rollout_batch_size", "4", "--mini_batch_size", "2", "--num_ppo_epochs", "1", "--total_episodes", "8"),
+    *("--max_completion_length", "4", "--reward_funcs", "tests.rewards:brief", "--log_completions"),
+]
