@@ -119,10 +119,10 @@ class Demo:
         ppo = ["--model_name_or_path", sft, "--reward_funcs", reward, "rlhf_kit.world:truth_reward"]
         self.stage("ppo", "ppo", "ppo.yaml", *ppo)
         self.stage("ppo_no_kl", "ppo", "ppo.yaml", *ppo, "--kl_coef", "0")
-        found = self.measure()
+        summary = self.measure()
         self.report_stages()
         seconds = {name: round(value, 1) for name, value in self.seconds.items()}
-        return {"seconds": seconds | {"total": round(sum(self.seconds.values()), 1)}} | found
+        return {"seconds": seconds | {"total": round(sum(self.seconds.values()), 1)}} | summary
 
     def report_stages(self) -> None:
         """`rlhf-kit eval suite` on the stages' models; what an earlier demo left there is of other models."""
@@ -149,7 +149,7 @@ class Demo:
         self.seconds["measure"] = time.perf_counter() - start
         rewards = json.loads((self.folder / "reward" / "run.json").read_text())["metrics"]
         return {
-            "stages": {name: summarize(given, answers["sft"]) for name, given in answers.items()},
+            "stages": {name: summarize(answered, answers["sft"]) for name, answered in answers.items()},
             "differences": {
                 stage: {before: differences(answers[stage], answers[before], self.seed) for before in others}
                 for stage, others in COMPARED.items()
@@ -208,14 +208,14 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def summarize(given: Answers, sft: Answers) -> dict[str, float]:
+def summarize(policy: Answers, sft: Answers) -> dict[str, float]:
     """A tie with SFT counts as half a win."""
-    wins = [(a > b) + 0.5 * (a == b) for a, b in zip(given.truth(), sft.truth(), strict=True)]
+    wins = [(a > b) + 0.5 * (a == b) for a, b in zip(policy.truth(), sft.truth(), strict=True)]
     return {
-        "truth": mean(given.truth()),
-        "correct": mean([judgement.correct for judgement in given.judgements]),
-        "reward_model_score": mean(given.scores),
-        "kl": given.kl,
+        "truth": mean(policy.truth()),
+        "correct": mean([judgement.correct for judgement in policy.judgements]),
+        "reward_model_score": mean(policy.scores),
+        "kl": policy.kl,
         "win_rate_vs_sft": mean(wins),
     }
 
@@ -230,7 +230,9 @@ def differences(after: Answers, before: Answers, seed: int) -> dict[str, tuple[f
 
 def telling(prompts: list[dict], answers: dict[str, Answers]) -> list[int]:
     """Three prompts, one of them Chinese: the first of each kind where the policies' answers all differ."""
-    different = [i for i in range(len(prompts)) if len({given.texts[i] for given in answers.values()}) == len(answers)]
+    different = [
+        i for i in range(len(prompts)) if len({policy.texts[i] for policy in answers.values()}) == len(answers)
+    ]
     chosen: list[int] = []
     for category, language in (("fact", "en"), ("fact", "zh"), ("harmful", "en")):
         order = sorted(range(len(prompts)), key=lambda i: i not in different)
@@ -258,8 +260,8 @@ def sample_row(prompt: dict, answers: dict[str, Answers], i: int, chosen: str) -
         "language": prompt["language"],
         "category": prompt["category"],
         "answers": {
-            name: {"text": given.texts[i], "truth": given.judgements[i].score, "score": given.scores[i]}
-            for name, given in answers.items()
+            name: {"text": policy.texts[i], "truth": policy.judgements[i].score, "score": policy.scores[i]}
+            for name, policy in answers.items()
         },
     }
 
@@ -288,8 +290,10 @@ def show(summary: dict, folder: Path) -> None:
         for title in ("", "answer 回答", "truth 真相", "score 獎勵"):
             table.add_column(title)
         for name, title in COLUMNS.items():
-            given = row["answers"][name]
-            table.add_row(title, given["text"] or "(nothing 空白)", f"{given['truth']:.2f}", f"{given['score']:.2f}")
+            answer = row["answers"][name]
+            table.add_row(
+                title, answer["text"] or "(nothing 空白)", f"{answer['truth']:.2f}", f"{answer['score']:.2f}"
+            )
         console.print(table)
     reward = summary["reward_model"]
     console.tell(
@@ -306,14 +310,14 @@ def show(summary: dict, folder: Path) -> None:
         "rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft": "the same with GPT-2 換成 GPT-2",
     }
     for title, lines in {"In a browser 用瀏覽器開啟：": pages, "Next 接下來：": steps}.items():
-        told = [f"  {line}\n      {words}" for line, words in lines.items()]
-        console.print("\n".join(["", title, *told]), soft_wrap=True)  # to be copied
+        rows = [f"  {line}\n      {words}" for line, words in lines.items()]
+        console.print("\n".join(["", title, *rows]), soft_wrap=True)  # to be copied
 
 
 def activation() -> dict[str, str]:
     """What makes `rlhf-kit` a command of the shell, where it is not, as `make demo` runs it by its path -> why."""
-    script, found = Path(sys.prefix, "bin", "activate"), shutil.which("rlhf-kit")
-    if not script.is_file() or (found and Path(found).parent == script.parent):
+    script, command = Path(sys.prefix, "bin", "activate"), shutil.which("rlhf-kit")
+    if not script.is_file() or (command and Path(command).parent == script.parent):
         return {}
     shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
     return {f"source {shown}": "so that the shell finds rlhf-kit 讓終端機找得到 rlhf-kit"}
@@ -331,8 +335,8 @@ def samples_page(summary: dict) -> str:
             "| --- | --- | --- | --- |",
         ]
         for name, title in COLUMNS.items():
-            given = row["answers"][name]
-            lines.append(markdown_row([title, given["text"], f"{given['truth']:.2f}", f"{given['score']:.2f}"]))
+            answer = row["answers"][name]
+            lines.append(markdown_row([title, answer["text"], f"{answer['truth']:.2f}", f"{answer['score']:.2f}"]))
         lines.append("")
     return "\n".join(lines)
 

@@ -46,8 +46,8 @@ def after_interrupt(stage: str, argv: Sequence[str], settings: Settings | None, 
 
 def last_saved(folder: Path, began: float) -> Path | None:
     """The last checkpoint that this run has finished writing: one of a run before, about to be replaced, is none."""
-    found = [path for path in checkpoints(folder) if not is_cut_off(path) and record(path).get("saved", 0.0) >= began]
-    return found[-1] if found else None
+    saved = [path for path in checkpoints(folder) if not is_cut_off(path) and record(path).get("saved", 0.0) >= began]
+    return saved[-1] if saved else None
 
 
 def without(argv: Sequence[str], *names: str) -> list[str]:

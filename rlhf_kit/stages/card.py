@@ -20,11 +20,11 @@ print(score_texts(model, tokenizer, ["Which river is the longest?"] * 2, ["The N
 ```"""
 
 
-def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found: dict | None) -> str:
+def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, measured: dict | None) -> str:
     """The card as Markdown.
 
     Args:
-        record: what `run.json` holds. found: of `eval.reward.evaluate_reward` on the evaluation data, if there is any.
+        record: what `run.json` holds. measured: of `evaluate_reward` on the evaluation data, if there is any.
     """
     args, data = trainer.args, settings.data
     header = {
@@ -34,18 +34,18 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, found:
         "tags": ["reward-model", "rlhf_kit"],
     }
     counts = trainer.data_counts.get("train", {})
-    told = [f"* {markdown(what)}: {count:,}" for what, count in counts.items() if count]
+    rows = [f"* {markdown(what)}: {count:,}" for what, count in counts.items() if count]
     lines = [*_head(header), "# A reward model 獎勵模型", ""]
     lines += [
         f"It scores answers: the higher, the better the labelers of {markdown(data.dataset_name)} would like them. "
         f"分數越高，標註者越可能喜歡。{_zero(settings)} Differences of scores mean something, their heights do not."
     ]
-    lines += ["", "## Trained on 訓練資料", "", *told]
+    lines += ["", "## Trained on 訓練資料", "", *rows]
     lines += [
         f"* loss {args.loss_type}, learning rate {args.learning_rate:g}, {record['steps']} steps, seed {args.seed}, "
         f"{record['seconds']:.0f} s"
     ]
-    lines += ["", "## Measured 評測", "", *_measured(data.eval_dataset_name, found)]
+    lines += ["", "## Measured 評測", "", *_measured(data.eval_dataset_name, measured)]
     lines += ["", "## Use 用法", "", USE.format(folder=repr(args.output_dir).replace("<", r"\x3c")), ""]
     lines += [
         "Plain transformers gives the same scores: the last token of prompt + answer, without the end-of-text token.",
@@ -124,15 +124,15 @@ def _zero(settings: Settings) -> str:
     return "The training answers score 0 on average, with standard deviation 1."
 
 
-def _measured(source: str | None, found: dict | None) -> list[str]:
-    if found is None:
+def _measured(source: str | None, measured: dict | None) -> list[str]:
+    if measured is None:
         return ["Nothing was held out to measure it on (`--eval_dataset_name`). 沒有保留測試資料。"]
     rows = [f"On {markdown(source)}, with 95 % intervals over prompts:", "", "| | | |", "| --- | --- | --- |"]
-    for name, (english, chinese, form) in HEADLINES[found["kind"]].items():
-        low_high = found["intervals"][name]
+    for name, (english, chinese, form) in HEADLINES[measured["kind"]].items():
+        low_high = measured["intervals"][name]
         between = f"{low_high[0]:{form}} to {low_high[1]:{form}}" if low_high else ""
-        rows.append(f"| {english} {chinese} | {found['scores'][name]:{form}} | {between} |")
-    ceiling = found["ceiling"]
+        rows.append(f"| {english} {chinese} | {measured['scores'][name]:{form}} | {between} |")
+    ceiling = measured["ceiling"]
     if ceiling and ceiling["ceiling"] is not None:
         rows += ["", f"The labelers' own agreement allows {ceiling['ceiling']:.3f}. 標註者一致性的上限"]
-    return [*rows, "", *length_sentence(found)]
+    return [*rows, "", *length_sentence(measured)]

@@ -49,8 +49,8 @@ def check_settings(settings: Settings) -> None:
         if model.use_peft:
             faults.append("--use_peft adapts a trained model; a new one (--config_overrides) has nothing to adapt.")
     if not model.use_peft:
-        given = {name for name in settings.given & LORA_OPTIONS if getattr(model, name) is not False}
-        faults += [f"--{name} goes with --use_peft." for name in sorted(given)]
+        unread = {name for name in settings.given & LORA_OPTIONS if getattr(model, name) is not False}
+        faults += [f"--{name} goes with --use_peft." for name in sorted(unread)]
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not settings.data.eval_dataset_name:
         faults.append("--eval_strategy needs something to evaluate on: give --eval_dataset_name.")
     faults += [*check_revision(settings), *check_push(settings)]
@@ -91,8 +91,8 @@ def refuse_new_model(settings: Settings) -> None:
 
 def read_rows(source: str, kinds: tuple[str, ...], split: str, load: Callable, notes: plan.Notes) -> Dataset | None:
     """The rows of a source, validated; None with a note when a dry run cannot reach the hub."""
-    found = notes.reach("data", source, load, source, kinds, split=split, tell=notes.tell)
-    return None if found is None else found[0]
+    loaded = notes.reach("data", source, load, source, kinds, split=split, tell=notes.tell)
+    return None if loaded is None else loaded[0]
 
 
 def load_data(
@@ -106,7 +106,7 @@ def load_data(
         on_bad_row: of the training data. What is measured is measured on all rows, or not at all.
     """
     data, notes = settings.data, plan.Notes(settings.run.dry_run)
-    found = []
+    splits = []
     learning = partial(load, on_bad_row=on_bad_row)
     for name, source, split, limit, read in (
         ("training data", data.dataset_name, data.dataset_train_split, data.max_train_samples, learning),
@@ -117,8 +117,8 @@ def load_data(
             rows = select(rows, range(min(limit, len(rows))))
         if rows is not None and settings.provenance is not None:
             settings.provenance.add(name, rows)
-        found.append(rows)
-    return found[0], found[1], notes
+        splits.append(rows)
+    return splits[0], splits[1], notes
 
 
 def tokenizer_of(settings: Settings, notes: plan.Notes) -> PreTrainedTokenizerBase | None:

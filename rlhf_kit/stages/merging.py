@@ -94,8 +94,8 @@ def _refuse_own_folders(adapter: str, output_dir: Path) -> None:
                 f"--output_dir {str(output_dir)!r} holds what is merged, {adapter!r} or a model below it. Give "
                 "another folder."
             )
-        found = adapter_config("an adapter", name)
-        name = None if found is None else found.base_model_name_or_path
+        config = adapter_config("an adapter", name)
+        name = None if config is None else config.base_model_name_or_path
 
 
 def _tokenizer(adapter: str, base: str) -> PreTrainedTokenizerBase:

@@ -171,14 +171,14 @@ def _check_padding(settings: Settings, model: PreTrainedModel, tokenizer: PreTra
 @torch.no_grad()
 def start_from_sinusoids(model: PreTrainedModel) -> None:
     """Learned positions as sines and cosines of wavelengths 2 pi to 2000 pi, of twice the spread of new weights."""
-    found = [part for name, part in model.named_modules() if name.endswith("position_embeddings")]
-    if not found or not isinstance(found[0], nn.Embedding):
+    embeddings = [part for name, part in model.named_modules() if name.endswith("position_embeddings")]
+    if not embeddings or not isinstance(embeddings[0], nn.Embedding):
         raise UserError(f"--sinusoidal_positions: a {model.config.model_type} has no learned positions. Leave it out.")
-    count, width = found[0].weight.shape
+    count, width = embeddings[0].weight.shape
     half = torch.arange(width // 2) / (width // 2)
     angles = torch.arange(count)[:, None] / 1000**half
     waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
-    found[0].weight[:, : waves.shape[1]] = 2 * model.config.initializer_range * waves
+    embeddings[0].weight[:, : waves.shape[1]] = 2 * model.config.initializer_range * waves
 
 
 def _tokenizer(settings: Settings, train_data: Dataset | None, notes: plan.Notes) -> PreTrainedTokenizerBase | None:

@@ -67,8 +67,8 @@ class Output:
         stale = files.lock()
         settings.closing.callback(files.unlock)
         if stale is not None:
-            told = f"process {stale['pid']}, since {stale['since']}"
-            complain(f"{str(self.folder)!r} was held by a run that has ended ({told}): taken over.")
+            holder = f"process {stale['pid']}, since {stale['since']}"
+            complain(f"{str(self.folder)!r} was held by a run that has ended ({holder}): taken over.")
         check_contents(self.folder, self.checkpoint, self.may_replace)
         if self.checkpoint is None:
             files.clear()
@@ -134,16 +134,16 @@ def from_main_process(settings: Settings, work: Callable[[], Path | None]) -> Pa
     """What `work` gives on the main process, or refuses, on every process: they go on alike or not at all."""
     if process_count() == 1:
         return work()
-    state, told = PartialState(cpu=settings.training.use_cpu), [None, None]
+    state, outcome = PartialState(cpu=settings.training.use_cpu), [None, None]
     if state.is_main_process:
         try:
-            told[0] = work()
+            outcome[0] = work()
         except (UserError, OSError) as error:
-            told[1] = error
-    broadcast_object_list(told)
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> None:
@@ -215,8 +215,8 @@ def sources(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _bases(adapter: str) -> Iterator[str]:
     with suppress(UserError):  # told where it is loaded
-        while Path(adapter).is_dir() and (found := adapter_config("an adapter", adapter)) is not None:
-            adapter = found.base_model_name_or_path
+        while Path(adapter).is_dir() and (config := adapter_config("an adapter", adapter)) is not None:
+            adapter = config.base_model_name_or_path
             yield adapter
 
 

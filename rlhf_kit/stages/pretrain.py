@@ -133,8 +133,11 @@ def arrange(model: PreTrainedModel | PeftModel, texts: list[list[int]], settings
     preflight.check_texts(model, texts)
     how, fault = preflight.arrangement(model, texts)
     if fault:
-        told = {"flattened": "a batch is one long row", "apart": "each document has a row of its own, which is slower"}
-        logger.warning("%s, packed: %s; %s.", settings.model.model_name_or_path, fault, told[how])
+        layouts = {
+            "flattened": "a batch is one long row",
+            "apart": "each document has a row of its own, which is slower",
+        }
+        logger.warning("%s, packed: %s; %s.", settings.model.model_name_or_path, fault, layouts[how])
     return how
 
 

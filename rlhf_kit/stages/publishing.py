@@ -25,8 +25,10 @@ def check_push(settings: Settings) -> Iterator[str]:
     """What is wrong with the options of a push."""
     args, model = settings.training, settings.model
     if not args.push_to_hub:
-        given = sorted(name for name in settings.given if name.startswith("hub_") and getattr(args, name) is not False)
-        yield from (f"--{name} goes with --push_to_hub." for name in given)
+        unread = sorted(
+            name for name in settings.given if name.startswith("hub_") and getattr(args, name) is not False
+        )
+        yield from (f"--{name} goes with --push_to_hub." for name in unread)
         return
     if "hub_strategy" in settings.given and args.hub_strategy != HubStrategy.END:
         yield (
@@ -84,7 +86,7 @@ def publish(settings: Settings) -> None:
         return
     name, folder = args.hub_model_id, args.output_dir
     try:
-        found = HfApi(token=args.hub_token).upload_folder(
+        commit = HfApi(token=args.hub_token).upload_folder(
             repo_id=name, folder_path=folder, ignore_patterns=KEPT, revision=args.hub_revision,
             commit_message=f"{settings.stage} by rlhf_kit",
         )  # fmt: skip
@@ -92,4 +94,4 @@ def publish(settings: Settings) -> None:
         raise UserError(
             f"{_refused(name, error)} The model is whole in {folder!r}; to push it later: `hf upload {name} {folder}`."
         ) from error
-    complain(f"Pushed to {found.repo_url} (commit {found.oid}).")
+    complain(f"Pushed to {commit.repo_url} (commit {commit.oid}).")

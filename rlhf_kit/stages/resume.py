@@ -82,8 +82,8 @@ class Provenance:
         changed = dict(self._changed())
         if changed:
             self.changes.append({"from_step": steps_of(checkpoint), "options": changed})
-            told = "; ".join(f"--{name} {now} (before: {then})" for name, (then, now) in changed.items())
-            _say(f"From step {steps_of(checkpoint)} on: {told}.")
+            changes = "; ".join(f"--{name} {now} (before: {then})" for name, (then, now) in changed.items())
+            _say(f"From step {steps_of(checkpoint)} on: {changes}.")
 
     def _differences(self) -> Iterator[tuple[str, Any, Any]]:
         """(option, before, now) of what differs and moves a number; one that either does not know is its default."""
@@ -119,8 +119,8 @@ class Provenance:
     def _other_content(self, name: str) -> Iterator[str]:
         then, now = self.before["content"].get(name), self.now["content"].get(name)
         if then != now:
-            told = f": it was {then}, and {now} is given" if "@" in f"{then}{now}" else ""
-            other = f"the {name} is not the one that the run began with{told}"
+            revisions = f": it was {then}, and {now} is given" if "@" in f"{then}{now}" else ""
+            other = f"the {name} is not the one that the run began with{revisions}"
             yield other if now else f"it was trained with a {name}"
 
     def _changed(self) -> Iterator[tuple[str, list]]:
@@ -243,18 +243,18 @@ def wanted_checkpoint(folder: Path, wanted: str) -> Path | None:
     if wanted.lower() not in ("true", "yes", "last"):
         return _named_checkpoint(folder, Path(wanted))
     checkpoint, wrong = last_whole(folder)
-    lost = [f"{path.name} is damaged: {found}" for path, found in wrong.items() if not is_cut_off(path)]
+    lost = [f"{path.name} is damaged: {fault}" for path, fault in wrong.items() if not is_cut_off(path)]
     cut = [f"{path.name}: its writing was cut off" for path in wrong if is_cut_off(path)]
     if checkpoint is None and lost:
         raise UserError(
             f"--resume_from_checkpoint: {str(folder)!r} has no whole checkpoint left. {'; '.join(lost)}. Start anew "
             "with another --output_dir, or move this one away."
         )
-    told = "; ".join([*lost, *cut])
+    passed_over = "; ".join([*lost, *cut])
     if checkpoint is None:
-        _say(f"No complete checkpoint in {str(folder)!r} yet: starting from the beginning. {told}".strip())
-    elif told:
-        _say(f"{told}. Going on from {checkpoint.name}.")
+        _say(f"No complete checkpoint in {str(folder)!r} yet: starting from the beginning. {passed_over}".strip())
+    elif passed_over:
+        _say(f"{passed_over}. Going on from {checkpoint.name}.")
     return checkpoint
 
 
@@ -265,10 +265,10 @@ def _named_checkpoint(folder: Path, path: Path) -> Path:
             f"--resume_from_checkpoint {str(path)!r}: there is no such folder. "
             + (f"{str(folder)!r} has {', '.join(here)}." if here else "Without a value it takes the last checkpoint.")
         )
-    found = damage(path)
-    if found is not None:
+    fault = damage(path)
+    if fault is not None:
         raise UserError(
-            f"--resume_from_checkpoint {str(path)!r} is not a whole checkpoint: {found}. Without a value the last "
+            f"--resume_from_checkpoint {str(path)!r} is not a whole checkpoint: {fault}. Without a value the last "
             "whole one is taken."
         )
     return path

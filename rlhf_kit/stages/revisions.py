@@ -58,13 +58,13 @@ def pin(settings: Settings) -> None:
         settings.model.model_name_or_path = at_revision(
             settings.model.model_name_or_path, settings.model.model_revision
         )
-    found = from_main_process(settings, lambda: _found(settings))
-    for name, value in found.items():
+    pins = from_main_process(settings, lambda: _found(settings))
+    for name, value in pins.items():
         setattr(_holder(settings, name), name, value)
 
 
 def _found(settings: Settings) -> dict[str, Any]:
-    found, faults = {}, []
+    names, faults = {}, []
     resolvers = [(name, _model(settings, name)) for name in MODELS] + [(name, sources.pinned) for name in DATA]
     for name, resolve in resolvers:
         holder = _holder(settings, name)
@@ -80,12 +80,12 @@ def _found(settings: Settings) -> dict[str, Any]:
             except UserError as error:
                 faults.append((f"--{name}: ", error))
                 pins.append(source)
-        found[name] = pins if isinstance(value, list) else pins[0]
+        names[name] = pins if isinstance(value, list) else pins[0]
     if len(faults) == 1:
         raise faults[0][1]
     if faults:
         raise UserError(listed(settings.stage, [f"{where}{error}" for where, error in faults]))
-    return found
+    return names
 
 
 def _model(settings: Settings, name: str) -> Callable[[str], str]:

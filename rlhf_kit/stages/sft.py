@@ -50,7 +50,7 @@ def run(settings: Settings) -> dict:
     metrics = train(trainer, settings, output)
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
-    metrics |= {f"{split}_{name}": n for split, found in counts.items() for name, n in found.items()}
+    metrics |= {f"{split}_{name}": n for split, count in counts.items() for name, n in count.items()}
     return finish(trainer, settings, output, metrics)
 
 

@@ -75,7 +75,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/stages/output.py",
-        "    broadcast_object_list(told)",
+        "    broadcast_object_list(outcome)",
         "    pass",
         "tests/stages/test_locks.py::test_every_process_of_a_second_run_is_refused",
     ),

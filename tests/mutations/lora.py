@@ -67,7 +67,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/stages/merging.py",
-        "name = None if found is None else found.base_model_name_or_path",
+        "name = None if config is None else config.base_model_name_or_path",
         "name = None",
         CHAINS_TEST + "test_merge_leaves_the_models_below_an_adapter_alone",
     ),

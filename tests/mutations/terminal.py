@@ -55,7 +55,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/demo.py",
-        'markdown_row([title, given["text"],',
+        'markdown_row([title, answer["text"],',
         'markdown_row([title, "",',
         ESCAPING + "test_the_demos_answers_are_text",
     ),
