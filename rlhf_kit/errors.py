@@ -28,17 +28,17 @@ class NotFiniteError(UserError):
 
 def each(check: Callable[[Any], Any], items: Iterable) -> list:
     """`check(item)` of every item. Raises UserError with what is wrong with all of them."""
-    found, faults = [], []
+    values, faults = [], []
     for item in items:
         try:
-            found.append(check(item))
+            values.append(check(item))
         except HubUnreachableError:
             raise
         except UserError as error:
             faults.append(error)
     if faults:
         raise faults[0] if len(faults) == 1 else UserError("\n".join(map(str, faults)))
-    return found
+    return values
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

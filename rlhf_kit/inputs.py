@@ -48,16 +48,16 @@ _MAGIC = {
 def check_regular(path: Path, most: int | None = None) -> None:
     """Raises UserError for what is no file, such as a pipe, which might never end; for more bytes than `most`."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise unread(path, error) from error
-    kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(found.st_mode)), None)
-    if found.st_dev in _kernel_devices():  # some of these never end, and none has a size
+    kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(status.st_mode)), None)
+    if status.st_dev in _kernel_devices():  # some of these never end, and none has a size
         kind = kind or "the kernel's"
     if kind is not None:
         raise UserError(f"{path} is {kind}; give a file.")
-    if most is not None and found.st_size > most:
-        raise too_large(path, found.st_size, most)
+    if most is not None and status.st_size > most:
+        raise too_large(path, status.st_size, most)
 
 
 @cache
@@ -66,8 +66,8 @@ def _kernel_devices() -> set[int]:
 
 
 def too_large(path: Path, size: int, most: int) -> UserError:
-    told = f"{path} has {size:,} bytes or more; at most {most:,} of such a file are read"
-    return UserError(f"{told}. Give another file, or split it.")
+    message = f"{path} has {size:,} bytes or more; at most {most:,} of such a file are read"
+    return UserError(f"{message}. Give another file, or split it.")
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
@@ -82,8 +82,8 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 def unread(path: Path, error: Exception) -> UserError:
     """What to say of a file that is not there, or may not be read."""
     shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
-    told = getattr(error, "strerror", None) or error
-    return UserError(f"{shown} cannot be read: {told}. Give a file that is there and may be read.")
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{shown} cannot be read: {reason}. Give a file that is there and may be read.")
 
 
 def missing(path: Path) -> UserError:
@@ -115,8 +115,8 @@ def refuse_nul(path: Path, content: bytes, start: int = 0, line: int = 1) -> Non
 def _no_text(path: Path, content: bytes, at: int, line: int) -> UserError:
     advice = "It holds a NUL byte: is it UTF-16, or no text at all? Save it as UTF-8."
     other = advice if b"\0" in content[at : at + 1] or not content else "Save it as UTF-8."
-    told = next((told for magic, told in _MAGIC.items() if content.startswith(magic)), other)
-    return UserError(f"{path} is not UTF-8 text (line {line}, byte {at}). {told}")
+    kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), other)
+    return UserError(f"{path} is not UTF-8 text (line {line}, byte {at}). {kind}")
 
 
 def read_text(path: Path, most: int = MOST_JSON) -> str:
@@ -154,8 +154,8 @@ class Extent:
         self.lines += piece.count(b"\n")
         self.values += sum(map(piece.count, (b",", b"[", b"{")))
         if self.has_rows and self.line > LONGEST_LINE:
-            told = f"{self.path} holds a line of more than {LONGEST_LINE // 2**20} MiB"
-            raise UserError(f"{told}, and a line is a row. Give another file, or break it into rows.")
+            message = f"{self.path} holds a line of more than {LONGEST_LINE // 2**20} MiB"
+            raise UserError(f"{message}, and a line is a row. Give another file, or break it into rows.")
 
     def refuse_crowds(self) -> None:
         """At the end. Raises UserError where far more stands in the text than its size says: as a file, of rows."""
@@ -170,8 +170,8 @@ def refuse_crowd(path: Path | str, kind: str, count: int, size: int) -> None:
     free, each = MOST[kind]
     most = free + size // each
     if count > most:
-        told = f"{path} has {count:,} {kind} in {size:,} bytes; so small, at most {most:,} are read"
-        raise UserError(f"{told}. Give another file, or split it into some.")
+        message = f"{path} has {count:,} {kind} in {size:,} bytes; so small, at most {most:,} are read"
+        raise UserError(f"{message}. Give another file, or split it into some.")
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -184,12 +184,12 @@ class Doubled(dict):
 
 
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(members)
-    if len(found) == len(members):
-        return found
-    found, names = Doubled(found), set()
-    found.key = next(name for name, _ in members if name in names or names.add(name))
-    return found
+    object_ = dict(members)
+    if len(object_) == len(members):
+        return object_
+    object_, names = Doubled(object_), set()
+    object_.key = next(name for name, _ in members if name in names or names.add(name))
+    return object_
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)  # made once: a file is parsed line by line
@@ -302,8 +302,8 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:  # of tags such as !!int x
-        told = " ".join(str(error).split())[:200]
-        raise ValueError(f"a value is not what it is written or tagged as ({told})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"a value is not what it is written or tagged as ({reason})") from error
 
 
 def _measure(node: yaml.Node, sizes: dict[int, int | None], depth: int) -> int:

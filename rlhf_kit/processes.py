@@ -70,5 +70,5 @@ def is_asked(name: str) -> bool:
     try:
         return parse_flag_from_env(variable)
     except ValueError as error:
-        given = os.environ[variable]
-        raise UserError(f"The environment has {variable}={given!r}; set it to true or false, or unset it.") from error
+        text = os.environ[variable]
+        raise UserError(f"The environment has {variable}={text!r}; set it to true or false, or unset it.") from error

@@ -74,8 +74,8 @@ class Counter:
         elif now - self.told >= EVERY:
             self.told = now
             left = (self.total - self.done) / rate
-            told = f"{self.done}/{self.total} {self.unit}  {rate:.1f} {self.unit}/s  {left:.0f} s left"
-            self.console.print(told)
+            line = f"{self.done}/{self.total} {self.unit}  {rate:.1f} {self.unit}/s  {left:.0f} s left"
+            self.console.print(line)
 
     def _show(self, rate: str) -> None:
         if self.bar is None:

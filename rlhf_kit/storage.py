@@ -60,17 +60,17 @@ class Folder:
 
     def entries(self) -> dict[str, Entry]:
         """By name what the record says of this command's files. Raises UserError for a record that is not ours."""
-        found: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
         for row in _rows(self.path):
             if row.get("by") != self.by:
                 continue
             if row.get("forgotten"):
-                found.clear()
+                entries.clear()
                 continue
-            entry = found.setdefault(row["name"], Entry(self.by))
+            entry = entries.setdefault(row["name"], Entry(self.by))
             entry.open = row.get("open", False)
             entry.prints += [row["print"]] if "print" in row else []
-        return found
+        return entries
 
     def foreign(self, names: Iterable[str]) -> list[str]:
         """Of these files, and of all in these folders, what exists and is not this command's own as it left it."""
@@ -117,15 +117,15 @@ class Folder:
             return None
         except ValueError:
             holder = {}
-        told = f"process {holder.get('pid', '?')} on {holder.get('host', '?')!r}, since {holder.get('since', '?')}"
+        owner = f"process {holder.get('pid', '?')} on {holder.get('host', '?')!r}, since {holder.get('since', '?')}"
         if holder.get("host") != socket.gethostname():
             raise UserError(
-                f"{str(self.path)!r} is held by another run ({told}), and this machine cannot see whether it still "
+                f"{str(self.path)!r} is held by another run ({owner}), and this machine cannot see whether it still "
                 f"goes on. If it does not, remove {str(path)!r} and start again; else give another folder."
             )
         if is_running(holder["pid"], holder["started"]):
             raise UserError(
-                f"{str(self.path)!r} is held by another run ({told}). Wait for it, or give another folder."
+                f"{str(self.path)!r} is held by another run ({owner}). Wait for it, or give another folder."
             )
         return holder
 
@@ -255,8 +255,8 @@ def check_place(folder: Path, called: str) -> None:
     shown = f"{called} {str(folder)[:200]!r}"
     named, whole = max(len(os.fsencode(part)) for part in (".", *folder.parts)), len(os.fsencode(folder.absolute()))
     if named > LONGEST_NAME or whole > LONGEST_PATH:
-        told = f"a name may have {LONGEST_NAME} bytes, a path {LONGEST_PATH}"
-        raise UserError(f"{shown}... is too long: {told}. Give a shorter one.")
+        limits = f"a name may have {LONGEST_NAME} bytes, a path {LONGEST_PATH}"
+        raise UserError(f"{shown}... is too long: {limits}. Give a shorter one.")
     home = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not home.is_dir():
         where = "is" if home == folder else f"lies under {str(home)!r}, which is"
@@ -306,11 +306,11 @@ def strangers(folder: Path) -> list[str]:
     """The files in this folder and those in it that no command of ours is recorded to have written as they are."""
     if folder.is_symlink() or not folder.is_dir():
         return [folder.name] if os.path.lexists(folder) else []
-    found = {path for path in _walk(folder) if path.name not in (RECORD, LOCK)}
+    paths = {path for path in _walk(folder) if path.name not in (RECORD, LOCK)}
     for maker in makers(folder):
-        inside = {path.relative_to(maker.path).as_posix() for path in found if path.is_relative_to(maker.path)}
-        found -= {maker.path / name for name in inside - set(maker.foreign(inside))}
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+        inside = {path.relative_to(maker.path).as_posix() for path in paths if path.is_relative_to(maker.path)}
+        paths -= {maker.path / name for name in inside - set(maker.foreign(inside))}
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def clear(folder: Path) -> None:
@@ -364,8 +364,8 @@ def write_fault(error: BaseException) -> str | None:
     safetensors and torch raise exceptions of their own, the latter without the system's reason.
     """
     while error is not None:
-        found = re.search(r"os error (\d+)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        match = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
         if number in UNWRITABLE:
             name = getattr(error, "filename", None)
             return os.strerror(number) + (f" ({str(name)!r})" if name else "")
@@ -377,10 +377,10 @@ def write_fault(error: BaseException) -> str | None:
 
 def fingerprint(path: Path) -> dict:
     """What tells a file's content from another's: its size, and its hash or the time of its last change (ns)."""
-    found = path.stat()
-    if found.st_size > HASHED:
-        return {"size": found.st_size, "changed": found.st_mtime_ns}
-    return {"size": found.st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    status = path.stat()
+    if status.st_size > HASHED:
+        return {"size": status.st_size, "changed": status.st_mtime_ns}
+    return {"size": status.st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def follow_umask(paths: Iterable[Path]) -> None:

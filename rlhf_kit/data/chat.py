@@ -178,9 +178,9 @@ def encode_dialogue(
         ids, labels = [], []
         for message, learns in zip(messages, learnt, strict=True):
             turn = _turn_ids(tokenizer, message)
-            said = len(turn) - len(text_ids(tokenizer, "Assistant:")) if learns else 0
+            learned = len(turn) - len(text_ids(tokenizer, "Assistant:")) if learns else 0
             ids += turn
-            labels += [IGNORED] * (len(turn) - said) + turn[len(turn) - said :]
+            labels += [IGNORED] * (len(turn) - learned) + turn[len(turn) - learned :]
     else:
         messages, tools, shielded = shield(tokenizer, messages, tools)
         refuse_dropped(tokenizer, messages, render(tokenizer, messages, tools=tools), tools)
@@ -237,21 +237,21 @@ def _encode_marked(
     """By the template's own marks of what the assistant says; the end of its turn belongs to it."""
     options = dict(tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     encoded = render(tokenizer, messages, tools=tools, **options)
-    ids, said, frame = list(encoded["input_ids"]), list(encoded["assistant_masks"]), frame_of(tokenizer)
-    for at in [at for at in range(1, len(ids)) if said[at - 1] and not said[at]]:
+    ids, marks, frame = list(encoded["input_ids"]), list(encoded["assistant_masks"]), frame_of(tokenizer)
+    for at in [at for at in range(1, len(ids)) if marks[at - 1] and not marks[at]]:
         if ids[at : at + len(frame.end)] == frame.end:
-            said[at : at + len(frame.end)] = [1] * len(frame.end)
+            marks[at : at + len(frame.end)] = [1] * len(frame.end)
     answers = [learns for message, learns in zip(messages, learnt, strict=True) if message["role"] == "assistant"]
     if not all(answers):
-        runs = [list(run) for _, run in groupby(said)]
+        runs = [list(run) for _, run in groupby(marks)]
         if sum(run[0] for run in runs) != len(answers):  # not one stretch an answer: by what each answer adds
             return _encode_incrementally(tokenizer, messages, tools, learnt, {})
         of_answers = iter(answers)
-        said = [mark for run in runs for mark in (run if not run[0] or next(of_answers) else [0] * len(run))]
-    if not frame.written and learnt[-1] and any(said):
-        last = len(said) - said[::-1].index(1)
-        ids, said = [*ids[:last], *frame.end], [*said[:last], 1]
-    return ids, [i if mask else IGNORED for i, mask in zip(ids, said, strict=True)]
+        marks = [mark for run in runs for mark in (run if not run[0] or next(of_answers) else [0] * len(run))]
+    if not frame.written and learnt[-1] and any(marks):
+        last = len(marks) - marks[::-1].index(1)
+        ids, marks = [*ids[:last], *frame.end], [*marks[:last], 1]
+    return ids, [i if mask else IGNORED for i, mask in zip(ids, marks, strict=True)]
 
 
 def _encode_incrementally(
@@ -274,15 +274,15 @@ def _encode_incrementally(
                 "The tokenizer's chat template renders the turns before an answer differently once the answer "
                 "follows, so the assistant's words cannot be told apart. Mark them in it with {% generation %}."
             )
-        asked = rendered_ids(tokenizer, full[done : len(before)], shielded, full[:done])
+        context_ids = rendered_ids(tokenizer, full[done : len(before)], shielded, full[:done])
         answer = full[len(before) : len(until)]
         if at == len(messages) - 1 and not frame.written:
-            said = rendered_ids(tokenizer, answer.removesuffix(frame.after), shielded, frame.before) + frame.end
+            answer_ids = rendered_ids(tokenizer, answer.removesuffix(frame.after), shielded, frame.before) + frame.end
         else:
-            said = rendered_ids(tokenizer, answer, shielded, frame.before)
-        last = max((i for i, token in enumerate(said) if token in ends), default=len(said) - 1)
-        ids += asked + said
-        labels += [IGNORED] * len(asked) + said[: last + 1] + [IGNORED] * (len(said) - last - 1)
+            answer_ids = rendered_ids(tokenizer, answer, shielded, frame.before)
+        last = max((i for i, token in enumerate(answer_ids) if token in ends), default=len(answer_ids) - 1)
+        ids += context_ids + answer_ids
+        labels += [IGNORED] * len(context_ids) + answer_ids[: last + 1] + [IGNORED] * (len(answer_ids) - last - 1)
         done = len(until)
     rest = rendered_ids(tokenizer, full[done:], shielded, full[:done])
     return ids + rest, labels + [IGNORED] * len(rest)

@@ -41,15 +41,15 @@ def _prompt_faults(value: Any, name: str = "`prompt`") -> Iterator[Fault]:
         return
     yield from _order_faults(name, value)
     if value[-1]["role"] not in ("user", *RESULTS):
-        told = f"{name} ends with a turn of the {value[-1]['role']}; a prompt ends with a user turn"
-        yield Fault("a wrong turn", told)
+        message = f"{name} ends with a turn of the {value[-1]['role']}; a prompt ends with a user turn"
+        yield Fault("a wrong turn", message)
 
 
 def _order_faults(name: str, messages: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
     roles = _roles(messages)
     if roles and roles[0] != "user":
-        told = f"{name} begins with a turn of the {roles[0]}; the first turn (after any system turn) is the user's"
-        yield Fault("a wrong turn", told)
+        message = f"{name} begins with a turn of the {roles[0]}; the first turn (after any system turn) is the user's"
+        yield Fault("a wrong turn", message)
 
 
 def _demonstration_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
@@ -64,13 +64,13 @@ def _demonstration_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         return
     yield from _order_faults("`messages`", messages)
     if "assistant" not in _roles(messages):
-        told = "`messages` has no assistant turn; a demonstration shows what the assistant says"
-        yield Fault("no assistant turn", told)
+        message = "`messages` has no assistant turn; a demonstration shows what the assistant says"
+        yield Fault("no assistant turn", message)
     elif not any(map(is_learnt, messages)):
         yield Fault(NOTHING_LEARNT, "`messages` says of every assistant turn not to learn it; remove the row")
     elif messages[-1]["role"] != "assistant":
-        told = f"`messages` ends with a turn of the {messages[-1]['role']}; the last turn is the assistant's"
-        yield Fault("a wrong turn", told)
+        message = f"`messages` ends with a turn of the {messages[-1]['role']}; the last turn is the assistant's"
+        yield Fault("a wrong turn", message)
 
 
 def _completion_faults(name: str, value: Any, prompt: Any, whole: bool = True) -> Iterator[Fault]:
@@ -84,32 +84,32 @@ def _completion_faults(name: str, value: Any, prompt: Any, whole: bool = True) -
         return
     answer = answer_turns(value, prompt)
     if value[-1]["role"] != "assistant":
-        told = f"{name} ends with a turn of the {value[-1]['role']}; a completion is the assistant's"
-        yield Fault("a wrong turn", told)
+        message = f"{name} ends with a turn of the {value[-1]['role']}; a completion is the assistant's"
+        yield Fault("a wrong turn", message)
     elif len(answer) > 1 and not (whole and answer[0]["role"] == "assistant"):
-        told = f"{name} has {len(value)} turns that do not begin with the prompt; give the assistant's answer alone"
-        yield Fault("a wrong turn", told)
+        message = f"{name} has {len(value)} turns that do not begin with the prompt; give the assistant's answer alone"
+        yield Fault("a wrong turn", message)
     elif whole and not any(map(is_learnt, answer)):
         yield Fault(NOTHING_LEARNT, f"{name} says of every assistant turn not to learn it; remove the row")
     elif not whole and any(value[-1].get(call) for call in CALLS):
-        told = f"{name} has calls of tools, and answers are text; give as `content` the text of the call"
-        yield Fault("an answer with calls", told)
+        message = f"{name} has calls of tools, and answers are text; give as `content` the text of the call"
+        yield Fault("an answer with calls", message)
     elif not whole and not is_learnt(value[-1]):
-        told = f"{name} says not to learn it, and all answers count; remove the field or the row"
-        yield Fault("an answer not to be learnt", told)
+        message = f"{name} says not to learn it, and all answers count; remove the field or the row"
+        yield Fault("an answer not to be learnt", message)
 
 
 def _ranked_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _prompt_faults(row["prompt"])
     completions = row["completions"]
     if not is_list(completions):
-        told = f"`completions` is {describe(completions)}; give a list of at least 2 answers"
-        yield Fault(WRONG_TYPE, told)
+        message = f"`completions` is {describe(completions)}; give a list of at least 2 answers"
+        yield Fault(WRONG_TYPE, message)
         return
     if len(completions) < 2:
         answers = "no answer" if not completions else "one answer only"
-        told = f"`completions` has {answers}; give at least 2, there is nothing to compare"
-        yield Fault(answers, told)
+        message = f"`completions` has {answers}; give at least 2, there is nothing to compare"
+        yield Fault(answers, message)
         return
     faults = [
         fault
@@ -140,8 +140,8 @@ def _order_of_answers_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         yield from _each_answer_faults("ranks", ranks, k, "one rank per completion (1 = best, equal = tie)")
         wrong = [rank for rank in ranks if not _is_rank(rank)] if is_list(ranks) and len(ranks) == k else []
         if wrong:
-            told = f"`ranks` holds {describe(wrong[0])}; ranks are whole numbers from 1 (1 = best, equal = tie)"
-            yield Fault("`ranks` that are no whole numbers from 1", told)
+            message = f"`ranks` holds {describe(wrong[0])}; ranks are whole numbers from 1 (1 = best, equal = tie)"
+            yield Fault("`ranks` that are no whole numbers from 1", message)
     elif scores is not None:
         yield from _each_answer_faults("scores", scores, k, "one score per completion (higher is better, equal = tie)")
         wrong = [score for score in scores if not _is_finite(score)] if is_list(scores) and len(scores) == k else []
@@ -167,11 +167,11 @@ def _identical_faults(completions: Sequence[str], ranks: Sequence[int]) -> Itera
     for at, text in enumerate(completions):
         seen = first.setdefault(text, at)
         if ranks[seen] != ranks[at]:
-            told = (
+            message = (
                 f"`completions` {seen + 1} and {at + 1} are the same text with ranks {ranks[seen]} and {ranks[at]}; "
                 "give them equal ranks or keep one"
             )
-            yield Fault(SAME_TEXT, told)
+            yield Fault(SAME_TEXT, message)
 
 
 def _prompt_row_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
@@ -192,11 +192,11 @@ def _shared_prompt_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     if prompt is not None:
         yield from _prompt_faults(prompt, "the dialogue before the answers")
         return
-    told = (
+    message = (
         "there is no `prompt`, and `chosen` and `rejected` are no dialogues that differ in their last turn only; give "
         "`prompt`"
     )
-    yield Fault("no prompt, and no dialogues that differ in their last turn only", told)
+    yield Fault("no prompt, and no dialogues that differ in their last turn only", message)
 
 
 def _pair_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
@@ -214,8 +214,8 @@ def _pair_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     ]
     yield from faults
     if not faults and completion_text(chosen).strip() == completion_text(rejected).strip():
-        told = "`chosen` and `rejected` are the same text; nothing can be learnt from it, remove the row"
-        yield Fault(SAME_TEXT, told)
+        message = "`chosen` and `rejected` are the same text; nothing can be learnt from it, remove the row"
+        yield Fault(SAME_TEXT, message)
     yield from _extra_faults(row)
     group = row.get("group")
     if group is not None and not _is_name(group):
@@ -245,8 +245,8 @@ def _thumb_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _prompt_faults(row["prompt"])
     yield from _completion_faults("`completion`", row["completion"], row["prompt"], whole=False)
     if not isinstance(row["label"], bool):
-        told = f"`label` is {describe(row['label'])}; give true (a good answer) or false (a bad one)"
-        yield Fault(WRONG_TYPE, told)
+        message = f"`label` is {describe(row['label'])}; give true (a good answer) or false (a bad one)"
+        yield Fault(WRONG_TYPE, message)
 
 
 def _document_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
@@ -261,8 +261,8 @@ def _document_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         if not is_list(span) or len(span) != 2 or not all(isinstance(place, numbers.Integral) for place in span):
             yield Fault(WRONG_TYPE, f"`spans`, {at} is {describe(span)}; give [start, end], whole numbers")
         elif not 0 <= span[0] < span[1] <= len(row["text"]):
-            told = f"`spans`, {at}: {list(span)} is no part of a text of {len(row['text'])} characters"
-            yield Fault("span outside the text", f"{told}; count characters from 0, the end not included")
+            message = f"`spans`, {at}: {list(span)} is no part of a text of {len(row['text'])} characters"
+            yield Fault("span outside the text", f"{message}; count characters from 0, the end not included")
 
 
 CHECKS: dict[str, Callable[[Mapping[str, Any]], Iterator[Fault]]] = {

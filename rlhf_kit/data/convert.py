@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--merge", choices=METHODS, help="one ranking of all labelers' a prompt 合併多位標註者的排序")
     options = parser.parse_args(argv)
     try:
-        told = convert(
+        lines = convert(
             options.source,
             options.target,
             options.source_format,
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         complain(f"rlhf-kit convert: {error}")
         return 2
-    say("\n".join(told))
+    say("\n".join(lines))
     return 0
 
 
@@ -84,14 +84,14 @@ def convert(
         raise UserError(f"IN and OUT are the same file {str(source)!r}; give another name for OUT.")
     Folder(target.parent, CONVERT).refuse_foreign([target.name])
     rows, left_out = read(source, source_format, sides)
-    told = [f"{source}: {_rankings(len(rows))} read ({source_format})", *_left_out(left_out)]
-    told += _agreement(agreement(rows))
+    lines = [f"{source}: {_rankings(len(rows))} read ({source_format})", *_left_out(left_out)]
+    lines += _agreement(agreement(rows))
     if method is not None:
         rows = merge(rows, method)
-        told.append(f"merged 合併 ({method}): {_rankings(len(rows))}")
+        lines.append(f"merged 合併 ({method}): {_rankings(len(rows))}")
     left_out = write(rows, target, target_format)
     written = len(rows) - sum(left_out.values())
-    return [*told, f"{target}: {_rankings(written)} written ({target_format})", *_left_out(left_out)]
+    return [*lines, f"{target}: {_rankings(written)} written ({target_format})", *_left_out(left_out)]
 
 
 def _rankings(count: int) -> str:
@@ -106,10 +106,10 @@ def _agreement(found: Agreement) -> list[str]:
     """Nothing to say where no two labelers ranked one prompt."""
     if found.agreement is None:
         return []
-    told = (
+    line = (
         f"labelers 標註者: {found.labelers} ranked {found.prompts} of the prompts together; two of them agree on "
         f"{found.agreement:.1%} of {found.pairs} comparisons 一致率"
     )
     if found.ceiling is None:
-        return [told, "  less than chance: is one of them ranking the other way round? 低於隨機，順序可能相反"]
-    return [told, f"  at most {found.ceiling:.1%} can be reached against one labeler 準確率上限"]
+        return [line, "  less than chance: is one of them ranking the other way round? 低於隨機，順序可能相反"]
+    return [line, f"  at most {found.ceiling:.1%} can be reached against one labeler 準確率上限"]

@@ -40,9 +40,9 @@ def read_stories(source: str, split: str, seed: int = 0) -> list[Story]:
     Raises:
         UserError: with all faults, each with the story's id.
     """
-    found = sources.read(source, (KIND,), split, seed)
-    unread = [f"{found.context.unit} {at} {text}" for at, text in found.context.faults]
-    return stories(found.name, found.rows, unread)
+    read = sources.read(source, (KIND,), split, seed)
+    unread = [f"{read.context.unit} {at} {text}" for at, text in read.context.faults]
+    return stories(read.name, read.rows, unread)
 
 
 def stories(name: str, rows: Sequence[Any], faults: Sequence[str] = ()) -> list[Story]:
@@ -55,15 +55,15 @@ def stories(name: str, rows: Sequence[Any], faults: Sequence[str] = ()) -> list[
         faults = ["it holds no story"]
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        told = "".join(f"\n  {fault}" for fault in faults[:SHOWN])
+        listing = "".join(f"\n  {fault}" for fault in faults[:SHOWN])
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise UserError(f"{name} is not data as CoQA has it, {count}:{told}{more}\nMend the file, or give another.")
+        raise UserError(f"{name} is not data as CoQA has it, {count}:{listing}{more}\nMend the file, or give another.")
     return [_story(name_of_story, row) for name_of_story, row in zip(ids, rows, strict=True)]
 
 
 def _id(number: int, row: Any) -> str:
-    given = row.get("id") if isinstance(row, Mapping) else None
-    return str(number) if given is None else str(given)
+    identifier = row.get("id") if isinstance(row, Mapping) else None
+    return str(number) if identifier is None else str(identifier)
 
 
 def _story(name: str, row: Mapping[str, Any]) -> Story:

@@ -108,15 +108,15 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
 def _refuse_page(path: Path, text: str) -> None:
     """Raises UserError for what a server or git gives in the place of a file."""
     begins = text[:200].lstrip().lower()
-    found = next((told for sign, told in _PAGES.items() if begins.startswith(sign)), None)
-    if found is not None and (suffix_of(path) != ".txt" or "git" in found):
-        raise UserError(f"{path} {found}: it begins with {text[:60].strip()!r}.")
+    page = next((kind for sign, kind in _PAGES.items() if begins.startswith(sign)), None)
+    if page is not None and (suffix_of(path) != ".txt" or "git" in page):
+        raise UserError(f"{path} {page}: it begins with {text[:60].strip()!r}.")
 
 
 def _read_documents(path: Path, text: str) -> Source:
-    found = documents(text)
-    refuse_crowd(path, "texts", len(found), len(text))
-    return Source(str(path), [{"text": document} for document in found])
+    values = documents(text)
+    refuse_crowd(path, "texts", len(values), len(text))
+    return Source(str(path), [{"text": document} for document in values])
 
 
 def _read_prompts(path: Path, text: str) -> Source:
@@ -184,13 +184,13 @@ def _read_csv(path: Path, text: str) -> Source:
                 header, unnamed = cells, _repeated(path, cells)
             elif cells:
                 number = _numbered(len(rows) + 1, line)
-                row, found = _cells(header, unnamed, cells)
+                row, faults_of_row = _cells(header, unnamed, cells)
                 rows.append((number, row))
-                faults += [(number, fault) for fault in found]
+                faults += [(number, fault) for fault in faults_of_row]
             line = reader.line_num + 1
     except csv.Error as error:
-        told = f"{path} is not valid CSV: {error} (in what begins in line {line})"
-        raise UserError(f"{told}. Mend its quotes, or write it anew.") from error
+        message = f"{path} is not valid CSV: {error} (in what begins in line {line})"
+        raise UserError(f"{message}. Mend its quotes, or write it anew.") from error
     bad = {number for number, _ in faults}
     good = [(number, row) for number, row in rows if number not in bad]
     return Source(str(path), [row for _, row in good], Context("row", [number for number, _ in good], faults))
@@ -259,8 +259,8 @@ def _json_cell(column: str, cell: str) -> tuple[Any, str | None]:
     try:
         value = parse_json(cell)
     except ValueError as error:
-        told = error.msg if isinstance(error, json.JSONDecodeError) else error
-        return None, f"`{column}` is not valid JSON: {told} ({cell[:40]!r})"
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        return None, f"`{column}` is not valid JSON: {reason} ({cell[:40]!r})"
     return value, next((f"`{column}`: {fault}" for fault in doubled(value)), None)
 
 
@@ -269,8 +269,8 @@ def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:
         measure_parquet(path, content)
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:  # the latter for a foot that lies
-        told = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200].rstrip('.')}"
-        raise UserError(f"{told}. Fetch it anew, or give another file.") from error
+        message = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200].rstrip('.')}"
+        raise UserError(f"{message}. Fetch it anew, or give another file.") from error
     rows = table_rows(str(path), len(table), lambda start, size: table.slice(start, size).to_pylist())
     return Source(str(path), own_keys(rows, kinds))
 

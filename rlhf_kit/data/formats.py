@@ -100,13 +100,13 @@ def detect_kind(columns: Iterable[str], kinds: Sequence[str]) -> str | None:
 
 def told_columns(columns: Sequence[str]) -> str:
     """Their names, of many and of long ones the beginning."""
-    found = ", ".join(f"`{column[:NAMED]}`" for column in columns[:NAMED]) or "none"
-    return found + (f" and {len(columns) - NAMED} more" if len(columns) > NAMED else "")
+    names = ", ".join(f"`{column[:NAMED]}`" for column in columns[:NAMED]) or "none"
+    return names + (f" and {len(columns) - NAMED} more" if len(columns) > NAMED else "")
 
 
 def columns_fault(columns: Sequence[str], kinds: Sequence[str]) -> str:
     """What to say of columns that fit none of `kinds`: found, needed, nearest fix."""
-    found = told_columns(columns)
+    names = told_columns(columns)
     needed = "; ".join(f"{KINDS[kind].needed()} ({kind})" for kind in kinds)
     renames = _renames(columns, kinds)
     renames += [(name, "system") for name in columns if renames and name.lower() in SYSTEM]
@@ -115,7 +115,7 @@ def columns_fault(columns: Sequence[str], kinds: Sequence[str]) -> str:
     lost = [name for name in columns if name.lower() in PART_OF_PROMPT and name not in (*OPENING, *dict(renames))]
     if renames and lost:
         advice += f" Put {' and '.join(f'`{name}`' for name in lost)} into the prompt."
-    return f"the columns are {found}; needed: {needed}.{advice}"
+    return f"the columns are {names}; needed: {needed}.{advice}"
 
 
 def _renames(columns: Sequence[str], kinds: Sequence[str]) -> list[tuple[str, str]]:
@@ -145,8 +145,8 @@ def report(source: str, faults: Sequence[tuple[int, str]], total: int, unit: str
     """All `faults` of a source in one error. Number 0 = the source as a whole."""
     faults = sorted(faults, key=lambda fault: fault[0])
     rows = f"{total} row{'' if total == 1 else 's'}"
-    told = f"{len(faults)} fault{'' if len(faults) == 1 else 's'} in {rows}; nothing was loaded"
-    lines = [f"{source}: {told}. Mend what is named, or give other data."]
+    heading = f"{len(faults)} fault{'' if len(faults) == 1 else 's'} in {rows}; nothing was loaded"
+    lines = [f"{source}: {heading}. Mend what is named, or give other data."]
     lines += [f"  {f'{unit} {number}: ' if number else ''}{fault}" for number, fault in faults[:SHOWN]]
     if len(faults) > SHOWN:
         lines.append(f"  ... and {len(faults) - SHOWN} more")
@@ -158,14 +158,14 @@ def validate(rows: Sequence[Any], kind: str, source: str, context: Context | Non
     context = context or Context()
     of_rows, of_groups = _find(rows, kind)
     numbers = context.numbers_of(rows)
-    faults = [*context.faults, *((numbers[at], fault) for at, found in of_rows.items() for fault in found)]
+    faults = [*context.faults, *((numbers[at], fault) for at, row_faults in of_rows.items() for fault in row_faults)]
     faults += [(numbers[positions[0]], fault) for positions, fault in of_groups]
     if faults:
         total = len(set(numbers) | {number for number, _ in context.faults if number})
         raise report(source, faults, total, context.unit)
     if not rows:
-        told = f"{source} holds no rows; {kind} needs at least one with {KINDS[kind].needed()}"
-        raise UserError(f"{told}. Give it some, or give another source.")
+        message = f"{source} holds no rows; {kind} needs at least one with {KINDS[kind].needed()}"
+        raise UserError(f"{message}. Give it some, or give another source.")
 
 
 def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], Context, dict[str, list[int]]]:
@@ -174,7 +174,7 @@ def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], C
     Pairs of a group with a faulty pair go with it: what is left of the group would be another ranking.
     """
     of_rows, of_groups = _find(rows, kind)
-    kinds = {at: found[0].kind for at, found in of_rows.items()}
+    kinds = {at: faults[0].kind for at, faults in of_rows.items()}
     kinds |= {at: fault.kind for positions, fault in of_groups for at in positions}
     if kind == "pairs":
         # By `repr`: what stands in a faulty row may be of any type.
@@ -191,7 +191,7 @@ def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], C
 
 def _find(rows: Sequence[Any], kind: str) -> tuple[dict[int, list[Fault]], list[tuple[list[int], Fault]]]:
     """Faults by the position of their row, and faults of groups of pairs that have none by their rows' positions."""
-    of_rows = {at: found for at, row in enumerate(rows) if (found := list(_row_faults(row, kind)))}
+    of_rows = {at: faults for at, row in enumerate(rows) if (faults := list(_row_faults(row, kind)))}
     if kind == "ranked":
         of_rows = {at: [fault] for at, fault in missing_orders(rows).items()} | of_rows
     if kind != "pairs":

@@ -37,11 +37,11 @@ def group_faults(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[list[int],
             continue
         pairs = [rows[at] for at in positions]
         if len({prompt_key(_prompt(pair)) for pair in pairs}) > 1:
-            told = f"the pairs of group {group!r} have different prompts; a group is one list of answers to one prompt"
-            yield positions, Fault("a group of different prompts", told)
+            text = f"the pairs of group {group!r} have different prompts; a group is one list of answers to one prompt"
+            yield positions, Fault("a group of different prompts", text)
         elif len({pair.get("margin") for pair in pairs}) > 1:
-            told = f"the pairs of group {group!r} have different margins; give one, or leave `group` out"
-            yield positions, Fault("a group of different margins", told)
+            text = f"the pairs of group {group!r} have different margins; give one, or leave `group` out"
+            yield positions, Fault("a group of different margins", text)
         else:
             ranks = _ranks([_texts(pair) for pair in pairs])
             if isinstance(ranks, Fault):
@@ -54,7 +54,7 @@ def rankings(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     Pairs of one `group` (and `labeler`) are one ranking, answers that no pair orders tie, and the weights of the pairs
     add up to the ranking's; a pair without `group` is a ranking of its own.
     """
-    found = []
+    lists = []
     for (group, _), positions in _groups(rows).items():
         pairs = [rows[at] for at in positions]
         ranks = _ranks([_texts(pair) for pair in pairs])
@@ -66,8 +66,8 @@ def rankings(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
             row["weight"] = round(math.fsum(pair.get("weight") or 1.0 for pair in pairs), 9)
             if row["weight"] == 1.0:
                 del row["weight"]  # as it was before it was shared out
-        found.append(row)
-    return found
+        lists.append(row)
+    return lists
 
 
 def group_key(row: Mapping[str, Any], at: int) -> Key:
@@ -105,8 +105,8 @@ def _ranks(pairs: Sequence[tuple[str, str]]) -> dict[str, int] | Fault:
         worse[text] = worse[text].union(*(worse[other] for other in worse[text]))
     for one, other in combinations(sorted(ranks, key=ranks.__getitem__), 2):
         if ranks[one] < ranks[other] and other not in worse[one]:
-            told = f"leave open which of {one[:40]!r} and {other[:40]!r} is better; give their pair, or no `group`"
-            return Fault("pairs of a group that leave the order open", told)
+            message = f"leave open which of {one[:40]!r} and {other[:40]!r} is better; give their pair, or no `group`"
+            return Fault("pairs of a group that leave the order open", message)
     return ranks
 
 

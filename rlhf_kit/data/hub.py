@@ -94,12 +94,12 @@ def pinned(name: str | os.PathLike, repo_type: str = "model") -> str:
     if is_local(name) or COMMIT.fullmatch(revision or ""):
         return str(name)
     try:
-        found = HfApi().resolve_revision(repo, repo_type=repo_type, revision=revision)
+        commit = HfApi().resolve_revision(repo, repo_type=repo_type, revision=revision)
     except (HFValidationError, HfHubHTTPError):
         raise
     except (AssertionError, KeyError, TypeError, ValueError) as error:  # a proxy or a login page
         raise ConnectionError(f"what answers there does not speak as a hub does, {type(error).__name__}") from error
-    return f"{repo}@{found.resolved}"
+    return f"{repo}@{commit.resolved}"
 
 
 def fetched(name: str | os.PathLike, weights: tuple[str, ...] = ()) -> Path:
@@ -125,8 +125,8 @@ def fetched(name: str | os.PathLike, weights: tuple[str, ...] = ()) -> Path:
     wanted = _weight_files(folder, weights, [*sizes])
     missing = [file for file in wanted if not (folder / file).exists()]
     if missing:
-        told = sum(sizes.get(file) or 0 for file in missing)
-        with downloading(f"{_count(missing)} of {repo!r}", f": {_size(told)}"):
+        size = sum(sizes.get(file) or 0 for file in missing)
+        with downloading(f"{_count(missing)} of {repo!r}", f": {_size(size)}"):
             snapshot_download(repo, revision=commit, allow_patterns=wanted, tqdm_class=_Bar)
     return folder
 
@@ -259,9 +259,9 @@ def hub_fault(name: str | os.PathLike, error: Exception, repo_type: str = "model
         return f"the hub ({constants.ENDPOINT}) is busy or down: it answered {status}. Try again later."
     broken = next((link for link in links if isinstance(link, HTTPError | ConnectionError | TimeoutError)), None)
     if broken is not None:
-        told = f"{type(broken).__name__}: {str(broken).splitlines()[0] if str(broken) else 'no answer'}"
+        cause = f"{type(broken).__name__}: {str(broken).splitlines()[0] if str(broken) else 'no answer'}"
         return (
-            f"the connection to the hub ({constants.ENDPOINT}) failed or was cut ({told.rstrip('.')}). Check it, and "
+            f"the connection to the hub ({constants.ENDPOINT}) failed or was cut ({cause.rstrip('.')}). Check it, and "
             "start again: what is in the cache is not downloaded anew."
         )
     return None

@@ -81,8 +81,8 @@ def merge(rows: Iterable[Mapping[str, Any]], method: str) -> list[Row]:
         row = {"prompt": first["prompt"], "completions": list(first["completions"])}
         row["ranks"] = [ranks[text] for text in row["completions"]]
         for name in ("margin", "weight"):
-            given = [row_[name] for row_ in same if row_.get(name) is not None]
-            row |= {name: math.fsum(given) / len(given)} if given else {}
+            values = [row_[name] for row_ in same if row_.get(name) is not None]
+            row |= {name: math.fsum(values) / len(values)} if values else {}
         merged.append(row)
     return merged
 

@@ -71,9 +71,9 @@ def load(
     if on_bad_row not in ON_BAD_ROW:
         hint = did_you_mean(on_bad_row, ON_BAD_ROW)
         raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
-    found = sources.read(str(source), kinds, split, seed)
-    rows, kind, _ = _canonical(found, kinds, on_bad_row, tell)
-    return _known(_dataset(rows, kind, found.name), kind), kind
+    source_read = sources.read(str(source), kinds, split, seed)
+    rows, kind, _ = _canonical(source_read, kinds, on_bad_row, tell)
+    return _known(_dataset(rows, kind, source_read.name), kind), kind
 
 
 def _known(dataset: datasets.Dataset, kind: str | None) -> datasets.Dataset:
@@ -116,29 +116,29 @@ def checked(
 
 
 def _canonical(
-    found: Source, kinds: Sequence[str], on_bad_row: str, tell: Callable[[str], None]
+    source: Source, kinds: Sequence[str], on_bad_row: str, tell: Callable[[str], None]
 ) -> tuple[list[Row], str, dict[str, int]]:
-    rows, read_as = shapes.read(found.rows, kinds)
-    found = Source(found.name, rows, found.context)
-    columns = _columns(found.rows)
+    rows, read_as = shapes.read(source.rows, kinds)
+    source = Source(source.name, rows, source.context)
+    columns = _columns(source.rows)
     if "prompts" in kinds:  # which rows of the other kinds hold too
         kinds = ("prompts",)
     kind = detect_kind(columns, kinds)
     if kind is None and columns:
-        faults = [(0, columns_fault(columns, kinds)), *found.context.faults]
-        raise report(found.name, faults, len(found.rows) + len(found.context.faults), found.context.unit)
+        faults = [(0, columns_fault(columns, kinds)), *source.context.faults]
+        raise report(source.name, faults, len(source.rows) + len(source.context.faults), source.context.unit)
     kind = kind or kinds[0]
-    found.context.faults += [(0, fault) for fault in refused_columns(found.rows, kind)]
-    told = read_as + notices(found.rows, kind)
+    source.context.faults += [(0, fault) for fault in refused_columns(source.rows, kind)]
+    messages = read_as + notices(source.rows, kind)
     if kind == "text":
-        found = _without_blank_texts(found, tell)
+        source = _without_blank_texts(source, tell)
     bad: dict[str, list[int]] = {}
     if on_bad_row == "drop":
-        found, bad = _without_bad_rows(found, kind, tell)
-    validate(found.rows, kind, found.name, found.context)
-    for notice in told:
-        tell(f"{found.name}: {notice}")
-    return _CANONICAL[kind](found.rows), kind, {fault: len(numbers) for fault, numbers in bad.items()}
+        source, bad = _without_bad_rows(source, kind, tell)
+    validate(source.rows, kind, source.name, source.context)
+    for notice in messages:
+        tell(f"{source.name}: {notice}")
+    return _CANONICAL[kind](source.rows), kind, {fault: len(numbers) for fault, numbers in bad.items()}
 
 
 def _dataset(rows: Sequence[Row], kind: str, source: str) -> datasets.Dataset:
@@ -153,31 +153,32 @@ def _dataset(rows: Sequence[Row], kind: str, source: str) -> datasets.Dataset:
     return datasets.concatenate_datasets([dataset, *kept], axis=1)
 
 
-def _without_blank_texts(found: Source, tell: Callable[[str], None]) -> Source:
+def _without_blank_texts(source: Source, tell: Callable[[str], None]) -> Source:
     """WikiText's rows are lines, many of them empty: they say nothing, and nothing is wrong with them."""
-    blank = [
-        isinstance(row, Mapping) and isinstance(row.get("text"), str) and not row["text"].strip() for row in found.rows
-    ]
+    texts = [row.get("text") if isinstance(row, Mapping) else None for row in source.rows]
+    blank = [isinstance(text, str) and not text.strip() for text in texts]
     if not any(blank):
-        return found
+        return source
     kept = [at for at, is_blank in enumerate(blank) if not is_blank]
-    count = f"{sum(blank)} of {len(found.rows)} rows"
-    if not kept and not found.context.faults:
-        raise UserError(f"{found.name}: there is no text to train on, {count} are empty.")
-    tell(f"{found.name}: {count} hold no text and are left out")
-    return Source(found.name, *found.context.select(found.rows, kept))
+    count = f"{sum(blank)} of {len(source.rows)} rows"
+    if not kept and not source.context.faults:
+        raise UserError(f"{source.name}: there is no text to train on, {count} are empty.")
+    tell(f"{source.name}: {count} hold no text and are left out")
+    return Source(source.name, *source.context.select(source.rows, kept))
 
 
-def _without_bad_rows(found: Source, kind: str, tell: Callable[[str], None]) -> tuple[Source, dict[str, list[int]]]:
-    rows, context, bad = sift(found.rows, kind, found.context)
+def _without_bad_rows(source: Source, kind: str, tell: Callable[[str], None]) -> tuple[Source, dict[str, list[int]]]:
+    rows, context, bad = sift(source.rows, kind, source.context)
     if not bad:
-        return found, bad
-    told = "; ".join(f"{len(numbers)} {fault} ({_numbered(numbers, context.unit)})" for fault, numbers in bad.items())
-    count = f"{len(found.rows) - len(rows)} of {len(found.rows)} rows"
+        return source, bad
+    counts = "; ".join(
+        f"{len(numbers)} {fault} ({_numbered(numbers, context.unit)})" for fault, numbers in bad.items()
+    )
+    count = f"{len(source.rows) - len(rows)} of {len(source.rows)} rows"
     if not rows:
-        raise UserError(f"{found.name}: nothing is left, {count} are faulty: {told}.")
-    tell(f"{found.name}: {count} dropped: {told}")
-    return Source(found.name, rows, context), bad
+        raise UserError(f"{source.name}: nothing is left, {count} are faulty: {counts}.")
+    tell(f"{source.name}: {count} dropped: {counts}")
+    return Source(source.name, rows, context), bad
 
 
 def _numbered(numbers: Sequence[int], unit: str) -> str:
@@ -224,8 +225,8 @@ def _prompt_key(row: Mapping[str, Any]) -> str:
     if row.get("prompt") is not None:
         return prompt_key(row["prompt"])
     turns = row["messages"]
-    said = next((at for at, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
-    return prompt_key(turns[:said])
+    end = next((at for at, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
+    return prompt_key(turns[:end])
 
 
 def _one_prompt_type(rows: Sequence[Row]) -> list[Row]:

@@ -59,8 +59,8 @@ def answer_turns(completion: Sequence[Mapping[str, Any]], prompt: Any) -> list[M
     turns = as_messages(completion)
     if not isinstance(prompt, str) and any_fault(prompt):
         return turns
-    keys, asked = turn_keys(turns), turn_keys(as_messages(prompt))
-    repeated = next((n for n in range(len(turns) - 1, 0, -1) if keys[:n] == asked[-n:]), 0)
+    keys, prompt_keys = turn_keys(turns), turn_keys(as_messages(prompt))
+    repeated = next((n for n in range(len(turns) - 1, 0, -1) if keys[:n] == prompt_keys[-n:]), 0)
     return turns[repeated:]
 
 
@@ -168,9 +168,9 @@ def messages_faults(name: str, value: Any) -> Iterator[Fault]:
 
 def _turn_faults(name: str, message: Any) -> Iterator[Fault]:
     if not isinstance(message, Mapping) or message.get("role") is None or not message.keys() & {"content", *CALLS}:
-        found = ", ".join(f"`{key}`" for key in message) if isinstance(message, Mapping) else describe(message)
-        found = found or "an empty object"
-        yield Fault(WRONG_TYPE, f"{name}: found {found}; a turn has `role` and `content`")
+        description = ", ".join(f"`{key}`" for key in message) if isinstance(message, Mapping) else describe(message)
+        description = description or "an empty object"
+        yield Fault(WRONG_TYPE, f"{name}: found {description}; a turn has `role` and `content`")
         return
     role = message["role"]
     if role not in ROLES:
@@ -183,8 +183,8 @@ def _turn_faults(name: str, message: Any) -> Iterator[Fault]:
         yield from _call_faults(f"{name}: `{key}`", message[key] if key == "tool_calls" else [message[key]])
     for key in LEARNT:
         if message.get(key) not in (None, 0, 1):
-            told = f"{name}: `{key}` is {describe(message[key])}; give 1 (the turn is learnt) or 0 (it is not)"
-            yield Fault(WRONG_TYPE, told)
+            fault = f"{name}: `{key}` is {describe(message[key])}; give 1 (the turn is learnt) or 0 (it is not)"
+            yield Fault(WRONG_TYPE, fault)
 
 
 def _content_faults(name: str, content: Any) -> Iterator[Fault]:
@@ -194,13 +194,13 @@ def _content_faults(name: str, content: Any) -> Iterator[Fault]:
     for at, part in enumerate(content, start=1):
         if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) else None
-            found = f"of type {kind!r}" if kind not in (None, "text") else describe(part)
-            told = f'{name}, part {at} is {found}; only text is read: {{"type": "text", "text": "..."}}'
-            yield Fault("a content that is not text", told)
+            description = f"of type {kind!r}" if kind not in (None, "text") else describe(part)
+            message = f'{name}, part {at} is {description}; only text is read: {{"type": "text", "text": "..."}}'
+            yield Fault("a content that is not text", message)
             return
         if unread := [key for key, value in part.items() if key not in ("type", "text") and value is not None]:
-            told = f"{name}, part {at} has `{'`, `'.join(unread)}`, which nothing reads; leave it out"
-            yield Fault("a content that is not text", told)
+            message = f"{name}, part {at} has `{'`, `'.join(unread)}`, which nothing reads; leave it out"
+            yield Fault("a content that is not text", message)
             return
     yield from text_faults(name, content_text(content))
 
@@ -252,15 +252,15 @@ def _history_faults(history: Any) -> Iterator[Fault]:
         return
     for at, pair in enumerate(history, start=1):
         if not is_list(pair) or len(pair) != 2 or not all(isinstance(text, str) and text.strip() for text in pair):
-            told = f"`history`, {at} is {describe(pair)}; give [question, answer], two texts"
-            yield Fault(WRONG_TYPE, told)
+            message = f"`history`, {at} is {describe(pair)}; give [question, answer], two texts"
+            yield Fault(WRONG_TYPE, message)
 
 
 def _tools_faults(given: Any) -> Iterator[Fault]:
     tools = parsed(given)
     if tools is not None and not (is_list(tools) and all(isinstance(tool, Mapping) for tool in tools)):
-        told = f"`tools` is {describe(given)}; give a list of JSON schemas, as it is or as JSON text"
-        yield Fault(WRONG_TYPE, told)
+        message = f"`tools` is {describe(given)}; give a list of JSON schemas, as it is or as JSON text"
+        yield Fault(WRONG_TYPE, message)
 
 
 def parsed(value: Any) -> Any:
@@ -322,11 +322,11 @@ def demonstration(row: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(prompt, str):
             turns = as_messages(prompt)
             prompt = [{"weight": 0} | turn if turn["role"] == "assistant" else turn for turn in turns]
-        said = completion
+        ending = completion
         if isinstance(completion, str):
-            said = [{"role": "assistant", "content": completion}]
+            ending = [{"role": "assistant", "content": completion}]
         row = with_opening({**row, "prompt": prompt})
-        answer = answer_turns(said, row["prompt"])
+        answer = answer_turns(ending, row["prompt"])
         if isinstance(row["prompt"], str) and not tools and [turn.keys() for turn in answer] == [{"role", "content"}]:
             return {"prompt": prompt, "completion": answer[0]["content"]}
         messages = [*as_messages(row["prompt"]), *answer]

@@ -31,11 +31,11 @@ def missing_orders(rows: Sequence[Any]) -> dict[int, Fault]:
     without = [at for at, row in rankings.items() if not has_order(row)]
     if len(without) == len(rankings):
         return {}
-    told = (
+    message = (
         "has neither `ranks` nor `scores`, which other rows have; give them (the order of the list counts only where "
         "no row has any)"
     )
-    return dict.fromkeys(without, Fault("no `ranks` among rows that have them", told))
+    return dict.fromkeys(without, Fault("no `ranks` among rows that have them", message))
 
 
 def unread_orders(rows: Sequence[Any]) -> list[str]:
@@ -43,7 +43,7 @@ def unread_orders(rows: Sequence[Any]) -> list[str]:
     rows = [row for row in rows if isinstance(row, Mapping)]
     if any(map(has_order, rows)):
         return []
-    found = dict.fromkeys(
+    columns = dict.fromkeys(
         name
         for row in rows
         for name, value in row.items()
@@ -54,7 +54,7 @@ def unread_orders(rows: Sequence[Any]) -> list[str]:
     return [
         f"`{name}` beside `completions` may be their order, and is not read. Rename it to `ranks` (whole numbers, "
         "1 = best) or `scores` (higher is better), or take it out if it says nothing of them"
-        for name in found
+        for name in columns
     ]
 
 

@@ -34,17 +34,17 @@ def read_squad(path: Path, unanswerable: bool = False) -> dict[str, tuple[str, .
 
     Raises UserError with all faults: missing fields, a question without answers, equal ids.
     """
-    found, faults = [], []
+    questions, faults = [], []
     for place, question in _questions(_data(path, or_list=True)):
         fault = _question_fault(question, unanswerable)
         if fault:
             faults.append(f"{place}: {fault}")
         else:
-            found.append((str(question["id"]), tuple(answer["text"] for answer in question["answers"])))
-    faults += [f"question {name!r}: stands there twice" for name in _twice(name for name, _ in found)]
+            questions.append((str(question["id"]), tuple(answer["text"] for answer in question["answers"])))
+    faults += [f"question {name!r}: stands there twice" for name in _twice(name for name, _ in questions)]
     if faults:
         raise _error(path, faults, "It must be in SQuAD's format.")
-    return dict(found)
+    return dict(questions)
 
 
 def read_predictions(path: Path, known: Sequence[Key], subset: bool = False) -> tuple[dict[Key, str], int]:
@@ -60,14 +60,14 @@ def read_predictions(path: Path, known: Sequence[Key], subset: bool = False) -> 
     """
     by_turn = isinstance(known[0], tuple)
     loaded = read_json(path, as_object=list)
-    found, faults = _turn_pairs(loaded) if by_turn else _id_pairs(loaded)
+    answers, faults = _turn_pairs(loaded) if by_turn else _id_pairs(loaded)
     if faults:
         form = '[{"id", "turn_id", "answer"}, ...]' if by_turn else "{id: answer}"
         raise _error(path, faults, f"It must be {form}.")
-    if not found:
+    if not answers:
         raise UserError(f"{path} holds no prediction at all; give the file that the answers were written to.")
-    faults = [f"{_told(key)}: its answer is {answer!r}, not a text" for key, answer in found if not _text(answer)]
-    return _of_known(path, found, known, subset, faults)
+    faults = [f"{_told(key)}: its answer is {answer!r}, not a text" for key, answer in answers if not _text(answer)]
+    return _of_known(path, answers, known, subset, faults)
 
 
 def read_na_probs(path: Path, known: Sequence[Key], answered: Sequence[Key], subset: bool = False) -> dict[str, float]:
@@ -76,13 +76,13 @@ def read_na_probs(path: Path, known: Sequence[Key], answered: Sequence[Key], sub
     Any scale will do: probabilities, or the differences between the score of no answer and the best answer's.
     Raises UserError with all faults, as `read_predictions` does, also for what is no finite number.
     """
-    found, faults = _id_pairs(read_json(path, as_object=list))
+    probabilities, faults = _id_pairs(read_json(path, as_object=list))
     if faults:
         raise _error(path, faults, "It must be {id: number}.")
-    faults = [f"{_told(key)}: {value!r} is no finite number" for key, value in found if not _is_number(value)]
-    there = {key for key, _ in found}
+    faults = [f"{_told(key)}: {value!r} is no finite number" for key, value in probabilities if not _is_number(value)]
+    there = {key for key, _ in probabilities}
     faults += [f"{_told(key)}: was answered, and has no number here" for key in answered if key not in there]
-    return _of_known(path, found, known, subset, faults)[0]
+    return _of_known(path, probabilities, known, subset, faults)[0]
 
 
 def _of_known(
@@ -116,8 +116,8 @@ def _questions(articles: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         paragraphs = article.get("paragraphs") if isinstance(article, Mapping) else None
         for at, paragraph in enumerate(paragraphs if isinstance(paragraphs, list) else [None], 1):
             place = f"article {number}, paragraph {at}"
-            asked = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
-            for question in asked if isinstance(asked, list) else [None]:
+            questions = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
+            for question in questions if isinstance(questions, list) else [None]:
                 name = question.get("id") if isinstance(question, Mapping) else None
                 yield place if name is None else f"{place}, question {name!r}", question
 
@@ -128,10 +128,10 @@ def is_raw_cmrc(article: Any) -> bool:
 
 
 def _from_raw_cmrc(passage: Mapping[str, Any]) -> dict[str, Any]:
-    asked = passage.get("qas")
-    if isinstance(asked, list):
-        asked = [_from_raw_question(one) if isinstance(one, Mapping) else one for one in asked]
-    return {"paragraphs": [{"context": passage["context_text"], "qas": asked}]}
+    questions = passage.get("qas")
+    if isinstance(questions, list):
+        questions = [_from_raw_question(one) if isinstance(one, Mapping) else one for one in questions]
+    return {"paragraphs": [{"context": passage["context_text"], "qas": questions}]}
 
 
 def _from_raw_question(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,18 +168,18 @@ def _question_fault(question: Any, unanswerable: bool = False) -> str:
 
 
 def _turn_pairs(loaded: Any) -> tuple[list[tuple[Any, Any]], list[str]]:
-    found, faults = [], []
+    pairs, faults = [], []
     for number, entry in enumerate(loaded if isinstance(loaded, list) else (), 1):
         fields = dict(entry) if _is_object(entry) else {}
         missing = [field for field in ("id", "turn_id", "answer") if field not in fields]
         if missing:
-            told = f" of {fields['id']!r}" if "id" in fields else ""
-            faults.append(f"prediction number {number}{told}: has no {', '.join(f'`{field}`' for field in missing)}")
+            place = f" of {fields['id']!r}" if "id" in fields else ""
+            faults.append(f"prediction number {number}{place}: has no {', '.join(f'`{field}`' for field in missing)}")
         elif not isinstance(fields["turn_id"], int):
             faults.append(f"prediction number {number} of {fields['id']!r}: its turn_id is {fields['turn_id']!r}")
         else:
-            found.append(((str(fields["id"]), fields["turn_id"]), fields["answer"]))
-    return (found, faults) if isinstance(loaded, list) and not (loaded and _is_object(loaded)) else ([], ["no list"])
+            pairs.append(((str(fields["id"]), fields["turn_id"]), fields["answer"]))
+    return (pairs, faults) if isinstance(loaded, list) and not (loaded and _is_object(loaded)) else ([], ["no list"])
 
 
 def _id_pairs(loaded: Any) -> tuple[list[tuple[Any, Any]], list[str]]:

@@ -25,30 +25,30 @@ class UnstableTemplate(UserError):
 
 def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
     """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
-    found, refusals = [], {}
+    encoded, refusals = [], {}
     rows = list(rows)
     with Counter(len(rows), "rows tokenized", shown=is_main_process()) as counter:
         for number, row in enumerate(rows, start=1):
             try:
-                found.append(encode(row))
+                encoded.append(encode(row))
             except TemplateRefusal as refusal:
                 refusals[number] = refusal
             counter.add(1)
     if refusals:
-        raise refused_rows(refusals, len(found) + len(refusals), name)
-    return found
+        raise refused_rows(refusals, len(encoded) + len(refusals), name)
+    return encoded
 
 
 def refused_rows(refusals: Mapping[int | str, TemplateRefusal], rows: int, name: str = "") -> UserError:
     """One error of the refusals by row: each of the template's sentences with the rows it was said of."""
-    said: dict[str, list[str]] = {}
+    numbers_of: dict[str, list[str]] = {}
     for row, refusal in refusals.items():
-        said.setdefault(refusal.words, []).append(str(row))
-    told = [f"{words} (row {_first(numbers, ', ')})" for words, numbers in said.items()]
+        numbers_of.setdefault(refusal.words, []).append(str(row))
+    reasons = [f"{words} (row {_first(numbers, ', ')})" for words, numbers in numbers_of.items()]
     advice = " ".join(dict.fromkeys(refusal.advice for refusal in refusals.values() if refusal.advice))
     return UserError(
         f"{name + ': ' if name else ''}the tokenizer's chat template refuses {len(refusals)} of {rows} rows: "
-        f"{_first(told, '; ')}. {advice or 'Mend these rows, or give another chat template.'}"
+        f"{_first(reasons, '; ')}. {advice or 'Mend these rows, or give another chat template.'}"
     )
 
 

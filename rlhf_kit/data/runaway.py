@@ -33,14 +33,14 @@ def refuse_runaway(template: str, render: Callable[[], str]) -> None:
         os._exit(_render(render))
     status = _waited(child)
     if status == -signal.SIGXCPU:
-        found = f"ran for {SECONDS} seconds"
+        excess = f"ran for {SECONDS} seconds"
     elif status == _LARGE:
-        found = f"wrote more than {CHARACTERS} characters or took {MEBIBYTES} MiB of memory"
+        excess = f"wrote more than {CHARACTERS} characters or took {MEBIBYTES} MiB of memory"
     else:
         _tried.add(template)
         return
     raise UserError(
-        f"The tokenizer's chat template comes to no end: of one short turn it {found}. Mend the `chat_template` of "
+        f"The tokenizer's chat template comes to no end: of one short turn it {excess}. Mend the `chat_template` of "
         "the tokenizer, or give another one."
     )
 

@@ -35,13 +35,13 @@ def read(rows: Sequence[Any], kinds: Sequence[str]) -> tuple[list[Any], list[str
         return list(rows), []
     ours, counts = [], dict.fromkeys(READERS, 0)
     for row in rows:
-        for told, reader in READERS.items() if isinstance(row, Mapping) else ():
-            if (found := reader(row)) and (made := _made(row, *found, kinds)):
+        for name, reader in READERS.items() if isinstance(row, Mapping) else ():
+            if (fields := reader(row)) and (made := _made(row, *fields, kinds)):
                 row = made
-                counts[told] += 1
+                counts[name] += 1
                 break
         ours.append(row)
-    return ours, [f"{count} of {len(ours)} rows read as {told}" for told, count in counts.items() if count]
+    return ours, [f"{count} of {len(ours)} rows read as {name}" for name, count in counts.items() if count]
 
 
 def _made(row: Mapping[str, Any], made: Row, taken: Sequence[str], kinds: Sequence[str]) -> Row | None:
@@ -63,10 +63,10 @@ def _alpaca(row: Mapping[str, Any]) -> tuple[Row, Sequence[str]] | None:
     instruction, output = row.get("instruction"), _first(row, "output", "response")
     if not isinstance(instruction, str) or row.get("prompt") is not None or row.get("messages") is not None:
         return None
-    given = _first(row, "input", "context")
-    parts = [text for text in (instruction, row.get(given)) if isinstance(text, str) and text.strip()]
+    context = _first(row, "input", "context")
+    parts = [text for text in (instruction, row.get(context)) if isinstance(text, str) and text.strip()]
     made: Row = {"prompt": "\n\n".join(parts) or instruction}
-    taken = ["instruction", *([given] if isinstance(row.get(given), str) else [])]
+    taken = ["instruction", *([context] if isinstance(row.get(context), str) else [])]
     answer = row.get(output)
     if is_list(answer) and len(answer) == 2 and row.get("chosen") is None:
         made |= {"chosen": answer[0], "rejected": answer[1]}
@@ -106,10 +106,10 @@ def _turn(turn: Any) -> Any:
     """A turn of `from` and `value` as `role` and `content`; a call written as JSON text as a call."""
     if not isinstance(turn, Mapping) or "from" not in turn or "role" in turn:
         return turn
-    said, text = turn["from"], turn.get("value")
+    speaker, text = turn["from"], turn.get("value")
     further = {name: value for name, value in turn.items() if name not in ("from", "value")}
-    role = _ROLES.get(said, said) if isinstance(said, str) else said
-    if said == "function_call" and (call := _call(text)):
+    role = _ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    if speaker == "function_call" and (call := _call(text)):
         return {"role": role, "tool_calls": call, **further}
     return {"role": role, "content": text, **further}
 
@@ -150,8 +150,8 @@ def _arena(row: Mapping[str, Any]) -> tuple[Row, Sequence[str]] | None:
     if row.get("conversation_a") is not None:
         dialogues, taken = [row["conversation_a"], row.get("conversation_b")], ["conversation_a", "conversation_b"]
     elif row.get("response_a") is not None and row.get("prompt") is not None:
-        asked, taken = _texts(row["prompt"]), ["prompt", "response_a", "response_b"]
-        dialogues = [_talk(asked, _texts(row.get(name))) for name in taken[1:]]
+        prompts, taken = _texts(row["prompt"]), ["prompt", "response_a", "response_b"]
+        dialogues = [_talk(prompts, _texts(row.get(name))) for name in taken[1:]]
     else:
         return None
     # Where the dialogues differ before, the second does not begin with the prompt, which is told.
@@ -193,8 +193,8 @@ def _hh(row: Mapping[str, Any]) -> tuple[Row, Sequence[str]] | None:
     sides = {name: transcript(row.get(name)) for name in ("chosen", "rejected")}
     if row.get("prompt") is None and all(sides.values()):
         return sides, tuple(sides)
-    if (asked := _asked(row.get("prompt"))) is not row.get("prompt"):
-        return {"prompt": asked}, ("prompt",)
+    if (prompt := _asked(row.get("prompt"))) is not row.get("prompt"):
+        return {"prompt": prompt}, ("prompt",)
     if (talk := transcript(row.get("text"))) and row.get("messages") is None and row.get("prompt") is None:
         return {"messages": talk}, ("text",)
     return None
@@ -206,8 +206,8 @@ def transcript(text: Any) -> list[Row] | None:
         return None
     _, *rest = TURN.split(text)
     return [
-        {"role": SPEAKERS[speaker], "content": said.strip()}
-        for speaker, said in zip(rest[::2], rest[1::2], strict=True)
+        {"role": SPEAKERS[speaker], "content": speech.strip()}
+        for speaker, speech in zip(rest[::2], rest[1::2], strict=True)
     ]
 
 

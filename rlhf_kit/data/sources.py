@@ -105,19 +105,19 @@ def _read_world(source: str, kinds: Sequence[str], split: str, seed: int) -> Sou
 def _read_folder(folder: Path, kinds: Sequence[str], split: str) -> Source:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         return _read_saved(folder, kinds, split)
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted(entry for entry in [*folder.glob("*"), *folder.glob("data/*")] if entry.is_file()):
         if suffix_of(path) in SUFFIXES:
             # The hub's shards: train-00000-of-00002.parquet
             name = re.sub(r"-\d+-of-\d+$", "", path.name[: -len(suffix_of(path))])
-            found.setdefault(name, []).append(path)
-    texts = [path for paths in found.values() for path in paths if suffix_of(path).startswith(".txt")]
-    if split in found:
-        paths = found[split]
-    elif texts and "text" in kinds and not found.keys() & _SPLITS:
+            files.setdefault(name, []).append(path)
+    texts = [path for paths in files.values() for path in paths if suffix_of(path).startswith(".txt")]
+    if split in files:
+        paths = files[split]
+    elif texts and "text" in kinds and not files.keys() & _SPLITS:
         paths = texts
     else:
-        raise _no_split(folder, split, found)
+        raise _no_split(folder, split, files)
     shards = all(re.search(r"-\d+-of-\d+", path.name) for path in paths)
     if len(paths) > 1 and paths is not texts and not (shards and len({suffix_of(path) for path in paths}) == 1):
         names = ", ".join(path.name for path in paths)
@@ -158,8 +158,8 @@ def _read_saved(folder: Path, kinds: Sequence[str], split: str) -> Source:
     except UserError:
         raise
     except Exception as error:  # `datasets` raises a dozen unrelated types: no such feature, a file that is not there
-        told = f"{folder} is no folder that `datasets` saved in full: {_first_line(error)}"
-        raise UserError(f"{told} Save it anew, or give another source.") from error
+        message = f"{folder} is no folder that `datasets` saved in full: {_first_line(error)}"
+        raise UserError(f"{message} Save it anew, or give another source.") from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
             raise UserError(
@@ -193,8 +193,8 @@ def _cached(config: str, split: str, commit: str) -> datasets.Dataset | None:
     if len(folders) != 1:
         return None
     whole = rf".+-{re.escape(split)}(-\d{{5}}-of-(\d{{5}}))?\.arrow"
-    files = {path: found for path in sorted(folders[0].iterdir()) if (found := re.fullmatch(whole, path.name))}
-    if not files or len(files) != max(int(found[2] or 1) for found in files.values()):
+    files = {path: match for path in sorted(folders[0].iterdir()) if (match := re.fullmatch(whole, path.name))}
+    if not files or len(files) != max(int(match[2] or 1) for match in files.values()):
         return None
     return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in files])
 

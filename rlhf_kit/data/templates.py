@@ -147,13 +147,13 @@ def _with_arguments(tokenizer: PreTrainedTokenizerBase, messages: list[Message],
     if not any(message.get("tool_calls") for message in messages):
         return messages
     options = options | {"tokenize": False, "return_dict": False, "return_assistant_tokens_mask": False}
-    for form in (lambda given: given, _object_of, _text_of):
+    for form in (lambda value: value, _object_of, _text_of):
         formed = [_formed(message, form) for message in messages]
         try:
             text = tokenizer.apply_chat_template(formed, **options)
         except Exception:  # a template is a program of somebody's
             continue
-        if not any(_garbled(given) in text for message in formed for given in _arguments(message)):
+        if not any(_garbled(value) in text for message in formed for value in _arguments(message)):
             return formed
     return messages  # what the template says of it is told
 
@@ -271,19 +271,19 @@ def unread(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tool
         return fields + ["tools"] * bool(tools)
     turns = [{name: value for name, value in turn.items() if name not in LEARNT} for turn in messages]
     whole = render(tokenizer, turns, tools=tools)
-    found = []
+    names = []
     for field in fields:
         without = [{name: value for name, value in turn.items() if name != field} for turn in turns]
         with suppress(TemplateRefusal):  # it asks for the field, so it reads it
-            found += [field] * (render(tokenizer, without, tools=tools) == whole)
-    return found + ["tools"] * bool(tools and render(tokenizer, turns) == whole)
+            names += [field] * (render(tokenizer, without, tools=tools) == whole)
+    return names + ["tools"] * bool(tools and render(tokenizer, turns) == whole)
 
 
 def warn_unread(counts: Counter[str], rows: int, name: str) -> None:
     """Say once what is `unread` in how many of the `rows` called `name`."""
     if counts:
-        told = ", ".join(f"`{field}` (in {count} of {rows} rows)" for field, count in counts.items())
-        logger.warning("%s: not read, as the chat template does not write them: %s", name, told)
+        fields = ", ".join(f"`{field}` (in {count} of {rows} rows)" for field, count in counts.items())
+        logger.warning("%s: not read, as the chat template does not write them: %s", name, fields)
 
 
 def refuse_unread(
@@ -297,10 +297,10 @@ def refuse_unread(
     What else is `unread` is counted in `counts`, where they are given.
     """
     calls = any(turn.get(name) for turn in messages for name in CALLS)
-    found = unread(tokenizer, messages, tools) if calls or tools or counts is not None else []
+    fields = unread(tokenizer, messages, tools) if calls or tools or counts is not None else []
     if counts is not None:
-        counts.update(found)
-    lost = [name for name in found if name in (*CALLS, "tools")] if calls or tools else []
+        counts.update(fields)
+    lost = [name for name in fields if name in (*CALLS, "tools")] if calls or tools else []
     if lost:
         raise TemplateRefusal(
             f"it does not write {' and '.join(f'`{name}`' for name in lost)}",
@@ -372,9 +372,9 @@ def led(tokenizer: PreTrainedTokenizerBase, completion: str, frame: Frame) -> st
     if frame.lead.strip():
         prefix = render(tokenizer, _QUESTION, add_generation_prompt=True)
         full = render(tokenizer, [*_QUESTION, {"role": "assistant", "content": completion}])
-        said = full.removeprefix(prefix).removesuffix(frame.after)
-        if "".join(said.split()) == "".join(completion.split()):
-            return said
+        answer = full.removeprefix(prefix).removesuffix(frame.after)
+        if "".join(answer.split()) == "".join(completion.split()):
+            return answer
     return frame.lead + completion
 
 

@@ -67,8 +67,8 @@ def _piece(path: Path, file: BinaryIO) -> bytes:
     except (gzip.BadGzipFile, zlib.error) as error:
         if not _begins_packed(path):
             raise UserError(f"{path} cannot be read: it is not packed by gzip. Take .gz off its name.") from error
-        told = f"it is damaged, or goes on with something else behind its end ({error})"
-        raise UserError(f"{path} cannot be read: {told}. Fetch or pack it anew.") from error
+        reason = f"it is damaged, or goes on with something else behind its end ({error})"
+        raise UserError(f"{path} cannot be read: {reason}. Fetch or pack it anew.") from error
 
 
 def most_unpacked(size: int) -> int:
@@ -151,8 +151,8 @@ def _measure_batches(path: Path, batches: Iterable[pyarrow.RecordBatch], most: i
 
 def _refuse_size(path: Path, size: int, most: int) -> None:
     if size > most:
-        told = f"{path} unpacks to more than {most // 2**20:,} MiB"
-        raise UserError(f"{told}. Split it into shards: train-00000-of-00002{path.suffix}.")
+        message = f"{path} unpacks to more than {most // 2**20:,} MiB"
+        raise UserError(f"{message}. Split it into shards: train-00000-of-00002{path.suffix}.")
 
 
 def _size(array: pyarrow.Array) -> int:

@@ -21,50 +21,50 @@ def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
         return []
     if kind == "prompts":
         return reserved_columns(rows)
-    found = unread_orders(rows) if kind == "ranked" else []
+    columns = unread_orders(rows) if kind == "ranked" else []
     unread = unread_columns(rows, kind)
-    found += lost_from_prompt(rows, unread)
+    columns += lost_from_prompt(rows, unread)
     if "label" in unread and kind == "demonstrations":
-        found.append(
+        columns.append(
             "`label` tells good answers from bad, and demonstrations are all learnt: keep the good rows and take the "
             "column out"
         )
     if "weight" in unread and any(row.get("weight") not in (None, 1) for row in rows if isinstance(row, Mapping)):
-        found.append(f"`weight` counts in rankings and pairs only; {kind} have none, take the column out")
-    return found
+        columns.append(f"`weight` counts in rankings and pairs only; {kind} have none, take the column out")
+    return columns
 
 
 def lost_from_prompt(rows: Sequence[Any], unread: Iterable[str]) -> list[str]:
     """What to say of those of the `unread` columns that belong into the prompt."""
-    found = []
+    columns = []
     for name in unread:
         if name.lower() in PART_OF_PROMPT and any(_is_missing(row, name) for row in rows):
             advice = "rename it to `system`" if name.lower() in SYSTEM else "put it there, below the instruction"
-            found.append(
+            columns.append(
                 f"`{name}` is not read, and rows have one that does not stand in their `prompt`: {advice}, or take "
                 "the column out"
             )
-    return found
+    return columns
 
 
 def notices(rows: Sequence[Any], kind: str) -> list[str]:
     """What is to be said once of rows of `kind`: the order they are given in, the columns that nothing reads."""
-    told = []
+    lines = []
     if kind == "ranked" and not any(isinstance(row, Mapping) and has_order(row) for row in rows):
-        told.append(FILE_ORDER)
+        lines.append(FILE_ORDER)
     if unread := unread_columns(rows, kind):
         named = ", ".join(
             f"`{name}`" + ("" if count == len(rows) else f" (in {count} of {len(rows)} rows)")
             for name, count in unread.items()
         )
         why = "reward functions have the sampled ones under this name; rename it to hand it on"
-        told.append(f"not read, as {why if kind == 'prompts' else f'{kind} have no such columns'}: {named}")
+        lines.append(f"not read, as {why if kind == 'prompts' else f'{kind} have no such columns'}: {named}")
     if fields := unread_fields(rows, kind):
         named = ", ".join(f"`{name}` (in {count} of {len(rows)} rows)" for name, count in fields.items())
-        told.append(f"not read, as answers are text: {named}")
+        lines.append(f"not read, as answers are text: {named}")
     if kind == "prompts" and (count := sum(bool(row.get("tools")) for row in rows if isinstance(row, Mapping))):
-        told.append(f"`tools` (in {count} of {len(rows)} rows) reach the reward functions, not the policy")
-    return told
+        lines.append(f"`tools` (in {count} of {len(rows)} rows) reach the reward functions, not the policy")
+    return lines
 
 
 def unread_fields(rows: Sequence[Any], kind: str) -> Counter[str]:

@@ -67,9 +67,9 @@ def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     try:
         return get_peft_model(model, config, revision=split_revision(origin(model))[1])
     except Exception as error:  # what peft's ways to initialise an adapter raise is their own
-        told = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         how = f" (init_lora_weights={config.init_lora_weights!r})" if config.init_lora_weights is not True else ""
-        raise UserError(f"LoRA could not be put on {type(model).__name__}{how}: {told}") from error
+        raise UserError(f"LoRA could not be put on {type(model).__name__}{how}: {reason}") from error
 
 
 def default_targets(model: nn.Module) -> list[str] | str:

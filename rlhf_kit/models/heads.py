@@ -88,10 +88,10 @@ def row_format(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     between = tuple(ids[place] for place in range(start, end) if special[place])
     if not between:
         return PLAIN
-    found = RowFormat(tuple(ids[:start]), between, tuple(ids[end:]))
-    types = found.token_types(torch.tensor([ids]), torch.tensor([len(ids)]))[0].tolist()
+    row = RowFormat(tuple(ids[:start]), between, tuple(ids[end:]))
+    types = row.token_types(torch.tensor([ids]), torch.tensor([len(ids)]))[0].tolist()
     has_types = (getattr(config, "type_vocab_size", None) or 0) > 1  # RoBERTa has one, DistilBERT none
-    return replace(found, typed=has_types and pair.get("token_type_ids") == types)
+    return replace(row, typed=has_types and pair.get("token_type_ids") == types)
 
 
 def fit_context(

@@ -35,14 +35,14 @@ def model_hash(name: str) -> str:
     adapter = adapter_config("a model", name)
     if commit and adapter is None:
         return commit[:16]
-    found = hashlib.sha256((commit or "").encode())
+    digest = hashlib.sha256((commit or "").encode())
     files = [] if commit else [path for path in Path(name).iterdir() if MODEL_FILES.fullmatch(path.name)]
     for path in sorted(path for path in files if path.is_file()):
         content = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 content.update(block)
-        found.update(path.name.encode() + content.digest())
+        digest.update(path.name.encode() + content.digest())
     if adapter is not None:
-        found.update(model_hash(adapter.base_model_name_or_path).encode())
-    return found.hexdigest()[:16]
+        digest.update(model_hash(adapter.base_model_name_or_path).encode())
+    return digest.hexdigest()[:16]

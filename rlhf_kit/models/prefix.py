@@ -69,8 +69,8 @@ def tree_mask(segments: Tensor) -> Tensor:
     """
     size = segments.shape[1]
     before = torch.ones(size, size, dtype=torch.bool, device=segments.device).tril()
-    mine, theirs = segments[:, :, None], segments[:, None, :]
-    return (((theirs == 0) | (theirs == mine)) & before)[:, None]
+    queries, keys = segments[:, :, None], segments[:, None, :]
+    return (((keys == 0) | (keys == queries)) & before)[:, None]
 
 
 def tree_scores(model: nn.Module, tree: dict[str, Tensor]) -> Tensor:

@@ -36,12 +36,12 @@ ROUNDING = 1e-3  # of the numbers' spread: what float32 may lose, a hundredth of
 
 def short_texts(model: nn.Module, rows: Iterable[Sequence[int]]) -> list[list[int]]:
     """Two short texts of different lengths from the first rows; a row that is too short is repeated."""
-    found = list(islice((row for row in rows if len(row)), 2))
-    if not found:
+    texts = list(islice((row for row in rows if len(row)), 2))
+    if not texts:
         raise UserError("There is nothing to train on: every row is empty.")
     limit = context_length(unwrapped(model).config) or sum(LENGTHS)
     lengths = [max(2, min(length, limit * length // sum(LENGTHS))) for length in LENGTHS]
-    return [list(islice(cycle(row), length)) for row, length in zip((found[0], found[-1]), lengths, strict=True)]
+    return [list(islice(cycle(row), length)) for row, length in zip((texts[0], texts[-1]), lengths, strict=True)]
 
 
 @contextmanager
@@ -113,14 +113,14 @@ def tried(model: nn.Module, compare: Callable[[], float], what: str = "its logit
     """What is wrong where `compare` finds a gap or fails; None when it is what rounding makes."""
     with trial(model):
         try:
-            found = compare()
+            outcome = compare()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an architecture's forward raises
             return f"its forward ends in {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        if math.isnan(found):
+        if math.isnan(outcome):
             return f"{what} NaN or infinite"
-        return None if found <= tolerance(model) else f"{what} off by {found:.2g} of their spread"
+        return None if outcome <= tolerance(model) else f"{what} off by {outcome:.2g} of their spread"
 
 
 def fault(model: nn.Module, batch: Batch) -> str | None:
@@ -138,8 +138,8 @@ def agreed(decide: Callable[[], Any]) -> Any:
     if is_deepspeed_zero3_enabled():
         return None
     state = PartialState()
-    found = [decide() if state.is_main_process else None]
-    return broadcast_object_list(found)[0] if state.num_processes > 1 else found[0]
+    decision = [decide() if state.is_main_process else None]
+    return broadcast_object_list(decision)[0] if state.num_processes > 1 else decision[0]
 
 
 # --- what stages ask ------------------------------------------------------------------------------------------------
@@ -158,17 +158,17 @@ def check_trainable(model: nn.Module) -> None:
 def check_texts(model: nn.Module, texts: list[list[int]]) -> None:
     """Raises UserError for a model that reads what stands behind a token: later tokens, or padding on the right; and
     for one whose weights are no numbers."""
-    found = agreed(lambda: not_finite(model))
-    if found:
-        raise UserError(f"{_name(model)}: {found}")
+    fault = agreed(lambda: not_finite(model))
+    if fault:
+        raise UserError(f"{_name(model)}: {fault}")
 
     def decide() -> str | None:
         return tried(model, lambda: gap(_beginnings(model, texts), [alone(model, text) for text in texts]))
 
-    found = agreed(decide)
-    if found:
+    fault = agreed(decide)
+    if fault:
         raise UserError(
-            f"{_name(model)} is no causal language model: with other tokens behind a text {found}. "
+            f"{_name(model)} is no causal language model: with other tokens behind a text {fault}. "
             "(Some models have `is_decoder` in their config.json.)"
         )
     check_padding(model, pretraining_batch(texts, "apart"))
@@ -176,10 +176,10 @@ def check_texts(model: nn.Module, texts: list[list[int]]) -> None:
 
 def check_padding(model: nn.Module, batch: Batch, advice: str = "") -> None:
     """Raises UserError for a model that reads the padding of `batch`, rows of one text each."""
-    found = agreed(lambda: fault(model, batch))
-    if found:
+    message = agreed(lambda: fault(model, batch))
+    if message:
         raise UserError(
-            f"{_name(model)} cannot be trained on texts of different lengths: in a batch of them {found}.{advice}"
+            f"{_name(model)} cannot be trained on texts of different lengths: in a batch of them {message}.{advice}"
         )
 
 
@@ -221,11 +221,11 @@ def check_loss(trainer: Trainer, batch: Batch) -> None:
             trainer.model_accepts_loss_kwargs, share = False, mean
         return min(abs(loss - share), abs(loss - mean)) / _spread(truth)
 
-    found = tried(model, compare, "it is")
-    found = agreed(lambda: found)
-    if found:
+    fault = tried(model, compare, "it is")
+    fault = agreed(lambda: fault)
+    if fault:
         raise UserError(
-            f"{_name(model)} computes another loss than that of predicting each text's next tokens: {found}."
+            f"{_name(model)} computes another loss than that of predicting each text's next tokens: {fault}."
         )
 
 
@@ -239,12 +239,12 @@ def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowForm
         ids, lengths = pad_right(texts, pad_id)
         return sequence_scores(model, ids.to(device), lengths, reads)
 
-    found = agreed(
+    fault = agreed(
         lambda: tried(model, lambda: gap([scores(texts)], [torch.cat([scores([t]) for t in texts])]), "its scores are")
     )
-    if found:
+    if fault:
         raise UserError(
-            f"{_name(model)}: a score must not depend on padding; in a batch of answers of different lengths {found}."
+            f"{_name(model)}: a score must not depend on padding; in a batch of answers of different lengths {fault}."
         )
 
 

@@ -100,9 +100,9 @@ def not_finite(model: nn.Module) -> str | None:
 
 def refuse_not_finite(model: nn.Module, name: str) -> None:
     """Raises UserError for a model, called `name`, whose weights are `not_finite`."""
-    found = not_finite(model)
-    if found:
-        raise UserError(f"{name!r}: {found}")
+    fault = not_finite(model)
+    if fault:
+        raise UserError(f"{name!r}: {fault}")
 
 
 def _load_chain(
@@ -156,10 +156,10 @@ def _with_adapter(base: PreTrainedModel, adapter: PeftConfig, name_or_path: str 
     prefix = f"base_model.model.{base.base_model_prefix}."
     if is_classifier(base):  # the LM head of a language model's adapter is not needed
         unexpected = [name for name in unexpected if name.startswith(prefix)]
-    for found, verb in ((missing, "lacks"), (unexpected, "has, without a place in its base,")):
-        if found:
+    for names, verb in ((missing, "lacks"), (unexpected, "has, without a place in its base,")):
+        if names:
             raise UserError(
-                f"The adapter {str(name_or_path)!r} {verb} {len(found)} weights: {_first(found)}. It is incomplete, "
+                f"The adapter {str(name_or_path)!r} {verb} {len(names)} weights: {_first(names)}. It is incomplete, "
                 f"or was not trained on the base that it names, {adapter.base_model_name_or_path!r}."
             )
     return model
@@ -167,11 +167,11 @@ def _with_adapter(base: PreTrainedModel, adapter: PeftConfig, name_or_path: str 
 
 def _check_shapes(mismatched: Iterable[tuple[str, torch.Size, torch.Size]], name_or_path: str | os.PathLike) -> None:
     """Refuse weights of other shapes than the config's, which would be drawn at random."""
-    found = [f"{name} is {tuple(saved)}, not {tuple(wanted)}" for name, saved, wanted in sorted(mismatched)]
-    if found:
+    shapes = [f"{name} is {tuple(saved)}, not {tuple(wanted)}" for name, saved, wanted in sorted(mismatched)]
+    if shapes:
         raise UserError(
-            f"{str(name_or_path)!r}: its files hold {len(found)} weights of other shapes than its config.json makes: "
-            f"{_first(found)}. They do not belong together: give the files of one model."
+            f"{str(name_or_path)!r}: its files hold {len(shapes)} weights of other shapes than its config.json makes: "
+            f"{_first(shapes)}. They do not belong together: give the files of one model."
         )
 
 
@@ -369,8 +369,8 @@ def _told(what: str, name_or_path: str | os.PathLike, load: Callable[[], Loaded]
     if path.exists() and not path.is_dir():
         raise UserError(f"{str(path)!r} is a file; {what} is a folder or a hub id.")
     if path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
-        found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-        raise UserError(f"{str(path)!r} holds no model: it has {found}, and {what} needs a config.json.")
+        contents = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+        raise UserError(f"{str(path)!r} holds no model: it has {contents}, and {what} needs a config.json.")
     if hub.names_path(name_or_path) and not path.exists():
         raise UserError(f"There is no folder {str(path)!r}; {what} is needed.{near}")
     try:

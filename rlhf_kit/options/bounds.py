@@ -169,8 +169,8 @@ def broken_rule(value: Any, bound: Bound) -> str | None:
 
 def number_faults(owner: str, **values: float | None) -> list[str]:
     """What is wrong with arguments of the function `owner`, "name=value must ..." each; None passes."""
-    found = {name: broken_rule(value, bound_of(name, owner)) for name, value in values.items() if value is not None}
-    return [f"{name}={values[name]} must {rule}" for name, rule in found.items() if rule]
+    faults = {name: broken_rule(value, bound_of(name, owner)) for name, value in values.items() if value is not None}
+    return [f"{name}={values[name]} must {rule}" for name, rule in faults.items() if rule]
 
 
 def range_faults(options: Any) -> list[str]:

@@ -80,9 +80,9 @@ def link_back(page: Path, by: str, whole: Path) -> None:
 
 def keep_back(page: Path, text: str) -> str:
     """The `text` that takes a page's place, with the way back that the page has, where the whole is still there."""
-    found = BACK.search(page.read_text(encoding="utf-8", errors="replace")) if page.is_file() else None
-    is_there = found is not None and (page.parent / unquote(found[1])).is_file()
-    return text.replace(MAIN, found[0], 1) if is_there else text
+    link = BACK.search(page.read_text(encoding="utf-8", errors="replace")) if page.is_file() else None
+    is_there = link is not None and (page.parent / unquote(link[1])).is_file()
+    return text.replace(MAIN, link[0], 1) if is_there else text
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -222,8 +222,8 @@ def _json(text: str) -> object:
 def judge(run: Run, truths: Sequence[str]) -> list[Finding]:
     """All findings, the worst first."""
     checks = PPO_CHECKS if run.is_ppo else OTHER_CHECKS
-    found = [check(run.logs) for check in checks] + [reward_hacking(run.logs, truth) for truth in truths]
-    return sorted(filter(None, found), key=lambda finding: list(REMEDIES).index(finding.name))
+    findings = [check(run.logs) for check in checks] + [reward_hacking(run.logs, truth) for truth in truths]
+    return sorted(filter(None, findings), key=lambda finding: list(REMEDIES).index(finding.name))
 
 
 def chosen_truths(run: Run, given: Sequence[str]) -> list[str]:
@@ -231,29 +231,29 @@ def chosen_truths(run: Run, given: Sequence[str]) -> list[str]:
     names = [name.removeprefix("rewards/") for name in given]
     for name in names:
         if name not in run.scorers:
-            told = f"its scorers are {', '.join(run.scorers)}" if run.scorers else "it logs no rewards"
-            raise UserError(f"--truth {name!r} is not in this run: {told}.{did_you_mean(name, run.scorers)}")
+            reason = f"its scorers are {', '.join(run.scorers)}" if run.scorers else "it logs no rewards"
+            raise UserError(f"--truth {name!r} is not in this run: {reason}.{did_you_mean(name, run.scorers)}")
     return names or run.held_out
 
 
 def notes(run: Run, truths: Sequence[str]) -> list[str]:
     """What could not be judged, and why."""
-    told = []
+    lines = []
     if not run.is_ppo:
-        told.append("This is not a PPO run: only NaN, a rising loss and gradient spikes were looked for.")
+        lines.append("This is not a PPO run: only NaN, a rising loss and gradient spikes were looked for.")
     if len(run.logs) < LEAST:
-        told.append(
+        lines.append(
             f"Only {len(run.logs)} logged: too little to judge more than NaN and ends. {LEAST} are needed, 8 better."
         )
     if run.is_ppo and truths:
-        told.append(f"Held out from training, as the truth to compare with: {', '.join(truths)}.")
+        lines.append(f"Held out from training, as the truth to compare with: {', '.join(truths)}.")
     elif run.is_ppo:
         why = "no reward function has weight 0" if run.record else f"there is no {RECORD} yet, which has the weights"
-        told.append(
+        lines.append(
             f"Reward hacking was not looked for: {why}. Name a scorer that the policy is not paid for by --truth NAME "
             f"(logged: {', '.join(run.scorers) or 'none'})."
         )
-    return told
+    return lines
 
 
 def as_text(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
@@ -275,9 +275,9 @@ def as_text(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
 
 
 def as_json(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
-    told = [asdict(found) | {"serious": found.name in SERIOUS} | asdict(REMEDIES[found.name]) for found in findings]
+    entries = [asdict(one) | {"serious": one.name in SERIOUS} | asdict(REMEDIES[one.name]) for one in findings]
     facts = {"run": str(run.folder), "ppo": run.is_ppo, "ended": run.record is not None, "logs": len(run.logs)}
-    return json.dumps(facts | {"notes": list(said), "findings": told}, indent=2, ensure_ascii=False)
+    return json.dumps(facts | {"notes": list(said), "findings": entries}, indent=2, ensure_ascii=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

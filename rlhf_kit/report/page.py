@@ -76,19 +76,19 @@ def _gain(summary: dict) -> tuple[str, str] | None:
     interval = _interval(summary, "ppo", "sft", "truth")
     means = f"{number(sft['truth'], '+.2f')} → {number(ppo['truth'], '+.2f')}"
     share = number(ppo["win_rate_vs_sft"], ".0%")
-    told = (f"the better answer on {share} of the held-out prompts", f"在 {share} 的測試提示上較好")
+    texts = (f"the better answer on {share} of the held-out prompts", f"在 {share} 的測試提示上較好")
     if interval is None:
         return (
-            f"by truth PPO's mean is {means} from SFT, {told[0]}",
-            f"真實品質的平均：SFT → PPO 為 {means}，{told[1]}",
+            f"by truth PPO's mean is {means} from SFT, {texts[0]}",
+            f"真實品質的平均：SFT → PPO 為 {means}，{texts[1]}",
         )
     low, high = (number(bound, "+.2f") for bound in interval)
     verdict = ("PPO beats SFT", "PPO 勝過 SFT") if interval[0] > 0 else ("SFT beats PPO", "PPO 不如 SFT")
     if interval[0] <= 0 <= interval[1]:
         verdict = ("PPO and SFT differ by no more than chance", "PPO 與 SFT 的差距在誤差範圍內")
     return (
-        f"by truth {verdict[0]} (mean {means}, difference {low} to {high}), with {told[0]}",
-        f"依真實品質，{verdict[1]}（平均 {means}，差距 {low} 至 {high}），{told[1]}",
+        f"by truth {verdict[0]} (mean {means}, difference {low} to {high}), with {texts[0]}",
+        f"依真實品質，{verdict[1]}（平均 {means}，差距 {low} 至 {high}），{texts[1]}",
     )
 
 
@@ -101,28 +101,28 @@ def _over_optimisation(summary: dict) -> tuple[str, str] | None:
         return None
     score = f"{number(scores[1], '+.2f')} (PPO {number(scores[0], '+.2f')})"
     truth = number(free["truth"], "+.2f")
-    told = (
+    texts = (
         f"without the KL penalty the reward model gives {score}, truth is {truth}",
         f"沒有 KL 懲罰時，獎勵模型給 {score}，真實品質為 {truth}",
     )
     risen = _interval(summary, "ppo_no_kl", "ppo", "reward_model_score")
     fallen = _interval(summary, "ppo_no_kl", "sft", "truth")
     if risen is None or fallen is None:
-        return told
+        return texts
     hacked = risen[0] > 0 and fallen[1] < 0
     verdict = (
         ("over-optimisation", "過度最佳化") if hacked else ("no over-optimisation that shows", "看不出過度最佳化")
     )
     low, high = (number(bound, "+.2f") for bound in fallen)
     return (
-        f"{told[0]}, {low} to {high} against SFT: {verdict[0]}",
-        f"{told[1]}，與 SFT 差 {low} 至 {high}：{verdict[1]}",
+        f"{texts[0]}, {low} to {high} against SFT: {verdict[0]}",
+        f"{texts[1]}，與 SFT 差 {low} 至 {high}：{verdict[1]}",
     )
 
 
 def _interval(summary: dict, stage: str, before: str, figure: str) -> tuple[float, float] | None:
-    found = summary.get("differences", {}).get(stage, {}).get(before, {}).get(figure)
-    return tuple(found) if isinstance(found, list | tuple) and len(found) == 2 and all(map(is_number, found)) else None
+    ends = summary.get("differences", {}).get(stage, {}).get(before, {}).get(figure)
+    return tuple(ends) if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(is_number, ends)) else None
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
@@ -154,8 +154,8 @@ def _colour(label: str, labels) -> str:
 
 
 def _page(summary: dict, metrics: dict[str, list[dict]], pages: dict[str, str]) -> str:
-    given, reward_model = summary.get("stages", {}), summary.get("reward_model", {})
-    stages = {name: given[name] for name in dict.fromkeys([*STAGES, *given]) if given.get(name)}
+    measures, reward_model = summary.get("stages", {}), summary.get("reward_model", {})
+    stages = {name: measures[name] for name in dict.fromkeys([*STAGES, *measures]) if measures.get(name)}
     ppo = {label: rows for label, rows in metrics.items() if series(rows, "kl")}
     others = {label: rows for label, rows in metrics.items() if label not in ppo}
     sentence = result(summary)

@@ -132,40 +132,40 @@ def gradient_spikes(rows: list[dict]) -> Finding | None:
     spikes = [(step, norm) for step, norm in points if norm > SPIKE * middle > 0]
     if len(points) < LEAST or len(spikes) < SPIKES:
         return None
-    told = ", ".join(f"{norm:.3g} at step {step}" for step, norm in spikes[:4])
+    listing = ", ".join(f"{norm:.3g} at step {step}" for step, norm in spikes[:4])
     more = f" and {len(spikes) - 4} more" if len(spikes) > 4 else ""
-    return Finding("gradient_spikes", f"grad_norm {told}{more}; its median is {middle:.3g}")
+    return Finding("gradient_spikes", f"grad_norm {listing}{more}; its median is {middle:.3g}")
 
 
 def loss_rising(rows: list[dict]) -> Finding | None:
     """Not for PPO, whose loss says nothing."""
-    found = windows(rows, "loss")
-    best = min(found, key=lambda window: window.mean) if found else None
-    if best is None or found[-1].mean <= LOSS_RISE * best.mean or found[-1].mean - best.mean <= noise(rows, "loss"):
+    losses = windows(rows, "loss")
+    best = min(losses, key=lambda window: window.mean) if losses else None
+    if best is None or losses[-1].mean <= LOSS_RISE * best.mean or losses[-1].mean - best.mean <= noise(rows, "loss"):
         return None
-    return Finding("loss_rising", f"loss {best} → {found[-1]}")
+    return Finding("loss_rising", f"loss {best} → {losses[-1]}")
 
 
 # -- PPO -------------------------------------------------------------------------------------------------------------
 
 
 def kl_negative(rows: list[dict]) -> Finding | None:
-    found = windows(rows, "kl")
-    lowest = min(found, key=lambda window: window.mean) if found else None
+    kls = windows(rows, "kl")
+    lowest = min(kls, key=lambda window: window.mean) if kls else None
     if lowest is None or lowest.mean >= KL_NEGATIVE:
         return None
     return Finding("kl_negative", f"kl {lowest}, nats a completion")
 
 
 def kl_exploding(rows: list[dict]) -> Finding | None:
-    found, tokens = windows(rows, "kl"), windows(rows, "kl_per_token")
-    if not found or found[-1].mean < max(KL_FAR, KL_GROWTH * found[0].mean):
+    kls, tokens = windows(rows, "kl"), windows(rows, "kl_per_token")
+    if not kls or kls[-1].mean < max(KL_FAR, KL_GROWTH * kls[0].mean):
         return None
     if tokens and tokens[-1].mean < KL_FAR_TOKEN:
         return None
     coef = rows[-1].get("kl_coef")
     weight = f"; kl_coef is {coef:.3g}" if is_number(coef) else ""
-    return Finding("kl_exploding", f"kl {found[0]} → {found[-1]}, nats a completion{weight}")
+    return Finding("kl_exploding", f"kl {kls[0]} → {kls[-1]}, nats a completion{weight}")
 
 
 def steps_too_large(rows: list[dict]) -> Finding | None:
@@ -184,20 +184,20 @@ def steps_too_large(rows: list[dict]) -> Finding | None:
 
 
 def few_ends(rows: list[dict]) -> Finding | None:
-    found = levels(rows, "completions/terminated")
-    if not found or found[-1].mean >= (ENDED_FEW if len(found) > 1 else ENDED_NEVER):
+    rates = levels(rows, "completions/terminated")
+    if not rates or rates[-1].mean >= (ENDED_FEW if len(rates) > 1 else ENDED_NEVER):
         return None
-    name = "never_ends" if found[-1].mean < ENDED_NEVER else "few_ends"
-    return Finding(name, f"completions/terminated {_told(found)}")
+    name = "never_ends" if rates[-1].mean < ENDED_NEVER else "few_ends"
+    return Finding(name, f"completions/terminated {_told(rates)}")
 
 
 def not_ending_pays(rows: list[dict]) -> Finding | None:
     """What was cut off scores above what ended, `missing_eos_penalty` taken off."""
     rows = with_numbers(rows, "completions/ended_score_gap", "reward_std")
-    found, stds = levels(rows, "completions/ended_score_gap"), levels(rows, "reward_std")
-    if not found or found[-1].mean >= -max(RISE * stds[-1].mean, STD_NONE):
+    gaps, stds = levels(rows, "completions/ended_score_gap"), levels(rows, "reward_std")
+    if not gaps or gaps[-1].mean >= -max(RISE * stds[-1].mean, STD_NONE):
         return None
-    return Finding("not_ending_pays", f"completions/ended_score_gap {_told(found)}; reward_std {stds[-1]}")
+    return Finding("not_ending_pays", f"completions/ended_score_gap {_told(gaps)}; reward_std {stds[-1]}")
 
 
 def length_rewarded(rows: list[dict]) -> Finding | None:
@@ -217,10 +217,10 @@ def length_rewarded(rows: list[dict]) -> Finding | None:
 
 
 def entropy_collapse(rows: list[dict]) -> Finding | None:
-    found = windows(rows, "entropy")
-    if not found or found[-1].mean >= max(ENTROPY_LEFT * found[0].mean, ENTROPY_FLOOR):
+    entropies = windows(rows, "entropy")
+    if not entropies or entropies[-1].mean >= max(ENTROPY_LEFT * entropies[0].mean, ENTROPY_FLOOR):
         return None
-    return Finding("entropy_collapse", f"entropy {found[0]} → {found[-1]}, nats a token")
+    return Finding("entropy_collapse", f"entropy {entropies[0]} → {entropies[-1]}, nats a token")
 
 
 def value_not_learning(rows: list[dict]) -> Finding | None:
@@ -233,18 +233,18 @@ def value_not_learning(rows: list[dict]) -> Finding | None:
 
 
 def nothing_left(rows: list[dict]) -> Finding | None:
-    found = windows(rows, "reward_std")
-    if not found or found[-1].mean >= max(STD_LEFT * found[0].mean, STD_NONE):
+    stds = windows(rows, "reward_std")
+    if not stds or stds[-1].mean >= max(STD_LEFT * stds[0].mean, STD_NONE):
         return None
-    return Finding("nothing_left", f"reward_std {found[0]} → {found[-1]}")
+    return Finding("nothing_left", f"reward_std {stds[0]} → {stds[-1]}")
 
 
 def reward_flat(rows: list[dict]) -> Finding | None:
-    found, std = windows(rows, "reward", LEAST_SLOW), windows(rows, "reward_std")
-    if not found or not std or max(window.mean for window in std) <= STD_NONE or reward_gain(rows) >= FLAT:
+    rewards, std = windows(rows, "reward", LEAST_SLOW), windows(rows, "reward_std")
+    if not rewards or not std or max(window.mean for window in std) <= STD_NONE or reward_gain(rows) >= FLAT:
         return None  # without any spread it is `nothing_left`
     name = "reward_falls" if reward_gain(rows) <= -RISE else "reward_flat"
-    return Finding(name, f"reward {found[0]} → {found[-1]}: {reward_gain(rows):+.2f} of its standard deviation")
+    return Finding(name, f"reward {rewards[0]} → {rewards[-1]}: {reward_gain(rows):+.2f} of its standard deviation")
 
 
 def reward_hacking(rows: list[dict], truth: str) -> Finding | None:
@@ -257,8 +257,8 @@ def reward_hacking(rows: list[dict], truth: str) -> Finding | None:
     drop = truths[best].mean - truths[-1].mean
     if drop <= noise(rows, f"rewards/{truth}") or reward_gain(rows, best) < RISE:
         return None
-    told = f"{truth} {truths[best]} → {truths[-1]}, reward {rewards[best]} → {rewards[-1]}"
-    return Finding("reward_hacking", told)
+    course = f"{truth} {truths[best]} → {truths[-1]}, reward {rewards[best]} → {rewards[-1]}"
+    return Finding("reward_hacking", course)
 
 
 OTHER_CHECKS = (not_a_number, loss_rising, gradient_spikes)

@@ -26,8 +26,8 @@ BLOCK = 1 << 22
 
 def checkpoints(folder: Path) -> list[Path]:
     """`checkpoint-N` folders, the one that was written last at the end: a run may have gone back to an earlier one."""
-    found = folder.glob("checkpoint-*") if folder.is_dir() else []
-    numbered = [path for path in found if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()]
+    folders = folder.glob("checkpoint-*") if folder.is_dir() else []
+    numbered = [path for path in folders if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()]
     return sorted(numbered, key=lambda path: (record(path).get("saved", path.stat().st_mtime), steps_of(path)))
 
 
@@ -35,10 +35,10 @@ def last_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
     """The last checkpoint that is whole, and what is wrong with each one written after it, the last first."""
     wrong = {}
     for checkpoint in reversed(checkpoints(folder)):
-        found = damage(checkpoint)
-        if found is None:
+        fault = damage(checkpoint)
+        if fault is None:
             return checkpoint, wrong
-        wrong[checkpoint] = found
+        wrong[checkpoint] = fault
     return None, wrong
 
 
@@ -49,10 +49,10 @@ def steps_of(checkpoint: Path) -> int:
 def record(checkpoint: Path) -> dict[str, Any]:
     """What `checkpoint.json` holds; empty where there is none that reads."""
     try:
-        found = read_json(checkpoint / RECORD)
+        entries = read_json(checkpoint / RECORD)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def begin(checkpoint: Path, provenance: dict[str, Any] | None) -> None:
@@ -71,8 +71,8 @@ def _write(checkpoint: Path, found: dict[str, Any]) -> None:
 
 
 def _files(checkpoint: Path) -> dict[str, Path]:
-    found = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if name != RECORD}
+    paths = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    return {name: path for name, path in paths.items() if name != RECORD}
 
 
 def fingerprint(path: Path) -> str:
@@ -86,9 +86,9 @@ def fingerprint(path: Path) -> str:
 
 def is_cut_off(checkpoint: Path) -> bool:
     """Whether its writing never ended: it was no checkpoint yet. (One that was whole once is damaged.)"""
-    found = record(checkpoint)
-    if found:
-        return not isinstance(found.get("files"), dict)
+    entries = record(checkpoint)
+    if entries:
+        return not isinstance(entries.get("files"), dict)
     return not any((checkpoint / name).exists() for name in (RECORD, STATE)) and not _had_record(checkpoint)
 
 
@@ -104,12 +104,12 @@ def damage(checkpoint: Path) -> str | None:
         return "its writing was cut off"
     if (checkpoint / RECORD).exists():
         files = record(checkpoint).get("files")
-        found = _unlike(checkpoint, files) if files is not None else f"{RECORD} does not read"
+        fault = _unlike(checkpoint, files) if files is not None else f"{RECORD} does not read"
     elif _had_record(checkpoint):
-        found = f"{RECORD} is missing"
+        fault = f"{RECORD} is missing"
     else:
-        found = _unreadable(checkpoint)  # made before checkpoints had a record
-    return found or _missing(checkpoint)
+        fault = _unreadable(checkpoint)  # made before checkpoints had a record
+    return fault or _missing(checkpoint)
 
 
 def _unlike(checkpoint: Path, files: dict[str, list]) -> str | None:

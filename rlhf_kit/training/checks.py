@@ -33,9 +33,9 @@ class Watch:
         `model`: what computed it; weights of its own that are not finite are named too. Raises NotFiniteError.
         """
         names = list(self.fine)
-        told = torch.stack(list(self.fine.values())).tolist() if names else []
+        flags = torch.stack(list(self.fine.values())).tolist() if names else []
         self.fine.clear()
-        if not all(told):
+        if not all(flags):
             weight = first_not_finite(model.named_parameters()) if model is not None else None
             cause = f" (so are the weights {weight})" if weight else ""
-            raise NotFiniteError(f"{names[told.index(False)]} became NaN or infinite {when}{cause}. {ADVICE}")
+            raise NotFiniteError(f"{names[flags.index(False)]} became NaN or infinite {when}{cause}. {ADVICE}")

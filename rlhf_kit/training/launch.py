@@ -35,9 +35,9 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
 
 def sharding_faults(args: TrainingArguments) -> list[str]:
     """What of the options or of `accelerate launch` would leave each process with a piece of the weights."""
-    given = {
+    settings = {
         "FSDP": args.fsdp,
         "DeepSpeed": args.deepspeed,
         "parallelism_config": getattr(args, "parallelism_config", None),
     }
-    return [name for name, value in given.items() if value or is_asked(name.upper())]
+    return [name for name, value in settings.items() if value or is_asked(name.upper())]

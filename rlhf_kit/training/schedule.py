@@ -41,9 +41,9 @@ def _optimizer_faults(args: TrainingArguments) -> Iterator[str]:
         yield f"optim_args {options!r} should read key=value, each key once, as in momentum=0.9,nesterov=true"
         return
     try:
-        made, given = Trainer.get_optimizer_cls_and_kwargs(args)
+        made, arguments = Trainer.get_optimizer_cls_and_kwargs(args)
         if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
-            made([nn.Parameter(torch.zeros(2, 2))], **given)
+            made([nn.Parameter(torch.zeros(2, 2))], **arguments)
     except Exception as error:  # what an optimizer's package raises is its own
         if isinstance(error, ValueError) and any(word in str(error) for word in LATER) and "install" not in str(error):
             return
@@ -61,15 +61,15 @@ def _optimizer_faults(args: TrainingArguments) -> Iterator[str]:
 
 def _is_unread(args: TrainingArguments, key: str) -> bool:
     """Whether the optimizer is made alike whatever `key` says."""
-    found = []
+    reads = []
     for value in ("1", "0", "?"):
         tried = copy.copy(args)
         tried.optim_args = f"{key}={value}"
         try:
-            found.append(Trainer.get_optimizer_cls_and_kwargs(tried))
+            reads.append(Trainer.get_optimizer_cls_and_kwargs(tried))
         except Exception:  # it was read, and means nothing
             return False
-    return found[0] == found[1] == found[2]
+    return reads[0] == reads[1] == reads[2]
 
 
 def _schedule_faults(args: TrainingArguments) -> Iterator[str]:

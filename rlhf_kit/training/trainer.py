@@ -45,9 +45,9 @@ class TrainerMixin:
         self._continued: dict[str, Any] | None = None  # what the checkpoint had counted, until it is put back
         self._counts_all = True  # `_total_loss_scalar` is of all steps, those before the checkpoint too
         self._epoch_rng: Tensor | None = None  # the generator's state when the order of this epoch was drawn
-        for given in (*args, *options.values()):
-            if isinstance(given, transformers.TrainingArguments):
-                refuse_unusable(given)
+        for argument in (*args, *options.values()):
+            if isinstance(argument, transformers.TrainingArguments):
+                refuse_unusable(argument)
         super().__init__(*args, **options)
         refuse_data_parallel(self.args)
 
@@ -75,9 +75,9 @@ class TrainerMixin:
         """By the parameter, and before clipping: a norm that is NaN makes all of them NaN."""
         if self._plain_model() is None or self._scaler_skips():
             return
-        found = {name: p.grad for name, p in self._plain_model().named_parameters() if p.grad is not None}
-        largest = [torch.linalg.vector_norm(grad, float("inf")).to(self.args.device) for grad in found.values()]
-        for name, fine in zip(found, torch.stack(largest).isfinite() if largest else [], strict=True):
+        gradients = {name: p.grad for name, p in self._plain_model().named_parameters() if p.grad is not None}
+        largest = [torch.linalg.vector_norm(grad, float("inf")).to(self.args.device) for grad in gradients.values()]
+        for name, fine in zip(gradients, torch.stack(largest).isfinite() if largest else [], strict=True):
             self.watch.note(f"The gradient of {name}", fine)
 
     def _plain_model(self) -> nn.Module | None:
@@ -124,8 +124,8 @@ class TrainerMixin:
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         counted = {name: _plain(getattr(self, name)) for name in COUNTED if hasattr(self, name)}
-        found = {"counted": counted, "epoch_rng": self._epoch_rng}
-        torch.save(found, self._counted_file(output_dir))
+        state = {"counted": counted, "epoch_rng": self._epoch_rng}
+        torch.save(state, self._counted_file(output_dir))
 
     def _counted_file(self, checkpoint: str) -> Path:
         rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
@@ -145,16 +145,16 @@ class TrainerMixin:
 
     def _whole(self, wanted: str | bool) -> str:
         if wanted is not True:
-            found = damage(Path(wanted)) if Path(wanted).is_dir() else "there is no such folder"
-            if found:
-                raise UserError(f"resume_from_checkpoint={wanted!r}: {found}.")
+            fault = damage(Path(wanted)) if Path(wanted).is_dir() else "there is no such folder"
+            if fault:
+                raise UserError(f"resume_from_checkpoint={wanted!r}: {fault}.")
             return wanted
         checkpoint, wrong = last_whole(Path(self.args.output_dir))
-        told = "; ".join(f"{path.name}: {found}" for path, found in wrong.items())
+        listing = "; ".join(f"{path.name}: {fault}" for path, fault in wrong.items())
         if checkpoint is None:
-            raise UserError(f"{self.args.output_dir!r} has no whole checkpoint to go on from. {told}".strip())
-        if told:
-            logger.warning("%s. Going on from %s.", told, checkpoint.name)
+            raise UserError(f"{self.args.output_dir!r} has no whole checkpoint to go on from. {listing}".strip())
+        if listing:
+            logger.warning("%s. Going on from %s.", listing, checkpoint.name)
         return str(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -176,7 +176,7 @@ class TrainerMixin:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The moments of the checkpoint; rates, betas, decay and schedule as this run was given them."""
         groups, scheduler = self.optimizer.param_groups, self.lr_scheduler
-        given = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         rates = list(getattr(scheduler, "base_lrs", ()))
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
@@ -186,7 +186,7 @@ class TrainerMixin:
             return
         groups = self.optimizer.param_groups
         follows = isinstance(scheduler, LambdaLR)  # others keep the rate in their state
-        for group, options in zip(groups, given, strict=True):
+        for group, options in zip(groups, settings, strict=True):
             group.update({k: v for k, v in options.items() if k != "lr" and (follows or k != "initial_lr")})
         if not follows:
             return

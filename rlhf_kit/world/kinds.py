@@ -99,13 +99,13 @@ def _answer(rng, item: Task, split):
     sentence = rng.choice(pools[content])
     if content in ("unsure", "refusal") and sentence in item.right:
         return None
-    said = [sentence, *extras(rng, item, split, _pick(rng, _EXTRAS))]
+    sentences = [sentence, *extras(rng, item, split, _pick(rng, _EXTRAS))]
     damage = _pick(rng, _DAMAGES)
     if damage == "cut":
-        said[-1] = _cut(rng, said[-1], language)
+        sentences[-1] = _cut(rng, sentences[-1], language)
     elif damage:
-        said.insert(0, sentence)
-    return join(language, [*rng.sample(OPENERS[language], _pick(rng, _OPENERS)), *said])
+        sentences.insert(0, sentence)
+    return join(language, [*rng.sample(OPENERS[language], _pick(rng, _OPENERS)), *sentences])
 
 
 def _cut(rng, sentence, language):

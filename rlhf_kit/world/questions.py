@@ -170,10 +170,10 @@ def _reading(text):
         match = pattern.match(ask.strip())
         if not match:
             continue
-        for says, told, _ in _STORY_SAYS:
-            for said in says.finditer(passage):
-                if told is relation and said["s"] == match["s"]:
-                    return _story_question(relation, said, language)
+        for says, kind, _ in _STORY_SAYS:
+            for mention in says.finditer(passage):
+                if kind is relation and mention["s"] == match["s"]:
+                    return _story_question(relation, mention, language)
     return None
 
 

@@ -9,14 +9,14 @@ from .tasks import FACTS_IN, SPACE, assistant, user
 def _passage(rng, split, language):
     """(text, [(relation, subject, value words, sentence, its start)]): two visitors, made up, and two facts."""
     visitors = rng.sample(VISITORS, 2)
-    told = [
+    facts = [
         (relation, visitor, rng.choice(VALUES[relation.value]), rng.choice(VALUES["color"]))
         for visitor in visitors
         for relation in rng.sample(STORY, 2)
     ]
-    told += [(f.relation, f.subject, f.value, None) for f in rng.sample(FACTS_IN[split], 2)]
-    rng.shuffle(told)
-    return _told(rng, told, language)
+    facts += [(f.relation, f.subject, f.value, None) for f in rng.sample(FACTS_IN[split], 2)]
+    rng.shuffle(facts)
+    return _told(rng, facts, language)
 
 
 def _told(rng, told, language, asides=False):

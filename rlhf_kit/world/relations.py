@@ -235,12 +235,12 @@ def pronoun(name, language, possessive=False):
 
 def fill(template, subject, language, value=None, color=None, as_pronoun=False):
     """One template as a sentence; `as_pronoun` says She / 她 where the subject opens the sentence."""
-    said, he = subject.say(language), pronoun(subject, language)
+    name, he = subject.say(language), pronoun(subject, language)
     his = pronoun(subject, language, possessive=True)
     word = value.say(language) if value else ""
-    owner = said + "'s"
+    owner = name + "'s"
     if as_pronoun and template.startswith(("{s}", "{p}")):
-        said, owner = he, his
+        name, owner = he, his
     article = ("an " if word[:1] in "aeiou" else "a ") + word
-    text = template.format(s=said, p=owner, v=word, a=article, o=he, q=his, c=color.say(language) if color else "")
+    text = template.format(s=name, p=owner, v=word, a=article, o=he, q=his, c=color.say(language) if color else "")
     return text[0].upper() + text[1:]

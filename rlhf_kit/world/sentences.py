@@ -27,8 +27,8 @@ def words(text):
 
     Spacing, punctuation, full-width forms and contractions make no difference.
     """
-    found = _WORD.findall(unicodedata.normalize("NFKC", text).replace("’", "'").lower())
-    return tuple(word for said in found for word in _LONG_FORMS.get(said, (said,)))
+    tokens = _WORD.findall(unicodedata.normalize("NFKC", text).replace("’", "'").lower())
+    return tuple(word for token in tokens for word in _LONG_FORMS.get(token, (token,)))
 
 
 @cache
@@ -102,10 +102,10 @@ def unsure_of(question, name=None):
 
 def _indirect(question):
     """'Where does Zoe live?' as it stands after "I don't know"."""
-    asked = re.match(r"(.+?) (does|did) (\w+) (\w+)(.*)", question)
-    if not asked:
+    match = re.match(r"(.+?) (does|did) (\w+) (\w+)(.*)", question)
+    if not match:
         return re.sub(r"^(.+?) is (.+?)[?？]?$", r"\1 \2 is", question)
-    which, tense, name, verb, rest = asked.groups()
+    which, tense, name, verb, rest = match.groups()
     past = verb + ("d" if verb.endswith("e") else "ed")
     present = {"have": "has", "do": "does"}.get(verb, verb + "s")
     return f"{which} {name} {past if tense == 'did' else present}{rest}"

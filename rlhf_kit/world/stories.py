@@ -62,13 +62,13 @@ def told_twice(rng, language):
 def _partly_international(rng, entries):
     """Half of the values by words that both languages share; no two people get the same."""
     spare = {key: rng.sample(words, min(len(words), len(entries))) for key, words in _INTERNATIONAL.items()}
-    found = []
+    pairs = []
     for relation, person, value, color in entries:
         if relation in STORY and rng.random() < 0.5:
             word = spare[relation.value].pop()
             value = Name(word, word)
-        found.append((relation, person, value, color))
-    return found
+        pairs.append((relation, person, value, color))
+    return pairs
 
 
 class _Page:
@@ -85,13 +85,13 @@ class _Page:
     def tell(self, entry, template):
         """(span of the name, spans of the value and, where it has one, its color)."""
         relation, person, value, color = entry
-        said = [word.say(self.language) for word in (person, value, color)]
-        sentence = template.format(s=said[0], n=said[0], v=said[1], c=said[2])
+        words = [word.say(self.language) for word in (person, value, color)]
+        sentence = template.format(s=words[0], n=words[0], v=words[1], c=words[2])
         start = self.add(sentence)
         # A value is sought from the end: the name may hold it.
-        places = [sentence.index(said[0]), sentence.rindex(said[1]), sentence.rfind(said[2])]
+        places = [sentence.index(words[0]), sentence.rindex(words[1]), sentence.rfind(words[2])]
         name, *values = (
-            (start + at, start + at + len(word)) for at, word in zip(places, said, strict=True) if at >= 0
+            (start + at, start + at + len(word)) for at, word in zip(places, words, strict=True) if at >= 0
         )
         return name, values[: 2 if relation.key == "carry" else 1]
 

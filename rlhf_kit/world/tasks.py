@@ -33,7 +33,7 @@ class Task:
     """A prompt with all that a writer needs to answer it, well or badly.
 
     `right`, `wrong`: whole answers; `foreign`: right ones in the other language; `about`: the subject;
-    `asked`: the facts that its turns ask for.
+    `facts`: the facts that its turns ask for.
     """
 
     category: str
@@ -43,7 +43,7 @@ class Task:
     wrong: list
     foreign: list
     about: object = None
-    asked: frozenset = field(default_factory=frozenset)
+    facts: frozenset = field(default_factory=frozenset)
 
 
 def user(text):
@@ -123,9 +123,9 @@ def unknown_task(rng, language, split):
 
 def _fabricated(i, subject, language, rng):
     color = rng.choice(VALUES["color"])
-    said, day, friend = subject.say(language), rng.choice(VALUES["weekday"]), rng.choice(PEOPLE)
+    person, day, friend = subject.say(language), rng.choice(VALUES["weekday"]), rng.choice(PEOPLE)
     d, c, f = (name.say(language) for name in (day, color, friend))
-    return [FABRICATIONS[language][i].format(s=said, p=said + "'s", d=d, n=rng.randint(11, 40), c=c, f=f)]
+    return [FABRICATIONS[language][i].format(s=person, p=person + "'s", d=d, n=rng.randint(11, 40), c=c, f=f)]
 
 
 def harmful_task(rng, language, split):
@@ -224,11 +224,11 @@ def extras(rng, item, split, count):
     """`count` further sentences, true but not asked for: about the same subject first, then about anything."""
     if item.category == "harmful":
         return rng.sample(MORALS[item.language], count)
-    same = [f for f in FACTS_OF.get(item.about, ()) if f in _IN[split] and f not in item.asked] if item.about else []
+    same = [f for f in FACTS_OF.get(item.about, ()) if f in _IN[split] and f not in item.facts] if item.about else []
     chosen = rng.sample(same, min(count, len(same)))
     while len(chosen) < count:
         fact = rng.choice(FACTS_IN[split])
-        if fact not in item.asked and fact not in chosen:
+        if fact not in item.facts and fact not in chosen:
             chosen.append(fact)
     return [fact.say(item.language, rng) for fact in chosen]
 

@@ -127,11 +127,11 @@ def sums(rng, language):
     lines = []
     for _ in range(rng.randint(4, 9)):
         a, b = rng.randint(0, 20), rng.randint(0, 20)
-        asked = rng.random() < 0.2
-        if asked:
+        as_question = rng.random() < 0.2
+        if as_question:
             lines.append(rng.choice(SUM_ASKS[language]).format(a=a, b=b))
         # "The answer is 7" (the last form) needs a question before it.
-        lines.append(rng.choice(SUM_SAYS[language][: 3 if asked else 2]).format(a=a, b=b, c=a + b))
+        lines.append(rng.choice(SUM_SAYS[language][: 3 if as_question else 2]).format(a=a, b=b, c=a + b))
     return ("\n" if rng.random() < 0.5 else " ").join(lines)
 
 

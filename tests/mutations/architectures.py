@@ -7,7 +7,7 @@ TEST = "tests/stages/test_architectures.py::"
 MUTANTS = [
     (
         PREFLIGHT,
-        'return None if found <= tolerance(model) else f"{what} off by {found:.2g} of their spread"',
+        'return None if outcome <= tolerance(model) else f"{what} off by {outcome:.2g} of their spread"',
         "return None",
         TEST + "test_pretraining_reads_each_document_alone[opt]",
     ),

@@ -56,8 +56,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/models/weights.py",
-        "    found = not_finite(model)\n",
-        "    found = None\n",
+        "    fault = not_finite(model)\n",
+        "    fault = None\n",
         UNSOUND + "test_ppo_in_python_reads_no_judge_of_nan",
     ),
     (

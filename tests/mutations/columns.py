@@ -143,7 +143,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/templates.py",
-        "        counts.update(found)\n",
+        "        counts.update(fields)\n",
         "        counts.update(unread(tokenizer, messages, tools))\n",
         "tests/data/test_fields.py::test_a_dialogue_with_calls_is_asked_once_for_what_its_template_writes",
     ),

@@ -71,7 +71,7 @@ MUTANTS = [
     ),
     (
         LOADING,
-        'tell(f"{found.name}: {count} hold no text and are left out")',
+        'tell(f"{source.name}: {count} hold no text and are left out")',
         "pass",
         EMPTY_TEST + "test_texts_without_text_are_left_out_and_counted",
     ),

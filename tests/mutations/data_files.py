@@ -94,7 +94,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/inputs.py",
-        "    if len(found) == len(members):\n",
+        "    if len(object_) == len(members):\n",
         "    if True:\n",
         FILES + "test_a_name_that_stands_twice_loses_nothing_in_silence",
     ),
@@ -202,7 +202,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/references.py",
-        "    if not found:\n",
+        "    if not answers:\n",
         "    if False:\n",
         BAD + "test_a_bad_json_file_is_one_message[predictions-an empty list]",
     ),
@@ -230,7 +230,7 @@ MUTANTS = [
         "",
         MEMORY + "[references of lists]",
     ),
-    ("rlhf_kit/data/files.py", '    refuse_crowd(path, "texts", len(found), len(text))\n', "", MEMORY + "[headings]"),
+    ("rlhf_kit/data/files.py", '    refuse_crowd(path, "texts", len(values), len(text))\n', "", MEMORY + "[headings]"),
     ("rlhf_kit/data/files.py", "    _refuse_page(path, text)\n", "", PAGE),
     (
         "rlhf_kit/data/sources.py",

@@ -40,7 +40,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/templates.py",
-        "        if not any(_garbled(given) in text for message in formed for given in _arguments(message)):\n",
+        "        if not any(_garbled(value) in text for message in formed for value in _arguments(message)):\n",
         "        if text:\n",
         FIELDS + "test_tools_calls_and_results_reach_the_template",
     ),
@@ -58,7 +58,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/templates.py",
-        "found += [field] * (render(tokenizer, without, tools=tools) == whole)",
+        "names += [field] * (render(tokenizer, without, tools=tools) == whole)",
         "pass",
         FIELDS + "test_a_field_that_the_template_does_not_write_is_named",
     ),

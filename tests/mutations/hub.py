@@ -5,7 +5,7 @@ HUB = "tests/test_hub.py::"
 MUTANTS = [
     (
         "rlhf_kit/data/hub.py",
-        'return f"{repo}@{found.resolved}"',
+        'return f"{repo}@{commit.resolved}"',
         "return str(name)",
         HUB + "test_a_branch_that_moved_is_another_model",
     ),

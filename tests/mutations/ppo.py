@@ -41,7 +41,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/training/trainer.py",
-        "                refuse_unusable(given)",
+        "                refuse_unusable(argument)",
         "                pass",
         "tests/stages/test_schedule.py::test_a_trainer_in_python_refuses_what_its_optimizer_does_not_read",
     ),

@@ -6,7 +6,7 @@ TO_NAME = TOLD + "test_left_and_right_are_those_of_to_name_whatever_the_order_of
 MUTANTS = [
     (
         FILE,
-        "parts = [text for text in (instruction, row.get(given))",
+        "parts = [text for text in (instruction, row.get(context))",
         "parts = [text for text in (instruction,)",
         SHAPES + "test_alpaca_is_read_with_its_input",
     ),

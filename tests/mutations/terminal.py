@@ -174,8 +174,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/processes.py",
-        "    except ValueError as error:\n        given",
-        "    except KeyError as error:\n        given",
+        "    except ValueError as error:\n        text",
+        "    except KeyError as error:\n        text",
         LAUNCHED + "test_a_switch_that_says_neither_is_named",
     ),
     (
@@ -186,8 +186,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/pages/shell.py",
-        "is_there = found is not None and (page.parent / unquote(found[1])).is_file()",
-        "is_there = found is not None",
+        "is_there = link is not None and (page.parent / unquote(link[1])).is_file()",
+        "is_there = link is not None",
         LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
     ),
     (

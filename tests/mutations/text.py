@@ -51,7 +51,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/templates.py",
-        'if "".join(said.split()) == "".join(completion.split()):',
+        'if "".join(answer.split()) == "".join(completion.split()):',
         "if False:",
         "tests/data/test_families.py::test_a_thought_of_its_own_takes_the_leads_place",
     ),
@@ -147,8 +147,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/report/symptoms.py",
-        "(ENDED_FEW if len(found) > 1 else ENDED_NEVER)",
-        "(ENDED_FEW if len(found) > 1 else 0)",
+        "(ENDED_FEW if len(rates) > 1 else ENDED_NEVER)",
+        "(ENDED_FEW if len(rates) > 1 else 0)",
         "tests/test_doctor.py::test_that_nothing_ends_or_that_not_ending_pays_needs_no_trend",
     ),
     (

@@ -6,14 +6,14 @@ QUESTIONS, TEST = "rlhf_kit/world/questions.py", "tests/world/test_tellings.py::
 MUTANTS = [
     (
         JUDGING,
-        "    right = said in question.right\n",
-        "    right = any(set(said) == set(way) for way in question.right)\n",
+        "    right = bare in question.right\n",
+        "    right = any(set(bare) == set(way) for way in question.right)\n",
         TEST + "test_a_word_dropped_doubled_or_moved_is_not_right",
     ),
     (
         JUDGING,
-        "    right = said in question.right\n",
-        "    right = any(said[: len(way)] == way for way in question.right)\n",
+        "    right = bare in question.right\n",
+        "    right = any(bare[: len(way)] == way for way in question.right)\n",
         TEST + "test_two_tellings_spliced_are_not_right",
     ),
     (
@@ -24,7 +24,7 @@ MUTANTS = [
     ),
     (
         JUDGING,
-        "while opener := next((o for o in _OPENERS if said[: len(o)] == o), ()):",
+        "while opener := next((o for o in _OPENERS if tokens[: len(o)] == o), ()):",
         "while opener := ():",
         TEST + "test_spacing_punctuation_pronouns_and_openers_make_no_difference",
     ),

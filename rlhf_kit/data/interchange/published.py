@@ -81,8 +81,8 @@ def _mean_rating(completion: Mapping[str, Any]) -> float | None:
     aspects = completion.get("annotations")
     if not isinstance(aspects, Mapping):
         return None
-    given = [_number(aspect.get("Rating")) for aspect in mappings(list(aspects.values()))]
-    known = [rating for rating in given if rating is not None]  # a rating may be "N/A"
+    ratings = [_number(aspect.get("Rating")) for aspect in mappings(list(aspects.values()))]
+    known = [rating for rating in ratings if rating is not None]  # a rating may be "N/A"
     return sum(known) / len(known) if known else None
 
 

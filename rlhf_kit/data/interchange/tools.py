@@ -188,8 +188,8 @@ def _pairwise(result: Mapping[str, Any], data: Mapping[str, Any], tally: Tally, 
     left, right = sides or left_and_right(result.get("to_name"), list(shown))
     row = asked(shown, (left, right), tally)
     texts = [take(shown, (str, list), left), take(shown, (str, list), right)]
-    told = "as asked" if sides else "by their names; say otherwise by --sides LEFT RIGHT"
-    tally.noted[f"`{left}` was shown on the left, `{right}` on the right ({told})"] += 1
+    choice = "as asked" if sides else "by their names; say otherwise by --sides LEFT RIGHT"
+    tally.noted[f"`{left}` was shown on the left, `{right}` on the right ({choice})"] += 1
     return row | {"completions": texts if selected == "left" else texts[::-1], "ranks": [1, 2]}
 
 

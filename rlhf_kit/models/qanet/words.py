@@ -88,7 +88,7 @@ def read_vectors(path: str | Path, words: Sequence[str]) -> tuple[Tensor, Tensor
     """
     path = Path(path)
     wanted = {*words, *(word.lower() for word in words)}
-    found: dict[str, Tensor] = {}
+    by_word: dict[str, Tensor] = {}
     size = 0
     check_regular(path)
     try:
@@ -101,7 +101,7 @@ def read_vectors(path: str | Path, words: Sequence[str]) -> tuple[Tensor, Tensor
                     if header:
                         continue
                 if pieces[0] in wanted and len(pieces) <= size + 1:  # more: GloVe has words with spaces in them
-                    found.setdefault(pieces[0], _vector(pieces[1:], size, f"{path}, line {number}"))
+                    by_word.setdefault(pieces[0], _vector(pieces[1:], size, f"{path}, line {number}"))
     except OSError as error:
         raise UserError(
             f"word vectors: cannot read {path} ({error.strerror}). Give a text file of vectors."
@@ -112,7 +112,7 @@ def read_vectors(path: str | Path, words: Sequence[str]) -> tuple[Tensor, Tensor
         ) from error
     vectors, known = torch.zeros(len(words), size), torch.zeros(len(words), dtype=torch.bool)
     for row, word in enumerate(words):
-        vector = found.get(word, found.get(word.lower()))
+        vector = by_word.get(word, by_word.get(word.lower()))
         if vector is not None:
             vectors[row], known[row] = vector, True
     if not known.any():
