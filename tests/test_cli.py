@@ -6,8 +6,8 @@ import pytest
 import rlhf_kit
 from rlhf_kit.cli import commands as cli
 from rlhf_kit.cli import help as help_texts
+from rlhf_kit.options.declared import declared_fields
 from rlhf_kit.reward import RewardConfig
-from rlhf_kit.stages.arguments import declared_fields
 from rlhf_kit.stages.calibration import CalibrationArguments
 from rlhf_kit.stages.ppo import PPOArguments
 from rlhf_kit.stages.ppo import PPOConfig as PPO
@@ -84,7 +84,7 @@ def test_a_stage_is_reached_with_its_arguments(capsys):
 
 @pytest.mark.parametrize("words", [["--help"], ["ppo", "--help-all"], ["eval", "--help"], ["--version"]])
 def test_nobody_has_to_read(words):
-    command = [sys.executable, "-m", "rlhf_kit.cli", *words]
+    command = [sys.executable, "-m", "rlhf_kit", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()  # before a word is said
         assert process.stderr.read() == "" and process.wait() == 0

@@ -16,11 +16,13 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.options.bounds import BOUNDS, add_number, bound_of, broken_rule, number_faults
+from rlhf_kit.options.declared import declared_fields
+from rlhf_kit.options.reading import read_cli
 from rlhf_kit.parser import Parser
 from rlhf_kit.ppo import PPOConfig
 from rlhf_kit.reward import RewardConfig
 from rlhf_kit.sft import SFTTrainer
-from rlhf_kit.stages.arguments import DataArguments, ModelArguments, RunArguments, declared_fields, parse, read_cli
+from rlhf_kit.stages.arguments import DataArguments, ModelArguments, RunArguments, parse
 from rlhf_kit.stages.calibration import CalibrationArguments
 from rlhf_kit.stages.mlm import MaskedConfig
 from rlhf_kit.stages.ppo import PPOArguments

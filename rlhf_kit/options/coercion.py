@@ -69,6 +69,9 @@ def _coerce_one(value: Any, member: Any) -> Any:
         if not isinstance(loaded, dict):
             raise ValueError(value)
         return {key: _plain(item) for key, item in loaded.items()}
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else _split(value)
+        return tuple(coerce(item, kind) for item, kind in zip(items, args, strict=True))
     if origin is Literal:
         matching = [option for option in args if str(option) == str(value)]
         if not matching:
@@ -87,6 +90,8 @@ def _scalar_as(value: Any, member: type) -> Any:
         if text not in _TRUE | _FALSE:
             raise ValueError(value)
         return text in _TRUE
+    if issubclass(member, Path) and isinstance(value, str | Path):
+        return Path(value)
     if member is str:
         return str(value) if not isinstance(value, bool) else str(value).lower()
     if isinstance(value, bool):  # True is no number
@@ -150,7 +155,7 @@ def _precision(member: Any) -> int:
     """Exact types first, text and lists of it last: "5" is an int for `int | str`."""
     if member is list or typing.get_origin(member) is list:
         return 5
-    return {bool: 1, int: 2, float: 3, str: 4}.get(member, 0)
+    return {bool: 1, int: 2, float: 3, Path: 4, str: 4}.get(member, 0)
 
 
 def takes_list(hint: Any) -> bool:
@@ -160,6 +165,7 @@ def takes_list(hint: Any) -> bool:
 def describe(hint: Any) -> str:
     """A type in words a user reads."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "none"}
+    words[Path] = "a path"
     parts = []
     options = members(hint)
     for member in options:
@@ -172,6 +178,8 @@ def describe(hint: Any) -> str:
             parts.append("one of " + ", ".join(str(a) for a in (args or [item.value for item in member])))
         elif origin is list or member is list:
             parts.append("a list")
+        elif origin is tuple:
+            parts.append(f"{len(args)} values")
         elif origin is dict or member is dict:
             parts.append('a mapping such as {"key": 1}')
         else:

@@ -10,7 +10,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.options.coercion import coerce
-from rlhf_kit.stages.arguments import declared_fields, listed
+from rlhf_kit.options.declared import declared_fields
+from rlhf_kit.options.reading import listed
 
 # What transformers 5.23 reads of it (`TrainingArguments.fsdp_config`); any key may begin with fsdp_.
 FSDP = (

@@ -13,7 +13,8 @@ from rlhf_kit.data.hub import at_revision, is_local, split_revision
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.models.value import VALUE_MODELS
 from rlhf_kit.models.weights import TRUSTS_CODE, pinned
-from rlhf_kit.stages.arguments import Settings, listed
+from rlhf_kit.options.reading import listed
+from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.output import from_main_process
 
 MODELS = {  # by option, as a message calls it

@@ -18,13 +18,13 @@ MUTANTS = [
         TEST + "test_an_owner_may_ask_for_more",
     ),
     (
-        "rlhf_kit/stages/arguments.py",
-        "problems += _range_fault(values[key], declared[key], where)",
+        "rlhf_kit/options/reading.py",
+        "problems += _range_faults(values[name], option, where)",
         "pass",
         TEST + "test_a_stage_tells_all_numbers_with_all_else_before_anything_is_read",
     ),
     (
-        "rlhf_kit/stages/arguments.py",
+        "rlhf_kit/options/reading.py",
         "bound_of(option.name, *option.owners)",
         "bound_of(option.name)",
         TEST + "test_a_stage_takes_the_bound_of_its_own_record",

@@ -64,7 +64,7 @@ MUTANTS = [
         "tests/stages/test_schedule.py::test_what_cannot_be_made_is_told_first",
     ),
     (
-        "rlhf_kit/stages/arguments.py",
+        "rlhf_kit/options/reading.py",
         "        result = read_mapping(result)",
         "        pass",
         "tests/stages/test_schedule.py::test_what_cannot_be_made_is_told_first",

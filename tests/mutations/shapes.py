@@ -129,7 +129,7 @@ MUTANTS = [
         "tests/test_install.py::test_pythons_floor_is_one_number_everywhere",
     ),
     (
-        "rlhf_kit/stages/arguments.py",
+        "rlhf_kit/options/reading.py",
         "return name if recipe not in _recipes() or Path(name).exists()",
         "return name if True",
         "tests/stages/test_arguments.py::test_a_recipe_is_found_by_name_from_any_folder",

@@ -9,7 +9,8 @@ from trl import SFTConfig
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.options.coercion import coerce, describe
-from rlhf_kit.stages.arguments import config_file, parse
+from rlhf_kit.options.reading import config_file
+from rlhf_kit.stages.arguments import parse
 from rlhf_kit.stages.pretrain import PretrainConfig
 
 NEEDED = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]
