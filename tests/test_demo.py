@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(2400)  # all stages and their evaluation, on ho
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "rlhf_kit.cli", "demo", "--output_dir", str(folder)]
+    command = [sys.executable, "-m", "rlhf_kit", "demo", "--output_dir", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done.stdout

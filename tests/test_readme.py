@@ -95,6 +95,8 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
     for name, source in snippets(README)[0].items():
         (tmp_path / name).write_text(source, encoding="utf-8")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "rlhf_kit").mkdir()
+    (tmp_path / "rlhf_kit" / "stages").symlink_to(ROOT / "rlhf_kit" / "stages")
 
     (tmp_path / "my" / "squad.json").write_text(json.dumps({"data": SQUAD}), encoding="utf-8")
     bert = BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32)

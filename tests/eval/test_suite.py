@@ -28,7 +28,7 @@ from rlhf_kit.eval.suite.run import change, first_alike, read_value, verdict
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.terminal.console import Console
 
-WORLD = Path(evaluate.__file__).parent / "suites" / "world.yaml"
+WORLD = Path(evaluate.__file__).parent / "suite" / "world.yaml"
 SUMS = {
     "name": "sums", "command": "icl", "options": {"tasks": ["world-sums"], "shots": 0}, "figure": "acc",
     "higher_is_better": True,

@@ -84,7 +84,7 @@ class QANetForQuestionAnswering(PreTrainedModel):
         if model.characters is not None:
             model.char_ids.copy_(char_ids)
         if vectors is not None:
-            model.words.set_vectors(known_vectors, known, special_ids, tokenizer.unk_token_id)
+            model.words.set_vectors(known_vectors, known, special_ids, model.config.unk_token_id)
         return model
 
     def get_input_embeddings(self) -> nn.Module:
