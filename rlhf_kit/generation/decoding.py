@@ -183,8 +183,8 @@ class Ending:
 
     def _cut(self, text: str) -> tuple[str, bool]:
         text = text.lstrip()
-        found = [at for at in map(text.find, self.how.stop) if at >= 0]
-        return text[: min(found, default=None)].rstrip(), bool(found)
+        places = [at for at in map(text.find, self.how.stop) if at >= 0]
+        return text[: min(places, default=None)].rstrip(), bool(places)
 
 
 class Greedy:

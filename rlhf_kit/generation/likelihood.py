@@ -71,18 +71,18 @@ def likelihoods(
     else:
         units = [(number, range(at, at + 1)) for number, rows in enumerate(whole) for at in range(len(rows))]
     rows = [[whole[number][at] for at in branches] for number, branches in units]
-    found: dict[int, dict[int, Likelihood]] = {}
+    unfinished: dict[int, dict[int, Likelihood]] = {}
     for batch in _batches(rows, max_batch_tokens):
         targets = [
             [requests[number].continuations[at] for at in branches] for number, branches in (units[i] for i in batch)
         ]
         for unit, likely in zip(batch, _forward(model, [rows[i] for i in batch], targets), strict=True):
             number, branches = units[unit]
-            of_request = found.setdefault(number, {})
+            of_request = unfinished.setdefault(number, {})
             of_request.update(zip(branches, likely, strict=True))
             if len(of_request) == len(whole[number]):
-                yield number, [found[number][at] for at in range(len(whole[number]))]
-                del found[number]
+                yield number, [unfinished[number][at] for at in range(len(whole[number]))]
+                del unfinished[number]
 
 
 def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:

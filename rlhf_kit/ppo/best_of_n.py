@@ -153,11 +153,11 @@ def best_of_n(
             batch_size=batch_size,
         )
     ids, texts = rollout.completions(), rollout.texts(tokenizer)
-    given = ([prompt for prompt in prompts for _ in range(n)], texts, ids)
+    arguments = ([prompt for prompt in prompts for _ in range(n)], texts, ids)
     repeated = {name: [value for value in column for _ in range(n)] for name, column in columns.items()}
 
     terminated = rollout.terminated.cpu().view(-1, n)  # (B * n,) -> (B, n)
-    scores = rewards(*given, repeated)[0].cpu().view(-1, n)
+    scores = rewards(*arguments, repeated)[0].cpu().view(-1, n)
     scores = less_missing_eos(scores, terminated, missing_eos_penalty)
     pool = [texts[start : start + n] for start in range(0, len(texts), n)]
     result = BestOfN(
@@ -169,7 +169,7 @@ def best_of_n(
         curve=expected_best_of_m(scores).mean(0),
     )
     if heldout is not None:
-        result.heldout_scores = heldout(*given, repeated)[0].cpu().view(-1, n)
+        result.heldout_scores = heldout(*arguments, repeated)[0].cpu().view(-1, n)
         result.heldout_curve = expected_best_of_m(scores, result.heldout_scores).mean(0)
     return result
 

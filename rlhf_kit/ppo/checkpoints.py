@@ -71,9 +71,9 @@ def check_rollout(folder: Path, args: PPOConfig) -> None:
     """
     saved = json.loads((folder / STATE_FILE).read_text()).get("rollout", {})
     if any(getattr(args, name) != value for name, value in saved.items()):
-        told = [f"{name}={value}" for name, value in saved.items()]
+        saves = [f"{name}={value}" for name, value in saved.items()]
         raise UserError(
-            f"'{folder}' was saved with {', '.join(told[:-1])} and {told[-1]}. Resume with the same, or start anew "
+            f"'{folder}' was saved with {', '.join(saves[:-1])} and {saves[-1]}. Resume with the same, or start anew "
             "from its model in another output_dir."
         )
 

@@ -250,8 +250,8 @@ class PPOConfig(TrainingArguments):
                 "gradient_accumulation_steps follows from the batch sizes in PPO: "
                 "leave it out and set mini_batch_size and per_device_train_batch_size"
             )
-        given = {item.name for item in fields(self) if getattr(self, item.name) != item.default}
-        return faults + [f"{name}={getattr(self, name)}: {why}" for name, why in REFUSED.items() if name in given]
+        changed = {item.name for item in fields(self) if getattr(self, item.name) != item.default}
+        return faults + [f"{name}={getattr(self, name)}: {why}" for name, why in REFUSED.items() if name in changed]
 
     def micro_batches(self, processes: int) -> int:
         """Forwards an optimizer step on each process."""

@@ -54,10 +54,10 @@ class Evaluation:
         else:
             reference = self.reference_scores
         gap = (experience.scores - reference).sign()  # 1 won, -1 lost
-        found = {name: metrics[name] for name in NAMES}
-        found |= {name: value for name, value in metrics.items() if name.startswith("rewards/")}
-        found |= {ours: metrics[name] for name, ours in RENAMED.items()}
-        return found | {"win_rate": trainer.averages.mean((gap + 1) / 2)}
+        report = {name: metrics[name] for name in NAMES}
+        report |= {name: value for name, value in metrics.items() if name.startswith("rewards/")}
+        report |= {ours: metrics[name] for name, ours in RENAMED.items()}
+        return report | {"win_rate": trainer.averages.mean((gap + 1) / 2)}
 
     @torch.no_grad()
     def scores_of_reference(self, rows: list[dict], first: int = 0) -> Tensor:

@@ -54,14 +54,14 @@ def _check_reader(
         )
     if len(tokenizer) > known:
         raise UserError(f"{name} knows {known} tokens, and the policy's tokenizer has {len(tokenizer)}.")
-    mine, theirs = _tokens(tokenizer), _tokens(own or tokenizer)
-    shared = mine.keys() & theirs.keys()
-    others = sorted(number for number in shared if mine[number] != theirs[number])
+    ours, theirs = _tokens(tokenizer), _tokens(own or tokenizer)
+    shared = ours.keys() & theirs.keys()
+    others = sorted(number for number in shared if ours[number] != theirs[number])
     if len(others) > OTHER_TOKENS * len(shared):
         raise UserError(
             f"{name} was trained with another tokenizer than the policy, and reads the policy's tokens: {len(others)} "
             f"of {len(shared)} ids stand for another one (id {others[0]}: {theirs[others[0]]!r}, not "
-            f"{mine[others[0]]!r}). Give a model of the policy's tokenizer, or leave {what} out."
+            f"{ours[others[0]]!r}). Give a model of the policy's tokenizer, or leave {what} out."
         )
 
 

@@ -185,14 +185,14 @@ def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value
     truth = [alone(model, text)[start - 1 : -1] for text, start in zip(texts, starts, strict=True)]
     keep = completions.shape[1] + 1
     logits, _ = completion_logits_and_states(model, inputs, keep)
-    found = [row[:size].float() for row, size in zip(logits, sizes, strict=True)]
-    worst = max(gap(found, truth), gap(_sampled_logits(model, texts, starts, compact), truth))
+    read = [row[:size].float() for row, size in zip(logits, sizes, strict=True)]
+    worst = max(gap(read, truth), gap(_sampled_logits(model, texts, starts, compact), truth))
     if value_trunk is not None:
         states = trunk_states(value_trunk, inputs, keep)
-        found = [row[: size + 1].float() for row, size in zip(states, sizes, strict=True)]
+        read = [row[: size + 1].float() for row, size in zip(states, sizes, strict=True)]
         ids = [torch.tensor([text], device=device) for text in texts]
         truth = [trunk_states(value_trunk, {"input_ids": x}, x.shape[1])[0].float() for x in ids]
-        worst = max(worst, gap(found, [x[start - 1 :] for x, start in zip(truth, starts, strict=True)]))
+        worst = max(worst, gap(read, [x[start - 1 :] for x, start in zip(truth, starts, strict=True)]))
     return worst
 
 

@@ -92,13 +92,13 @@ class Rewards:
     @property
     def readers(self) -> list[tuple[str, PreTrainedModel | PeftModel, PreTrainedTokenizerBase]]:
         """All reward models by name, each with its tokenizer, those of ensembles included."""
-        found = []
+        readers = []
         for name, func, tokenizer in zip(self.names, self.funcs, self.tokenizers, strict=True):
             if isinstance(func, MODELS):
-                found.append((name, func, tokenizer))
+                readers.append((name, func, tokenizer))
             elif isinstance(func, Ensemble):
-                found += [(name, *pair) for pair in zip(func.models, func.tokenizers, strict=True)]
-        return found
+                readers += [(name, *pair) for pair in zip(func.models, func.tokenizers, strict=True)]
+        return readers
 
     @property
     def models(self) -> list[PreTrainedModel | PeftModel]:
@@ -150,8 +150,8 @@ class Rewards:
                 parts[name], self.disagreement = func.combine(members), members.std(0, correction=0)
             else:
                 # Copies: what a function does to them is not done to the run's prompts, nor to the next function's.
-                given = copy.deepcopy(dict(zip(GIVEN, (prompts, spoken, completion_ids), strict=True)) | columns)
-                parts[name] = read_scores(name, call(name, func, given | extra), completions)
+                arguments = copy.deepcopy(dict(zip(GIVEN, (prompts, spoken, completion_ids), strict=True)) | columns)
+                parts[name] = read_scores(name, call(name, func, arguments | extra), completions)
         stacked = torch.stack(list(parts.values()))  # (functions, B)
         nobody = stacked.isnan().all(0)
         if nobody.any():

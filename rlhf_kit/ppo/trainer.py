@@ -443,8 +443,8 @@ class PPOTrainer(Trainer):
             context = context_length(self.accelerator.unwrap_model(self.model).config)
             longest = self.args.max_completion_length
             prompts = encode_prompts(eval_dataset, self.processing_class, longest, context, "eval_dataset")
-        found = self.evaluation(prompts or [], cached=eval_dataset is None)
-        logs = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        report = self.evaluation(prompts or [], cached=eval_dataset is None)
+        logs = {f"{metric_key_prefix}_{name}": value for name, value in report.items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs

@@ -55,7 +55,7 @@ def _encode_ranking(
     fault = ""
     if len(rows) < 2:
         fault = "fewer than two answers"
-    elif any(len(given) > 1 for given in ranks_of.values()):
+    elif any(len(places) > 1 for places in ranks_of.values()):
         fault = "one answer with two ranks"
     elif len(ranks_of) == 1:
         fault = IDENTICAL
@@ -142,14 +142,14 @@ def encode_comparisons(
     }
     wrong = {fault: rows for fault, rows in sorted(bad.items()) if fault not in (IDENTICAL, TIED)}
     if wrong and on_bad_row == "error":
-        told = "; ".join(f"{len(rows)} with {fault} (row {_first(rows)})" for fault, rows in wrong.items())
+        faults = "; ".join(f"{len(rows)} with {fault} (row {_first(rows)})" for fault, rows in wrong.items())
         raise UserError(
-            f"Of {len(encoded)} lists there are {told}. Mend them, or give on_bad_row=drop to leave them out."
+            f"Of {len(encoded)} lists there are {faults}. Mend them, or give on_bad_row=drop to leave them out."
         )
     kept = [row for row, fault in enumerate(encoded["fault"]) if not fault]
     if not kept:
-        told = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise UserError(f"No comparison is left to learn from ({told}; max_length {max_length}).")
+        faults = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UserError(f"No comparison is left to learn from ({faults}; max_length {max_length}).")
     return encoded.select(kept).remove_columns(["prompts_cut", "too_long", "fault"]), counts
 
 

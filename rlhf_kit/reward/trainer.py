@@ -57,15 +57,15 @@ def answer_scores(model: nn.Module, batch: dict[str, Tensor], reads: RowFormat =
     rows = len(batch["input_ids"])
     tensors = ("input_ids", "position_ids", "segments") if "segments" in batch else ("input_ids",)
     parts = batch["parts"] or [(list(range(rows)), None)]
-    found = []
+    pieces = []
     for part, width in parts:
         piece = {name: batch[name][part, :width] for name in tensors}
         if "segments" in batch:
-            found.append(tree_scores(model, piece | {"ends": batch["ends"][part]}))  # (g, K)
+            pieces.append(tree_scores(model, piece | {"ends": batch["ends"][part]}))  # (g, K)
         else:
-            found.append(sequence_scores(model, piece["input_ids"], batch["lengths"][part], reads))  # (n,)
+            pieces.append(sequence_scores(model, piece["input_ids"], batch["lengths"][part], reads))  # (n,)
     order = [row for part, _ in parts for row in part]
-    scores = torch.cat(found)[sorted(range(rows), key=order.__getitem__)]  # back in the order of the batch
+    scores = torch.cat(pieces)[sorted(range(rows), key=order.__getitem__)]  # back in the order of the batch
     return scores[length_mask(batch["sizes"], scores.shape[1])] if "segments" in batch else scores
 
 
@@ -282,9 +282,9 @@ def encode_lists(
     if name != "train" and args.on_bad_row == "drop":
         checked(dataset, KINDS, name)  # what is measured is measured on all rows, whatever is left out in training
     dataset, counts = encode_comparisons(dataset, tokenizer, limit, args.ties_teach, args.on_bad_row, reads, name)
-    told = [f"{what} {count}" for what, count in counts.items() if count and what != "lists"]
-    if told:
-        tell(f"{name}: of {counts['lists']} lists: {', '.join(told)}")
+    losses = [f"{what} {count}" for what, count in counts.items() if count and what != "lists"]
+    if losses:
+        tell(f"{name}: of {counts['lists']} lists: {', '.join(losses)}")
     if args.loss_type != "pairwise" and any(dataset["margin"] if "margin" in dataset.column_names else []):
         raise UserError(
             f"{name}: the rows ask for margins, which loss_type={args.loss_type!r} cannot keep. "

@@ -264,8 +264,8 @@ MUTANTS = [
     ),
     (
         REWARDS,
-        "given = copy.deepcopy(dict(",
-        "given = (dict(",
+        "arguments = copy.deepcopy(dict(",
+        "arguments = (dict(",
         CALLS + "test_a_function_cannot_change_the_run_s_prompts",
     ),
     (
