@@ -18,9 +18,9 @@ from pathlib import Path
 
 from rlhf_kit import world
 from rlhf_kit.data.chat import encode_prompt, set_chat_template
+from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.pages.charts import STYLE, Line, svg_lines
-from rlhf_kit.ppo.rollout import sample
 from rlhf_kit.report.page import read_metrics
 
 BOOK = {"en": "Q: {}\nA:", "zh": "問：{}\n答："}  # how the world's text writes a question and its answer

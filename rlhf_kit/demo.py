@@ -32,13 +32,13 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import markdown, markdown_row
 from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval import intervals
+from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
 from rlhf_kit.options.bounds import add_number
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.parser import Parser
-from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.report.page import write_report
 from rlhf_kit.stages.output import check_contents, check_place
 from rlhf_kit.stages.run import versions

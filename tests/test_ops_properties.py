@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlhf_kit import ops
-from rlhf_kit.ppo.kl import AdaptiveKL, FixedKL
+from rlhf_kit.ppo.experience import AdaptiveKL, FixedKL
 
 # Derandomised: the same examples on every machine, so that a red run is red again.
 check = settings(max_examples=50, deadline=None, derandomize=True)

@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.cache import GrowingLayer, growing_cache
 from rlhf_kit.models import preflight
-from rlhf_kit.models.cache import GrowingLayer, growing_cache
 from rlhf_kit.models.heads import pad_right
 
 NOWHERE = -1  # the place of padding

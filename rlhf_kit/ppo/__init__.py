@@ -1,9 +1,9 @@
 """Proximal policy optimisation against reward models and Python functions."""
 
+from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.ppo.best_of_n import BestOfN, best_of_n
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.experience import Experience, advantages, losses
-from rlhf_kit.ppo.rollout import Rollout, sample
 from rlhf_kit.ppo.trainer import PPOTrainer
 
 __all__ = ["BestOfN", "Experience", "PPOConfig", "PPOTrainer", "Rollout"]

@@ -24,10 +24,11 @@ from rlhf_kit.data.chat import Message, encode_prompt
 from rlhf_kit.data.prompts import RESERVED
 from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.options.bounds import number_faults
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards, less_missing_eos
-from rlhf_kit.ppo.rollout import sample
+from rlhf_kit.ppo.experience import less_missing_eos
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards
 
 
 @dataclass

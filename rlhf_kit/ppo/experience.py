@@ -7,14 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlhf_kit import ops
-from rlhf_kit.ppo.rollout import Rollout
+from rlhf_kit.generation.sampling import Rollout
+from rlhf_kit.ppo.config import PPOConfig
 
 KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.kl_k1, "k3": ops.kl_k3}
+
+
+class TokenReadings(NamedTuple):
+    """What a policy and its value function say of the tokens of a rollout, float32."""
+
+    logprobs: Tensor  # (B, R)
+    values: Tensor  # (B, R + 1) V of the state before each token, and after the last
+    entropy: Tensor  # (B, R)
 
 
 @dataclass
@@ -101,3 +111,73 @@ def losses(
     if "entropy" in output:
         trained["entropy"] = output["entropy"]
     return {name: ops.masked_sum(x, mask) for name, x in trained.items()} | seen
+
+
+# --- what shapes the rewards ---------------------------------------------------------------------------------------
+
+
+def less_missing_eos(scores: Tensor, terminated: Tensor, penalty: float | None) -> Tensor:
+    """Scores, those of completions that never ended less the `penalty` (None: as they are). Two of one shape -> it.
+
+    Subtracted, as the "EOS trick" of Huang et al. 2024 is in TRL: a fixed score in their place would be a reward where
+    all others are below it.
+    """
+    return scores if penalty is None else scores - penalty * (~terminated).to(scores.dtype)
+
+
+class RunningStd:
+    """Standard deviation of all scores so far, over all processes (Chan et al. 1983's update of two moments)."""
+
+    def __init__(self):
+        self.count, self.mean, self.square = 0.0, 0.0, 0.0
+
+    def update(self, scores: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
+        scores = scores.float()
+        count, total = reduce(torch.stack([torch.ones_like(scores).sum(), scores.sum()])).tolist()
+        mean = total / count
+        spread = float(reduce((scores - mean).square().sum()))
+        gap, both = mean - self.mean, self.count + count
+        self.square += spread + gap**2 * self.count * count / both
+        self.mean += gap * count / both
+        self.count = both
+
+    @property
+    def std(self) -> float:
+        """1 until there are two different scores."""
+        return (self.square / self.count) ** 0.5 if self.square > 0 else 1.0
+
+
+class FixedKL:
+    """A constant coefficient."""
+
+    def __init__(self, coef: float):
+        self.coef = coef
+
+    def update(self, kl: float, completions: int) -> None:
+        pass
+
+
+class AdaptiveKL(FixedKL):
+    """A proportional controller that holds the KL near a target (Ziegler et al. 2019, section 2.2).
+
+        error = clip(kl / target - 1, -0.2, 0.2),    coef *= 1 + error * completions / horizon
+
+    Args:
+        target: nats a completion. horizon: completions over which the coefficient reacts.
+    """
+
+    def __init__(self, coef: float, target: float, horizon: int):
+        super().__init__(coef)
+        self.target, self.horizon = target, horizon
+
+    def update(self, kl: float, completions: int) -> None:
+        """Move the coefficient after a rollout of `completions` whose mean KL was `kl` nats."""
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.coef *= 1 + error * completions / self.horizon
+
+
+def kl_controller(args: PPOConfig) -> FixedKL:
+    """As `args` ask: adaptive where there is a target."""
+    if args.kl_target is None:
+        return FixedKL(args.kl_coef)
+    return AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)

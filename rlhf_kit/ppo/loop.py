@@ -1,17 +1,41 @@
-"""How rollouts become the batches that transformers' Trainer asks for, where a run may pause, and what is trained."""
+"""How rollouts fit transformers' Trainer: micro-batches, where a run may pause, and what a checkpoint holds.
+
+config.json model.safetensors (or an adapter)   the policy, loadable by AutoModelForCausalLM or peft
+value.safetensors                               the value function
+ppo_state.json                                  KL coefficient, moments of the scores, how long a rollout is
+ema/                                            the policy's moving average, a plain model too
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import TrainerCallback
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.models.adapters import save
+from rlhf_kit.models.precision import HeldCasts
+from rlhf_kit.models.value import PolicyAndValue
 from rlhf_kit.ppo.config import PPOConfig
+from rlhf_kit.ppo.experience import AdaptiveKL, Experience, RunningStd, kl_controller
+from rlhf_kit.ppo.metrics import Averages, Tracked, show_completions, write_completions
+from rlhf_kit.ppo.prompts import Prompts, prompt_order
+from rlhf_kit.training import Trainer
+
+logger = logging.getLogger(__name__)
+ROLLOUT = ("num_ppo_epochs", "rollout_batch_size", "mini_batch_size")  # what a rollout's optimizer steps follow from
+VALUE_FILE, STATE_FILE, EMA_FOLDER, EMA_FILE = "value.safetensors", "ppo_state.json", "ema", "ema/average.safetensors"
 
 
 class RolloutLoader:
@@ -30,7 +54,7 @@ class RolloutLoader:
     def __len__(self) -> int:
         return self.trainer.args.max_steps * self.trainer.args.gradient_accumulation_steps
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         trainer = self.trainer
         done, inside = divmod(trainer.state.global_step, trainer.args.steps_per_rollout)
         if inside:
@@ -99,6 +123,147 @@ class RolloutBoundary(TrainerCallback):
         control.should_save = by_time and state.global_step > self.saved
 
 
+class RolloutTrainer(Trainer):
+    """transformers' Trainer over rollouts: what of PPO's trainer is no algorithm.
+
+    A subclass has `prompts`, and gives `collect` (prompts -> experience, metrics) and `minibatches` (experience ->
+    micro-batches). `options` are those of transformers' Trainer; `model` is a `PolicyAndValue`.
+    """
+
+    prompts: Prompts
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        args, policy = self.args, self.accelerator.unwrap_model(self.model).policy
+        self.loss_is_scaled_for_ga = True
+        args.ignore_data_skip = True  # RolloutLoader starts where the trainer's state says
+        self.boundary = RolloutBoundary(self)
+        self.add_callback(self.boundary)
+        self.stop_reason: str | None = None  # why a run ended before its steps
+        self.kl_controller = kl_controller(args)
+        self.reward_std = RunningStd()
+        self.ema = None if args.ema_decay is None else MovingAverage(policy, args.ema_decay)
+        self.averages = Averages(self._total, args.device)
+        self.tracked = Tracked(self._total, args.world_size)
+        self.casts = HeldCasts()
+        self._completions: list[dict] = []  # of the last rollout
+        self._update_began, self._scaled_by = 0.0, 1.0
+
+    def collect(self, rows: list[dict], generator: torch.Generator) -> tuple[Experience, dict[str, float]]:
+        raise NotImplementedError
+
+    def minibatches(
+        self, experience: Experience, generator: torch.Generator, index: int = 0
+    ) -> Iterator[dict[str, Tensor]]:
+        raise NotImplementedError
+
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.casts.release()
+
+    def training_step(self, *args, **kwargs) -> Tensor:
+        self.casts.hold()  # over the micro-batches of an optimizer step
+        return super().training_step(*args, **kwargs)
+
+    def get_train_dataloader(self) -> RolloutLoader:
+        return RolloutLoader(self)
+
+    def rollout_batches(self, index: int) -> Iterator[dict[str, Tensor]]:
+        """Collect rollout number `index` and cut it into micro-batches; the draw depends on seed and index alone."""
+        args = self.args
+        generator = torch.Generator().manual_seed(args.seed + 100_003 * args.process_index + 1_000_003 * index)
+        share = args.rollout_batch_size // args.world_size
+        first = index * args.rollout_batch_size + args.process_index * share
+        order = prompt_order(len(self.prompts), range(first, first + share), args.seed, args.shuffle_dataset)
+        experience, metrics = self.collect([self.prompts[i] for i in order], generator)
+        if args.max_kl is not None and metrics["kl"] > args.max_kl:
+            self.stop_reason = f"the KL of {metrics['kl']:.2f} nats passed max_kl={args.max_kl:g}"
+            logger.warning("Stopped after %d steps: %s.", self.state.global_step, self.stop_reason)
+            self.boundary.stop(args, self.state, self.control)
+            return
+        self.kl_controller.update(metrics["kl"], args.rollout_batch_size)
+        for name, value in metrics.items():
+            self.tracked.add(name, value)
+        self._update_began = time.perf_counter()
+        yield from self.minibatches(experience, generator, index)
+
+    @property
+    def warming_up(self) -> bool:
+        """Only the value function learns."""
+        return self.state.global_step < self.args.value_warmup_rollouts * self.args.steps_per_rollout
+
+    def before_step(self) -> None:
+        """Gradients are there, clipped. A warming-up policy has none: zeros would decay it and age its moments."""
+        self._scaled_by = self._loss_scale()
+        if self.warming_up:
+            for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
+                if not name.startswith("value_"):
+                    parameter.grad = None
+
+    def _loss_scale(self) -> float:
+        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
+
+    @property
+    def step_was_skipped(self) -> bool:
+        """fp16's gradients overflowed in the last optimizer step. A fused optimizer hides it, the scale does not."""
+        return self.accelerator.optimizer_step_was_skipped or self._loss_scale() < self._scaled_by
+
+    def step_ended(self, rollout_ended: bool) -> None:
+        """After every optimizer step."""
+        if self.ema is not None and not self.step_was_skipped:
+            self.ema.update()
+        if rollout_ended:
+            self.tracked.add("seconds/update", time.perf_counter() - self._update_began)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.args.value_learning_rate is not None:
+            decayed = set(self.get_decay_parameter_names(self.model))
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls(parameter_groups(self.model, decayed, self.args), **options)
+        return super().create_optimizer(model)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs = logs | self.tracked.means()
+            if self._completions and self.is_world_process_zero():
+                write_completions(self._completions, self.args.output_dir, self.state.global_step)
+                show_completions(self._completions, self.state.global_step, self.args.num_completions_to_print)
+        super().log(logs, start_time)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        self.casts.release()
+        return super()._get_grad_norm(model, grad_norm)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Between two rollouts, whoever asks: no run can go on from inside one."""
+        if self.state.global_step % self.args.steps_per_rollout:
+            logger.warning("No checkpoint at step %d, which is inside a rollout.", self.state.global_step)
+            return
+        super()._save_checkpoint(model, trial)
+        self.boundary.saved = self.state.global_step
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:  # called on every process
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        save_policy_and_value(self.accelerator.unwrap_model(self.model), self.processing_class, folder)
+        save_state(folder, self)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        folder = Path(resume_from_checkpoint)
+        check_rollout(folder, self.args)
+        load_policy_and_value(self.accelerator.unwrap_model(self.model), folder)
+        load_state(folder, self)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _total(self, x: Tensor) -> Tensor:
+        return self.accelerator.reduce(x, "sum")
+
+
 def parameter_groups(model: nn.Module, decayed: set[str], args: PPOConfig) -> list[dict]:
     """The optimizer's groups: value function (names that begin with `value_`) and policy, with weight decay or not."""
     groups = defaultdict(list)
@@ -110,3 +275,96 @@ def parameter_groups(model: nn.Module, decayed: set[str], args: PPOConfig) -> li
         {"params": group, "lr": rates[is_value], "weight_decay": args.weight_decay if decays else 0.0}
         for (is_value, decays), group in groups.items()
     ]
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def save_policy_and_value(module: PolicyAndValue, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save(module.policy, folder)
+    tokenizer.save_pretrained(folder)
+    value = {k: v.contiguous() for k, v in module.state_dict().items() if k.startswith("value_")}
+    save_file(value, folder / VALUE_FILE)
+
+
+def load_policy_and_value(module: PolicyAndValue, folder: Path) -> None:
+    if isinstance(module.policy, PeftModel):
+        set_peft_model_state_dict(module.policy, load_peft_weights(str(folder)))
+    else:
+        module.policy.load_state_dict(type(module.policy).from_pretrained(folder).state_dict())
+    module.load_state_dict(load_file(folder / VALUE_FILE), strict=False)
+
+
+def save_state(folder: Path, trainer: RolloutTrainer) -> None:
+    state = {
+        "kl_coef": trainer.kl_controller.coef,
+        "scores": vars(trainer.reward_std),
+        "rollout": {name: getattr(trainer.args, name) for name in ROLLOUT},
+    }
+    (folder / STATE_FILE).write_text(json.dumps(state))
+    ema = trainer.ema
+    if ema is not None:
+        with ema.applied():
+            save(ema.policy, folder / EMA_FOLDER)
+        trainer.processing_class.save_pretrained(folder / EMA_FOLDER)
+        save_file(ema.average, folder / EMA_FILE)  # float32, and the names of the policy at work: for resuming
+
+
+def check_rollout(folder: Path, args: PPOConfig) -> None:
+    """A checkpoint counts optimizer steps, which are other rollouts and prompts where a rollout has more of them.
+
+    Raises UserError for such options.
+    """
+    saved = json.loads((folder / STATE_FILE).read_text()).get("rollout", {})
+    if any(getattr(args, name) != value for name, value in saved.items()):
+        saves = [f"{name}={value}" for name, value in saved.items()]
+        raise UserError(
+            f"'{folder}' was saved with {', '.join(saves[:-1])} and {saves[-1]}. Resume with the same, or start anew "
+            "from its model in another output_dir."
+        )
+
+
+def load_state(folder: Path, trainer: RolloutTrainer) -> None:
+    state = json.loads((folder / STATE_FILE).read_text())
+    if isinstance(trainer.kl_controller, AdaptiveKL):  # a fixed one is what this run was given
+        trainer.kl_controller.coef = state["kl_coef"]
+    vars(trainer.reward_std).update(state["scores"])
+    if trainer.ema is not None:
+        trainer.ema.load(load_file(folder / EMA_FILE))
+
+
+class MovingAverage:
+    """average = decay * average + (1 - decay) * policy after every optimizer step, of what is trained, in float32."""
+
+    def __init__(self, policy: nn.Module, decay: float):
+        self.policy, self.decay = policy, decay
+        self.average = {name: p.detach().float().clone() for name, p in self._trained()}
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.policy.named_parameters() if p.requires_grad)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        for name, parameter in self._trained():
+            self.average[name].lerp_(parameter.float(), 1 - self.decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the policy is its average."""
+        kept = {name: p.detach().clone() for name, p in self._trained()}
+        self._set(self.average)
+        try:
+            yield
+        finally:
+            self._set(kept)
+
+    @torch.no_grad()
+    def _set(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self._trained():
+            parameter.copy_(weights[name])
+
+    def load(self, average: dict[str, Tensor]) -> None:
+        """Go on from a saved average."""
+        for name, weight in self.average.items():
+            weight.copy_(average[name])

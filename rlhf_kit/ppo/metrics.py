@@ -1,17 +1,30 @@
-"""A rollout in numbers, over all processes."""
+"""A rollout in numbers and in words, over all processes; evaluation on held-out prompts."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
 
+import pandas
 import torch
+from accelerate.utils import gather_object
+from rich.table import Table
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit import ops
+from rlhf_kit.errors import UserError
+from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.ppo.experience import Experience
+from rlhf_kit.storage import RUN, Folder
+from rlhf_kit.terminal.console import Console
 
+console = Console(stderr=True)
 LOGGED = {  # what `losses` calls it -> its name in the logs
     "policy": "loss/policy",
     "value": "loss/value",
@@ -22,6 +35,42 @@ LOGGED = {  # what `losses` calls it -> its name in the logs
     "approx_kl": "policy/approx_kl",
     "value_clip_fraction": "value/clip_fraction",
 }
+EVALUATED = ("reward", "reward_std", "kl", "kl_per_token", "entropy")
+RENAMED = {"completions/length": "length", "completions/terminated": "terminated"}
+
+
+class Stopwatch:
+    """Seconds of the named pieces of a rollout, and since its start."""
+
+    def __init__(self):
+        self.start()
+
+    def start(self) -> None:
+        self.began, self.pieces = time.perf_counter(), Counter()
+
+    @contextmanager
+    def piece(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.pieces[name] += time.perf_counter() - began
+
+    def read(self) -> dict[str, float]:
+        """By name, "collect" for all of it."""
+        return {**self.pieces, "collect": time.perf_counter() - self.began}
+
+
+def timed(name: str) -> Callable[[Callable], Callable]:
+    """A trainer's method whose seconds its `stopwatch` counts as `name`."""
+
+    def decorate(method: Callable) -> Callable:
+        @wraps(method)
+        def run(self, *args, **kwargs):
+            with self.stopwatch.piece(name):
+                return method(self, *args, **kwargs)
+
+        return run
+
+    return decorate
 
 
 class Averages:
@@ -107,3 +156,96 @@ def rollout_metrics(
         "completions/terminated": averages.mean(rollout.terminated),
         **({} if math.isnan(gap) else {"completions/ended_score_gap": gap}),  # all or none ended
     }
+
+
+# --- completions ----------------------------------------------------------------------------------------------------
+
+
+def completions_table(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict], rollout: Rollout, scores: Tensor, parts: dict[str, Tensor]
+) -> list[dict]:
+    """One row a completion, those of all processes: prompt (its last turn), completion, score, each reward's own."""
+    columns = {"score": scores.tolist()} | {f"rewards/{name}": part.tolist() for name, part in parts.items()}
+    prompts = [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
+    table = {"prompt": prompts, "completion": rollout.texts(tokenizer)} | columns
+    return gather_object([dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])
+
+
+def write_completions(rows: list[dict], folder: str | Path, step: int) -> Path:
+    """`folder`/completions/completions_STEP.parquet, the names of TRL's GRPO."""
+    content = pandas.DataFrame([{"step": step, **row} for row in rows]).to_parquet()
+    return Folder(Path(folder), RUN).write(f"completions/completions_{step:05d}.parquet", content)
+
+
+def show_completions(rows: list[dict], step: int, count: int) -> None:
+    table = Table(title=f"step {step}", title_justify="left", show_lines=True)
+    for title in ("prompt 題目", "completion 回答", "score 分數"):
+        table.add_column(title, overflow="fold")
+    for row in rows[:count]:
+        table.add_row(row["prompt"], row["completion"] or "(nothing 空白)", f"{row['score']:.2f}")
+    console.print(table)
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def share_of(size: int, processes: int, index: int) -> range:
+    """Places of `size` prompts that fall to process `index`, as even as can be.
+
+    >>> [list(share_of(5, 2, index)) for index in range(2)]
+    [[0, 1], [2, 3, 4]]
+    """
+    return range(size * index // processes, size * (index + 1) // processes)
+
+
+def check_share(prompts: list[dict], processes: int) -> None:
+    """Raises UserError where there are no prompts, or fewer than processes."""
+    if not prompts:
+        raise UserError("There is nothing to evaluate on; give an eval_dataset.")
+    if len(prompts) < processes:
+        raise UserError(f"eval_dataset has {len(prompts)} prompts for {processes} processes; each needs one at least.")
+
+
+class Evaluation:
+    """Samples prompts with the run's seed: the same draws whatever the number of processes."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.reference_scores: Tensor | None = None  # of the trainer's own prompts: the reference does not change
+
+    def __call__(self, prompts: list[dict], cached: bool) -> dict[str, float]:
+        """Reward, KL, length and more of the policy's completions, and how often they beat the reference's.
+
+        `win_rate` is the share of prompts where the completion scores above that of the reference; a tie is half.
+
+        Args:
+            cached: these are the trainer's own prompts, on which the reference is asked but once.
+        """
+        trainer = self.trainer
+        check_share(prompts, trainer.args.world_size)
+        share = share_of(len(prompts), trainer.args.world_size, trainer.args.process_index)
+        rows = prompts[share.start : share.stop]
+        experience, metrics = trainer.collect(rows, self._generator(share.start), training=False)
+        if not cached or self.reference_scores is None:
+            reference = self.scores_of_reference(rows, share.start)
+            self.reference_scores = reference if cached else self.reference_scores
+        else:
+            reference = self.reference_scores
+        gap = (experience.scores - reference).sign()  # 1 won, -1 lost
+        report = {name: metrics[name] for name in EVALUATED}
+        report |= {name: value for name, value in metrics.items() if name.startswith("rewards/")}
+        report |= {ours: metrics[name] for name, ours in RENAMED.items()}
+        return report | {"win_rate": trainer.averages.mean((gap + 1) / 2)}
+
+    @torch.no_grad()
+    def scores_of_reference(self, rows: list[dict], first: int = 0) -> Tensor:
+        """Scores of what the reference says to `rows`, the first of which is prompt number `first`. (B,)."""
+        rollout = self.trainer.sample(rows, self._generator(first), reference=True)
+        return self.trainer.shape_scores(self.trainer.score(rows, rollout)[0], rollout, training=False)
+
+    def _generator(self, first: int) -> torch.Generator:
+        """Draws for the prompts from number `first` on: those before it have had theirs."""
+        args = self.trainer.args
+        generator = torch.Generator().manual_seed(args.seed)
+        torch.rand(first, args.max_completion_length, generator=generator)
+        return generator

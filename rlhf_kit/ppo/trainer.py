@@ -12,11 +12,8 @@ the end token is an action like any other, and a completion that was cut off is 
 from __future__ import annotations
 
 import copy
-import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from rlhf_kit import ops
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.reading import check_sampling
+from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import (
     context_length,
@@ -39,7 +38,10 @@ from rlhf_kit.models.checkpoints import (
 )
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.fused import fuse_activations
-from rlhf_kit.models.precision import HeldCasts, cast_frozen
+from rlhf_kit.models.heads import unwrapped
+from rlhf_kit.models.precision import cast_frozen
+from rlhf_kit.models.preflight import check_scores, check_texts, short_texts
+from rlhf_kit.models.roles import check_readers
 from rlhf_kit.models.value import (
     PolicyAndValue,
     adapters_off,
@@ -50,27 +52,24 @@ from rlhf_kit.models.value import (
     value_source,
 )
 from rlhf_kit.models.weights import short_name, with_origin
-from rlhf_kit.ppo import checkpoints, completions
 from rlhf_kit.ppo.config import PPOConfig
-from rlhf_kit.ppo.ema import MovingAverage
-from rlhf_kit.ppo.evaluation import Evaluation, check_share
-from rlhf_kit.ppo.experience import Experience, advantages, losses
-from rlhf_kit.ppo.kl import AdaptiveKL, FixedKL
-from rlhf_kit.ppo.loop import RolloutBoundary, RolloutLoader, parameter_groups
-from rlhf_kit.ppo.metrics import LOGGED, Averages, Tracked, rollout_metrics
-from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask, text_length
-from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
-from rlhf_kit.ppo.readers import check_readers
-from rlhf_kit.ppo.reading import check_roles
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards, RunningStd, less_missing_eos
-from rlhf_kit.ppo.rollout import Rollout, sample
-from rlhf_kit.training import Trainer
+from rlhf_kit.ppo.experience import Experience, TokenReadings, advantages, less_missing_eos, losses
+from rlhf_kit.ppo.loop import RolloutTrainer
+from rlhf_kit.ppo.metrics import (
+    LOGGED,
+    Evaluation,
+    Stopwatch,
+    check_share,
+    completions_table,
+    rollout_metrics,
+    timed,
+)
+from rlhf_kit.ppo.prompts import PretrainingTexts, encode_prompts, next_token_mask, text_length
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards
 from rlhf_kit.training.launch import usable
 
-logger = logging.getLogger(__name__)
 
-
-class PPOTrainer(Trainer):
+class PPOTrainer(RolloutTrainer):
     """Train a causal LM against rewards, kept near the policy it starts from.
 
     Args:
@@ -123,12 +122,8 @@ class PPOTrainer(Trainer):
         longest = max(len(row["prompt_ids"]) for row in self.prompts + (self.eval_prompts or []))
         longest += args.max_completion_length
         reference = None if ref_model is None else self.ref_model
-        check_readers(tokenizer, longest, reference, value_model, module.value_trunk, self.rewards)
-        for part in filter(None, [module, self.ref_model]):
-            disable_dropout(part)
-            fuse_activations(part)
-        if self.ref_model is not None:
-            self.ref_model.eval().requires_grad_(False)
+        check_readers(tokenizer, longest, reference, value_model, module.value_trunk, self.rewards.tokenizer)
+        self._freeze_roles(module)
 
         args.gradient_accumulation_steps = args.micro_batches(args.world_size)
         args.max_steps = args.steps(len(self.prompts))
@@ -141,31 +136,41 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.loss_is_scaled_for_ga = True
-        self.args.ignore_data_skip = True  # RolloutLoader starts where the trainer's state says
-        self.boundary = RolloutBoundary(self)
-        self.add_callback(self.boundary)
-        self.stop_reason: str | None = None  # why a run ended before its steps
-        self.rewards.to(self.args.device)
+        self._place_roles(module)
+        self.eos_ids = end_ids(policy, tokenizer)
+        self.stopwatch = Stopwatch()
+        self.evaluation = Evaluation(self)
+
+    def _freeze_roles(self, module: PolicyAndValue) -> None:
+        """Nothing draws dropout, and the reference learns nothing."""
+        for part in filter(None, [module, self.ref_model]):
+            disable_dropout(part)
+            fuse_activations(part)
         if self.ref_model is not None:
-            self.ref_model.to(self.args.device)
-        self.compact = check_roles(policy, module.value_trunk, self.ref_model, self.rewards, self.prompts, self.ptx)
+            self.ref_model.eval().requires_grad_(False)
+
+    def _place_roles(self, module: PolicyAndValue) -> None:
+        """The models beside the policy on its device; what is not trained in the precision of the run."""
+        frozen = [*self.rewards.models, *filter(None, [self.ref_model])]
+        for model in frozen:
+            model.to(self.args.device)
+        self.compact = self._rows_must_be_compact(module)
         if self.accelerator.mixed_precision == "bf16":
             cast_frozen(module, torch.bfloat16, keep=True)
-            for frozen in [*self.rewards.models, *filter(None, [self.ref_model])]:
-                cast_frozen(frozen, torch.bfloat16, keep=False)
-        self.kl_controller = FixedKL(args.kl_coef)
-        if args.kl_target is not None:
-            self.kl_controller = AdaptiveKL(args.kl_coef, args.kl_target, args.kl_horizon)
-        self.eos_ids = end_ids(policy, tokenizer)
-        self.reward_std = RunningStd()
-        self.ema = None if args.ema_decay is None else MovingAverage(policy, args.ema_decay)
-        self.averages = Averages(self._total, self.args.device)
-        self.casts = HeldCasts()
-        self.tracked = Tracked(self._total, self.args.world_size)
-        self.evaluation = Evaluation(self)
-        self._completions: list[dict] = []  # of the last rollout
-        self._update_began, self._scaled_by = 0.0, 1.0
+            for model in frozen:
+                cast_frozen(model, torch.bfloat16, keep=False)
+
+    def _rows_must_be_compact(self, module: PolicyAndValue) -> bool:
+        """Tried on two short texts of the run's own. Raises UserError for a model that no kind of rows makes right."""
+        prompts = [row["prompt_ids"] for row in self.prompts[:2]]
+        for model in self.rewards.models:
+            check_scores(model, prompts)
+        if self.ptx is not None:
+            check_texts(module.policy, short_texts(module.policy, self.ptx.rows))
+        compact = check_sampling(module.policy, prompts, module.value_trunk)
+        if self.ref_model is not None and type(self.ref_model) is not type(unwrapped(module.policy)):
+            compact = check_sampling(self.ref_model, prompts) or compact
+        return compact
 
     def _read_data(self, args, tokenizer, context: int | None, train_dataset, eval_dataset, ptx_dataset) -> None:
         """Prompts and texts as tokens, once it is sure that all of them fit the context."""
@@ -188,46 +193,60 @@ class PPOTrainer(Trainer):
         self, rows: list[dict], generator: torch.Generator, training: bool = True
     ) -> tuple[Experience, dict[str, float]]:
         """Everything of a rollout that needs no gradient. B prompts -> experience, metrics over all processes."""
-        args, clock = self.args, time.perf_counter()
+        args = self.args
+        self.stopwatch.start()
         self.model.eval()
 
-        # 1. Roll out.
+        # Sample a completion to each prompt, and score it.
         rollout = self.sample(rows, generator)
-        seconds = {"rollout": time.perf_counter() - clock}
-
-        # 2. Scores: one a completion.
         raw_scores, parts = self.score(rows, rollout)
         scores = self.shape_scores(raw_scores, rollout, training)
-        seconds["score"] = time.perf_counter() - clock - sum(seconds.values())
-        if training and args.log_completions:
-            self._completions = completions.table_of(self.processing_class, rows, rollout, scores, parts)
 
-        # 3. The policy as it will be trained, its values, and the reference.
-        logprobs, values, entropy = self.score_tokens(rollout)
+        # The policy as it will be trained, its values, and the reference.
+        policy = self.read_tokens(rollout)
         ref_logprobs = self.reference_logprobs(rollout)
-        seconds["reference"] = time.perf_counter() - clock - sum(seconds.values())
 
-        # 4. Rewards: one a token; and from them advantages.
-        how = {"kl_coef": self.kl_controller.coef, "kl_estimator": args.kl_estimator, "gamma": args.gamma}
-        how |= {"lam": args.lam, "bootstrap_truncated": args.bootstrap_truncated, "whiten": args.whiten_advantages}
-        gains, returns = advantages(rollout, scores, logprobs, ref_logprobs, values, reduce=self._total, **how)
-        experience = Experience(rollout, scores, logprobs, values[:, :-1], gains, returns)
-        mask = rollout.completion_mask
-        self.watch.look("The policy's log-probs", logprobs, mask)
+        # Rewards: one a token; and from them advantages.
+        gains, returns = advantages(
+            rollout,
+            scores,
+            policy.logprobs,
+            ref_logprobs,
+            policy.values,
+            kl_coef=self.kl_controller.coef,
+            kl_estimator=args.kl_estimator,
+            gamma=args.gamma,
+            lam=args.lam,
+            bootstrap_truncated=args.bootstrap_truncated,
+            whiten=args.whiten_advantages,
+            reduce=self._total,
+        )
+        experience = Experience(rollout, scores, policy.logprobs, policy.values[:, :-1], gains, returns)
+        if training and args.log_completions:
+            self._completions = completions_table(self.processing_class, rows, rollout, scores, parts)
+        return experience, self._watched(experience, parts, ref_logprobs, policy.entropy)
+
+    def _watched(
+        self, experience: Experience, parts: dict[str, Tensor], ref_logprobs: Tensor, entropy: Tensor
+    ) -> dict[str, float]:
+        """A rollout in numbers, its seconds among them. Raises UserError for what is not finite."""
+        mask = experience.rollout.completion_mask
+        self.watch.look("The policy's log-probs", experience.logprobs, mask)
         self.watch.look("The reference's log-probs", ref_logprobs, mask)
-        self.watch.look("The values", values[:, :-1], mask)
+        self.watch.look("The values", experience.values, mask)
         self.watch.check("in a rollout")
         metrics = rollout_metrics(experience, parts, ref_logprobs, entropy, self.averages)
         metrics["kl_coef"] = self.kl_controller.coef
-        if args.reward_scaling:
+        if self.args.reward_scaling:
             metrics["reward/scale"] = self.reward_std.std
         if self.rewards.disagreement is not None:
             metrics["reward/ensemble_std"] = self.averages.mean(self.rewards.disagreement)
-        seconds["collect"] = time.perf_counter() - clock
-        made = metrics["completions/length"] * len(rows) * args.world_size
-        metrics["rollout/tokens_per_second"] = made / seconds["rollout"]
-        return experience, metrics | {f"seconds/{name}": value for name, value in seconds.items()}
+        seconds = self.stopwatch.read()
+        tokens = metrics["completions/length"] * len(experience.scores) * self.args.world_size
+        metrics["rollout/tokens_per_second"] = tokens / seconds["rollout"]
+        return metrics | {f"seconds/{name}": value for name, value in seconds.items()}
 
+    @timed("rollout")
     def sample(self, rows: list[dict], generator: torch.Generator | None = None, reference: bool = False) -> Rollout:
         """One completion for each row's `prompt_ids`, from the policy as it is, or from the reference."""
         module = self.accelerator.unwrap_model(self.model)
@@ -254,6 +273,7 @@ class PPOTrainer(Trainer):
         in_float32 = self.accelerator.mixed_precision == "no" and module.policy.dtype == torch.float32
         return in_float32 and module.value_trunk is None and not self.args.bootstrap_truncated
 
+    @timed("score")
     def score(self, rows: list[dict], rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """What the rewards think. -> (B,) on the device, and each reward's own (B,)."""
         ids, texts = rollout.completions(), rollout.texts(self.processing_class)
@@ -263,6 +283,7 @@ class PPOTrainer(Trainer):
             scores, parts = self.rewards(prompts, texts, ids, columns, trainer_state=self.state)
         return scores.to(self.args.device), parts
 
+    @timed("score")
     def shape_scores(self, scores: Tensor, rollout: Rollout, training: bool) -> Tensor:
         """Scale, clip, then take off the penalty of what never ended, which no clip so takes away. (B,) -> (B,)."""
         args = self.args
@@ -273,22 +294,23 @@ class PPOTrainer(Trainer):
             scores = scores.clamp(-args.reward_clip, args.reward_clip)
         return less_missing_eos(scores, rollout.terminated, args.missing_eos_penalty)
 
-    def score_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probs (B, R), values (B, R + 1) and entropy (B, R) of the policy and its value function."""
+    @timed("reference")
+    def read_tokens(self, rollout: Rollout) -> TokenReadings:
+        """What the policy and its value function say of each token."""
         if rollout.values is not None:
-            return rollout.logprobs, F.pad(rollout.values, (0, 1)), rollout.entropy
+            return TokenReadings(rollout.logprobs, F.pad(rollout.values, (0, 1)), rollout.entropy)
         module = self.accelerator.unwrap_model(self.model)
 
-        def forward(part: Rollout) -> tuple[Tensor, ...]:
+        def forward(part: Rollout) -> TokenReadings:
             output = module(
                 **part.model_inputs(),
                 completion_ids=part.completion_ids,
                 temperature=self.args.temperature,
                 with_entropy=True,
             )
-            return output["logprobs"], output["values"], output["entropy"]
+            return TokenReadings(output["logprobs"], output["values"], output["entropy"])
 
-        return self._by_length(rollout, forward)
+        return TokenReadings(*self._by_length(rollout, forward))
 
     @contextmanager
     def reference(self) -> Iterator[PreTrainedModel]:
@@ -297,6 +319,7 @@ class PPOTrainer(Trainer):
         with adapters_off(policy) if self.ref_model is None else nullcontext():
             yield self.ref_model or policy
 
+    @timed("reference")
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """Log-probs (B, R) of the reference policy."""
         with self.reference() as reference:
@@ -374,67 +397,7 @@ class PPOTrainer(Trainer):
             self.tracked.add(LOGGED[name], value * args.gradient_accumulation_steps)
         return (loss, output) if return_outputs else loss
 
-    def train(self, *args, **kwargs):
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            self.casts.release()
-
-    def training_step(self, *args, **kwargs) -> Tensor:
-        self.casts.hold()  # over the micro-batches of an optimizer step
-        return super().training_step(*args, **kwargs)
-
-    # --- Trainer's hooks ------------------------------------------------------------------------------------------
-
-    def get_train_dataloader(self) -> RolloutLoader:
-        return RolloutLoader(self)
-
-    def rollout_batches(self, index: int) -> Iterator[dict[str, Tensor]]:
-        """Collect rollout number `index` and cut it into micro-batches; the draw depends on seed and index alone."""
-        args = self.args
-        generator = torch.Generator().manual_seed(args.seed + 100_003 * args.process_index + 1_000_003 * index)
-        share = args.rollout_batch_size // args.world_size
-        first = index * args.rollout_batch_size + args.process_index * share
-        order = prompt_order(len(self.prompts), range(first, first + share), args.seed, args.shuffle_dataset)
-        experience, metrics = self.collect([self.prompts[i] for i in order], generator)
-        if args.max_kl is not None and metrics["kl"] > args.max_kl:
-            self.stop_reason = f"the KL of {metrics['kl']:.2f} nats passed max_kl={args.max_kl:g}"
-            logger.warning("Stopped after %d steps: %s.", self.state.global_step, self.stop_reason)
-            self.boundary.stop(args, self.state, self.control)
-            return
-        self.kl_controller.update(metrics["kl"], args.rollout_batch_size)
-        for name, value in metrics.items():
-            self.tracked.add(name, value)
-        self._update_began = time.perf_counter()
-        yield from self.minibatches(experience, generator, index)
-
-    @property
-    def warming_up(self) -> bool:
-        """Only the value function learns."""
-        return self.state.global_step < self.args.value_warmup_rollouts * self.args.steps_per_rollout
-
-    def before_step(self) -> None:
-        """Gradients are there, clipped. A warming-up policy has none: zeros would decay it and age its moments."""
-        self._scaled_by = self._loss_scale()
-        if self.warming_up:
-            for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
-                if not name.startswith("value_"):
-                    parameter.grad = None
-
-    def _loss_scale(self) -> float:
-        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
-
-    @property
-    def step_was_skipped(self) -> bool:
-        """fp16's gradients overflowed in the last optimizer step. A fused optimizer hides it, the scale does not."""
-        return self.accelerator.optimizer_step_was_skipped or self._loss_scale() < self._scaled_by
-
-    def step_ended(self, rollout_ended: bool) -> None:
-        """After every optimizer step."""
-        if self.ema is not None and not self.step_was_skipped:
-            self.ema.update()
-        if rollout_ended:
-            self.tracked.add("seconds/update", time.perf_counter() - self._update_began)
+    # --- evaluation -------------------------------------------------------------------------------------------------
 
     def evaluate(self, eval_dataset: Dataset | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """Sample the evaluation prompts with a fixed seed. -> reward, KL, length, win rate and more, prefixed."""
@@ -448,49 +411,3 @@ class PPOTrainer(Trainer):
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.args.value_learning_rate is not None:
-            decayed = set(self.get_decay_parameter_names(self.model))
-            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = cls(parameter_groups(self.model, decayed, self.args), **options)
-        return super().create_optimizer(model)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            logs = logs | self.tracked.means()
-            if self._completions and self.is_world_process_zero():
-                completions.write(self._completions, self.args.output_dir, self.state.global_step)
-                completions.show(self._completions, self.state.global_step, self.args.num_completions_to_print)
-        super().log(logs, start_time)
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        self.casts.release()
-        return super()._get_grad_norm(model, grad_norm)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """Between two rollouts, whoever asks: no run can go on from inside one."""
-        if self.state.global_step % self.args.steps_per_rollout:
-            logger.warning("No checkpoint at step %d, which is inside a rollout.", self.state.global_step)
-            return
-        super()._save_checkpoint(model, trial)
-        self.boundary.saved = self.state.global_step
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self.args.should_save:  # called on every process
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        checkpoints.save_policy_and_value(self.accelerator.unwrap_model(self.model), self.processing_class, folder)
-        checkpoints.save_state(folder, self.args, self.kl_controller, self.reward_std, self.ema, self.processing_class)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        folder = Path(resume_from_checkpoint)
-        checkpoints.check_rollout(folder, self.args)
-        checkpoints.load_policy_and_value(self.accelerator.unwrap_model(self.model), folder)
-        checkpoints.load_state(folder, self.kl_controller, self.reward_std, self.ema)
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    def _total(self, x: Tensor) -> Tensor:
-        return self.accelerator.reduce(x, "sum")

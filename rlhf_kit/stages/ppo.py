@@ -19,9 +19,8 @@ from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.errors import UserError, did_you_mean, each
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
-from rlhf_kit.ppo.functions import GIVEN, check_signature
-from rlhf_kit.ppo.pretraining import text_length
-from rlhf_kit.ppo.prompts import Prompts, encode_prompts
+from rlhf_kit.ppo.prompts import Prompts, encode_prompts, text_length
+from rlhf_kit.ppo.rewards import GIVEN, check_signature
 from rlhf_kit.ppo.trainer import PPOTrainer
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings

@@ -12,12 +12,11 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_reward_model
 from rlhf_kit.models.ensemble import Ensemble
+from rlhf_kit.models.roles import check_readers
 from rlhf_kit.models.value import VALUE_MODELS, build_policy_and_value, value_source
 from rlhf_kit.models.weights import is_classifier_config, is_here
-from rlhf_kit.ppo.evaluation import check_share
-from rlhf_kit.ppo.pretraining import PretrainingTexts, text_length
-from rlhf_kit.ppo.prompts import Prompts
-from rlhf_kit.ppo.readers import check_readers
+from rlhf_kit.ppo.metrics import check_share
+from rlhf_kit.ppo.prompts import PretrainingTexts, Prompts, text_length
 from rlhf_kit.ppo.rewards import Rewards
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
@@ -88,7 +87,7 @@ def _check_models(
     if policy is not None and value is not None and (value != "reward" or judges.models):
         module = build_policy_and_value(policy, *value_source(value, judges.models), peft_config(settings))
         longest = max(len(row["prompt_ids"]) for rows in prompts.values() for row in rows) + args.max_completion_length
-        check_readers(tokenizer, longest, reference, value, module.value_trunk, judges)
+        check_readers(tokenizer, longest, reference, value, module.value_trunk, judges.tokenizer)
 
 
 def _seen(settings: Settings, rewards: list[str | Callable]) -> list[PreTrainedModel | Ensemble | Callable]:

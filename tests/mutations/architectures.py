@@ -1,6 +1,6 @@
 """Any architecture: a stage computes what the model computes of each text alone, or falls back, or refuses."""
 
-PREFLIGHT, READING = "rlhf_kit/models/preflight.py", "rlhf_kit/ppo/reading.py"
+PREFLIGHT, READING = "rlhf_kit/models/preflight.py", "rlhf_kit/generation/reading.py"
 MLM, MLM_TEST = "rlhf_kit/stages/mlm.py", "tests/stages/test_mlm.py::"
 TEST = "tests/stages/test_architectures.py::"
 
@@ -54,7 +54,7 @@ MUTANTS = [
         TEST + "test_ppos_numbers_are_those_of_each_row_alone[rwkv]",
     ),
     (
-        "rlhf_kit/models/cache.py",
+        "rlhf_kit/generation/cache.py",
         "self.all_keys, self.all_values = self.all_keys[beam_idx], self.all_values[beam_idx]",
         "pass",
         "tests/ppo/test_rollout.py::test_the_cache_takes_its_room_once",

@@ -1,11 +1,11 @@
 """PPO under its own options: what it obeys, and what it refuses."""
 
 TRAINER, LOOP, REWARDS = "rlhf_kit/ppo/trainer.py", "rlhf_kit/ppo/loop.py", "rlhf_kit/ppo/rewards.py"
-FUNCTIONS, OPS, ROLLOUT = "rlhf_kit/ppo/functions.py", "rlhf_kit/ops.py", "rlhf_kit/ppo/rollout.py"
+OPS, ROLLOUT = "rlhf_kit/ops.py", "rlhf_kit/generation/sampling.py"
 AT_REST = "tests/ppo/test_trainer.py::test_learning_rate_0_means_ratio_1_clip_0_kl_0"
 STOPPING, PROCESSES = "tests/ppo/test_stopping.py::", "tests/ppo/test_processes.py::"
 MODELS, CALLS = "tests/ppo/test_reward_models.py::", "tests/ppo/test_functions.py::"
-READERS, READERS_TEST = "rlhf_kit/ppo/readers.py", "tests/ppo/test_readers.py::"
+READERS, READERS_TEST = "rlhf_kit/models/roles.py", "tests/ppo/test_readers.py::"
 LAUNCH, BOUNDS = "tests/ppo/test_launch.py::", "tests/ppo/test_bounds.py::"
 
 MUTANTS = [
@@ -108,7 +108,7 @@ MUTANTS = [
         PROCESSES + "test_logged_numbers_are_means_over_all_processes",
     ),
     (
-        "rlhf_kit/ppo/evaluation.py",
+        "rlhf_kit/ppo/metrics.py",
         "torch.rand(first, args.max_completion_length, generator=generator)",
         "pass",
         PROCESSES + "test_an_evaluation_is_that_of_one_process",
@@ -170,19 +170,19 @@ MUTANTS = [
         "tests/ppo/test_checkpointing.py::test_gradient_checkpointing_changes_no_gradient[separate-full]",
     ),
     (
-        TRAINER,
+        LOOP,
         "                    parameter.grad = None",
         "                    pass",
         "tests/ppo/test_warmup.py::test_weight_decay_does_not_move_a_warming_up_policy[shared-full]",
     ),
     (
-        TRAINER,
+        LOOP,
         " or self._loss_scale() < self._scaled_by",
         "",
         "tests/ppo/test_skipped_steps.py::test_steps_that_overflow_in_fp16_are_skipped[adamw_torch_fused]",
     ),
     (
-        TRAINER,
+        LOOP,
         "if self.ema is not None and not self.step_was_skipped:",
         "if self.ema is not None:",
         "tests/ppo/test_skipped_steps.py::test_steps_that_overflow_in_fp16_are_skipped[adamw_torch]",
@@ -207,14 +207,14 @@ MUTANTS = [
         STOPPING + "test_max_kl_stops_the_sampling_too",
     ),
     (
-        TRAINER,
+        LOOP,
         "if self.state.global_step % self.args.steps_per_rollout:",
         "if False:",
         STOPPING + "test_checkpoints_are_of_rollout_ends_and_resume_to_the_unbroken_run",
     ),
     (LOOP, "        if inside:", "        if False:", STOPPING + "test_a_checkpoint_inside_a_rollout_is_refused"),
     (
-        "rlhf_kit/ppo/checkpoints.py",
+        LOOP,
         "if any(getattr(args, name) != value for name, value in saved.items()):",
         "if False:",
         STOPPING + "test_other_rollouts_than_the_checkpoint_s_are_refused",
@@ -269,38 +269,38 @@ MUTANTS = [
         CALLS + "test_a_function_cannot_change_the_run_s_prompts",
     ),
     (
-        FUNCTIONS,
+        REWARDS,
         "        asyncio.get_running_loop()",
         "        raise RuntimeError",
         CALLS + "test_coroutines_are_waited_for_in_a_running_loop_too",
     ),
     (
-        FUNCTIONS,
+        REWARDS,
         "    if array.ndim == 2 and array.shape[1] == 1:",
         "    if array.ndim == 2:",
         CALLS + "test_what_else_is_returned_is_told",
     ),
     (
-        FUNCTIONS,
+        REWARDS,
         "if not isinstance(value, numbers.Real | Decimal | numpy.bool_):",
         "if isinstance(value, list | dict):",
         CALLS + "test_what_else_is_returned_is_told",
     ),
     (
-        FUNCTIONS,
+        REWARDS,
         "not abs(number) <= torch.finfo(torch.float32).max",
         "not math.isfinite(number)",
         CALLS + "test_what_else_is_returned_is_told",
     ),
-    (FUNCTIONS, "numpy.asanyarray(returned)", "numpy.asarray(returned)", CALLS + "test_none_is_no_opinion"),
+    (REWARDS, "numpy.asanyarray(returned)", "numpy.asarray(returned)", CALLS + "test_none_is_no_opinion"),
     (
-        FUNCTIONS,
+        REWARDS,
         "    if not callable(func):",
         "    if False:",
         CALLS + "test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled",
     ),
     (
-        FUNCTIONS,
+        REWARDS,
         "func.forward if isinstance(func, nn.Module) else func",
         "func",
         CALLS + "test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled",
@@ -429,13 +429,13 @@ MUTANTS = [
         BOUNDS + "test_the_ends_of_a_range_are_taken",
     ),
     (
-        "rlhf_kit/ppo/pretraining.py",
+        "rlhf_kit/ppo/prompts.py",
         "min(LONGEST, context or LONGEST)",
         "LONGEST",
         "tests/ppo/test_ptx.py::test_texts_longer_than_the_context_are_cut_to_it",
     ),
     (
-        "rlhf_kit/ppo/pretraining.py",
+        "rlhf_kit/ppo/prompts.py",
         "if asked is not None and context is not None and asked > context:",
         "if False:",
         "tests/ppo/test_ptx.py::test_more_than_the_context_is_refused_by_name",

@@ -104,7 +104,7 @@ MUTANTS = [
         "tests/stages/test_mlm.py::test_a_resumed_run_draws_the_masks_of_an_unbroken_one[0]",
     ),
     (
-        "rlhf_kit/ppo/trainer.py",
+        "rlhf_kit/ppo/loop.py",
         "        if not self.args.should_save:  # called on every process",
         "        if False:",
         "tests/ppo/test_processes.py::test_one_process_alone_writes_what_is_saved",

@@ -1,6 +1,6 @@
 """The rules that PPO keeps whatever the options: README's table, a broken line for each."""
 
-TRAINER, ROLLOUT = "rlhf_kit/ppo/trainer.py", "rlhf_kit/ppo/rollout.py"
+TRAINER, ROLLOUT = "rlhf_kit/ppo/trainer.py", "rlhf_kit/generation/sampling.py"
 TRAINER_TEST, ROLLOUT_TEST = "tests/ppo/test_trainer.py::", "tests/ppo/test_rollout.py::"
 
 MUTANTS = [
@@ -18,7 +18,7 @@ MUTANTS = [
         ROLLOUT_TEST + "test_sampling_and_scoring_use_the_same_distribution",
     ),
     (
-        "rlhf_kit/ppo/reading.py",
+        "rlhf_kit/generation/reading.py",
         "self.ids, self.positions = tokens[:, None], self.lengths[:, None]",
         "self.ids, self.positions = tokens[:, None], self.lengths[:, None] + 1",
         "tests/stages/test_architectures.py::test_ppo_trains_what_it_samples[llama-shared]",
@@ -61,8 +61,8 @@ MUTANTS = [
     ),
     (
         TRAINER,
-        "values, reduce=self._total, **how)",
-        "values, reduce=None, **how)",
+        "            reduce=self._total,\n        )",
+        "            reduce=None,\n        )",
         "tests/ppo/test_processes.py::test_two_processes_give_the_gradients_of_one",
     ),
     (
@@ -90,7 +90,7 @@ MUTANTS = [
         ROLLOUT_TEST + "test_logprobs_entropy_and_values_are_those_of_the_training_forward",
     ),
     (
-        "rlhf_kit/ppo/reading.py",
+        "rlhf_kit/generation/reading.py",
         '"attention_mask": self.mask, "position_ids": self.positions',
         '"attention_mask": torch.ones_like(self.mask), "position_ids": self.positions',
         ROLLOUT_TEST + "test_any_causal_lm_samples_as_generate_does",

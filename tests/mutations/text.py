@@ -128,13 +128,13 @@ MUTANTS = [
         "tests/eval/test_begun.py::test_scores_are_of_the_row_that_begins",
     ),
     (
-        "rlhf_kit/ppo/rollout.py",
+        "rlhf_kit/generation/sampling.py",
         "decode_completion(tokenizer, ids[: len(ids) - ended])",
         "decode_completion(tokenizer, ids)",
         "tests/ppo/test_ends.py::test_an_end_of_the_models_own_list_that_is_a_word_is_not_read",
     ),
     (
-        "rlhf_kit/ppo/rewards.py",
+        "rlhf_kit/ppo/experience.py",
         "scores - penalty * (~terminated).to(scores.dtype)",
         "scores.masked_fill(~terminated, -penalty)",
         "tests/ppo/test_ends.py::test_minus_the_length_teaches_to_end",

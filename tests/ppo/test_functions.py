@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.ppo.functions import call, check_signature, read_scores
+from rlhf_kit.ppo.rewards import call, check_signature, read_scores
 
 TEXTS = ["a", "b", "c"]
 

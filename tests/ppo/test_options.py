@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, EarlyStoppingCallback
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.ppo.ema import MovingAverage
-from rlhf_kit.ppo.pretraining import PretrainingTexts, next_token_mask
-from rlhf_kit.ppo.rewards import RunningStd
+from rlhf_kit.ppo.experience import RunningStd
+from rlhf_kit.ppo.loop import MovingAverage
+from rlhf_kit.ppo.prompts import PretrainingTexts, next_token_mask
 
 TEXTS = Dataset.from_dict({"text": ["the cat sat on the mat", "hello dog", "so did the dog, and so on", "the mat"]})
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.ppo.pretraining import PretrainingTexts, text_length
+from rlhf_kit.ppo.prompts import PretrainingTexts, text_length
 
 LONG = Dataset.from_dict({"text": ["the cat " * 200, "", "hello dog", "the mat"]})
 

@@ -6,10 +6,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.cache import growing_cache
+from rlhf_kit.generation.cache import growing_cache
+from rlhf_kit.generation.reading import check_sampling
+from rlhf_kit.generation.sampling import Rollout, draw, sample
 from rlhf_kit.models.value import PolicyAndValue, ValueHead
-from rlhf_kit.ppo.reading import check_sampling
-from rlhf_kit.ppo.rollout import Rollout, draw, sample
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [40, 41, 42], [5, 5]]
 

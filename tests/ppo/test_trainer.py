@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from rlhf_kit import ops
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.models.value import PolicyAndValue, ValueHead, completion_logits
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
-from rlhf_kit.ppo.rollout import Rollout
 
 
 def rows_of(trainer, count=8):

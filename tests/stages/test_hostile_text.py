@@ -16,7 +16,7 @@ from rlhf_kit.eval.suite.entries import Entry
 from rlhf_kit.eval.suite.page import Change, Report, Value
 from rlhf_kit.models.adapters import save, wrap
 from rlhf_kit.models.checkpoints import load_policy
-from rlhf_kit.ppo import completions
+from rlhf_kit.ppo import metrics
 from rlhf_kit.report.page import write_report
 from rlhf_kit.world import BASE
 from tests.eval.toy_reader import reader, tokenizer_of
@@ -226,7 +226,7 @@ def test_a_suites_three_forms(tmp_path, capsys):
 
 
 def test_completions_that_are_shown(capsys):
-    completions.show([{"prompt": "[/INST]", "completion": HOSTILE, "score": 0.0}], 1, 1)
+    metrics.show_completions([{"prompt": "[/INST]", "completion": HOSTILE, "score": 0.0}], 1, 1)
     said = capsys.readouterr().err
     assert "[/INST]" in said and not MOVES.search(said)
 

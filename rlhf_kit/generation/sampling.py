@@ -21,9 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
 from rlhf_kit.models.value import ValueHead
 from rlhf_kit.options.bounds import number_faults
-from rlhf_kit.ppo.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
 
 
 @dataclass

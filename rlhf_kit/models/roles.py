@@ -9,7 +9,6 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length, load_tokenizer
 from rlhf_kit.models.heads import unwrapped
 from rlhf_kit.models.weights import origin
-from rlhf_kit.ppo.rewards import Rewards
 
 OTHER_TOKENS = 0.01  # the share of ids that may stand for another token: end-of-turn marks get their names anew
 
@@ -20,7 +19,7 @@ def check_readers(
     ref_model: nn.Module | None,
     value_model: str | nn.Module,
     value_trunk: nn.Module | None,
-    rewards: Rewards,
+    reward_tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
     """Raise UserError for a reference or value model of another tokenizer, or of a shorter context, than needed.
 
@@ -28,12 +27,12 @@ def check_readers(
         tokenizer: the policy's.
         longest: tokens of a prompt and its completion.
         ref_model: None where it is a copy of the policy.
-        value_trunk: what `value_model` became.
+        value_trunk: what `value_model` became. reward_tokenizer: of the reward model that it may come from.
     """
     if ref_model is not None:
         _check_reader("ref_model", ref_model, _own_tokenizer(ref_model), tokenizer, longest)
     if value_trunk is not None and value_model != "separate":
-        own = rewards.readers[0][2] if value_model == "reward" else _own_tokenizer(value_trunk)
+        own = reward_tokenizer if value_model == "reward" else _own_tokenizer(value_trunk)
         _check_reader("value_model", value_trunk, own, tokenizer, longest)
 
 

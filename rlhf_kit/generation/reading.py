@@ -9,7 +9,6 @@ compact     [ p  p  p  c  c  c  EOS  .  .  . ]      padded on the right, each to
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +17,15 @@ from transformers import PreTrainedModel
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.cache import growing_cache
+from rlhf_kit.generation.cache import growing_cache
 from rlhf_kit.models.heads import pad_right, taken, unwrapped
-from rlhf_kit.models.preflight import agreed, alone, check_scores, check_texts, gap, short_texts, tried
+from rlhf_kit.models.preflight import agreed, alone, gap, short_texts, tried
 from rlhf_kit.models.value import (
     captured_input,
     completion_logits_and_states,
     output_embeddings,
     trunk_states,
 )
-from rlhf_kit.ppo.pretraining import PretrainingTexts
-from rlhf_kit.ppo.rewards import Rewards
 
 logger = logging.getLogger(__name__)
 
@@ -124,29 +121,6 @@ class Anew:
 
 
 # --- before the first draw ------------------------------------------------------------------------------------------
-
-
-def check_roles(
-    policy: nn.Module,
-    value_trunk: nn.Module | None,
-    ref_model: nn.Module | None,
-    rewards: Rewards,
-    prompts: Sequence[dict],
-    texts: PretrainingTexts | None,
-) -> bool:
-    """Whether rows must be compact in a PPO run of these models on `prompts` (with `prompt_ids`) and `texts`.
-
-    Raises:
-        UserError: for a model that no kind of rows makes right.
-    """
-    ids = [row["prompt_ids"] for row in prompts[:2]]
-    for model in rewards.models:
-        check_scores(model, ids)
-    if texts is not None:
-        check_texts(policy, short_texts(policy, texts.rows))
-    is_another = ref_model is not None and type(ref_model) is not type(unwrapped(policy))
-    found = [check_sampling(policy, ids, value_trunk), is_another and check_sampling(ref_model, ids)]
-    return any(found)
 
 
 def check_sampling(model: nn.Module, prompts: list[list[int]], value_trunk: nn.Module | None = None) -> bool:
