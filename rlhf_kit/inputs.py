@@ -21,7 +21,7 @@ LONGEST_LINE = 2**26  # bytes of a line that is a row
 # What any file may have of them, and the bytes that each further one has to bring: in memory it takes some hundreds.
 MOST = {"lines": (2**21, 32), "rows": (2**21, 32), "texts": (2**21, 32), "values": (2**22, 8)}
 MOST_WRITTEN = 2**20  # characters and values of a YAML file with its anchors written out
-_MEND = "Mend it, or give another file"
+_MEND = "Fix it, or give another file"
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a pipe",
@@ -31,12 +31,12 @@ _KINDS = {
 }
 # First bytes of files under another's name.
 _MAGIC = {
-    b"\x1f\x8b": "It is packed by gzip: let its name end in .gz.",
+    b"\x1f\x8b": "It is compressed by gzip: give it a name that ends in .gz.",
     b"PK\x03\x04": "It is a .zip archive: unpack it, and name a file inside.",
-    b"BZh": "It is packed by bzip2: unpack it.",
-    b"\xfd7zXZ": "It is packed by xz: unpack it.",
-    b"\x28\xb5\x2f\xfd": "It is packed by zstd: unpack it.",
-    b"PAR1": "It is a Parquet file: let its name end in .parquet.",
+    b"BZh": "It is compressed by bzip2: decompress it.",
+    b"\xfd7zXZ": "It is compressed by xz: decompress it.",
+    b"\x28\xb5\x2f\xfd": "It is compressed by zstd: decompress it.",
+    b"PAR1": "It is a Parquet file: give it a name that ends in .parquet.",
     b"\xff\xfe": "It is UTF-16: save it as UTF-8.",
     b"\xfe\xff": "It is UTF-16: save it as UTF-8.",
 }
@@ -83,7 +83,7 @@ def unread(path: Path, error: Exception) -> UserError:
     """What to say of a file that is not there, or may not be read."""
     shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
     reason = getattr(error, "strerror", None) or error
-    return UserError(f"{shown} cannot be read: {reason}. Give a file that is there and may be read.")
+    return UserError(f"{shown} cannot be read: {reason}. Give an existing, readable file.")
 
 
 def missing(path: Path) -> UserError:
@@ -93,7 +93,7 @@ def missing(path: Path) -> UserError:
         near = did_you_mean(path.name, sorted(os.listdir(folder)))
     else:
         near = f" {folder} is {'no folder' if folder.exists() else 'not there either'}."
-    return UserError(f"{path} does not exist.{near} Give what is there.")
+    return UserError(f"{path} does not exist.{near} Give an existing path.")
 
 
 def as_text(path: Path, content: bytes) -> str:
@@ -170,7 +170,7 @@ def refuse_crowd(path: Path | str, kind: str, count: int, size: int) -> None:
     free, each = MOST[kind]
     most = free + size // each
     if count > most:
-        message = f"{path} has {count:,} {kind} in {size:,} bytes; so small, at most {most:,} are read"
+        message = f"{path} has {count:,} {kind} in {size:,} bytes; a file this small may hold at most {most:,}"
         raise UserError(f"{message}. Give another file, or split it into some.")
 
 
@@ -303,7 +303,7 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
         raise ValueError("it is nested too deeply") from None
     except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:  # of tags such as !!int x
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"a value is not what it is written or tagged as ({reason})") from error
+        raise ValueError(f"a value does not match its notation or tag ({reason})") from error
 
 
 def _measure(node: yaml.Node, sizes: dict[int, int | None], depth: int) -> int:
@@ -314,7 +314,7 @@ def _measure(node: yaml.Node, sizes: dict[int, int | None], depth: int) -> int:
         return 1 + len(node.value)
     if id(node) in sizes:
         if sizes[id(node)] is None:
-            raise yaml.YAMLError("an anchor stands within itself")
+            raise yaml.YAMLError("an anchor contains itself")
         return sizes[id(node)]
     sizes[id(node)] = None
     parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]

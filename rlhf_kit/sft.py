@@ -38,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 # TRL's options that would undo what this trainer promises: (refused value, why and what to do).
 REFUSED = {
-    "completion_only_loss": (lambda v: v is False, "the loss lies on the assistant's words only; leave it out"),
+    "completion_only_loss": (lambda v: v is False, "the loss covers the assistant's tokens only; leave it out"),
     "truncation_mode": (lambda v: v != "keep_start", "a dialogue is cut after its last turn that fits; leave it out"),
     "dataset_text_field": (lambda v: v != "text", "demonstrations are messages, or prompt + completion; use pretrain"),
-    "packing_strategy": (lambda v: v == "wrapped", "it lets one dialogue read another; use bfd"),
+    "packing_strategy": (lambda v: v == "wrapped", "it lets one dialogue attend to another; use bfd"),
     "padding_free": (bool, "give packing instead, which also holds max_length"),
     "eos_token": (lambda v: v is not None, "the tokenizer says what ends a text; set it there"),
     "pad_token": (lambda v: v is not None, "masks come from lengths, so padding needs no token of its own"),
@@ -221,7 +221,8 @@ def encode_demonstrations(
     warn_unread(unread, len(dataset), name)
     if len(rows) > counts["kept"]:
         logger.warning(
-            "%s: the chat template writes an answer otherwise once others follow, so each answer is a row of its own: "
+            "%s: the chat template renders an answer differently once others follow, so each answer is a row of its "
+            "own: "
             "%d of %d demonstrations.", name, len(rows), counts["kept"],
         )  # fmt: skip
     if not rows:

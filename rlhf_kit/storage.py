@@ -82,8 +82,8 @@ class Folder:
         foreign = self.foreign(names)
         if foreign:
             raise UserError(
-                f"{listed(foreign)} in {str(self.path)!r} would be written over, and is not recorded there as an "
-                f"unchanged output of ours ({self.by}). Move it away, or give another place to write to."
+                f"{listed(foreign)} in {str(self.path)!r} would be overwritten, but is not recorded there as an "
+                f"unchanged output of ours ({self.by}). Move it away, or choose another output."
             )
 
     def _files(self, name: str) -> list[str]:
@@ -120,8 +120,8 @@ class Folder:
         owner = f"process {holder.get('pid', '?')} on {holder.get('host', '?')!r}, since {holder.get('since', '?')}"
         if holder.get("host") != socket.gethostname():
             raise UserError(
-                f"{str(self.path)!r} is held by another run ({owner}), and this machine cannot see whether it still "
-                f"goes on. If it does not, remove {str(path)!r} and start again; else give another folder."
+                f"{str(self.path)!r} is held by another run ({owner}), and this machine cannot tell whether it is "
+                f"still running. If it is not, remove {str(path)!r} and start again; otherwise give another folder."
             )
         if is_running(holder["pid"], holder["started"]):
             raise UserError(
@@ -203,8 +203,8 @@ class Folder:
         foreign = self.foreign(names)
         if foreign:
             raise UserError(
-                f"{listed(foreign)} appeared in {str(self.path)!r} while we were at work. What was to stand there is "
-                f"whole in {str(self.path / source)!r}: move the others away, and its files up."
+                f"{listed(foreign)} appeared in {str(self.path)!r} during the run. The complete output is in "
+                f"{str(self.path / source)!r}: move the others away, then its files up."
             )
         follow_umask(self.path / source / name for name in names)
         self._note([{"name": name, "print": fingerprint(self.path / source / name)} for name in names])
@@ -328,7 +328,7 @@ def _rows(folder: Path) -> list[dict]:
     path = folder / RECORD
     rows = [_row(line) for line in path.read_bytes().split(b"\n")] if path.is_file() else []
     if any(rows) and (rows[0] or {}).get("about") != HEADER["about"]:
-        raise UserError(f"{str(path)!r} is no record of this kit's; it keeps one under this name. Move it away.")
+        raise UserError(f"{str(path)!r} is not a record of this kit, which keeps one under this name. Move it away.")
     return [row for row in rows[1:] if row is not None]
 
 

@@ -54,7 +54,7 @@ rows: [{name: a, model: qanet, fine_tuned_on: [en]}]
 """
 SUITE = "- {name: a, command: perplexity, options: {data: '%s'}, figure: bits_per_byte, higher_is_better: false}\n"
 TO_DO = re.compile(
-    r"\b(give|save|rename|take|split|mend|unpack|fetch|let|write|remove|name|download|quote|put|keep|check|move|make)\b"
+    r"\b(give|save|rename|take|split|mend|fix|unpack|decompress|fetch|let|write|remove|name|download|quote|put|keep|check|move|make)\b"
     r"|supported:|did you mean",
     re.IGNORECASE,
 )

@@ -268,7 +268,7 @@ def test_a_run_that_goes_on(save, capsys):
     folder = save(logs(3), tail='{"step": 16, "time": 3.0, "kl"')
     status, said = doctor_says(capsys, folder)
     said = " ".join(said.split())
-    assert status == 0 and "3 rollouts, steps 4-12, no run.json: it goes on still" in said
+    assert status == 0 and "3 rollouts, steps 4-12, no run.json: it is still running" in said
     assert "Only 3 logged: too little to judge" in said
 
 
@@ -290,7 +290,7 @@ def test_mistakes_end_with_2_and_one_sentence(save, tmp_path, capsys):
         ([good / "checkpoint-4"], "has no metrics.jsonl. Perhaps you mean .*/ppo\\."),
         ([tmp_path], "has no metrics.jsonl. Perhaps you mean .*/broken, .*/ppo\\."),
         ([empty], "holds no log yet"),
-        ([broken], "line 29 of .* is no log: '{oops'. Take the line out"),
+        ([broken], "line 29 of .* is no log: '{oops'. Remove the line"),
         ([cut], "run.json' is no record of a run"),
         ([good, "--truth", "trut"], "--truth 'trut' .* its scorers are rm, truth. Did you mean 'truth'"),
     ]:

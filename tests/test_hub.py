@@ -330,7 +330,7 @@ def test_a_hub_that_is_down(run, fails):
     fails["/api/models/tiny/other"] = 401
     refused(run(*perplexity("tiny/other")), "tiny/other", "hf auth login")
     fails["/api/"] = "page"
-    refused(run(*perplexity("tiny/gpt2")), "does not speak as a hub does", "tiny/")  # of the data, read first
+    refused(run(*perplexity("tiny/gpt2")), "does not answer as a hub does", "tiny/")  # of the data, read first
 
 
 def test_a_hub_that_is_down_is_not_needed_for_what_is_in_the_cache(hub, run, fails):

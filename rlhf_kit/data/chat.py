@@ -272,7 +272,7 @@ def _encode_incrementally(
         if not (full.startswith(before) and full.startswith(until) and done <= len(before) <= len(until)):
             raise UnstableTemplate(
                 "The tokenizer's chat template renders the turns before an answer differently once the answer "
-                "follows, so the assistant's words cannot be told apart. Mark them in it with {% generation %}."
+                "follows, so the assistant's tokens cannot be identified. Mark them in it with {% generation %}."
             )
         context_ids = rendered_ids(tokenizer, full[done : len(before)], shielded, full[:done])
         answer = full[len(before) : len(until)]

@@ -67,7 +67,7 @@ def _demonstration_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         message = "`messages` has no assistant turn; a demonstration shows what the assistant says"
         yield Fault("no assistant turn", message)
     elif not any(map(is_learnt, messages)):
-        yield Fault(NOTHING_LEARNT, "`messages` says of every assistant turn not to learn it; remove the row")
+        yield Fault(NOTHING_LEARNT, "`messages` excludes every assistant turn from training; remove the row")
     elif messages[-1]["role"] != "assistant":
         message = f"`messages` ends with a turn of the {messages[-1]['role']}; the last turn is the assistant's"
         yield Fault("a wrong turn", message)
@@ -90,12 +90,12 @@ def _completion_faults(name: str, value: Any, prompt: Any, whole: bool = True) -
         message = f"{name} has {len(value)} turns that do not begin with the prompt; give the assistant's answer alone"
         yield Fault("a wrong turn", message)
     elif whole and not any(map(is_learnt, answer)):
-        yield Fault(NOTHING_LEARNT, f"{name} says of every assistant turn not to learn it; remove the row")
+        yield Fault(NOTHING_LEARNT, f"{name} excludes every assistant turn from training; remove the row")
     elif not whole and any(value[-1].get(call) for call in CALLS):
-        message = f"{name} has calls of tools, and answers are text; give as `content` the text of the call"
+        message = f"{name} has tool calls, but an answer is text; give the text of the call as `content`"
         yield Fault("an answer with calls", message)
     elif not whole and not is_learnt(value[-1]):
-        message = f"{name} says not to learn it, and all answers count; remove the field or the row"
+        message = f"{name} is excluded from training, but every answer counts; remove the field or the row"
         yield Fault("an answer not to be learnt", message)
 
 
@@ -214,7 +214,7 @@ def _pair_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
     ]
     yield from faults
     if not faults and completion_text(chosen).strip() == completion_text(rejected).strip():
-        message = "`chosen` and `rejected` are the same text; nothing can be learnt from it, remove the row"
+        message = "`chosen` and `rejected` are the same text; there is nothing to learn from it; remove the row"
         yield Fault(SAME_TEXT, message)
     yield from _extra_faults(row)
     group = row.get("group")
@@ -261,7 +261,7 @@ def _document_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         if not is_list(span) or len(span) != 2 or not all(isinstance(place, numbers.Integral) for place in span):
             yield Fault(WRONG_TYPE, f"`spans`, {at} is {describe(span)}; give [start, end], whole numbers")
         elif not 0 <= span[0] < span[1] <= len(row["text"]):
-            message = f"`spans`, {at}: {list(span)} is no part of a text of {len(row['text'])} characters"
+            message = f"`spans`, {at}: {list(span)} lies outside a text of {len(row['text'])} characters"
             yield Fault("span outside the text", f"{message}; count characters from 0, the end not included")
 
 

@@ -57,7 +57,7 @@ def stories(name: str, rows: Sequence[Any], faults: Sequence[str] = ()) -> list[
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         listing = "".join(f"\n  {fault}" for fault in faults[:SHOWN])
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise UserError(f"{name} is not data as CoQA has it, {count}:{listing}{more}\nMend the file, or give another.")
+        raise UserError(f"{name} is not data as CoQA has it, {count}:{listing}{more}\nFix the file, or give another.")
     return [_story(name_of_story, row) for name_of_story, row in zip(ids, rows, strict=True)]
 
 

@@ -54,8 +54,8 @@ def half_characters(value: Any, name: str = "") -> Iterator[Fault]:
     """Texts in `value`, at any depth, with one half of a surrogate pair, which no tokenizer and no file takes."""
     if isinstance(value, str):
         if half := _HALF.search(value):
-            message = f"{name} has half a character ({half[0]!r}, at {half.start()}), as a cut through an emoji leaves"
-            yield Fault("half a character", f"{message}; take it out, or write the whole character")
+            message = f"{name} has half a character ({half[0]!r}, at {half.start()}), as an emoji cut in two leaves"
+            yield Fault("half a character", f"{message}; remove it, or write the whole character")
     elif isinstance(value, Mapping):
         for key, member in value.items():
             yield from half_characters(key, f"the name {key!r}")

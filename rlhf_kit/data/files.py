@@ -44,7 +44,7 @@ _ADVICE = {
     "save it as .txt, or as .jsonl with one object a line": "md html xml pdf docx yaml yml pkl log",
 }
 _OTHERS = {f".{ending}": advice for advice, endings in _ADVICE.items() for ending in endings.split()}
-_SUPPORTED = "Supported: .json, .jsonl, .parquet, .csv and, for text and prompts, .txt; each may be packed as .gz."
+_SUPPORTED = "Supported: .json, .jsonl, .parquet, .csv and, for text and prompts, .txt; each may be compressed as .gz."
 # What comes in a file's place, by how it begins.
 _PAGES = {
     "<!doctype": "is a web page, perhaps one that tells an error; download the file itself",
@@ -131,7 +131,7 @@ def _unread(path: Path, suffix: str) -> UserError:
     endings = [ending.lower() for ending in path.suffixes[-2:]]
     advice = next((_OTHERS[ending] for ending in endings if ending in _OTHERS), None)
     if advice is None and suffix.endswith(".gz"):
-        advice = "let its name say what is packed, such as train.jsonl.gz"
+        advice = "name it after its content, such as train.jsonl.gz"
     advice = f" {advice[0].upper()}{advice[1:]}." if advice else ""
     return UserError(f"{path}: files of the type {suffix or '(no suffix)'} cannot be read. {_SUPPORTED}{advice}")
 
@@ -190,7 +190,7 @@ def _read_csv(path: Path, text: str) -> Source:
             line = reader.line_num + 1
     except csv.Error as error:
         message = f"{path} is not valid CSV: {error} (in what begins in line {line})"
-        raise UserError(f"{message}. Mend its quotes, or write it anew.") from error
+        raise UserError(f"{message}. Fix its quotes, or write the file again.") from error
     bad = {number for number, _ in faults}
     good = [(number, row) for number, row in rows if number not in bad]
     return Source(str(path), [row for _, row in good], Context("row", [number for number, _ in good], faults))
@@ -222,7 +222,7 @@ def _repeated(path: Path, names: list[str]) -> set[str]:
     counts = Counter(name.strip() for name in names)
     twice = listed(list(dict.fromkeys(name for name in names if name.strip() and counts[name.strip()] > 1)))
     if twice:
-        raise UserError(f"{path}: columns of one name: {twice}. One of each would be lost; take it out, or rename it.")
+        raise UserError(f"{path}: columns of one name: {twice}. One of each would be lost; remove or rename it.")
     return {name for name, count in Counter(names).items() if count > 1}
 
 
@@ -234,7 +234,7 @@ def _cells(header: list[str], unnamed: set[str], cells: list[str]) -> tuple[dict
     for column, cell in itertools.zip_longest(header, cells[: len(header)]):
         if column in unnamed:
             if cell:
-                faults.append(f"has {cell[:40]!r} in a column without a name; give it one, or take it out")
+                faults.append(f"has {cell[:40]!r} in a column without a name; give it one, or remove it")
             continue
         row[column], fault = _cell(column, cell)
         faults += [fault] if fault else []
@@ -270,7 +270,7 @@ def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:  # the latter for a foot that lies
         message = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200].rstrip('.')}"
-        raise UserError(f"{message}. Fetch it anew, or give another file.") from error
+        raise UserError(f"{message}. Download it again, or give another file.") from error
     rows = table_rows(str(path), len(table), lambda start, size: table.slice(start, size).to_pylist())
     return Source(str(path), own_keys(rows, kinds))
 
@@ -280,7 +280,7 @@ def table_rows(name: str, count: int, read: Callable[[int, int], list[dict]]) ->
     try:
         return read(0, count)
     except OverflowError as error:
-        raise UserError(f"{name} holds a date that no calendar has ({error}). Mend it, or take it out.") from error
+        raise UserError(f"{name} holds a date that no calendar has ({error}). Fix or remove it.") from error
     except UnicodeDecodeError as error:
         low, high = 0, count  # the first bad row is in [low, high)
         while high - low > 1:
@@ -291,7 +291,7 @@ def table_rows(name: str, count: int, read: Callable[[int, int], list[dict]]) ->
             except UnicodeDecodeError:
                 high = middle
         raise UserError(
-            f"{name}: row {low + 1} holds text that is not UTF-8 ({error.reason}). Write it anew."
+            f"{name}: row {low + 1} holds text that is not UTF-8 ({error.reason}). Write it again as UTF-8."
         ) from error
 
 

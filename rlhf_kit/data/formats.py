@@ -146,7 +146,7 @@ def report(source: str, faults: Sequence[tuple[int, str]], total: int, unit: str
     faults = sorted(faults, key=lambda fault: fault[0])
     rows = f"{total} row{'' if total == 1 else 's'}"
     heading = f"{len(faults)} fault{'' if len(faults) == 1 else 's'} in {rows}; nothing was loaded"
-    lines = [f"{source}: {heading}. Mend what is named, or give other data."]
+    lines = [f"{source}: {heading}. Fix these rows, or give other data."]
     lines += [f"  {f'{unit} {number}: ' if number else ''}{fault}" for number, fault in faults[:SHOWN]]
     if len(faults) > SHOWN:
         lines.append(f"  ... and {len(faults) - SHOWN} more")

@@ -98,7 +98,7 @@ def pinned(name: str | os.PathLike, repo_type: str = "model") -> str:
     except (HFValidationError, HfHubHTTPError):
         raise
     except (AssertionError, KeyError, TypeError, ValueError) as error:  # a proxy or a login page
-        raise ConnectionError(f"what answers there does not speak as a hub does, {type(error).__name__}") from error
+        raise ConnectionError(f"the server there does not answer as a hub does, {type(error).__name__}") from error
     return f"{repo}@{commit.resolved}"
 
 
@@ -169,7 +169,8 @@ def shards(index: Path) -> set[str]:
     names = {*places.values()} if isinstance(places, dict) and all(isinstance(x, str) for x in places.values()) else ()
     if not names or any(Path(name).name != name for name in names):
         raise UserError(
-            f"{index} is no index of weights: its `weight_map` gives each weight the name of a file beside it. Give "
+            f"{index} is not an index of weights: its `weight_map` gives each weight the name of a file beside it. "
+            "Give "
             "the file as it was saved."
         )
     return names
@@ -239,7 +240,7 @@ def hub_fault(name: str | os.PathLike, error: Exception, repo_type: str = "model
             "on this machine: `hf auth login`, or a token in HF_TOKEN."
         ),
         OfflineModeIsEnabled: (
-            f"the hub may not be asked (HF_HUB_OFFLINE is set), and what is wanted is not in the cache "
+            f"the hub cannot be used (HF_HUB_OFFLINE is set), and the files are not in the cache "
             f"({constants.HF_HUB_CACHE}). Load it once without HF_HUB_OFFLINE."
         ),
     }
@@ -252,8 +253,8 @@ def hub_fault(name: str | os.PathLike, error: Exception, repo_type: str = "model
     status = next((link.response.status_code for link in links if isinstance(link, HfHubHTTPError)), None)
     if status in (401, 403):
         return (
-            f"the hub refuses this account or its token ({status}). Log in anew by `hf auth login`, or mend HF_TOKEN; "
-            f"whether the account may read it is told at {where}."
+            f"the hub refuses this account or its token ({status}). Log in again with `hf auth login`, or correct "
+            f"HF_TOKEN; whether the account may read it is shown at {where}."
         )
     if status is not None and (status >= 500 or status in NO_ANSWER):
         return f"the hub ({constants.ENDPOINT}) is busy or down: it answered {status}. Try again later."
@@ -262,7 +263,7 @@ def hub_fault(name: str | os.PathLike, error: Exception, repo_type: str = "model
         cause = f"{type(broken).__name__}: {str(broken).splitlines()[0] if str(broken) else 'no answer'}"
         return (
             f"the connection to the hub ({constants.ENDPOINT}) failed or was cut ({cause.rstrip('.')}). Check it, and "
-            "start again: what is in the cache is not downloaded anew."
+            "start again: what is in the cache is not downloaded again."
         )
     return None
 

@@ -149,7 +149,9 @@ def _dataset(rows: Sequence[Row], kind: str, source: str) -> datasets.Dataset:
     try:
         dataset = datasets.Dataset.from_list(known, features=_features(known))
     except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{source}: a column holds what cannot be kept: {str(error).splitlines()[0]}.") from error
+        raise UserError(
+            f"{source}: a column holds values that cannot be stored: {str(error).splitlines()[0]}."
+        ) from error
     return datasets.concatenate_datasets([dataset, *kept], axis=1)
 
 

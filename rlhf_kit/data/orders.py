@@ -52,8 +52,8 @@ def unread_orders(rows: Sequence[Any]) -> list[str]:
         and (_is_named_order(name) or _is_one_number_an_answer(value, row.get("completions")))
     )
     return [
-        f"`{name}` beside `completions` may be their order, and is not read. Rename it to `ranks` (whole numbers, "
-        "1 = best) or `scores` (higher is better), or take it out if it says nothing of them"
+        f"`{name}` beside `completions` may be their order, but is not read. Rename it to `ranks` (whole numbers, "
+        "1 = best) or `scores` (higher is better), or remove it if it is unrelated to them"
         for name in columns
     ]
 

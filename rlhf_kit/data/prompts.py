@@ -35,7 +35,7 @@ def reserved_columns(rows: Sequence[Any]) -> list[str]:
     """What to say of columns whose name reward functions have for something else."""
     names = dict.fromkeys(name for row in rows for name in _reserved(row) if not _are_answers(row, name))
     return [
-        f"`{name}` is what a reward function gets from the trainer; rename the column to hand it on" for name in names
+        f"`{name}` is what a reward function gets from the trainer; rename the column to pass it on" for name in names
     ]
 
 

@@ -41,7 +41,7 @@ def read_squad(path: Path, unanswerable: bool = False) -> dict[str, tuple[str, .
             faults.append(f"{place}: {fault}")
         else:
             questions.append((str(question["id"]), tuple(answer["text"] for answer in question["answers"])))
-    faults += [f"question {name!r}: stands there twice" for name in _twice(name for name, _ in questions)]
+    faults += [f"question {name!r}: appears twice" for name in _twice(name for name, _ in questions)]
     if faults:
         raise _error(path, faults, "It must be in SQuAD's format.")
     return dict(questions)
@@ -65,7 +65,7 @@ def read_predictions(path: Path, known: Sequence[Key], subset: bool = False) -> 
         form = '[{"id", "turn_id", "answer"}, ...]' if by_turn else "{id: answer}"
         raise _error(path, faults, f"It must be {form}.")
     if not answers:
-        raise UserError(f"{path} holds no prediction at all; give the file that the answers were written to.")
+        raise UserError(f"{path} holds no predictions; give the file that the answers were written to.")
     faults = [f"{_told(key)}: its answer is {answer!r}, not a text" for key, answer in answers if not _text(answer)]
     return _of_known(path, answers, known, subset, faults)
 
@@ -81,7 +81,7 @@ def read_na_probs(path: Path, known: Sequence[Key], answered: Sequence[Key], sub
         raise _error(path, faults, "It must be {id: number}.")
     faults = [f"{_told(key)}: {value!r} is no finite number" for key, value in probabilities if not _is_number(value)]
     there = {key for key, _ in probabilities}
-    faults += [f"{_told(key)}: was answered, and has no number here" for key in answered if key not in there]
+    faults += [f"{_told(key)}: was answered but has no number here" for key in answered if key not in there]
     return _of_known(path, probabilities, known, subset, faults)[0]
 
 
@@ -91,14 +91,14 @@ def _of_known(
     """What belongs to known questions, and how much else there is. Raises UserError with `faults` and more."""
     there = set(known)
     unknown = [key for key, _ in found if key not in there]
-    faults = [f"{_told(key)}: stands there twice" for key in _twice(key for key, _ in found)] + list(faults)
+    faults = [f"{_told(key)}: appears twice" for key in _twice(key for key, _ in found)] + list(faults)
     if subset and found and len(unknown) == len(found):
         raise _error(path, ["no id of it is in the references"], "Give the references that it answers.")
     if unknown and not subset:
         faults += [f"{_told(key)}: is not in the references" for key in unknown]
         advice = "Give the references that it answers, or leave out what they do not ask: --subset."
     else:
-        advice = "Mend or remove these."
+        advice = "Fix or remove these."
     if faults:
         raise _error(path, faults, advice)
     return {key: value for key, value in found if key in there}, len(unknown)
@@ -202,7 +202,7 @@ def _data(path: Path, or_list: bool = False) -> list[Any]:
     loaded = read_json(path)
     data = loaded.get("data") if isinstance(loaded, Mapping) else loaded if or_list else None
     if not isinstance(data, list) or not data:
-        raise UserError(f"{path}: has no list `data` with something in it; give the dataset's own JSON file.")
+        raise UserError(f"{path}: has no non-empty list `data`; give the dataset's own JSON file.")
     return data
 
 

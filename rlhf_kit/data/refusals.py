@@ -48,7 +48,7 @@ def refused_rows(refusals: Mapping[int | str, TemplateRefusal], rows: int, name:
     advice = " ".join(dict.fromkeys(refusal.advice for refusal in refusals.values() if refusal.advice))
     return UserError(
         f"{name + ': ' if name else ''}the tokenizer's chat template refuses {len(refusals)} of {rows} rows: "
-        f"{_first(reasons, '; ')}. {advice or 'Mend these rows, or give another chat template.'}"
+        f"{_first(reasons, '; ')}. {advice or 'Fix these rows, or give another chat template.'}"
     )
 
 

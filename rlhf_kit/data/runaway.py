@@ -40,7 +40,8 @@ def refuse_runaway(template: str, render: Callable[[], str]) -> None:
         _tried.add(template)
         return
     raise UserError(
-        f"The tokenizer's chat template comes to no end: of one short turn it {excess}. Mend the `chat_template` of "
+        f"The tokenizer's chat template does not terminate: for one short turn it {excess}. Fix the `chat_template` "
+        "of "
         "the tokenizer, or give another one."
     )
 

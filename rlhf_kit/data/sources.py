@@ -159,7 +159,7 @@ def _read_saved(folder: Path, kinds: Sequence[str], split: str) -> Source:
         raise
     except Exception as error:  # `datasets` raises a dozen unrelated types: no such feature, a file that is not there
         message = f"{folder} is no folder that `datasets` saved in full: {_first_line(error)}"
-        raise UserError(f"{message} Save it anew, or give another source.") from error
+        raise UserError(f"{message} Save it again, or give another source.") from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
             raise UserError(

@@ -201,7 +201,7 @@ def _system_advice(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messag
         tokenizer.apply_chat_template(others, tokenize=False)
     except Exception:
         return ""
-    return "It takes no system turn: put the system text at the beginning of the first user turn."
+    return "It does not support a system turn: put the system text at the beginning of the first user turn."
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def warn_unread(counts: Counter[str], rows: int, name: str) -> None:
     """Say once what is `unread` in how many of the `rows` called `name`."""
     if counts:
         fields = ", ".join(f"`{field}` (in {count} of {rows} rows)" for field, count in counts.items())
-        logger.warning("%s: not read, as the chat template does not write them: %s", name, fields)
+        logger.warning("%s: not read, as the chat template does not render them: %s", name, fields)
 
 
 def refuse_unread(
@@ -353,7 +353,7 @@ def _frame_in(tokenizer: PreTrainedTokenizerBase, template: str, eos: int | None
     until, probe, after = full.partition(_PROBE)
     if not probe:
         raise TemplateRefusal(
-            "it does not write what the assistant says", "Give another chat template (--chat_template_path)."
+            "it does not render the assistant's text", "Give another chat template (--chat_template_path)."
         )
     before = prefix.rpartition(_QUESTION[0]["content"])[2] or SOME_TEXT
     lead = until.removeprefix(prefix) if until.startswith(prefix) else ""

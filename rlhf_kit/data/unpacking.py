@@ -63,12 +63,16 @@ def _piece(path: Path, file: BinaryIO) -> bytes:
     try:
         return file.read(PIECE)
     except EOFError:
-        raise UserError(f"{path} cannot be read: it is cut off in the middle. Fetch or pack it anew.") from None
+        raise UserError(
+            f"{path} cannot be read: it is cut off in the middle. Download or compress it again."
+        ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         if not _begins_packed(path):
-            raise UserError(f"{path} cannot be read: it is not packed by gzip. Take .gz off its name.") from error
-        reason = f"it is damaged, or goes on with something else behind its end ({error})"
-        raise UserError(f"{path} cannot be read: {reason}. Fetch or pack it anew.") from error
+            raise UserError(
+                f"{path} cannot be read: it is not compressed by gzip. Remove .gz from its name."
+            ) from error
+        reason = f"it is damaged, or has other data after its end ({error})"
+        raise UserError(f"{path} cannot be read: {reason}. Download or compress it again.") from error
 
 
 def most_unpacked(size: int) -> int:
@@ -104,7 +108,9 @@ def measure_arrow(path: Path) -> None:
     check_regular(path)
     with pyarrow.memory_map(str(path)) as content:
         if any(map(_is_packed, pyarrow.ipc.MessageReader.open_stream(content))):
-            raise UserError(f"{path} is packed within, which `datasets` never writes. Save it anew, or as .parquet.")
+            raise UserError(
+                f"{path} is compressed internally, which `datasets` never writes. Save it again, or as .parquet."
+            )
     with pyarrow.memory_map(str(path)) as content, pyarrow.ipc.open_stream(content) as stream:
         _measure_batches(path, map(_sound, stream), most_unpacked(path.stat().st_size))
 

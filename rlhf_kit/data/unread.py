@@ -26,11 +26,11 @@ def refused_columns(rows: Sequence[Any], kind: str) -> list[str]:
     columns += lost_from_prompt(rows, unread)
     if "label" in unread and kind == "demonstrations":
         columns.append(
-            "`label` tells good answers from bad, and demonstrations are all learnt: keep the good rows and take the "
-            "column out"
+            "`label` tells good answers from bad, but every demonstration is learned: keep the good rows and remove "
+            "the column"
         )
     if "weight" in unread and any(row.get("weight") not in (None, 1) for row in rows if isinstance(row, Mapping)):
-        columns.append(f"`weight` counts in rankings and pairs only; {kind} have none, take the column out")
+        columns.append(f"`weight` counts in rankings and pairs only; {kind} have none; remove the column")
     return columns
 
 
@@ -41,8 +41,8 @@ def lost_from_prompt(rows: Sequence[Any], unread: Iterable[str]) -> list[str]:
         if name.lower() in PART_OF_PROMPT and any(_is_missing(row, name) for row in rows):
             advice = "rename it to `system`" if name.lower() in SYSTEM else "put it there, below the instruction"
             columns.append(
-                f"`{name}` is not read, and rows have one that does not stand in their `prompt`: {advice}, or take "
-                "the column out"
+                f"`{name}` is not read, and rows have one that is not part of their `prompt`: {advice}, or remove the "
+                "column"
             )
     return columns
 
@@ -57,7 +57,7 @@ def notices(rows: Sequence[Any], kind: str) -> list[str]:
             f"`{name}`" + ("" if count == len(rows) else f" (in {count} of {len(rows)} rows)")
             for name, count in unread.items()
         )
-        why = "reward functions have the sampled ones under this name; rename it to hand it on"
+        why = "reward functions get the sampled ones under this name; rename it to pass it on"
         lines.append(f"not read, as {why if kind == 'prompts' else f'{kind} have no such columns'}: {named}")
     if fields := unread_fields(rows, kind):
         named = ", ".join(f"`{name}` (in {count} of {len(rows)} rows)" for name, count in fields.items())

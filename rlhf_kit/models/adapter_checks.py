@@ -34,7 +34,9 @@ def check_config(model: PreTrainedModel, config: LoraConfig) -> None:
     The weights are not looked at: a model on the meta device will do.
     """
     if config.peft_type != PeftType.LORA:
-        raise UserError(f"peft_config is a {type(config).__name__}; adapters are LoRA's here: give a LoraConfig.")
+        raise UserError(
+            f"peft_config is a {type(config).__name__}; only LoRA adapters are supported: give a LoraConfig."
+        )
     faults = number_faults("LoraConfig", r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout)
     faults = [f"{fault}." for fault in faults]
     faults += [*_unknown_targets(model, config), *_unknown_to_save(model, config), *_start(model, config, STARTS)]
@@ -48,8 +50,8 @@ def _start(model: nn.Module, config: LoraConfig, starts: tuple[bool | str, ...])
     start = config.init_lora_weights
     if start not in starts:
         return [
-            f"init_lora_weights {start!r} rests on data, draws or a package that loading the saved adapter does not "
-            f"have: it would be another model. Give one of {', '.join(map(repr, starts))}."
+            f"init_lora_weights {start!r} depends on data, random draws or a package that is missing when the saved "
+            f"adapter is loaded: it would be another model. Give one of {', '.join(map(repr, starts))}."
         ]
     if start == "olora" and any(isinstance(module, Conv1D) for module in model.modules()):
         return ["init_lora_weights 'olora' does not know the transposed weights of Conv1D: give 'pissa' or True."]
@@ -162,7 +164,7 @@ def check_handed_over(model: PeftModel, config: LoraConfig | None) -> None:
         faults += _start(model, adapter, (*STARTS, "eva"))  # its data came before; the base is as it was
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if any(layer.merged for layer in layers):
-        faults.append("its adapter is merged, where it learns nothing: call unmerge_adapter().")
+        faults.append("its adapter is merged and would learn nothing: call unmerge_adapter().")
     if any(layer.disable_adapters for layer in layers):
         faults.append("its adapter is switched off: call enable_adapter_layers().")
     base = model.get_base_model()

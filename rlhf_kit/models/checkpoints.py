@@ -216,7 +216,7 @@ def check_scorer(name_or_path: str | os.PathLike, config: PretrainedConfig) -> N
     if not is_classifier_config(config):
         kind = (config.architectures or [config.model_type])[0]
         raise UserError(
-            f"{str(name_or_path)!r} is no reward model: it is a {kind}, without a head that gives scores. "
+            f"{str(name_or_path)!r} is not a reward model: it is a {kind}, without a head that gives scores. "
             "Train one with `rlhf-kit reward`, or give the folder of one."
         )
     if config.num_labels != 1:

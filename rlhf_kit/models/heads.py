@@ -301,7 +301,8 @@ def check_head(model: nn.Module, name: str) -> None:
         raise UserError(f"Reward model {name!r} has {inner.config.num_labels} labels, not 1.")
     if not _head(inner):
         raise UserError(
-            f"Reward model {name!r} is no reward model: it is a {kind}, without a head that gives scores. Train one "
+            f"Reward model {name!r} is not a reward model: it is a {kind}, without a head that gives scores. Train "
+            "one "
             "with `rlhf-kit reward`, or give the folder of one."
         )
 

@@ -224,8 +224,8 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
     kind = saved.get("peft_type")
     if kind is not None and kind not in [*PeftType]:
         raise UserError(
-            f"The adapter {str(name_or_path)!r} is of the kind {kind!r}, which the installed peft does not know. Give "
-            "one of LoRA."
+            f"The adapter {str(name_or_path)!r} is of the kind {kind!r}, which the installed peft does not support. "
+            "Give a LoRA adapter."
         )
     adapter = attempt(PeftConfig.from_pretrained, "an adapter", name_or_path)
     if faults := number_faults("LoraConfig", **{name: getattr(adapter, name, None) for name in LORA_NUMBERS}):
@@ -242,7 +242,7 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
         kind = getattr(adapter.peft_type, "value", adapter.peft_type)
         raise UserError(
             f"The adapter {str(name_or_path)!r} is of the kind {kind}, which is no part of the weights and cannot be "
-            "merged: give one of LoRA."
+            "merged: give a LoRA adapter."
         )
     adapter.base_model_name_or_path = base_of(name_or_path, adapter.base_model_name_or_path, adapter.revision)
     _refuse_circle(str(name_or_path), adapter.base_model_name_or_path)
@@ -268,7 +268,7 @@ def _refuse_circle(adapter: str, base: str) -> None:
         base = base_of(base, saved["base_model_name_or_path"], None)
     if located(base) in passed:
         raise UserError(
-            f"The adapter {adapter!r} stands on itself: by their adapter_config.json its base models lead back to "
+            f"The adapter {adapter!r} is its own base: by their adapter_config.json its base models lead back to "
             f"{base!r}. Set `base_model_name_or_path` to the model that it was trained on."
         )
 

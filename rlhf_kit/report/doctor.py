@@ -43,7 +43,7 @@ SERIOUS = {  # the worst first
     "loss_rising": Remedy(
         "The training loss rises",
         "The model gets worse at the very data it is trained on.",
-        "Lower --learning_rate, add --warmup_steps or lower --max_grad_norm; go on from an earlier checkpoint.",
+        "Lower --learning_rate, add --warmup_steps or lower --max_grad_norm; resume from an earlier checkpoint.",
         "訓練損失上升：降低 --learning_rate、加 --warmup_steps，從較早的 checkpoint 繼續。",
     ),
     "reward_hacking": Remedy(
@@ -56,7 +56,8 @@ SERIOUS = {  # the worst first
     ),
     "kl_negative": Remedy(
         "KL is negative",
-        "No KL is below 0; its estimate stays there when tokens are drawn from another distribution than the one that "
+        "KL is never negative; its estimate stays below 0 when tokens are drawn from another distribution than the "
+        "one that "
         "scores them (top-k, temperature, dropout, padding that moves positions), or the reference is a wrong one.",
         "Sample and score alike: one --temperature, no top-k or top-p, models in eval() in a loop of your own. Give "
         "the model that the run began from as --ref_model_name_or_path.",
@@ -78,13 +79,14 @@ SERIOUS = {  # the worst first
         "Completions never end by themselves",
         "Every completion loses --missing_eos_penalty alike, and none shows that an end is worth anything: PPO cannot "
         "learn to end.",
-        "See whether the SFT model ends its answers (rlhf-kit sft trains that). If so, raise --max_completion_length.",
+        "Check whether the SFT model ends its answers (rlhf-kit sft trains that). If so, raise "
+        "--max_completion_length.",
         "回答從不自己結束（EOS）：檢查 SFT 有沒有學會結束；有的話提高 --max_completion_length。",
     ),
     "not_ending_pays": Remedy(
         "Completions that never end score above those that end",
         "What is cut off earns more, --missing_eos_penalty already taken off: PPO learns not to end.",
-        "Raise --missing_eos_penalty above the gap, or let the reward charge for what is unfinished; raise "
+        "Raise --missing_eos_penalty above the gap, or penalise unfinished answers in the reward; raise "
         "--max_completion_length where good answers are cut off.",
         "沒講完的回答分數反而比講完的高（已扣 --missing_eos_penalty）：會學成不結束。提高這個懲罰，或提高長度上限。",
     ),
@@ -118,14 +120,14 @@ WARNINGS = {
     "entropy_collapse": Remedy(
         "The entropy collapses: the policy says one thing only",
         "Where all completions of a prompt are alike, there is nothing left to compare.",
-        "Raise --kl_coef or --entropy_coef (0.01 is a beginning), lower --learning_rate, or stop earlier.",
+        "Raise --kl_coef or --entropy_coef (0.01 is a starting point), lower --learning_rate, or stop earlier.",
         "熵崩塌，策略只會說同一種話：提高 --kl_coef 或 --entropy_coef，或降低 --learning_rate。",
     ),
     "value_not_learning": Remedy(
         "The value function does not learn",
         "Advantages are then as noisy as the returns, and PPO learns slowly or not at all.",
         "Raise --value_learning_rate or --vf_coef, give --value_warmup_rollouts, or try --value_model reward. Rewards "
-        "far larger than 1 want --reward_scaling: --cliprange_value lets values move by small steps only.",
+        "far larger than 1 need --reward_scaling: --cliprange_value lets values move by small steps only.",
         "價值函數沒學到：提高 --value_learning_rate、用 --value_warmup_rollouts，或換 --value_model。",
     ),
     "nothing_left": Remedy(
@@ -198,7 +200,7 @@ def read_run(folder: Path) -> Run:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
         elif line.strip() and (number < len(lines) or text.endswith("\n")):
-            raise UserError(f"line {number} of {str(file)!r} is no log: {line[:60]!r}. Take the line out.")
+            raise UserError(f"line {number} of {str(file)!r} is no log: {line[:60]!r}. Remove the line.")
     if not rows:
         raise UserError(f"{str(file)!r} holds no log yet: ask again when the run has logged, or read its output.")
     if not (folder / RECORD).is_file():
@@ -260,7 +262,7 @@ def as_text(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
     width = min(shutil.get_terminal_size().columns, WIDEST_LINE)
     logs = run.logs or run.rows
     kind, what = ("PPO", "rollouts") if run.is_ppo else ((run.record or {}).get("stage", "not PPO"), "logs")
-    state = "ended" if run.record else f"no {RECORD}: it goes on still, or was cut off"
+    state = "ended" if run.record else f"no {RECORD}: it is still running, or was cut off"
     lines = [f"{run.folder}: {kind}, {len(run.logs)} {what}, steps {logs[0]['step']}-{logs[-1]['step']}, {state}"]
     lines += [textwrap.fill(note, width) for note in said]
     for number, finding in enumerate(findings, 1):

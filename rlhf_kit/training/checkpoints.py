@@ -127,7 +127,7 @@ def _unlike(checkpoint: Path, files: dict[str, list]) -> str | None:
 def _unreadable(checkpoint: Path) -> str | None:
     for name, path in _files(checkpoint).items():
         if name.endswith(".safetensors") and not _is_safetensors(path):
-            return f"{name} is cut off or is no safetensors file"
+            return f"{name} is cut off or is not a safetensors file"
         if name.endswith((".pt", ".pth", ".bin")) and not _is_archive(path):
             return f"{name} is cut off or damaged"
         if name.endswith(".json") and not _reads(path):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rlhf_kit.errors import NotFiniteError
 from rlhf_kit.ops import first_not_finite
 
-ADVICE = "The last checkpoint is untouched: go on from it with a lower learning rate, or in float32."
+ADVICE = "The last checkpoint is untouched: resume from it with a lower learning rate, or in float32."
 
 
 class Watch:

@@ -26,11 +26,11 @@ def _faults(names: list[str]) -> Iterator[tuple[str, str]]:
     """(what is wrong, the package to install or "") of each name."""
     for name in names:
         if name in ("all", "none"):
-            yield f"{name!r} stands alone, and here are {', '.join(map(str, names))}", ""
+            yield f"{name!r} cannot be combined with others; given are {', '.join(map(str, names))}", ""
         elif name not in INTEGRATION_TO_CALLBACK:
             near = did_you_mean(str(name).lower(), INTEGRATION_TO_CALLBACK)
             known = ", ".join(("none", "all", *INTEGRATION_TO_CALLBACK))
-            yield f"{name!r} is not one of {known} (several: with blanks between).{near}".rstrip("."), ""
+            yield f"{name!r} is not one of {known} (several: separated by spaces).{near}".rstrip("."), ""
         else:
             try:
                 INTEGRATION_TO_CALLBACK[name]()  # as Trainer makes it, once everything is loaded

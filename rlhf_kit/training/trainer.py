@@ -152,9 +152,9 @@ class TrainerMixin:
         checkpoint, wrong = last_whole(Path(self.args.output_dir))
         listing = "; ".join(f"{path.name}: {fault}" for path, fault in wrong.items())
         if checkpoint is None:
-            raise UserError(f"{self.args.output_dir!r} has no whole checkpoint to go on from. {listing}".strip())
+            raise UserError(f"{self.args.output_dir!r} has no complete checkpoint to resume from. {listing}".strip())
         if listing:
-            logger.warning("%s. Going on from %s.", listing, checkpoint.name)
+            logger.warning("%s. Resuming from %s.", listing, checkpoint.name)
         return str(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -198,9 +198,7 @@ class TrainerMixin:
             group["lr"] = rate
         scheduler._last_lr = now
         if before != now:
-            logger.warning(
-                "The learning rate goes on at %.4g, where the checkpoint left it at %.4g.", now[0], before[0]
-            )
+            logger.warning("The learning rate resumes at %.4g; the checkpoint ended at %.4g.", now[0], before[0])
 
     def _run_epoch(self, **options: Any) -> None:
         self._put_back()

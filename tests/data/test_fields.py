@@ -101,7 +101,7 @@ def test_a_weight_between_is_refused(value):
 
 
 def test_a_dialogue_with_nothing_to_learn_is_a_fault(tmp_path):
-    with pytest.raises(UserError, match="says of every assistant turn not to learn it"):
+    with pytest.raises(UserError, match="excludes every assistant turn from training"):
         loaded(tmp_path, [{"messages": [USER, {**SAYS, "weight": 0}]}])
 
 
@@ -225,9 +225,9 @@ def test_a_template_that_writes_no_content_refuses_all(template):
     tokenizer.chat_template = template
     with pytest.raises(TemplateRefusal, match="leaves out turns of the role 'user'. Give another chat template"):
         encode_prompt(tokenizer, [USER])
-    with pytest.raises(TemplateRefusal, match="leaves out turns of the role 'user'|does not write what the assistant"):
+    with pytest.raises(TemplateRefusal, match="leaves out turns of the role 'user'|does not render the assistant"):
         encode_dialogue(tokenizer, [USER, SAYS])
-    with pytest.raises(TemplateRefusal, match="does not write what the assistant says"):
+    with pytest.raises(TemplateRefusal, match="does not render the assistant.s text"):
         encode_completion(tokenizer, "Hi", eos=True)
 
 
@@ -235,10 +235,10 @@ def test_a_template_that_writes_no_content_refuses_all(template):
 def test_answers_of_comparisons_are_text(tmp_path, field):
     call = [{"name": "add"}] if field == "tool_calls" else {"name": "add"}
     row = {"prompt": "Hi", "chosen": [{**SAYS, field: call}], "rejected": [WRONG]}
-    with pytest.raises(UserError, match="answers are text"):
+    with pytest.raises(UserError, match="an answer is text"):
         loaded(tmp_path, [row], "pairs")
     row["chosen"] = [{**SAYS, "weight": 0}]
-    with pytest.raises(UserError, match="all answers count"):
+    with pytest.raises(UserError, match="every answer counts"):
         loaded(tmp_path, [row], "pairs")
 
 
@@ -254,7 +254,7 @@ def test_a_thought_is_learnt_where_the_template_writes_it(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         encode_demonstrations(rows, tokenizer_of("qwen"), None, "train")
     assert (
-        "train: not read, as the chat template does not write them: `reasoning_content` (in 1 of 2 rows)"
+        "train: not read, as the chat template does not render them: `reasoning_content` (in 1 of 2 rows)"
         in caplog.text
     )
 
@@ -274,7 +274,7 @@ def test_fields_of_prompts_are_named_where_they_are_encoded(tmp_path, caplog, ki
             encode_comparisons(rows, tokenizer, None, name="train")
         else:
             encode_prompts(rows, tokenizer, 8, None, name="train")
-    assert "train: not read, as the chat template does not write them: `name` (in 1 of 2 rows)" in caplog.text
+    assert "train: not read, as the chat template does not render them: `name` (in 1 of 2 rows)" in caplog.text
 
 
 @pytest.mark.parametrize("counts", [None, Counter()], ids=["refusal", "refusal and notice"])

@@ -151,7 +151,7 @@ def test_a_file_that_is_not_read_says_what_to_do(name, advice, told):
 
 @pytest.mark.parametrize(
     "magic, advice",
-    [(b"PK\x03\x04", ".zip"), (b"\x1f\x8b", "end in .gz"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"),
+    [(b"PK\x03\x04", ".zip"), (b"\x1f\x8b", "ends in .gz"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"),
      (b"(\xb5/\xfd", "zstd"), (b"PAR1", "Parquet"), (b"\xff\xfe", "UTF-16")],
 )  # fmt: skip
 def test_a_file_under_another_formats_name_is_told_what_it_is(magic, advice, told):
@@ -179,9 +179,9 @@ def test_a_gz_is_whole_or_refused(read, told):
     assert len(read("x.jsonl.gz", packed * 3)) == len(read("x.jsonl.gz", packed + packed + packed + b"\0\0")) == 3
     assert "cut off in the middle" in told("x.jsonl.gz", packed[:-5])
     assert "cut off in the middle" in told("x.jsonl.gz", packed + packed[:-9])
-    assert "goes on with something else" in told("x.jsonl.gz", packed + b"more")
+    assert "has other data after its end" in told("x.jsonl.gz", packed + b"more")
     assert "damaged" in told("x.jsonl.gz", packed[:-6] + b"??" + packed[-4:])
-    assert "Take .gz off its name" in told("x.jsonl.gz", GOOD)
+    assert "Remove .gz from its name" in told("x.jsonl.gz", GOOD)
 
 
 def test_a_gz_is_unpacked_within_bounds(told, read, monkeypatch):
@@ -198,7 +198,9 @@ def test_a_gz_is_unpacked_within_bounds(told, read, monkeypatch):
     assert "unpacks to more than" in told("x.json.gz", gzip.compress(b" " * 4001))
     assert "unpacks to more than" in told("x.jsonl.gz", gzip.compress(b" " * 199 + b"\n") * 30)
     assert "holds a line of more than" in told("x.csv.gz", gzip.compress(b"a" * 2000))
-    assert "has 200 lines in 24 bytes; so small, at most 90 are read" in told("x.jsonl.gz", gzip.compress(b"\n" * 200))
+    assert "has 200 lines in 24 bytes; a file this small may hold at most 90" in told(
+        "x.jsonl.gz", gzip.compress(b"\n" * 200)
+    )
     assert set(held) == {64}
 
 
@@ -235,7 +237,9 @@ def test_a_parquet_file_of_few_bytes_and_many_rows_or_numbers_is_refused(tmp_pat
     monkeypatch.setitem(inputs.MOST, "rows", (1000, 5000))
     unpacking.measure_parquet(path, path.read_bytes())
     monkeypatch.setitem(inputs.MOST, "rows", (999, 5000))
-    with pytest.raises(UserError, match="x.parquet has 1,000 rows in .* bytes; so small, at most 999 are read"):
+    with pytest.raises(
+        UserError, match="x.parquet has 1,000 rows in .* bytes; a file this small may hold at most 999"
+    ):
         unpacking.measure_parquet(path, path.read_bytes())
     monkeypatch.setattr(unpacking, "MOST_UNPACKED", 7999)
     with pytest.raises(UserError, match="x.parquet unpacks to more than .* Split it into shards"):

@@ -44,12 +44,12 @@ FAULTS = [
     (
         "text",
         {"text": "abc", "spans": [[1, 4]]},
-        "`spans`, 1: [1, 4] is no part of a text of 3 characters; count characters from 0, the end not included",
+        "`spans`, 1: [1, 4] lies outside a text of 3 characters; count characters from 0, the end not included",
     ),
     (
         "text",
         {"text": "abc", "spans": [[0, 1], [2, 2]]},
-        "`spans`, 2: [2, 2] is no part of a text of 3 characters; count characters from 0, the end not included",
+        "`spans`, 2: [2, 2] lies outside a text of 3 characters; count characters from 0, the end not included",
     ),
     ("text", {"text": "abc", "spans": [1]}, "`spans`, 1 is the number 1; give [start, end], whole numbers"),
     ("text", {"text": "abc", "spans": [[0.0, 1.0]]}, "`spans`, 1 is a list; give [start, end], whole numbers"),
@@ -205,7 +205,7 @@ FAULTS = [
     (
         "pairs",
         {**PAIR, "rejected": "a"},
-        "`chosen` and `rejected` are the same text; nothing can be learnt from it, remove the row",
+        "`chosen` and `rejected` are the same text; there is nothing to learn from it; remove the row",
     ),
     ("pairs", {**PAIR, "chosen": ""}, "`chosen` is empty; give some text or remove the row"),
     ("pairs", {**PAIR, "margin": float("nan")}, "`margin` is the number nan; give a finite number"),
@@ -241,7 +241,7 @@ def test_good_rows_pass(kind):
 def test_a_fault_is_told_with_its_row_what_was_found_and_what_is_needed(kind, row, fault):
     with pytest.raises(UserError) as error:
         validate([GOOD[kind][0], row], kind, "data.jsonl")
-    told = "data.jsonl: 1 fault in 2 rows; nothing was loaded. Mend what is named, or give other data."
+    told = "data.jsonl: 1 fault in 2 rows; nothing was loaded. Fix these rows, or give other data."
     assert str(error.value) == f"{told}\n  row 2: {fault}"
 
 
@@ -269,7 +269,7 @@ def test_lines_and_faults_of_reading_are_told_in_order():
     with pytest.raises(UserError) as error:
         validate([{"text": "a"}, {"text": ""}], "text", "x.jsonl", context)
     assert str(error.value) == (
-        "x.jsonl: 2 faults in 3 rows; nothing was loaded. Mend what is named, or give other data.\n"
+        "x.jsonl: 2 faults in 3 rows; nothing was loaded. Fix these rows, or give other data.\n"
         "  line 3: is not valid JSON\n"
         "  line 5: `text` is empty; give some text or remove the row"
     )

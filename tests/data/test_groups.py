@@ -94,7 +94,5 @@ def test_pairs_that_are_of_no_one_ranking_are_told_by_their_group(rows, fault):
     with pytest.raises(UserError) as error:
         validate([first, *rows], "pairs", "x")
     summary, line = str(error.value).splitlines()
-    assert (
-        summary == f"x: 1 fault in {len(rows) + 1} rows; nothing was loaded. Mend what is named, or give other data."
-    )
+    assert summary == f"x: 1 fault in {len(rows) + 1} rows; nothing was loaded. Fix these rows, or give other data."
     assert line.startswith("  row 2: the pairs of group 1 ") and fault in line

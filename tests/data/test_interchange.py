@@ -327,7 +327,7 @@ def test_an_interrupted_write_leaves_the_old_file_as_it_was(tmp_path, monkeypatc
     assert path.read_text() == before and {*tmp_path.iterdir()} == {path, tmp_path / RECORD}
     monkeypatch.undo()
     path.write_text("mine")
-    with pytest.raises(UserError, match="x.jsonl in .* would be written over"):
+    with pytest.raises(UserError, match="x.jsonl in .* would be overwritten"):
         write(ROWS, path, "ranked")
     assert path.read_text() == "mine"
 

@@ -112,7 +112,7 @@ def test_a_column_that_may_be_the_order_is_never_passed_over(tmp_path, column, s
         return  # a cell is text there, and this one's name says nothing
     row = {"prompt": "Hi", "completions": ["bad", "good"], **column}
     path = write(tmp_path / f"x{suffix}", [row, row])
-    assert f"`{name}` beside `completions` may be their order, and is not read. Rename it to `ranks`" in message(path)
+    assert f"`{name}` beside `completions` may be their order, but is not read. Rename it to `ranks`" in message(path)
     assert f"`{name}` beside" in message(path, on_bad_row="drop")
 
 
@@ -143,7 +143,7 @@ PAIR = {"prompt": "Translate to French.", "chosen": "chat", "rejected": "chien"}
 )
 def test_what_is_part_of_the_prompt_is_not_lost(tmp_path, caplog, row, kind, column):
     path = write(tmp_path / "x.jsonl", [row])
-    assert f"`{column}` is not read, and rows have one that does not stand in their `prompt`" in message(path, (kind,))
+    assert f"`{column}` is not read, and rows have one that is not part of their `prompt`" in message(path, (kind,))
     there = {**row, column: "French"} | {"prompt": "French?"}
     assert load(write(tmp_path / "x.jsonl", [there]), (kind,))[1] == kind  # it stands in the prompt: named only
     assert caplog.messages == [f"{path}: not read, as {kind} have no such columns: `{column}`"]
@@ -245,7 +245,7 @@ def test_prompts_keep_their_further_columns(tmp_path):
 
 def test_what_no_column_can_hold_is_told(tmp_path):
     rows = [{"prompt": "Hi", "completions": ["a", "b"], "ranks": [1, 2**70]}]
-    assert "a column holds what cannot be kept: " in message(write(tmp_path / "x.jsonl", rows))
+    assert "a column holds values that cannot be stored: " in message(write(tmp_path / "x.jsonl", rows))
 
 
 def test_bad_lines_and_bad_rows_are_told_together_with_their_lines(tmp_path):
@@ -253,7 +253,7 @@ def test_bad_lines_and_bad_rows_are_told_together_with_their_lines(tmp_path):
     good = json.dumps({"prompt": "Hi", "completions": ["a", "b"]})
     path.write_text(f'{good}\n\n{{"prompt": \n[1]\n{{"prompt": "Hi", "completions": ["a"]}}\n')
     assert message(path).splitlines() == [
-        f"{path}: 3 faults in 4 rows; nothing was loaded. Mend what is named, or give other data.",
+        f"{path}: 3 faults in 4 rows; nothing was loaded. Fix these rows, or give other data.",
         "  line 3: is not valid JSON: Expecting value (column 12); give one object a line",
         "  line 4: is a list; a row is an object with `prompt` + `completions`",
         "  line 5: `completions` has one answer only; give at least 2, there is nothing to compare",
@@ -331,7 +331,7 @@ def test_a_group_of_pairs_goes_whole(tmp_path, caplog):
 def test_wrong_columns_name_the_nearest(tmp_path):
     path = write(tmp_path / "x.jsonl", [{"instruction": "Hi", "completion": ["a", "b"], "rank": [1, 2]}])
     assert message(path) == (
-        f"{path}: 1 fault in 1 row; nothing was loaded. Mend what is named, or give other data.\n"
+        f"{path}: 1 fault in 1 row; nothing was loaded. Fix these rows, or give other data.\n"
         "  the columns are `instruction`, `completion`, `rank`; needed: "
         "`prompt` + `completions` (ranked); `prompt` + `chosen` + `rejected`, or `chosen` + `rejected` (pairs); "
         "`prompt` + `completion` + `label` (thumbs). "
@@ -367,7 +367,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "train.jsonl").touch()
     assert (
         message(tmp_path / "trian.jsonl")
-        == f"{tmp_path}/trian.jsonl does not exist. Did you mean 'train.jsonl'? Give what is there."
+        == f"{tmp_path}/trian.jsonl does not exist. Did you mean 'train.jsonl'? Give an existing path."
     )
     assert "is not there either" in message(tmp_path / "none" / "x.jsonl")
     assert message("no-such-file.jsonl").startswith("no-such-file.jsonl does not exist.")

@@ -70,7 +70,11 @@ def as_demonstrations(rows, tokenizer):
         (as_demonstrations, {"prompt": [user("a")], "completion": [says(None)]}, "row 1: `completion`, turn 1"),
         (as_demonstrations, {"prompt": [user("a")], "completion": [says(PART)]}, "part 1 is of type 'image'"),
         (as_demonstrations, {"prompt": "a", "completion": None}, "columns are `prompt`; needed: `messages`, or"),
-        (as_demonstrations, {"messages": [user("a"), {**says("b"), "weight": 0}]}, "not to learn it"),
+        (
+            as_demonstrations,
+            {"messages": [user("a"), {**says("b"), "weight": 0}]},
+            "excludes every assistant turn from training",
+        ),
         (as_demonstrations, {"messages": [user("a"), {**says("b"), "weight": 0.5}]}, "`weight` is the number 0.5"),
         (as_demonstrations, {"prompt": "a", "completion": "b", "label": False}, "`label` tells good answers from bad"),
     ],
@@ -99,7 +103,7 @@ def test_all_faults_are_told_together(tokenizer):
     with pytest.raises(UserError) as error:
         as_prompts(rows, tokenizer)
     assert str(error.value).splitlines() == [
-        "train_dataset: 2 faults in 3 rows; nothing was loaded. Mend what is named, or give other data.",
+        "train_dataset: 2 faults in 3 rows; nothing was loaded. Fix these rows, or give other data.",
         "  row 2: `prompt` is empty; give some text or remove the row",
         "  row 3: `prompt` is the number 4; give a string or a list of messages",
     ]

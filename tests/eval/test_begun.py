@@ -116,4 +116,4 @@ def test_a_refused_prompt_is_told_before_a_reward_model_is_loaded(tmp_path, caps
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert evaluate.main(["reward", "--model", folder, "--data", str(tmp_path / "rows.jsonl")]) == 2
     said = capsys.readouterr().err
-    assert "refuses 1 of 2 rows: System role not supported (row 1). It takes no system turn" in said
+    assert "refuses 1 of 2 rows: System role not supported (row 1). It does not support a system turn" in said

@@ -149,7 +149,7 @@ def test_an_adapter_is_measured_with_its_head(tmp_path, folder):
 
 def test_a_language_model_is_refused(tmp_path, policy, tokenizer_folder):
     policy.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is no reward model: it is a GPT2LMHeadModel"):
+    with pytest.raises(UserError, match="is not a reward model: it is a GPT2LMHeadModel"):
         load_scorer(str(tmp_path))
 
 

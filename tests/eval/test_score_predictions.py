@@ -101,7 +101,7 @@ def test_each_task_has_its_scorer(run, task, more, em, f1):
     [
         (predicted(("s1", 1, "a"), ("s9", 1, "a")), "story 's9', turn 1: is not in the references"),
         (predicted(("s1", 3, "a")), "story 's1', turn 3: is not in the references"),
-        (predicted(("s1", 1, "a"), ("s1", 1, "b")), "story 's1', turn 1: stands there twice"),
+        (predicted(("s1", 1, "a"), ("s1", 1, "b")), "story 's1', turn 1: appears twice"),
         (predicted(("s8", 1, "a"), ("s9", 1, "a")), "leave out what they do not ask: --subset"),
         (predicted(("s1", "1", "a")), "prediction number 1 of 's1': its turn_id is '1'"),
         (predicted(("s1", 1, None)), "story 's1', turn 1: its answer is None"),
@@ -119,7 +119,7 @@ def test_what_is_wrong_with_predictions_of_coqa(run, predictions, told):
     "predictions, told",
     [
         ({"q1": "a", "q9": "b"}, "question 'q9': is not in the references"),
-        ('{"q1": "a", "q1": "b"}', "question 'q1': stands there twice"),
+        ('{"q1": "a", "q1": "b"}', "question 'q1': appears twice"),
         ({"q1": ["a"]}, "question 'q1': its answer is ['a'], not a text"),
         ([["q1", "a"]], "{id: answer}"),
     ],
@@ -154,9 +154,9 @@ def test_what_is_wrong_with_a_squad_file(run):
     assert "article 1, paragraph 2: has no `qas`" in err and "article 2, paragraph 1: has no `qas`" in err
     twice = squad_data({"q1": ["a"]})
     twice["data"] *= 2
-    assert "question 'q1': stands there twice" in run("squad", twice, {})[2]
-    assert "no list `data`" in run("squad", [], {})[2]
-    assert "no list `data`" in run("squad", {"data": []}, {})[2]
+    assert "question 'q1': appears twice" in run("squad", twice, {})[2]
+    assert "no non-empty list `data`" in run("squad", [], {})[2]
+    assert "no non-empty list `data`" in run("squad", {"data": []}, {})[2]
 
 
 def test_coqas_predictions_stand_in_any_order(run):
@@ -181,7 +181,7 @@ def test_a_file_that_holds_more_ids_is_scored_as_a_subset(run):
     assert (found["exact_match"], found["missing"], found["left_out"]) == (100.0, 0, 2)
     # what is wrong besides stays wrong, and a file of quite other questions is none of a subset
     assert "'q1': its answer is 3, not a text" in run("squad", data, {"q1": 3, "q9": "z"}, "--subset")[2]
-    assert "'q9': stands there twice" in run("squad", data, '{"q1": "a", "q9": "b", "q9": "c"}', "--subset")[2]
+    assert "'q9': appears twice" in run("squad", data, '{"q1": "a", "q9": "b", "q9": "c"}', "--subset")[2]
     status, _, err = run("squad", data, {"q8": "a", "q9": "b"}, "--subset")
     assert status == 2 and "no id of it is in the references" in err
     assert "--subset leaves out predictions" in run("squad", data, None, "--subset")[2]
@@ -235,10 +235,10 @@ def test_squad2_counts_what_is_missing_and_names_what_is_wrong(run):
     na_prob = run.folder / "na.json"
     argv = ["--na-prob-file", str(na_prob)]
     for text, told in (
-        ('{"q1": 0.5}', "'q2': was answered, and has no number here"),
+        ('{"q1": 0.5}', "'q2': was answered but has no number here"),
         ('{"q1": 0.5, "q2": NaN}', "'q2': nan is no finite number"),
         ('{"q1": 0.5, "q2": true}', "'q2': True is no finite number"),
-        ('{"q1": 0.5, "q2": 1, "q2": 2}', "'q2': stands there twice"),
+        ('{"q1": 0.5, "q2": 1, "q2": 2}', "'q2': appears twice"),
         ('{"q1": 0.5, "q2": 1, "q7": 2}', "'q7': is not in the references"),
         ("[1]", "It must be {id: number}"),
     ):

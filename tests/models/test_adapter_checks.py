@@ -77,7 +77,7 @@ REFUSED = {
     "merged by peft": (lambda p, f: (saved(p, f).merge_and_unload(), None), "every parameter is frozen"),
     "several": (lambda p, f: (with_second(p, f), None), "the adapters 'default', 'other'"),
     "another name": (lambda p, f: (get_peft_model(p, lora(), adapter_name="mine"), None), "the adapters 'mine'"),
-    "merged in": (lambda p, f: (after(p, "merge_adapter"), None), "adapter is merged, where it learns nothing"),
+    "merged in": (lambda p, f: (after(p, "merge_adapter"), None), "adapter is merged and would learn nothing"),
     "off": (lambda p, f: (after(p, "disable_adapter_layers"), None), "adapter is switched off"),
     "base trained too": (lambda p, f: (unfrozen(p, f), None), r"2 weights outside its adapter .*ln_f"),
     "tied": (
@@ -193,11 +193,11 @@ def test_a_start_that_loading_does_not_repeat_is_refused(start, policy):
     """PiSSA's quick form draws, CorDA, EVA and LoRA-GA look at data, LoftQ quantizes."""
     config = LoraConfig(r=2)
     config.init_lora_weights = start  # LoftQ's class asks for scipy before we can
-    with pytest.raises(UserError, match=f"^LoRA: init_lora_weights '{start}' rests on data"):
+    with pytest.raises(UserError, match=f"^LoRA: init_lora_weights '{start}' depends on data"):
         trainable(policy, config)
     if start.startswith("pissa"):
         model = get_peft_model(policy, LoraConfig(r=2, init_lora_weights=start, fan_in_fan_out=True))
-        with pytest.raises(UserError, match=f"init_lora_weights '{start}' rests on data"):
+        with pytest.raises(UserError, match=f"init_lora_weights '{start}' depends on data"):
             trainable(model, None)
 
 

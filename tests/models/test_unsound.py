@@ -100,8 +100,8 @@ TEMPLATES = {
     "syntax": ("{% if %}", "TemplateSyntaxError"),
     "unknown function": ("{{ strftime_later('x') }}", "is undefined"),
     "raises": ("{{ raise_exception('never, and never') }}", "never, and never"),
-    "endless": (ENDLESS, "comes to no end: of one short turn it ran for"),
-    "huge": ("{{ 'x' * 10000000000 }}", "comes to no end: of one short turn it wrote more than"),
+    "endless": (ENDLESS, "does not terminate: for one short turn it ran for"),
+    "huge": ("{{ 'x' * 10000000000 }}", "does not terminate: for one short turn it wrote more than"),
     "long": ("{% for m in messages %}{{ 'x' * 2000000 }}{% endfor %}", "it wrote more than"),
 }
 
@@ -183,7 +183,7 @@ def test_two_bad_rewards_are_both_told(base, tmp_path, capsys):
     given = ["--model_name_or_path", base, "--dataset_name", rows, "--output_dir", tmp_path / "out", "--reward_funcs"]
     assert main(["ppo", *map(str, given), str(base), "no_such_module:f", str(tmp_path / "nowhere")]) == 2
     error = capsys.readouterr().err
-    assert "is no reward model" in error and "no_such_module" in error and "nowhere" in error
+    assert "is not a reward model" in error and "no_such_module" in error and "nowhere" in error
 
 
 def test_each_tells_all_and_hands_on_a_single_fault_as_it_is():

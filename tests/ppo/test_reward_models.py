@@ -18,7 +18,7 @@ from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.ppo import best_of_n
 from rlhf_kit.ppo.rewards import Rewards
 
-NO_HEAD = "is no reward model: it is a GPT2LMHeadModel, without a head that gives scores"
+NO_HEAD = "is not a reward model: it is a GPT2LMHeadModel, without a head that gives scores"
 NO_SYSTEM = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
     "{% endif %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"

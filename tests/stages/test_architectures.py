@@ -133,7 +133,7 @@ def test_a_model_that_reads_what_comes_is_refused(folder_of, tokenizer_folder, w
     sizes = "hidden_size=16,num_hidden_layers=2,num_attention_heads=4,intermediate_size=32"
     options = ("--config_overrides", sizes, "--tokenizer_name_or_path", str(tokenizer_folder))
     assert pretrained("bert", write_jsonl, tmp_path / "out", *options) == 2
-    assert "BertLMHeadModel is no causal language model" in capsys.readouterr().err
+    assert "BertLMHeadModel is not a causal language model" in capsys.readouterr().err
     options = ("--config_overrides", sizes + ",is_decoder=true", *options[2:])
     assert pretrained("bert", write_jsonl, tmp_path / "decoder", *options) == 0
 

@@ -129,7 +129,9 @@ def test_sft_saves_a_template_that_begins_as_it_trained(tmp_path):
 
 # --- refusals -------------------------------------------------------------------------------------------------------
 
-WORDS = "refuses 1 of 2 rows: System role not supported (row 2). It takes no system turn: put the system text"
+WORDS = (
+    "refuses 1 of 2 rows: System role not supported (row 2). It does not support a system turn: put the system text"
+)
 
 
 @pytest.mark.parametrize("dry", [True, False])
@@ -173,7 +175,7 @@ def test_the_trainers_tell_it_from_python(stage, tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
     model, rows = str(tmp_path / "model"), Dataset.from_list(DATA[stage])
     shared = {"report_to": "none", "use_cpu": True}
-    with pytest.raises(UserError, match="System role not supported .row 2.. It takes no system turn"):
+    with pytest.raises(UserError, match="System role not supported .row 2.. It does not support a system turn"):
         if stage == "sft":
             SFTTrainer(model, SFTConfig(str(tmp_path / "out"), bf16=False, **shared), rows, peft_config=LoraConfig())
         elif stage == "reward":

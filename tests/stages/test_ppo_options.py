@@ -82,12 +82,12 @@ def test_a_language_model_is_no_reward(command, base, tmp_path, capsys, more):
     argv = command("--dataset_name", "no/such.jsonl", *more, reward_funcs=str(base))
     assert ppo.main(argv) == 2
     told = capsys.readouterr().err
-    assert "is no reward model: it is a GPT2LMHeadModel, without a head that gives scores" in told
+    assert "is not a reward model: it is a GPT2LMHeadModel, without a head that gives scores" in told
     assert not (tmp_path / "out").exists()
 
 
 def test_a_language_model_scores_nothing_elsewhere_and_still_starts_a_reward_model(base, ranked, tmp_path, capsys):
-    told = "is no reward model: it is a GPT2LMHeadModel"
+    told = "is not a reward model: it is a GPT2LMHeadModel"
     options = ["--model", str(base), "--data", str(ranked)]
     assert evaluate.main(["reward", *options, "--output", str(tmp_path / "e")]) == 2
     assert told in capsys.readouterr().err

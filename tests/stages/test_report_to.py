@@ -64,7 +64,7 @@ def test_what_works_is_taken_and_all_stands_alone(services, tmp_path):
         found.report_to = [name for name in found.report_to if name == "mlflow"]  # of "all" what is installed here
         refuse_reports(found)
     for word in ("all", "none"):
-        with pytest.raises(UserError, match=f"'{word}' stands alone"):
+        with pytest.raises(UserError, match=f"'{word}' cannot be combined with others"):
             refuse_reports(arguments(TrainingArguments, tmp_path, word, "mlflow"))
 
 

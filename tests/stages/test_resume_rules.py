@@ -133,7 +133,7 @@ def test_more_steps_stretch_the_schedule_and_say_so(run, caplog):
                "--resume_from_checkpoint")[0] == 0  # fmt: skip
     rates = [row["learning_rate"] for row in rows(run.out) if "learning_rate" in row]
     assert rates == pytest.approx([1e-3, 0.5e-3, 0.5e-3, 0.25e-3])
-    assert "The learning rate goes on at 0.0005, where the checkpoint left it at 0." in caplog.text
+    assert "The learning rate resumes at 0.0005; the checkpoint ended at 0." in caplog.text
 
 
 @pytest.mark.parametrize(
