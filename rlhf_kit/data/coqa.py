@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlhf_kit.data import sources
 from rlhf_kit.data.faults import describe, is_list
+from rlhf_kit.data.references import data_of
 from rlhf_kit.errors import UserError
 
 KIND = "conversations"
@@ -43,6 +45,11 @@ def read_stories(source: str, split: str, seed: int = 0) -> list[Story]:
     read = sources.read(source, (KIND,), split, seed)
     unread = [f"{read.context.unit} {at} {text}" for at, text in read.context.faults]
     return stories(read.name, read.rows, unread)
+
+
+def read_file(path: Path) -> list[Story]:
+    """Stories of a CoQA JSON file. Raises UserError with all faults: missing fields, turns out of order, equal ids."""
+    return stories(str(path), data_of(path))
 
 
 def stories(name: str, rows: Sequence[Any], faults: Sequence[str] = ()) -> list[Story]:

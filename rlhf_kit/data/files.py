@@ -18,6 +18,7 @@ import pyarrow.parquet
 
 from rlhf_kit.data.formats import Context
 from rlhf_kit.data.messages import own_keys
+from rlhf_kit.data.suffixes import OTHERS, SUFFIXES, SUPPORTED, suffix_of
 from rlhf_kit.data.unpacking import measure_parquet, unpacked
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import (
@@ -32,19 +33,6 @@ from rlhf_kit.inputs import (
     what,
 )
 
-FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
-SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS))
-# Endings of files that are not read, by what to do instead.
-_ADVICE = {
-    "unpack it, and name a file inside": "zip tar tgz tbz2 txz bz2 xz zst lz4 7z rar",
-    "save it as .csv with commas, or as .jsonl": "tsv tab psv xls xlsx ods",
-    "rename it to .jsonl": "ndjson jsonlines jl",
-    "rename it to .parquet": "pq",
-    "save it as .parquet": "arrow feather orc avro",
-    "save it as .txt, or as .jsonl with one object a line": "md html xml pdf docx yaml yml pkl log",
-}
-_OTHERS = {f".{ending}": advice for advice, endings in _ADVICE.items() for ending in endings.split()}
-_SUPPORTED = "Supported: .json, .jsonl, .parquet, .csv and, for text and prompts, .txt; each may be compressed as .gz."
 # What comes in a file's place, by how it begins.
 _PAGES = {
     "<!doctype": "is a web page, perhaps one that tells an error; download the file itself",
@@ -66,17 +54,6 @@ class Source:
     context: Context = field(default_factory=Context)
 
 
-def suffix_of(path: Path) -> str:
-    """ ".jsonl" or ".jsonl.gz", in lower case."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
-
-
-def is_file_name(path: Path) -> bool:
-    """Whether a name ends as files do that are read here, or that people try."""
-    return path.suffix.lower() in (*FORMATS, ".gz", *_OTHERS)
-
-
 def listed(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
@@ -87,7 +64,7 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
     if suffix not in SUFFIXES:
         raise _unread(path, suffix)
     if suffix.startswith(".txt") and not {"text", "prompts"} & set(kinds):
-        raise UserError(f"{path} is plain text, but this stage takes {listed(kinds)}. {_SUPPORTED}")
+        raise UserError(f"{path} is plain text, but this stage takes {listed(kinds)}. {SUPPORTED}")
     form = suffix.removesuffix(".gz")
     if form == ".parquet":
         return _read_parquet(path, unpacked(path), kinds)
@@ -129,11 +106,11 @@ def _read_prompts(path: Path, text: str) -> Source:
 def _unread(path: Path, suffix: str) -> UserError:
     """A file whose suffix is none of ours; that of an archive may stand before .gz."""
     endings = [ending.lower() for ending in path.suffixes[-2:]]
-    advice = next((_OTHERS[ending] for ending in endings if ending in _OTHERS), None)
+    advice = next((OTHERS[ending] for ending in endings if ending in OTHERS), None)
     if advice is None and suffix.endswith(".gz"):
         advice = "name it after its content, such as train.jsonl.gz"
     advice = f" {advice[0].upper()}{advice[1:]}." if advice else ""
-    return UserError(f"{path}: files of the type {suffix or '(no suffix)'} cannot be read. {_SUPPORTED}{advice}")
+    return UserError(f"{path}: files of the type {suffix or '(no suffix)'} cannot be read. {SUPPORTED}{advice}")
 
 
 def _read_jsonl(path: Path, text: str) -> Source:

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
-from rlhf_kit.data.files import is_file_name
+from rlhf_kit.data.suffixes import is_file_name
 from rlhf_kit.errors import HubUnreachableError, UserError
 from rlhf_kit.inputs import read_json
 from rlhf_kit.launched import is_main_process

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit.data.coqa import Story, stories
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_json
 
@@ -19,11 +18,6 @@ SHOWN, LONGEST = 10, 300  # faults told, and characters of each
 
 # (story id, turn from 1) of CoQA, or a question's id.
 Key = tuple[str, int] | str
-
-
-def read_coqa(path: Path) -> list[Story]:
-    """Stories of a CoQA JSON file. Raises UserError with all faults: missing fields, turns out of order, equal ids."""
-    return stories(str(path), _data(path))
 
 
 def read_squad(path: Path, unanswerable: bool = False) -> dict[str, tuple[str, ...]]:
@@ -35,7 +29,7 @@ def read_squad(path: Path, unanswerable: bool = False) -> dict[str, tuple[str, .
     Raises UserError with all faults: missing fields, a question without answers, equal ids.
     """
     questions, faults = [], []
-    for place, question in _questions(_data(path, or_list=True)):
+    for place, question in _questions(data_of(path, or_list=True)):
         fault = _question_fault(question, unanswerable)
         if fault:
             faults.append(f"{place}: {fault}")
@@ -198,7 +192,8 @@ def _told(key: Key) -> str:
 # Files
 
 
-def _data(path: Path, or_list: bool = False) -> list[Any]:
+def data_of(path: Path, or_list: bool = False) -> list[Any]:
+    """The list `data` of a dataset's own file, or with `or_list` a file that is that list. Raises UserError."""
     loaded = read_json(path)
     data = loaded.get("data") if isinstance(loaded, Mapping) else loaded if or_list else None
     if not isinstance(data, list) or not data:

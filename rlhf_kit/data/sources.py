@@ -13,7 +13,7 @@ import datasets
 
 from rlhf_kit import world
 from rlhf_kit.data.columns import rows_of
-from rlhf_kit.data.files import SUFFIXES, Source, listed, read_file, suffix_of, table_rows
+from rlhf_kit.data.files import Source, listed, read_file, table_rows
 from rlhf_kit.data.formats import KINDS, Context
 from rlhf_kit.data.hub import (
     HUB_FAULTS,
@@ -26,6 +26,7 @@ from rlhf_kit.data.hub import (
     split_revision,
 )
 from rlhf_kit.data.hub import pinned as pinned_repo
+from rlhf_kit.data.suffixes import SUFFIXES, suffix_of
 from rlhf_kit.data.unpacking import measure_arrow
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.inputs import missing, read_json

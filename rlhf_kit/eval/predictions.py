@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit.data.references import Key, read_coqa, read_na_probs, read_predictions, read_squad
+from rlhf_kit.data import coqa
+from rlhf_kit.data.references import Key, read_na_probs, read_predictions, read_squad
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import scorers
 from rlhf_kit.eval.scorers import Score
@@ -18,7 +19,7 @@ from rlhf_kit.terminal import say
 
 def score_coqa(references: Path, predictions: Path | None, subset: bool = False) -> dict[str, Any]:
     """What the command prints, with the official report by domain. Raises UserError."""
-    stories = read_coqa(references)
+    stories = coqa.read_file(references)
     answers = {(story.id, turn): given for story in stories for turn, given in enumerate(story.answers, 1)}
     if predictions is None:
         each, counts = _human(answers, references, scorers.coqa_human), {"missing": 0}

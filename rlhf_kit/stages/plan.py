@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
-from rlhf_kit.data.files import is_file_name
 from rlhf_kit.data.hub import OUTPUTS
+from rlhf_kit.data.suffixes import is_file_name
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.launched import is_main_process
 from rlhf_kit.models.checkpoints import context_length, load_config, new_config, new_model
