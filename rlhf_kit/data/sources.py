@@ -11,7 +11,6 @@ from pathlib import Path
 
 import datasets
 
-from rlhf_kit import world
 from rlhf_kit.data.columns import rows_of
 from rlhf_kit.data.files import Source, listed, read_file, table_rows
 from rlhf_kit.data.formats import KINDS, Context
@@ -30,6 +29,7 @@ from rlhf_kit.data.suffixes import SUFFIXES, suffix_of
 from rlhf_kit.data.unpacking import measure_arrow
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.inputs import missing, read_json
+from rlhf_kit.world.kinds import rows as world_rows
 
 WORLD = "world"
 WORLD_SPLITS = ("train", "test")
@@ -100,7 +100,7 @@ def _read_world(source: str, kinds: Sequence[str], split: str, seed: int) -> Sou
         raise UserError(
             f"{source} has no split {split!r}; it has 'train' and 'test'.{did_you_mean(split, WORLD_SPLITS)}"
         )
-    return Source(f"{WORLD}:{kind} ({split})", world.rows(kind, split, seed=seed))
+    return Source(f"{WORLD}:{kind} ({split})", world_rows(kind, split, seed=seed))
 
 
 def _read_folder(folder: Path, kinds: Sequence[str], split: str) -> Source:

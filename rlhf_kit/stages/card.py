@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from rlhf_kit.data.hub import is_local, split_revision
 from rlhf_kit.escaping import markdown
 from rlhf_kit.eval.reward.page import HEADLINES, length_sentence
 from rlhf_kit.models.weights import located
-from rlhf_kit.reward import RewardTrainer
 from rlhf_kit.stages.arguments import Settings
+
+if TYPE_CHECKING:
+    from rlhf_kit.reward import RewardTrainer
 
 USE = """```python
 from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
