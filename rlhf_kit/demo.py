@@ -41,10 +41,10 @@ from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.parser import Parser
 from rlhf_kit.report.page import write_report
 from rlhf_kit.stages.output import check_contents, check_place
-from rlhf_kit.stages.run import versions
 from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
 from rlhf_kit.terminal import complain
 from rlhf_kit.terminal.console import Console
+from rlhf_kit.versions import TRAINING, versions
 
 RECIPES = Path(stages.__file__).parent / "recipes" / "world"
 POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder
@@ -161,7 +161,7 @@ class Demo:
             "samples": samples(prompts, answers, self.seed),
             "seed": self.seed,
             "machine": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
-            "versions": versions(),
+            "versions": versions(TRAINING),
         }
 
 

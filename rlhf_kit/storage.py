@@ -8,7 +8,6 @@ file of its own that is not known, and what a user puts there, or in the place o
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.hashes import file_hash
 
 RECORD, LOCK = ".rlhf_kit", ".rlhf_kit.lock"
 RUN = "a run of a stage"  # all stages write as one
@@ -380,7 +380,7 @@ def fingerprint(path: Path) -> dict:
     status = path.stat()
     if status.st_size > HASHED:
         return {"size": status.st_size, "changed": status.st_mtime_ns}
-    return {"size": status.st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"size": status.st_size, "sha256": file_hash(path)}
 
 
 def follow_umask(paths: Iterable[Path]) -> None:

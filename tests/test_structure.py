@@ -26,7 +26,7 @@ LAYERS = [
     ["data"],
     ["pages"],
     ["storage"],
-    ["progress", "processes", "options"],
+    ["progress", "processes", "options", "versions"],
     ["inputs", "parser"],
     ["terminal"],
     ["world", "ops", "errors", "escaping", "launched", "hashes"],

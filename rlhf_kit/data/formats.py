@@ -19,7 +19,7 @@ from rlhf_kit.data.orders import ORDERS, missing_orders
 from rlhf_kit.errors import UserError, did_you_mean
 
 SHOWN = 20  # faults told in full
-NAMED = 40  # columns of a source, and characters of the name of each, that are told
+NAMED = 40  # columns of a source, and characters of the name of each, named in a message
 
 
 @dataclass(frozen=True)

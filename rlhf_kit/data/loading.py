@@ -31,7 +31,7 @@ from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError, did_you_mean
 
 ON_BAD_ROW = ("error", "drop")
-NAMED_ROWS = 3  # numbers of dropped rows that are told, for each kind of fault
+NAMED_ROWS = 3  # numbers of dropped rows named, for each kind of fault
 logger = logging.getLogger(__name__)
 # Kinds of the data sets whose rows are checked and canonical, by the very object: what is mapped, filtered, renamed or
 # copied from one is another, of which nothing is known.

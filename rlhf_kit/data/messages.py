@@ -280,14 +280,14 @@ def _dialogues(row: Mapping[str, Any]) -> list[str]:
 
 
 def with_opening(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`row` with its `system` and `history`, which have no fault, before its dialogue, unless they stand there."""
+    """`row` with its `system` and `history`, which have no fault, before its dialogue, unless already there."""
     system, history = row.get("system"), row.get("history")
     if not history and not (system and system.strip()):
         return dict(row)
     before, row = list(_history_turns(history or [])), dict(row)
     for name in _dialogues(row):
         if not isinstance(row[name], str) and any_fault(row[name]):
-            continue  # which is told of the row as it is
+            continue  # reported for the row as it is
         turns = as_messages(row[name])
         opening = [turn for turn in turns[:1] if turn["role"] in OPENINGS]
         turns = turns[len(opening) :]

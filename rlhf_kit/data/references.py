@@ -1,6 +1,6 @@
 """Questions with their reference answers from the datasets' own files, and predictions from the official formats.
 
-Whatever is wrong with a file is told at once, each fault with the id of its story or question. No model is needed.
+All faults of a file are reported together, each with the id of its story or question. No model is needed.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def _render(render: Callable[[], str]) -> int:
         return _LARGE if len(render()) > CHARACTERS else 0
     except MemoryError:
         return _LARGE
-    except BaseException:  # what it refuses is told where a dialogue of the user's is rendered
+    except BaseException:  # reported where a dialogue of the user's is rendered
         return 0
 
 

@@ -154,7 +154,7 @@ def _arena(row: Mapping[str, Any]) -> tuple[Row, Sequence[str]] | None:
         dialogues = [_talk(prompts, _texts(row.get(name))) for name in taken[1:]]
     else:
         return None
-    # Where the dialogues differ before, the second does not begin with the prompt, which is told.
+    # Where the dialogues differ before, the second does not begin with the prompt, which is reported.
     prompt = dialogues[0][:-1] if is_list(dialogues[0]) else None
     return {"prompt": prompt, "completions": dialogues, "ranks": won}, [*taken, *verdict]
 

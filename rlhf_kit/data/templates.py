@@ -155,7 +155,7 @@ def _with_arguments(tokenizer: PreTrainedTokenizerBase, messages: list[Message],
             continue
         if not any(_garbled(value) in text for message in formed for value in _arguments(message)):
             return formed
-    return messages  # what the template says of it is told
+    return messages  # the template's own refusal is reported
 
 
 def _formed(message: Message, form: Callable[[Any], Any]) -> Message:

@@ -141,7 +141,7 @@ def _sound(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
     try:
         batch.validate(full=True)
     except pyarrow.ArrowInvalid as error:
-        if "UTF8" not in str(error):  # such a text is told with its row
+        if "UTF8" not in str(error):  # such a text is reported with its row
             raise
     return batch
 

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
-import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import rlhf_kit
 from rlhf_kit.errors import UserError
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.pages.shell import keep_back
 from rlhf_kit.storage import Folder, check_place, write_fault
-
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
+from rlhf_kit.versions import MEASURING
+from rlhf_kit.versions import commit as commit
+from rlhf_kit.versions import versions as versions_of
 
 
 def versions() -> dict[str, str]:
     """Of Python, the kit and the libraries that numbers depend on."""
-    found = {"python": platform.python_version(), "rlhf_kit": rlhf_kit.__version__}
-    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
-
-
-def commit() -> str | None:
-    """The kit's git commit, with "-dirty" where files differ from it; None where it runs from no checkout."""
-    folder = Path(rlhf_kit.__file__).parent
-
-    def git(*arguments: str) -> str:
-        asked = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-        return asked.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # else another project's checkout holds an installed kit
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    return versions_of(MEASURING)
 
 
 def fingerprint(values: Any) -> str:

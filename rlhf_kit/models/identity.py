@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import HubUnreachableError
+from rlhf_kit.hashes import file_hash, text_hash
 from rlhf_kit.models.weights import adapter_config, pinned
 
 # Of a model's folder, what its outputs depend on.
@@ -30,7 +31,7 @@ def model_hash(name: str) -> str:
     try:
         name = pinned("a model", name)
     except HubUnreachableError:
-        return hashlib.sha256(name.encode()).hexdigest()[:16]
+        return text_hash(name)
     _, commit = split_revision(name)
     adapter = adapter_config("a model", name)
     if commit and adapter is None:
@@ -38,11 +39,7 @@ def model_hash(name: str) -> str:
     digest = hashlib.sha256((commit or "").encode())
     files = [] if commit else [path for path in Path(name).iterdir() if MODEL_FILES.fullmatch(path.name)]
     for path in sorted(path for path in files if path.is_file()):
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                content.update(block)
-        digest.update(path.name.encode() + content.digest())
+        digest.update(path.name.encode() + bytes.fromhex(file_hash(path)))
     if adapter is not None:
         digest.update(model_hash(adapter.base_model_name_or_path).encode())
     return digest.hexdigest()[:16]

@@ -151,7 +151,7 @@ REMEDIES = SERIOUS | WARNINGS
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read: all its logs, and `run.json` (None: the run goes on still, or was cut off)."""
+    """A run's folder, read: all its logs, and `run.json` (None: it is still running, or was cut off)."""
 
     folder: Path
     rows: list[dict]

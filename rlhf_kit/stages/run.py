@@ -10,22 +10,16 @@ import dataclasses
 import functools
 import json
 import math
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import datasets
 import peft
-import torch
 import transformers
-import trl
 from transformers import set_seed
 
-import rlhf_kit
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import is_main_process
 from rlhf_kit.models.adapters import is_on_adapter, name_base, save, save_base
@@ -42,6 +36,7 @@ from rlhf_kit.storage import write_fault
 from rlhf_kit.terminal import complain, interrupts, say
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.progress import show_progress
+from rlhf_kit.versions import TRAINING, versions
 
 
 def run_stage(
@@ -188,7 +183,7 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
         "seconds": round(time.time() - output.started, 3),
         "resumed_from": output.checkpoint.name if output.checkpoint else None,
         "changes": settings.provenance.changes,
-        "versions": versions(),
+        "versions": versions(TRAINING),
     }
     if trainer.args.should_save:
         output.files.take(SAVING)
@@ -207,11 +202,6 @@ def config_record(settings: Settings) -> dict[str, Any]:
         if name not in SECRET
     }
     return json.loads(json.dumps(found, default=str))
-
-
-def versions() -> dict[str, str]:
-    libraries = (rlhf_kit, torch, transformers, trl, peft, accelerate, datasets)
-    return {"python": platform.python_version(), **{lib.__name__: lib.__version__ for lib in libraries}}
 
 
 def seed_everything(settings: Settings) -> None:

@@ -36,7 +36,7 @@ class TrainerMixin:
     """Stands before a `transformers.Trainer` among the bases.
 
     `provenance`: what the run trains with, kept in each checkpoint; a recipe sets it, and has then looked at the
-    checkpoint it goes on from.
+    checkpoint it resumes from.
     """
 
     def __init__(self, *args: Any, **options: Any):

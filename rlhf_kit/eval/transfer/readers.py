@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import load_reader
 from rlhf_kit.eval.transfer.config import QANET, Row
+from rlhf_kit.hashes import file_hash
 from rlhf_kit.models import weights
 from rlhf_kit.models.checkpoints import check_vocabulary, load_config, load_tokenizer, new_model
 from rlhf_kit.models.identity import model_hash
@@ -74,8 +74,7 @@ def row_hash(row: Row) -> str:
     vectors = row.sizes.get(VECTORS)
     if not vectors:
         return QANET
-    with Path(vectors).open("rb") as file:  # of some GB
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_hash(Path(vectors))[:16]
 
 
 def new_reader(row: Row, questions: Sequence[Question]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

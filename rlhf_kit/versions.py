@@ -1,0 +1,35 @@
+"""Which code made a number: the versions of Python, the kit and its libraries, and the kit's own commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import rlhf_kit
+
+TRAINING = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+MEASURING = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Of Python, the kit and these installed packages."""
+    known = {"python": platform.python_version(), "rlhf_kit": rlhf_kit.__version__}
+    return known | {name: importlib.metadata.version(name) for name in libraries}
+
+
+def commit() -> str | None:
+    """The kit's git commit, with "-dirty" where files differ from it; None where it runs from no checkout."""
+    folder = Path(rlhf_kit.__file__).parent
+
+    def git(*arguments: str) -> str:
+        outcome = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return outcome.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else another project's checkout holds an installed kit
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
