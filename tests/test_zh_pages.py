@@ -1,0 +1,95 @@
+"""The pages in Traditional Chinese say what the English ones say: same code, sections, figures and links."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+DOCS = Path(__file__).parents[1] / "docs"
+CHINESE = DOCS / "zh-TW"
+PAGES = sorted(path.name for path in CHINESE.glob("*.md"))
+MAINLAND = "數據 文件 默認 信息 軟件 程序 命令行 內存 字符 加載 運行 調用 支持 網絡 質量 視頻 緩存 點贊 自助法 數組"
+_BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def texts(name: str) -> tuple[str, str]:
+    return tuple((folder / name).read_text(encoding="utf-8") for folder in (DOCS, CHINESE))
+
+
+def code_of(text: str) -> list[tuple[str, object]]:
+    """Language and content of each block, without the comments where the language has some."""
+    return [(language, _without_comments(language, code)) for language, code in _BLOCK.findall(text)]
+
+
+def _without_comments(language: str, code: str) -> object:
+    if language == "python":
+        return ast.dump(ast.parse(code))
+    if language == "yaml":
+        return yaml.safe_load(code)
+    if language == "bash":
+        return [line.partition("  #")[0].rstrip() for line in code.splitlines() if not line.startswith("#")]
+    return code
+
+
+def sections_of(text: str) -> list[tuple[int, str]]:
+    """Level of each heading and the text below it, without blocks of code."""
+    parts = re.split(r"^(#+) .*\n", _BLOCK.sub("", text), flags=re.MULTILINE)
+    return [(len(marks), body) for marks, body in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def numbers_of(text: str) -> list[str]:
+    return sorted(re.findall(r"\d+(?:[.,]\d+)*", re.sub(r"\]\(.*?\)", "]", text)))
+
+
+def tables_of(text: str) -> list[tuple[int, list[str], list[str]]]:
+    """Of each line of a table: columns, numbers, code."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [(len(re.findall(r"(?<!\\)\|", row)), numbers_of(row), inline_code(row)) for row in rows]
+
+
+def inline_code(text: str) -> list[str]:
+    return sorted(set(re.findall(r"(?<!`)`([^`]+)`(?!`)", text)))
+
+
+def targets_of(path: Path) -> set[str | Path]:
+    links = re.findall(r"\]\(([^)#]+)", _BLOCK.sub("", path.read_text(encoding="utf-8")))
+    return {link if link.startswith("https:") else (path.parent / link).resolve() for link in links}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_both_pages_show_the_same_code(name):
+    english, chinese = map(code_of, texts(name))
+    assert english and chinese == english
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_both_pages_have_the_same_sections_names_and_figures(name):
+    english, chinese = map(sections_of, texts(name))
+    assert [level for level, _ in chinese] == [level for level, _ in english]
+    for (_, original), (_, translated) in zip(english, chinese, strict=True):
+        assert tables_of(translated) == tables_of(original)
+        assert inline_code(translated) == inline_code(original)
+        assert set(numbers_of(translated)) == set(numbers_of(original))
+        assert translated.count("\n* ") == original.count("\n* ")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_the_same_pages_in_chinese_where_there_are_such(name):
+    english, chinese = targets_of(DOCS / name), targets_of(CHINESE / name)
+    assert not [path for path in english | chinese if isinstance(path, Path) and not path.is_file()]
+    assert CHINESE / name in english and DOCS / name in chinese
+    translated = {DOCS / page: CHINESE / page for page in PAGES}
+    expected = {translated.get(target, target) for target in english - {CHINESE / name}}
+    assert chinese - {DOCS / name} == expected - {CHINESE / name}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_chinese_is_taiwans(name):
+    text = (CHINESE / name).read_text(encoding="utf-8")
+    assert not [word for word in MAINLAND.split() if word in text]
+    letters = set(re.findall(r"[\u4e00-\u9fff]", text))
+    assert len(letters) > 100
+    for letter in letters:
+        letter.encode("big5")  # has no simplified letters
