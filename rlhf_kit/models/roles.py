@@ -1,16 +1,87 @@
-"""The models that read the policy's own tokens, its reference and its value model: whether they know all of them."""
+"""The models beside a policy, its reference, value model and rewards: how they are found and what they must know."""
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import context_length, load_tokenizer
+from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.models.adapters import off_is_as_it_was
+from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import unwrapped
-from rlhf_kit.models.weights import origin
+from rlhf_kit.models.weights import is_classifier_config, is_here, origin, refuse_not_finite
 
+VALUE_MODELS = ("shared", "separate", "reward")
 OTHER_TOKENS = 0.01  # the share of ids that may stand for another token: end-of-turn marks get their names anew
+
+
+def reference_of(
+    policy: PreTrainedModel | PeftModel, reference: str | Path | nn.Module | None, lora: LoraConfig | None
+) -> nn.Module | None:
+    """The model to stay near: that given, else `policy` as it is now, frozen by a copy.
+
+    None where the coming adapters of `lora` need only be switched off to give it.
+    """
+    if isinstance(reference, str | Path):
+        return load_policy(reference)
+    if reference is not None:
+        refuse_not_finite(reference, "ref_model")
+    if reference is None and (lora is None or not off_is_as_it_was(lora)):
+        return copy.deepcopy(policy)
+    return reference
+
+
+def load_value_model(value_model: str | Path | nn.Module, device_map: str | None = None) -> str | nn.Module | None:
+    """The words of `VALUE_MODELS` and models as they are; anything else is a model to load: None where it is to be
+    looked at on the "meta" device, and its files are not on this machine.
+
+    Raises:
+        UserError: for a misspelt word, and for what is no model.
+    """
+    if isinstance(value_model, nn.Module) or value_model in VALUE_MODELS:
+        return value_model
+    name = str(value_model)
+    near = did_you_mean(name, VALUE_MODELS)
+    if near and not Path(name).exists():
+        raise UserError(f"value_model {name!r} is not one of {', '.join(VALUE_MODELS)}, nor a folder.{near}")
+    config = load_config(name)
+    if device_map is not None and not is_here("a value model", name):
+        return None
+    load = load_reward_model if is_classifier_config(config) else load_policy
+    return load(name, device_map=device_map)
+
+
+def value_source(value_model: str | PreTrainedModel, reward_models: list) -> tuple:
+    """What `build_policy_and_value` makes a value function of: the word or model, and the reward model it names."""
+    if value_model == "reward" and len(reward_models) != 1:
+        raise UserError(
+            f"value_model='reward' needs exactly one reward model; reward_funcs has {len(reward_models)}. "
+            "Choose 'shared' or 'separate'."
+        )
+    if isinstance(value_model, str) and value_model not in VALUE_MODELS:
+        raise UserError(f"value_model {value_model!r} is not one of {', '.join(VALUE_MODELS)}, nor a model.")
+    return value_model, (reward_models[0] if value_model == "reward" else None)
+
+
+def refuse_shared_weights(policy: nn.Module, reference: nn.Module | str | None, rewards: object) -> None:
+    """Raises UserError where a model that must stay as it is has weights of the policy, which change."""
+    trained = {id(parameter) for parameter in policy.parameters()}
+    rewards = rewards if isinstance(rewards, list | tuple) else [rewards]
+    judges = [judge for reward in rewards for judge in getattr(reward, "models", [reward])]
+    for name, model in [("ref_model", reference), *(("A reward model", judge) for judge in judges)]:
+        if isinstance(model, nn.Module) and any(id(parameter) in trained for parameter in model.parameters()):
+            raise UserError(
+                f"{name} uses the policy's own weights, which training changes. Give a copy (copy.deepcopy)"
+                + (
+                    ", or leave ref_model out: the reference is then the policy as it starts."
+                    if model is reference
+                    else "."
+                )
+            )
 
 
 def check_readers(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +14,9 @@ from transformers import PreTrainedModel
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import is_all_linear, names_found
-from rlhf_kit.models.adapters import off_is_as_it_was, wrap
-from rlhf_kit.models.checkpoints import load_policy
+from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.heads import calibration, taken
 from rlhf_kit.models.merging import merged
-from rlhf_kit.models.weights import refuse_not_finite
-
-VALUE_MODELS = ("shared", "separate", "reward")
 
 
 class ValueHead(nn.Module):
@@ -186,51 +181,6 @@ def completion_logprobs(
 def adapters_off(model: nn.Module):
     """Context in which a LoRA model is the model it was before: the reference policy for free."""
     return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
-
-
-def reference_of(
-    policy: PreTrainedModel | PeftModel, reference: str | Path | nn.Module | None, lora: LoraConfig | None
-) -> nn.Module | None:
-    """The model to stay near: that given, else `policy` as it is now, frozen by a copy.
-
-    None where the coming adapters of `lora` need only be switched off to give it.
-    """
-    if isinstance(reference, str | Path):
-        return load_policy(reference)
-    if reference is not None:
-        refuse_not_finite(reference, "ref_model")
-    if reference is None and (lora is None or not off_is_as_it_was(lora)):
-        return copy.deepcopy(policy)
-    return reference
-
-
-def refuse_shared_weights(policy: nn.Module, reference: nn.Module | str | None, rewards: object) -> None:
-    """Raises UserError where a model that must stay as it is has weights of the policy, which change."""
-    trained = {id(parameter) for parameter in policy.parameters()}
-    rewards = rewards if isinstance(rewards, list | tuple) else [rewards]
-    judges = [judge for reward in rewards for judge in getattr(reward, "models", [reward])]
-    for name, model in [("ref_model", reference), *(("A reward model", judge) for judge in judges)]:
-        if isinstance(model, nn.Module) and any(id(parameter) in trained for parameter in model.parameters()):
-            raise UserError(
-                f"{name} uses the policy's own weights, which training changes. Give a copy (copy.deepcopy)"
-                + (
-                    ", or leave ref_model out: the reference is then the policy as it starts."
-                    if model is reference
-                    else "."
-                )
-            )
-
-
-def value_source(value_model: str | PreTrainedModel, reward_models: list) -> tuple:
-    """What `build_policy_and_value` makes a value function of: the word or model, and the reward model it names."""
-    if value_model == "reward" and len(reward_models) != 1:
-        raise UserError(
-            f"value_model='reward' needs exactly one reward model; reward_funcs has {len(reward_models)}. "
-            "Choose 'shared' or 'separate'."
-        )
-    if isinstance(value_model, str) and value_model not in VALUE_MODELS:
-        raise UserError(f"value_model {value_model!r} is not one of {', '.join(VALUE_MODELS)}, nor a model.")
-    return value_model, (reward_models[0] if value_model == "reward" else None)
 
 
 def build_policy_and_value(

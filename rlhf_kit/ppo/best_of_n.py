@@ -14,20 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import Message, encode_prompt
+from rlhf_kit.data.chat import Message
 from rlhf_kit.data.prompts import RESERVED
-from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.options.bounds import number_faults
 from rlhf_kit.ppo.experience import less_missing_eos
+from rlhf_kit.ppo.prompts import encode_prompts
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards
 
 
@@ -136,16 +135,16 @@ def best_of_n(
     numbers = {"n": n, "max_completion_length": max_completion_length, "batch_size": batch_size}
     numbers |= {"temperature": temperature, "missing_eos_penalty": missing_eos_penalty}
     _check(numbers, prompts, columns)
-    encoded = encode_each(prompts, partial(encode_prompt, tokenizer), "prompts")
-    _check_room(encoded, context_length(policy.config), max_completion_length)
+    limit = context_length(policy.config)
+    rows = encode_prompts(_rows(prompts, columns), tokenizer, max_completion_length, limit, "best_of_n")
     device = next(policy.parameters()).device
     rewards, heldout = (_rewards(funcs, tokenizer, batch_size, device) for funcs in (reward_funcs, heldout_funcs))
-    _check_rewards([rewards, heldout], prompts, columns, max_completion_length)
-
+    for judges in filter(None, (rewards, heldout)):
+        judges.check(rows, max_completion_length)
     with _eval_mode(policy):
         rollout = sample(
             policy,
-            [ids for ids in encoded for _ in range(n)],
+            [row["prompt_ids"] for row in rows for _ in range(n)],
             eos_ids=end_ids(policy, tokenizer),
             pad_id=tokenizer.pad_token_id,
             max_completion_length=max_completion_length,
@@ -198,25 +197,8 @@ def _check(numbers: dict[str, float | None], prompts: list, columns: dict[str, l
         raise UserError("best_of_n: " + "; ".join(faults) + ".")
 
 
-def _check_room(encoded: list[list[int]], limit: int | None, max_completion_length: int) -> None:
-    row, tokens = max(enumerate(map(len, encoded)), key=lambda item: item[1])
-    if limit is not None and tokens + max_completion_length > limit:
-        raise UserError(
-            f"best_of_n: prompt {row} has {tokens} tokens, and the context of {limit} leaves "
-            f"{limit - max_completion_length} beside max_completion_length={max_completion_length}. "
-            "Shorten or drop it, or lower max_completion_length."
-        )
-
-
-def _check_rewards(
-    rewards: list[Rewards | None], prompts: list, columns: dict[str, list], max_completion_length: int
-) -> None:
-    rows = [{"prompt": prompt} for prompt in prompts]
-    for name, column in columns.items():
-        for row, value in zip(rows, column, strict=True):
-            row[name] = value
-    for judges in filter(None, rewards):
-        judges.check(rows, max_completion_length)
+def _rows(prompts: list, columns: dict[str, list]) -> list[dict]:
+    return [{"prompt": prompt} | {name: columns[name][at] for name in columns} for at, prompt in enumerate(prompts)]
 
 
 def _rewards(

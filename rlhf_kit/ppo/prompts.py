@@ -105,7 +105,7 @@ def _refuse_long(lengths: dict[int, int], max_completion_length: int, limit: int
         raise UserError(
             f"{name}: {len(long)} of {len(lengths)} prompts are too long. The longest, row {row}, has {long[row]} "
             f"tokens; the context of {limit} less max_completion_length {max_completion_length} leaves {room}. Drop "
-            f"these prompts (--max_prompt_length {room} does), or lower max_completion_length."
+            f"these prompts (PPO's max_prompt_length={room} does), or lower max_completion_length."
         )
 
 
@@ -130,9 +130,9 @@ class PretrainingTexts:
         if "text" not in dataset.column_names:
             raise UserError(f"ptx_dataset has the columns {', '.join(dataset.column_names)}; it needs `text`.")
         texts = list(dataset["text"])
-        wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise UserError(f"ptx_dataset: row {wrong} has the `text` {texts[wrong]!r}; it needs to be text.")
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str):
+                raise UserError(f"ptx_dataset: row {number} has the `text` {text!r}; it needs to be text.")
         rows = [ids + [tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]
         self.rows = [ids[:max_length] for ids in rows]
         if not self.rows:

@@ -4,20 +4,24 @@ A function is called as `f(prompts=..., completions=..., completion_ids=..., **c
 returns a list of numbers; `None` means "no opinion on this one". It may be a coroutine. For a conversational prompt a
 completion is `[{"role": "assistant", "content": ...}]`, for a text prompt a string. A reward model is an
 `AutoModelForSequenceClassification` with one label; it reads the text, so that it may have a tokenizer of its own.
-Several of them can be one reward (`models.ensemble.Ensemble`).
+Several of them can be one reward (`models.ensemble.Ensemble`). Both can be named: a model by its hub id or folder, a
+function as `package.module:function`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import importlib
 import inspect
 import logging
 import math
 import numbers
 import os
+import re
+import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
@@ -32,7 +36,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.data.refusals import encode_each
-from rlhf_kit.errors import UserError, each
+from rlhf_kit.errors import UserError, did_you_mean, each
 from rlhf_kit.models.checkpoints import (
     check_scorer,
     check_vocabulary,
@@ -49,7 +53,87 @@ from rlhf_kit.models.weights import origin, pinned, refuse_not_finite, short_nam
 logger = logging.getLogger(__name__)
 RewardFunc = str | PreTrainedModel | PeftModel | Ensemble | Callable
 MODELS = (PreTrainedModel, PeftModel)
+FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 GIVEN = ("prompts", "completions", "completion_ids")  # what a function gets besides the columns
+
+
+def read_rewards(
+    funcs: RewardFunc | list[RewardFunc],
+    ensemble: str | None = None,
+    std_coef: float | None = None,
+    value_model: object = "shared",
+) -> list[RewardFunc]:
+    """`reward_funcs` as a list, functions that are named imported; no model is loaded.
+
+    Args:
+        ensemble, std_coef: how all reward models are to be one reward, as for `Rewards`. value_model: of PPO.
+
+    Raises:
+        UserError: with every name that does not resolve; for an ensemble that makes no sense.
+    """
+    funcs = list(funcs) if isinstance(funcs, list | tuple) else [funcs]
+    if not funcs:
+        raise UserError("reward_funcs is empty; give a reward model's folder or a function.")
+    funcs = each(resolve_reward, funcs)
+    if std_coef is not None and ensemble != "mean-std":
+        raise UserError("reward_ensemble_std_coef goes with reward_ensemble='mean-std'.")
+    if ensemble is not None:
+        _check_ensemble(ensemble, funcs, value_model)
+    return funcs
+
+
+def resolve_reward(func: RewardFunc | os.PathLike) -> RewardFunc:
+    """`package.module:function` as the function; models, their ids and folders, and functions as they are.
+
+    The current folder is searched too. Raises UserError: no such module or function, or no function.
+    """
+    func = str(func) if isinstance(func, os.PathLike) else func
+    if not isinstance(func, str) or not FUNCTION.fullmatch(func):
+        return func
+    module_name, function_name = func.split(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file of the user's stands for a library
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module raises
+        raise UserError(
+            f"reward_funcs {func!r}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
+            "The module must be installed or stand in the current folder."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        fault = "is no function" if hasattr(module, function_name) else "does not exist"
+        raise UserError(
+            f"reward_funcs {func!r}: {function_name!r} {fault} in {module_name!r}."
+            f"{did_you_mean(function_name, functions)}"
+        )
+    return function
+
+
+def check_functions(funcs: list[RewardFunc], columns: Iterable[str]) -> None:
+    """Refuse functions that do not take what a trainer gives them of rows with these columns; all of them at once."""
+    arguments = [*GIVEN, *handed_on(columns), "trainer_state"]
+    functions = [func for func in funcs if not isinstance(func, (str, *MODELS, Ensemble))]
+    each(lambda function: check_signature(_name(function), function, arguments), functions)
+
+
+def _check_ensemble(reduce: str, funcs: list[RewardFunc], value_model: object) -> None:
+    names = [func for func in funcs if isinstance(func, str)]
+    if any(isinstance(func, (*MODELS, Ensemble)) for func in funcs):
+        raise UserError(
+            "reward_ensemble takes reward models by folder or hub id; of models in memory make a "
+            "`rlhf_kit.models.ensemble.Ensemble`, and give that as a reward."
+        )
+    if len(names) < 2:
+        raise UserError(f"reward_ensemble {reduce} needs at least two reward models; reward_funcs names {len(names)}.")
+    if len(set(names)) < len(names):
+        raise UserError("reward_ensemble: reward_funcs names a reward model twice, which agrees with itself.")
+    if isinstance(value_model, str) and value_model == "reward":
+        raise UserError(
+            "value_model 'reward' starts from one reward model, and reward_ensemble has several. Give value_model "
+            "'shared', 'separate', or the folder of one of them."
+        )
 
 
 class Reader(NamedTuple):
@@ -64,10 +148,13 @@ class Rewards:
     """The weighted sum of several rewards.
 
     Args:
-        funcs: hub ids or folders of reward models, models, ensembles of them, functions; one or a list.
+        funcs: reward models, their hub ids or folders, ensembles of them, functions or their names; one or a list.
         tokenizers: one a function, None where the policy's serves (or for an ensemble or a Python function).
         weights: one a function; None for 1.0 each.
         batch_size: completions a forward of a reward model.
+        ensemble: "mean", "min" or "mean-std" make all reward models, given by name, one reward in the place of the
+            first. std_coef: how much of their standard deviation "mean-std" takes off; None for 1.0.
+        device_map: "meta" for models without weights.
     """
 
     def __init__(
@@ -77,16 +164,24 @@ class Rewards:
         weights: list[float] | None,
         policy_tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
+        *,
+        ensemble: str | None = None,
+        std_coef: float | None = None,
+        device_map: str | None = None,
     ):
-        self.funcs = list(funcs) if isinstance(funcs, list | tuple) else [funcs]
-        self.funcs = [str(func) if isinstance(func, os.PathLike) else func for func in self.funcs]
-        if not self.funcs:
-            raise UserError("reward_funcs is empty; give a reward model's folder or a function.")
+        self.funcs = read_rewards(funcs, ensemble, std_coef)
+        if ensemble is not None:
+            if tokenizers is not None:
+                raise UserError("reward_processing_classes: the models of reward_ensemble bring their own tokenizers.")
+            names = [func for func in self.funcs if isinstance(func, str)]
+            options = {"reduce": ensemble, "std_coef": 1.0 if std_coef is None else std_coef}
+            judge = Ensemble.from_pretrained(names, device_map, batch_size=batch_size, **options)
+            self.funcs = [judge if func == names[0] else func for func in self.funcs if func not in names[1:]]
         self.tokenizers = list(tokenizers) if isinstance(tokenizers, list | tuple) else [tokenizers] * len(self.funcs)
         self.weights = [1.0] * len(self.funcs) if weights is None else list(weights)
-        for what, given in (("reward_processing_classes", self.tokenizers), ("reward_weights", self.weights)):
-            if len(given) != len(self.funcs):
-                raise UserError(f"{what} has {len(given)} entries for {len(self.funcs)} reward functions.")
+        for option, entries in (("reward_processing_classes", self.tokenizers), ("reward_weights", self.weights)):
+            if len(entries) != len(self.funcs):
+                raise UserError(f"{option} has {len(entries)} entries for {len(self.funcs)} reward functions.")
         self.batch_size = batch_size
         self.disagreement: Tensor | None = None  # (B,) of the last call: std over the members of the ensemble
         self.names = _distinct([_name(func) for func in self.funcs])
@@ -96,7 +191,7 @@ class Rewards:
         for i, func in enumerate(self.funcs):
             if isinstance(func, str):
                 self.tokenizers[i] = self.tokenizers[i] or load_tokenizer(func, needs_eos=False)
-                self.funcs[i] = load_reward_model(func, tokenizer=self.tokenizers[i])
+                self.funcs[i] = load_reward_model(func, tokenizer=self.tokenizers[i], device_map=device_map)
             if isinstance(self.funcs[i], MODELS):
                 check_head(self.funcs[i], self.names[i])
                 self.tokenizers[i] = self.tokenizers[i] or _own_tokenizer(self.funcs[i], policy_tokenizer)

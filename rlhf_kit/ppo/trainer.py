@@ -41,15 +41,12 @@ from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.heads import unwrapped
 from rlhf_kit.models.precision import cast_frozen
 from rlhf_kit.models.preflight import check_scores, check_texts, short_texts
-from rlhf_kit.models.roles import check_readers
+from rlhf_kit.models.roles import check_readers, load_value_model, reference_of, refuse_shared_weights, value_source
 from rlhf_kit.models.value import (
     PolicyAndValue,
     adapters_off,
     build_policy_and_value,
     completion_logprobs,
-    reference_of,
-    refuse_shared_weights,
-    value_source,
 )
 from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.ppo.config import PPOConfig
@@ -65,7 +62,7 @@ from rlhf_kit.ppo.metrics import (
     timed,
 )
 from rlhf_kit.ppo.prompts import PretrainingTexts, encode_prompts, next_token_mask, text_length
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards, check_functions, read_rewards
 from rlhf_kit.training.launch import usable
 
 
@@ -75,12 +72,15 @@ class PPOTrainer(RolloutTrainer):
     Args:
         model: hub id, folder, or model.
         reward_funcs: one or a list of hub ids, folders, sequence-classification models with one label, or Python
-            functions by GRPO's contract (see `rlhf_kit.ppo.rewards`).
+            functions by GRPO's contract, themselves or as "package.module:function" (see `rlhf_kit.ppo.rewards`).
         train_dataset: rows with a `prompt` as a file has them, a data set or a list; all columns go to the functions.
         peft_config: LoRA; the reference is then the model with its adapters switched off.
         ref_model: the policy to stay near; None for a frozen copy of `model` as handed over.
-        value_model: "shared", "separate", "reward", or a model.
+        value_model: "shared", "separate", "reward", or a model, its hub id or folder.
         ptx_dataset: rows with `text`, mixed in as next-token training (`ptx_coef`).
+        reward_ensemble: "mean", "min" or "mean-std": all reward models, given by name, are one reward.
+        reward_ensemble_std_coef: how much of their standard deviation "mean-std" takes off; None for 1.0.
+        max_prompt_length: prompts of more tokens are left out; None: one that does not fit the context is refused.
     """
 
     def __init__(
@@ -99,13 +99,21 @@ class PPOTrainer(RolloutTrainer):
         ref_model: str | PreTrainedModel | None = None,
         value_model: str | PreTrainedModel = "shared",
         ptx_dataset: Dataset | None = None,
+        reward_ensemble: str | None = None,
+        reward_ensemble_std_coef: float | None = None,
+        max_prompt_length: int | None = None,
     ):
         args = copy.copy(usable(args or PPOConfig(f"{short_name(model)}-PPO")))
         model, name = with_origin("a causal language model", model)
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
         config = load_config(model) if isinstance(model, str) else model.config
-        self._read_data(args, tokenizer, context_length(config), train_dataset, eval_dataset, ptx_dataset)
+        reward_funcs = read_rewards(reward_funcs, reward_ensemble, reward_ensemble_std_coef, value_model)
+        data = (train_dataset, eval_dataset, ptx_dataset)
+        self._read_data(args, tokenizer, context_length(config), max_prompt_length, *data)
+        for prompts in filter(None, (self.prompts, self.eval_prompts)):
+            check_functions(reward_funcs, prompts[0])
+        value_model = load_value_model(value_model)
         policy = load_policy(model) if isinstance(model, str) else model
         set_special_tokens(policy, tokenizer)
 
@@ -114,7 +122,13 @@ class PPOTrainer(RolloutTrainer):
         self.ref_model = reference_of(policy, ref_model, peft_config)  # None: the policy with its adapters off
         policy = trainable(policy, peft_config)
         self.rewards = Rewards(
-            reward_funcs, reward_processing_classes, args.reward_weights, tokenizer, args.per_device_eval_batch_size
+            reward_funcs,
+            reward_processing_classes,
+            args.reward_weights,
+            tokenizer,
+            args.per_device_eval_batch_size,
+            ensemble=reward_ensemble,
+            std_coef=reward_ensemble_std_coef,
         )
         for prompts in filter(None, (self.prompts, self.eval_prompts)):
             self.rewards.check(prompts, args.max_completion_length, trainer_state=None)
@@ -172,19 +186,19 @@ class PPOTrainer(RolloutTrainer):
             compact = check_sampling(self.ref_model, prompts) or compact
         return compact
 
-    def _read_data(self, args, tokenizer, context: int | None, train_dataset, eval_dataset, ptx_dataset) -> None:
+    def _read_data(self, args, tokenizer, context: int | None, most: int | None, train, evaluated, ptx) -> None:
         """Prompts and texts as tokens, once it is sure that all of them fit the context."""
         longest = args.max_completion_length
-        self.prompts = encode_prompts(train_dataset, tokenizer, longest, context)
+        self.prompts = encode_prompts(train, tokenizer, longest, context, max_prompt_length=most)
         self.eval_prompts = None
-        if eval_dataset is not None:
-            self.eval_prompts = encode_prompts(eval_dataset, tokenizer, longest, context, "eval_dataset")
+        if evaluated is not None:
+            self.eval_prompts = encode_prompts(evaluated, tokenizer, longest, context, "eval_dataset", most)
             check_share(self.eval_prompts, args.world_size)
-        if (ptx_dataset is None) != (args.ptx_coef == 0):
+        if (ptx is None) != (args.ptx_coef == 0):
             raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
         self.ptx = None
-        if ptx_dataset is not None:
-            self.ptx = PretrainingTexts(ptx_dataset, tokenizer, text_length(args.ptx_max_length, context))
+        if ptx is not None:
+            self.ptx = PretrainingTexts(ptx, tokenizer, text_length(args.ptx_max_length, context))
 
     # --- one rollout --------------------------------------------------------------------------------------------
 

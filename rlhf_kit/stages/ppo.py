@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_kit.data.loading import load
-from rlhf_kit.data.prompts import handed_on
-from rlhf_kit.errors import UserError, did_you_mean, each
+from rlhf_kit.errors import UserError, each
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.prompts import Prompts, encode_prompts, text_length
-from rlhf_kit.ppo.rewards import GIVEN, check_signature
+from rlhf_kit.ppo.rewards import check_functions, read_rewards
 from rlhf_kit.ppo.trainer import PPOTrainer
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
@@ -34,11 +28,10 @@ from rlhf_kit.stages.loading import (
     tokenizer_of,
 )
 from rlhf_kit.stages.output import check_output, numbers
-from rlhf_kit.stages.roles import dry_run, value_model, with_ensemble
+from rlhf_kit.stages.roles import dry_run, std_coef
 from rlhf_kit.stages.run import finish, run_stage, train
 
 KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # all are read as prompts
-FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 @dataclass
@@ -81,8 +74,9 @@ def run(settings: Settings) -> dict:
     check_settings(settings)
     refuse_new_model(settings)
     settings.training.micro_batches(settings.training.world_size)
-    rewards = each(partial(read_reward, settings), settings.extra.reward_funcs)
-    check_ensemble(settings, rewards)
+    extra = settings.extra
+    rewards = read_rewards(extra.reward_funcs, extra.reward_ensemble, std_coef(settings), extra.value_model)
+    check_scorers(rewards, plan.Notes(settings.run.dry_run))
     train_data, eval_data, notes = load_data(settings, KINDS, load)
     for rows in filter(None, (train_data, eval_data)):
         check_functions(rewards, rows.column_names)
@@ -100,15 +94,17 @@ def run(settings: Settings) -> dict:
 
     trainer = PPOTrainer(
         load_model(settings, tokenizer),
-        with_ensemble(settings, rewards),
+        rewards,
         args=settings.training,
         train_dataset=train_data,
         eval_dataset=eval_data,
         processing_class=tokenizer,
         peft_config=peft_config(settings),
-        ref_model=settings.extra.ref_model_name_or_path,
-        value_model=value_model(settings.extra.value_model),
+        ref_model=extra.ref_model_name_or_path,
+        value_model=extra.value_model,
         ptx_dataset=ptx_data,
+        reward_ensemble=extra.reward_ensemble,
+        reward_ensemble_std_coef=std_coef(settings),
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:
@@ -116,69 +112,15 @@ def run(settings: Settings) -> dict:
     return finish(trainer, settings, output, metrics)
 
 
-def resolve_reward(name: str) -> str | Callable:
-    """A reward model's id or folder as it is; `package.module:function` as the function.
+def check_scorers(rewards: list[str | Callable], notes: plan.Notes) -> None:
+    """Refuse models that give no score, where a dry run can reach them."""
 
-    The folder the command runs in is searched too. Raises UserError: no such module or function, or no function.
-    """
-    if not FUNCTION.fullmatch(name):
-        return name
-    module_name, function_name = name.split(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that no file of the user's stands for a library
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises
-        raise UserError(
-            f"--reward_funcs {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
-            "The module must be installed or stand in the current folder."
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        found = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        what = "is no function" if hasattr(module, function_name) else "does not exist"
-        raise UserError(
-            f"--reward_funcs {name!r}: {function_name!r} {what} in {module_name!r}."
-            f"{did_you_mean(function_name, found)}"
-        )
-    return function
-
-
-def read_reward(settings: Settings, name: str) -> str | Callable:
-    """As `resolve_reward`; a model that gives no score is refused too, where a dry run can reach it."""
-    reward = resolve_reward(name)
-    if isinstance(reward, str):
-        config = plan.Notes(settings.run.dry_run).reach("model", name, load_config, name, what="a reward model")
+    def check(name: str) -> None:
+        config = notes.reach("model", name, load_config, name, what="a reward model")
         if config is not None:
             check_scorer(name, config)
-    return reward
 
-
-def check_functions(rewards: list[str | Callable], columns: list[str]) -> None:
-    """Refuse functions that do not take the columns they will get, before a model is loaded."""
-    given = [*GIVEN, *handed_on(columns), "trainer_state"]
-    each(lambda function: check_signature(function.__name__, function, given), filter(callable, rewards))
-
-
-def check_ensemble(settings: Settings, rewards: list[str | Callable]) -> None:
-    """Refuse `--reward_ensemble` where there is nothing to reduce, and options that only go with it."""
-    extra, models = settings.extra, [reward for reward in rewards if isinstance(reward, str)]
-    if "reward_ensemble_std_coef" in settings.given and extra.reward_ensemble != "mean-std":
-        raise UserError("--reward_ensemble_std_coef goes with --reward_ensemble mean-std.")
-    if extra.reward_ensemble is None:
-        return
-    if len(models) < 2:
-        raise UserError(
-            f"--reward_ensemble {extra.reward_ensemble} needs at least two reward models; --reward_funcs names "
-            f"{len(models)}."
-        )
-    if len(set(models)) < len(models):
-        raise UserError("--reward_ensemble: --reward_funcs names a reward model twice, which agrees with itself.")
-    if extra.value_model == "reward":
-        raise UserError(
-            "--value_model reward starts from one reward model, and --reward_ensemble has several. Give --value_model "
-            "shared, separate, or the folder of one of them."
-        )
+    each(check, [reward for reward in rewards if isinstance(reward, str)])
 
 
 def load_texts(settings: Settings, notes: plan.Notes) -> Dataset | None:

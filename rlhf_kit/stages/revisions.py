@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from rlhf_kit.data import sources
 from rlhf_kit.data.hub import at_revision, is_local, split_revision
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
-from rlhf_kit.models.value import VALUE_MODELS
+from rlhf_kit.models.roles import VALUE_MODELS
 from rlhf_kit.models.weights import TRUSTS_CODE, pinned
 from rlhf_kit.options.reading import listed
 from rlhf_kit.stages.arguments import Settings

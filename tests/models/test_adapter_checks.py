@@ -11,7 +11,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.models.merging import merged
-from rlhf_kit.models.value import reference_of, refuse_shared_weights
+from rlhf_kit.models.roles import reference_of, refuse_shared_weights
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 LORA = dict(r=2, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)

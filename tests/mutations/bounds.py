@@ -145,7 +145,7 @@ MUTANTS = [
         UNSOUND + "test_ppo_in_python_reads_no_judge_of_nan",
     ),
     (
-        "rlhf_kit/models/value.py",
+        "rlhf_kit/models/roles.py",
         'refuse_not_finite(reference, "ref_model")',
         "pass",
         UNSOUND + "test_ppo_in_python_reads_no_judge_of_nan",

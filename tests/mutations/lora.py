@@ -109,7 +109,7 @@ MUTANTS = [
         CHAINS_TEST + "test_a_merge_in_memory_under_bf16_is_the_tuned_model",
     ),
     (
-        VALUE,
+        "rlhf_kit/models/roles.py",
         "if reference is None and (lora is None or not off_is_as_it_was(lora)):",
         "if reference is None and lora is None:",
         CHECKS_TEST + "test_adapters_that_change_their_base_need_a_reference_of_its_own",

@@ -7,6 +7,7 @@ STOPPING, PROCESSES = "tests/ppo/test_stopping.py::", "tests/ppo/test_processes.
 MODELS, CALLS = "tests/ppo/test_reward_models.py::", "tests/ppo/test_functions.py::"
 READERS, READERS_TEST = "rlhf_kit/models/roles.py", "tests/ppo/test_readers.py::"
 LAUNCH, BOUNDS = "tests/ppo/test_launch.py::", "tests/ppo/test_bounds.py::"
+PYTHON = "tests/ppo/test_python_options.py::"
 
 MUTANTS = [
     (
@@ -252,8 +253,8 @@ MUTANTS = [
     ),
     (
         TRAINER,
-        "for prompts in filter(None, (self.prompts, self.eval_prompts)):",
-        "for prompts in (self.prompts,):",
+        "for prompts in filter(None, (self.prompts, self.eval_prompts)):\n            self.rewards",
+        "for prompts in (self.prompts,):\n            self.rewards",
         MODELS + "test_prompts_that_the_reward_s_template_refuses_are_found_first",
     ),
     (
@@ -439,5 +440,30 @@ MUTANTS = [
         "if asked is not None and context is not None and asked > context:",
         "if False:",
         "tests/ppo/test_ptx.py::test_more_than_the_context_is_refused_by_name",
+    ),
+    # What the command line takes, the trainer takes.
+    (
+        REWARDS,
+        "self.funcs = [judge if func == names[0] else func for func in self.funcs if func not in names[1:]]",
+        "self.funcs = [judge, *(func for func in self.funcs if func not in names)][::-1]",
+        PYTHON + "test_an_ensemble_by_argument_stands_where_its_first_model_stood",
+    ),
+    (
+        REWARDS,
+        "    if not isinstance(func, str) or not FUNCTION.fullmatch(func):",
+        "    if True:",
+        PYTHON + "test_a_function_by_its_name",
+    ),
+    (
+        TRAINER,
+        "longest, context, max_prompt_length=most)",
+        "longest, context)",
+        PYTHON + "test_long_prompts_are_left_out",
+    ),
+    (
+        "rlhf_kit/ppo/prompts.py",
+        "_refuse_long({at + 1: len(encoded[at]) for at in kept}",
+        "_refuse_long({at: len(encoded[at]) for at in kept}",
+        PYTHON + "test_a_long_prompt_has_one_number[best of n]",
     ),
 ]

@@ -72,7 +72,7 @@ MUTANTS = [
         TRAINER_TEST + "test_truncated_and_terminated_bootstrap_differently",
     ),
     (
-        "rlhf_kit/models/value.py",
+        "rlhf_kit/models/roles.py",
         "return copy.deepcopy(policy)",
         "return policy",
         TRAINER_TEST + "test_the_reference_is_the_policy_as_handed_over",

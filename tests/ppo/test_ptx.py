@@ -37,7 +37,7 @@ def test_the_length_of_a_text(asked, context, length):
     "rows,told",
     [
         ({"text": ["", ""]}, "no text to learn from"),
-        ({"text": ["the cat", None]}, "row 1 has the `text` None"),
+        ({"text": ["the cat", None]}, "row 2 has the `text` None"),
         ({"words": ["the cat"]}, "has the columns words; it needs `text`"),
     ],
     ids=str,

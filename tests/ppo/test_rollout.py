@@ -79,7 +79,7 @@ def test_draws_do_not_depend_on_the_batch_size(policy):
         (PROMPTS, {"batch_size": 0}, "batch_size=0 must be at least 1"),
         (PROMPTS, {"max_completion_length": 0, "temperature": -1.0}, "max_completion_length=0 .*; temperature=-1.0"),
         (PROMPTS, {"temperature": float("nan")}, "temperature=nan must be finite"),
-        ([[5], []], {}, "prompt 1 has no tokens"),
+        ([[5], []], {}, "the prompt of row 2 has no tokens"),
         ([], {}, "there are no prompts"),
     ],
 )

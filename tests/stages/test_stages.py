@@ -18,6 +18,7 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.eval.commands import SUBCOMMANDS
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
+from rlhf_kit.ppo.rewards import resolve_reward
 from rlhf_kit.stages import calibration, mlm, ppo, pretrain, reward, sft
 from rlhf_kit.stages.output import MetricsFile
 
@@ -202,8 +203,8 @@ def test_reward_functions_that_do_not_resolve(base, ranked, tmp_path, capsys, na
 def test_a_reward_function_of_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "my_rewards_of_a_test.py").write_text("def short(completions, **_):\n    return [0.0]\n")
     monkeypatch.chdir(tmp_path)
-    assert ppo.resolve_reward("my_rewards_of_a_test:short")(completions=["x"]) == [0.0]
-    assert ppo.resolve_reward("org/model") == "org/model"
+    assert resolve_reward("my_rewards_of_a_test:short")(completions=["x"]) == [0.0]
+    assert resolve_reward("org/model") == "org/model"
 
 
 @pytest.mark.parametrize(
@@ -286,12 +287,12 @@ def test_ppo_against_an_ensemble_and_a_function(base, ranked, judges, tmp_path):
 @pytest.mark.parametrize(
     "models, argv, message",
     [
-        (1, ["--reward_ensemble", "min"], "needs at least two reward models; --reward_funcs names 1"),
+        (1, ["--reward_ensemble", "min"], "needs at least two reward models; reward_funcs names 1"),
         ((0, 0), ["--reward_ensemble", "min"], "names a reward model twice"),
         (2, ["--reward_ensemble", "minn"], "needs one of mean, min, mean-std"),
-        (2, ["--reward_ensemble", "min", "--value_model", "reward"], "--value_model reward starts from one reward"),
-        (2, ["--reward_ensemble", "min", "--reward_ensemble_std_coef", "1"], "goes with --reward_ensemble mean-std"),
-        (2, ["--reward_ensemble_std_coef", "1"], "goes with --reward_ensemble mean-std"),
+        (2, ["--reward_ensemble", "min", "--value_model", "reward"], "value_model 'reward' starts from one reward"),
+        (2, ["--reward_ensemble", "min", "--reward_ensemble_std_coef", "1"], "goes with reward_ensemble='mean-std'"),
+        (2, ["--reward_ensemble_std_coef", "1"], "goes with reward_ensemble='mean-std'"),
         (2, ["--reward_ensemble", "mean-std", "--reward_ensemble_std_coef", "-1"], "must not be negative"),
     ],
 )
