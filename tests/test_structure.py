@@ -79,7 +79,7 @@ HANDLES = {
     "ModelArguments": {"model", "model_args"},
     "DataArguments": {"data"},
     "RunArguments": {"run"},
-    "Arguments": {"extra"},
+    "Arguments": {"options", "extra"},
     "Config": {"args", "training", "config", "self"},
     "Options": {"options", "self"},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,12 @@ from rlhf_kit.eval import options as generators
 from rlhf_kit.eval.coqa import options as coqa
 from rlhf_kit.eval.extractive import options as extractive
 from rlhf_kit.eval.options import code_option
-from rlhf_kit.eval.suite import entries as suite
+from rlhf_kit.eval.suite import options as suite
 from rlhf_kit.eval.transfer import options as transfer
 from rlhf_kit.launched import is_main_process
 from rlhf_kit.options.bounds import add_number
+from rlhf_kit.options.declared import declared_in_source
+from rlhf_kit.options.reading import build, read
 from rlhf_kit.parser import Parser
 from rlhf_kit.storage import write_fault
 from rlhf_kit.terminal import complain, interrupts
@@ -86,15 +89,38 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
         "What each stage gained and lost: a declared list of measurements on every model",
         "各階段的得與失：一份評測清單",
         partial(suite.add_options, suite=Path(__file__).parent / "suite" / "world.yaml"),
-        "rlhf_kit.eval.suite.entries",
+        "rlhf_kit.eval.suite.run",
     ),
 }
 
+# name -> what it measures, in English and Chinese; the task, whose options are `module:ClassArguments`
+TASKS: dict[str, tuple[str, str, str]] = {
+    "lambada": ("The last word of a passage", "猜段落的最後一個詞", "rlhf_kit.eval.text.lambada:Lambada"),
+    "perplexity": ("How well a model predicts a text", "困惑度", "rlhf_kit.eval.text.perplexity:Perplexity"),
+}
 OF_FILES = ("score", "compare")  # no model is loaded
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rlhf-kit eval`; returns the exit status: 0, 1 a full disk, 2 a mistake of the user, 130 interrupted."""
+def _task_options(command: str, argv: Sequence[str]) -> argparse.Namespace:
+    """The task of a command and its record of options. Raises UserError with all problems, before torch is there."""
+    reference = TASKS[command][2]
+    module, _, name = reference.partition(":")
+    values = read(f"eval {command}", argv, declared_in_source([f"{reference}Arguments"]))
+    with interrupts.before_anything():
+        task = getattr(importlib.import_module(module), name)
+        importlib.import_module("rlhf_kit.eval.runner")
+    record = build(f"eval {command}", {"values": task.Arguments}, values)
+    return argparse.Namespace(command=command, task=task, output=values.get("output_dir"), **record)
+
+
+def _declare(parser: argparse.ArgumentParser, task: str) -> None:
+    """For the help alone: `reading.read` reads a task's options."""
+    for option in declared_in_source([f"{task}Arguments"]).options.values():
+        more = {"action": "store_true"} if option.is_switch else {"metavar": "X"}
+        parser.add_argument(f"--{option.name}", help=option.help.replace("%", "%%"), **more)
+
+
+def _parser() -> Parser:
     parser = Parser(prog="rlhf-kit eval", description="Measure a model. 評測模型。")
     commands = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
     for name, (english, chinese, add_options, _) in SUBCOMMANDS.items():
@@ -102,14 +128,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_options(command := commands.add_parser(name, help=said, description=said))
         if name not in OF_FILES:
             code_option(command)
-    options = parser.parse_args(argv)
-    speaks = is_main_process()
+    for name, (english, chinese, task) in TASKS.items():
+        text = f"{english} {chinese}"
+        _declare(commands.add_parser(name, help=text, description=text), task)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command in TASKS:
+        importlib.import_module("rlhf_kit.eval.runner").run(options.task, options.values)
+        return
     with interrupts.before_anything():
         module = importlib.import_module(SUBCOMMANDS[options.command][3])
+    if options.command not in OF_FILES:
+        importlib.import_module("rlhf_kit.eval.revisions").pin(options)
+    module.run(options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rlhf-kit eval`; returns the exit status: 0, 1 a full disk, 2 a mistake of the user, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    is_task = argv[:1] and argv[0] in TASKS and not {"-h", "--help"} & {*argv}
+    options = argparse.Namespace(command=argv[0]) if is_task else _parser().parse_args(argv)
+    speaks = is_main_process()
     try:
-        if options.command not in OF_FILES:
-            importlib.import_module("rlhf_kit.eval.revisions").pin(options)
-        module.run(options)
+        options = _task_options(argv[0], argv[1:]) if is_task else options
+        _run(options)
     except UserError as error:
         if speaks:
             complain(f"rlhf-kit eval {options.command}: {error}")

@@ -77,19 +77,6 @@ def tldr(parser: argparse.ArgumentParser) -> None:
     _common(parser, "articles")
 
 
-def lambada(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="M", help="a folder or hub id 模型")
-    _data(parser, "passages whose last word is to be guessed (column text)")
-    _common(parser, "passages")
-
-
-def perplexity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="M", help="a folder or hub id 模型")
-    _data(parser, "documents (column text), or one as .txt, where WikiText's headings begin new ones")
-    add_number(parser, "--stride", help="new tokens a window scores [half of what the model reads] 步幅")
-    _common(parser, "documents")
-
-
 def _data(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--data", required=True, metavar="D", help=f"{what}: a file, a folder or a hub id 測試資料")
     parser.add_argument("--split", default="test", help="of a folder or a hub dataset [test]")
@@ -104,6 +91,4 @@ SUBCOMMANDS = {
         "rlhf_kit.eval.icl.task",
     ),
     "tldr": ("Summaries after TL;DR:, by ROUGE", "在 TL;DR: 之後寫摘要", tldr, "rlhf_kit.eval.text.tldr"),
-    "lambada": ("The last word of a passage", "猜段落的最後一個詞", lambada, "rlhf_kit.eval.text.lambada"),
-    "perplexity": ("How well a model predicts a text", "困惑度", perplexity, "rlhf_kit.eval.text.perplexity"),
 }

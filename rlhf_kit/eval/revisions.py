@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from rlhf_kit.data import sources
@@ -11,10 +10,11 @@ from rlhf_kit.errors import HubUnreachableError
 from rlhf_kit.eval.options import BASELINES
 from rlhf_kit.models.weights import TRUSTS_CODE, pinned
 
-MODELS, DATA = ("model", "models"), ("data", "train_data", "demonstrations")
+MODELS = ("model", "models", "model_name_or_path")
+DATA = ("data", "dataset_name", "train_data", "demonstrations")
 
 
-def pin(options: argparse.Namespace) -> None:
+def pin(options: Any) -> None:
     """Give each name of the hub among the options the commit that it stands for now. Raises UserError.
 
     A name stays as it is where the hub cannot be asked: what loads it says so, after what else is wrong.

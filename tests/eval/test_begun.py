@@ -78,9 +78,9 @@ def test_questions_begin_once(begun):
     for chat in (False, True):
         assert Prompts(tokenizer, None, 8, chat=chat).prompt(story, 0, []).ids.count(bos) == 1
     assert prompt_ids(tokenizer, "The cat sat. " * 99, "\nTL;DR:", 128)[0] == bos
-    request = lambada._request(tokenizer, "the cat sat on the mat, and so did the dog", 12)
+    request = lambada.request_of(tokenizer, "the cat sat on the mat, and so did the dog", 12)
     assert request.context[0] == bos and len(request.context) + len(request.continuations[0]) - 1 == 12
-    whole = lambada._request(tokenizer, "the cat sat", None).context
+    whole = lambada.request_of(tokenizer, "the cat sat", None).context
     assert whole == tokenizer("the cat")["input_ids"]
 
 

@@ -1,6 +1,5 @@
 """Continuations are read as they stand behind their context, whatever kind of tokenizer cuts the text."""
 
-import argparse
 import importlib
 import importlib.util
 import json
@@ -15,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_kit.data.chat import start_ids
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import options
+from rlhf_kit.eval import runner
 from rlhf_kit.eval.icl import task as icl
 from rlhf_kit.eval.icl.prompts import Prompts
 from rlhf_kit.eval.icl.tasks import Example, Task
@@ -24,6 +23,7 @@ from rlhf_kit.eval.text import tldr as summarize
 from rlhf_kit.eval.text.tldr import prompt_ids
 from rlhf_kit.generation.generators import encode, encode_begun, encode_behind, first_ids
 from rlhf_kit.generation.likelihood import Request, likelihoods
+from rlhf_kit.options.reading import read_record
 
 HINT = "\nTL;DR:"
 ARTICLE = " ".join(f"{passage}." for passage in PASSAGES)
@@ -143,7 +143,7 @@ def test_what_a_tokenizer_drops_is_named():
     with pytest.raises(UserError, match=r"makes no token of ' \\u200b'"):
         encode_behind(tokenizer, "home to", [" Riverton", " \u200b"])
     with pytest.raises(UserError, match=r"rows: passage 1: The tokenizer makes no token of ' \\x00'.* Take such"):
-        lambada._requests("rows", tokenizer, ["home to Riverton", "home to \0"], None)
+        lambada.requests_of("rows", tokenizer, ["home to Riverton", "home to \0"], None)
 
 
 # --- what is measured by it -----------------------------------------------------------------------------------------
@@ -154,10 +154,8 @@ def test_lambada_of_a_model_that_knows_the_passages(kind, tmp_path):
     tokenizer = tokenizer_of_kind(kind)
     folder = saved(tokenizer, follower(tokenizer, ALIKE), tmp_path / "model")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ALIKE))
-    parser = argparse.ArgumentParser()
-    options.lambada(parser)
     argv = ["--model", folder, "--data", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
-    lambada.run(parser.parse_args(argv))
+    runner.run(lambada.Lambada, read_record("lambada", lambada.LambadaArguments, argv))
     scores = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
     assert scores["last_word"] == 100 and scores["perplexity_word"] == pytest.approx(1, abs=0.01)
 
@@ -194,7 +192,7 @@ def test_choices_are_measured_with_the_shots_that_fit():
 def test_a_word_longer_than_the_model_reads_is_refused():
     tokenizer = tokenizer_of_kind("byte_bpe")
     model = follower(tokenizer, ALIKE)
-    request = lambada._request(tokenizer, "home to " + "x" * 300, 256)
+    request = lambada.request_of(tokenizer, "home to " + "x" * 300, 256)
     with pytest.raises(UserError, match="are 301 tokens, more than the 256 that the model reads"):
         list(likelihoods(model, [request]))
 

@@ -1,6 +1,5 @@
 """LAMBADA and the perplexity of texts, through the command's own `run`: computed here from plain forwards."""
 
-import argparse
 import json
 import math
 
@@ -8,10 +7,13 @@ import pytest
 import torch
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import options
-from rlhf_kit.eval.text import lambada, perplexity
+from rlhf_kit.eval import runner
+from rlhf_kit.eval.text import lambada
+from rlhf_kit.eval.text.lambada import Lambada
+from rlhf_kit.eval.text.perplexity import Perplexity
 from rlhf_kit.generation.likelihood import Likelihood
 from rlhf_kit.models.checkpoints import load_tokenizer
+from rlhf_kit.options.reading import read_record
 
 PASSAGES = [
     "the cat sat on the mat",
@@ -36,10 +38,8 @@ def written(path, texts):
 
 
 def run(command, *arguments):
-    parser = argparse.ArgumentParser()
-    _, _, add_options, _ = options.SUBCOMMANDS[command]
-    add_options(parser)
-    {"lambada": lambada, "perplexity": perplexity}[command].run(parser.parse_args(list(map(str, arguments))))
+    task = {"lambada": Lambada, "perplexity": Perplexity}[command]
+    runner.run(task, read_record(command, task.Arguments, list(map(str, arguments))))
 
 
 def results(folder):
@@ -103,7 +103,7 @@ def test_a_model_that_writes_the_word_is_right(policy, tokenizer, model_folder, 
     ("greedy", "word", "token"), [([True, True], 1, 1), ([False, True], 0, 1), ([True, False], 0, 0)]
 )
 def test_a_word_of_two_tokens(greedy, word, token):
-    item = lambada._item(0, "the cat", Likelihood([-1.0, -0.5], greedy))
+    item = lambada.item_of(0, "the cat", Likelihood([-1.0, -0.5], greedy))
     assert item.scores == {"last_word": word, "last_token": token, "nll_word": 1.5, "nll_token": 0.5}
 
 

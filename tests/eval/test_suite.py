@@ -19,7 +19,7 @@ from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.coqa.task import guessing
 from rlhf_kit.eval.items import Item, Run, Settings
-from rlhf_kit.eval.suite import entries as suite
+from rlhf_kit.eval.suite import options as suite_options
 from rlhf_kit.eval.suite import page as suite_page
 from rlhf_kit.eval.suite import run as suite_run
 from rlhf_kit.eval.suite.entries import Entry, arguments, read_suite
@@ -121,12 +121,12 @@ def test_a_file_that_is_no_list_is_refused(tmp_path, text):
 
 
 def test_names_of_models():
-    assert suite.model("base=runs/demo/0") == ("base", "runs/demo/0")
-    assert suite.model("openai-community/gpt2") == ("gpt2", "openai-community/gpt2")
-    assert suite.model("runs/lr=1e-3/sft") == ("sft", "runs/lr=1e-3/sft")
+    assert suite_options.model("base=runs/demo/0") == ("base", "runs/demo/0")
+    assert suite_options.model("openai-community/gpt2") == ("gpt2", "openai-community/gpt2")
+    assert suite_options.model("runs/lr=1e-3/sft") == ("sft", "runs/lr=1e-3/sft")
     for wrong in ("=runs/sft", "sft=", "..=runs/sft", "/"):
         with pytest.raises(argparse.ArgumentTypeError, match="must be NAME=M"):
-            suite.model(wrong)
+            suite_options.model(wrong)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/eval/text/perplexity.py",
-        "stride = options.stride or window // 2",
-        "stride = options.stride or window // 4",
+        "stride = self.options.stride or window // 2",
+        "stride = self.options.stride or window // 4",
         TEST + "[perplexity-eval/whole]",
     ),
     ("rlhf_kit/report/doctor.py", "return 1 if findings else 0", "return 0", TEST + "[doctor/endless]"),

@@ -159,8 +159,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/eval/text/perplexity.py",
-        "last_tokens(pieces[number][:first], first - begin, start)",
-        "pieces[number][begin:first]",
+        "last_tokens(tokens[number][:first], first - begin, start)",
+        "tokens[number][begin:first]",
         "tests/eval/test_begun.py::test_every_window_of_a_text_begins",
     ),
     (

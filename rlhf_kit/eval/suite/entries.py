@@ -1,4 +1,4 @@
-"""`rlhf-kit eval suite`: a declared list of measurements on the models of every stage. Parses; torch comes later.
+"""A suite file: a declared list of measurements on the models of every stage.
 
 The list is a YAML file: entries of `name`, `command` (one of COMMANDS), its `options`, `figure` (the score that
 counts), `higher_is_better`, and where they are needed `items`, `group`, `paired` and `meaning` (see `Entry`).
@@ -7,8 +7,6 @@ counts), `higher_is_better`, and where they are needed `items`, `group`, `paired
 from __future__ import annotations
 
 import argparse
-import importlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -18,18 +16,22 @@ from typing import Any
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import options as generators
 from rlhf_kit.eval.coqa import options as coqa
+from rlhf_kit.eval.suite.options import NAME
+from rlhf_kit.eval.task import Task
+from rlhf_kit.eval.text.lambada import Lambada
+from rlhf_kit.eval.text.perplexity import Perplexity
 from rlhf_kit.inputs import read_yaml
-from rlhf_kit.options.bounds import add_number
+from rlhf_kit.options.reading import read_record
 from rlhf_kit.parser import Parser
 
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Lambada, Perplexity)}
 # command -> its options; its module, whose `run` gets them
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "coqa": (coqa.add_options, "rlhf_kit.eval.coqa.options"),
     **{name: (options, module) for name, (_, _, options, module) in generators.SUBCOMMANDS.items()},
 }
 SEVERAL_MODELS = ("icl", "tldr")  # take --models, and keep each in a folder of its own
-OF_THE_SUITE = ("model", "models", "output", "limit")
-NAME = re.compile(r"\w[\w.-]*")  # also of a folder
+OF_THE_SUITE = ("model", "models", "model_name_or_path", "output", "output_dir", "limit", "dry_run")
 
 
 @dataclass(frozen=True)
@@ -55,47 +57,6 @@ class Entry:
     group: str = ""
     paired: str = ""
     meaning: str = ""
-
-
-def add_options(parser: argparse.ArgumentParser, suite: Path) -> None:
-    """`suite`: the one that is run where none is given."""
-    parser.add_argument(
-        "--models",
-        required=True,
-        nargs="+",
-        type=model,
-        metavar="NAME=M",
-        help="folders or hub ids in the order of training; without NAME= the folder's name 依訓練順序的模型",
-    )
-    parser.add_argument(
-        "--suite", type=Path, default=suite, metavar="FILE", help="YAML: what is measured [the world's] 評測清單"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="write suite.json, suite.md, report.html there; go on there 輸出資料夾",
-    )
-    add_number(parser, "--limit", help="N items of each entry at most: a trial, not a result")
-
-
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval suite` with parsed options. Raises UserError."""
-    importlib.import_module("rlhf_kit.eval.suite.run").run(options)
-
-
-def model(text: str) -> tuple[str, str]:
-    """(name, folder or hub id) of `NAME=M` or `M`.
-
-    >>> model("base=runs/demo/0"), model("runs/demo/sft/")
-    (('base', 'runs/demo/0'), ('sft', 'runs/demo/sft/'))
-    """
-    name, equals, path = text.partition("=")
-    if not equals or "/" in name:  # "=" may stand in a path
-        name, path = re.sub(r"[^\w.-]+", "-", Path(text).name), text
-    if not NAME.fullmatch(name) or not path:
-        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=M, as in sft=runs/demo/sft; NAME becomes a folder")
-    return name, path
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -143,8 +104,9 @@ def _faults(row: Any) -> Iterator[str]:
 
 def _fault(key: str, value: Any) -> str | None:
     """What is wrong with one value of an entry."""
-    if key == "command" and value not in list(COMMANDS):
-        return f"there is no command {value!r}.{did_you_mean(str(value), COMMANDS)} Give one of {', '.join(COMMANDS)}"
+    known = [*COMMANDS, *TASKS]
+    if key == "command" and value not in known:
+        return f"there is no command {value!r}.{did_you_mean(str(value), known)} Give one of {', '.join(known)}"
     needed = {
         "name": ("a name that can be a folder's", isinstance(value, str) and NAME.fullmatch(value)),
         "options": ("names with their values", isinstance(value, Mapping)),
@@ -165,6 +127,8 @@ class _Parser(Parser):
 
 def arguments(entry: Entry, model: str, folder: Path | None, limit: int | None) -> argparse.Namespace:
     """What the entry's command gets as if it had been typed. Raises UserError for options that it does not take."""
+    if entry.command in TASKS:
+        return _task_options(entry, model, folder, limit)
     parser = _Parser(prog=entry.command, add_help=False)
     COMMANDS[entry.command][0](parser)
     given = [f"--{'models' if entry.command in SEVERAL_MODELS else 'model'}={model}"]
@@ -177,6 +141,20 @@ def arguments(entry: Entry, model: str, folder: Path | None, limit: int | None) 
         return parser.parse_args(given)
     except UserError as error:
         raise UserError(f"{error}. See `rlhf-kit eval {entry.command} --help`.") from error
+
+
+def _task_options(entry: Entry, model: str, folder: Path | None, limit: int | None) -> Any:
+    """The record of options that the entry's task takes."""
+    for name in entry.options:
+        if str(name).replace("-", "_") in OF_THE_SUITE:
+            raise UserError(f"the suite sets {name}; leave it out of `options` (a number of items is `items`).")
+    counts = [count for count in (entry.items, limit) if count is not None]
+    own = {"model_name_or_path": model, "output_dir": None if folder is None else str(folder)}
+    own |= {"limit": min(counts)} if counts else {}
+    try:
+        return read_record(f"eval {entry.command}", TASKS[entry.command].Arguments, {**entry.options, **own})
+    except UserError as error:
+        raise UserError(f"{error} See `rlhf-kit eval {entry.command} --help`.") from error
 
 
 def _typed(name: str, value: Any) -> Sequence[str]:

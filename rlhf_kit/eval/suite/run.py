@@ -14,12 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.eval import results
+from rlhf_kit.eval import results, runner
 from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.items import RESULTS as ITEM_RESULTS
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.revisions import pin
-from rlhf_kit.eval.suite.entries import COMMANDS, SEVERAL_MODELS, Entry, arguments, read_suite
+from rlhf_kit.eval.suite.entries import COMMANDS, SEVERAL_MODELS, TASKS, Entry, arguments, read_suite
 from rlhf_kit.eval.suite.page import GAINED, LOST, Change, Report, Value, markdown, page, show
 from rlhf_kit.generation.generators import check_generators, folders
 from rlhf_kit.pages.shell import REPORT, link_back
@@ -85,8 +85,11 @@ def measure(entry: Entry, name: str, path: str, output: Path, limit: int | None)
     """One entry on one model, in a folder of its own; what was measured there before is not made again."""
     given = arguments(entry, path, output / name / entry.name, limit)
     try:
-        pin(given)
         with redirect_stdout(io.StringIO()):  # its table is a row of ours
+            if entry.command in TASKS:
+                runner.run(TASKS[entry.command], given)
+                return
+            pin(given)
             importlib.import_module(COMMANDS[entry.command][1]).run(given)
     except UserError as error:
         raise UserError(f"{name}, {entry.name}: {error}") from error

@@ -8,94 +8,102 @@ differ from model to model, the figures by word and by byte are those to compare
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from rlhf_kit.data.chat import last_tokens, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure, mean
-from rlhf_kit.eval.items import Item, Run, Settings
-from rlhf_kit.eval.text.lambada import exponential, show
-from rlhf_kit.generation.generators import encode, first_ids, load_generator
+from rlhf_kit.eval.items import Item
+from rlhf_kit.eval.task import Task, TaskArguments
+from rlhf_kit.eval.text.lambada import exponential
+from rlhf_kit.generation.generators import encode, first_ids
 from rlhf_kit.generation.likelihood import Request, likelihoods, windows
 from rlhf_kit.hashes import text_hash
-from rlhf_kit.models.checkpoints import context_length
-from rlhf_kit.models.identity import model_hash
-from rlhf_kit.processes import processes, quiet
 
-PROTOCOL, VERSION = "strided", 2  # 2: a document begins after BOS where there is one
 NO_LIMIT = 2048  # tokens a window reads where the model has no fixed number
 
 
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval perplexity` with parsed options (`options.perplexity`). Raises UserError."""
-    quiet()
-    rows, _ = load(options.data, ("text",), split=options.split)
-    documents = list(rows["text"])[: options.limit]
-    state = processes()
-    model, tokenizer = load_generator(options.model, options.dtype, state.device)
-    window = context_length(model.config) or NO_LIMIT
-    stride = options.stride or window // 2
-    if stride > window:
-        raise UserError(f"--stride {stride} is more than the {window} tokens that a window reads; give a smaller one.")
-    start = start_ids(tokenizer)  # which stands before every window
-    pieces, plan = [first_ids(tokenizer) + encode(tokenizer, text) for text in documents], {}
-    for number, ids in enumerate(pieces):
-        for begin, first, end in windows(len(ids), window, stride):
-            plan[f"{number}/{first}"] = (number, begin, first, end)
-    settings = Settings(
-        "perplexity", PROTOCOL, VERSION, options.model, model_hash(options.model), options.data,
-        results.fingerprint(documents), options.seed, options.limit,
-        {"stride": stride, "window": window, "dtype": options.dtype},
-    )  # fmt: skip
-    with Run(options.output, settings, list(plan), state, unit="windows") as under_way:
-        asked = [plan[name] for name in under_way.todo]
-        requests = [
-            Request(last_tokens(pieces[number][:first], first - begin, start), [pieces[number][first:end]])
-            for number, begin, first, end in asked
-        ]
-        for at, (likely,) in likelihoods(model, requests, options.max_batch_tokens):
-            number, begin, first, end = asked[at]
-            under_way.add(
-                Item(
-                    id=under_way.todo[at],
-                    cluster=str(number),
-                    prompt_hash=text_hash(f"{pieces[number][begin:end]}"),
-                    output="",
-                    answer="",
-                    scores={"nll": -likely.total},
-                    details={"tokens": end - first},
-                )
+@dataclass
+class PerplexityArguments(TaskArguments):
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Documents (column text), or one as .txt, where WikiText's headings begin new ones. 測試資料",
+            "required": True,
+        },
+    )
+    stride: int | None = field(
+        default=None, metadata={"help": "New tokens a window scores. Default: half of what the model reads. 步幅"}
+    )
+
+
+class Perplexity(Task):
+    name, protocol, version, unit = "perplexity", "strided", 2, "windows"  # 2: a document begins after BOS, if any
+    Arguments = PerplexityArguments
+
+    def read(self) -> list[str]:
+        table, _ = load(self.options.dataset_name, ("text",), split=self.options.split)
+        return list(table["text"])
+
+    def prepare(self) -> list[str]:
+        self.window = window = self.context or NO_LIMIT
+        self.stride = stride = self.options.stride or window // 2
+        if stride > window:
+            raise UserError(
+                f"--stride {stride} is more than the {window} tokens that a window reads; give a smaller one."
             )
-    found = under_way.finish(partial(figures, documents))
-    if found is not None:
-        show(found, options.output is not None)
+        self.tokens = [first_ids(self.tokenizer) + encode(self.tokenizer, text) for text in self.rows]
+        self.places = {
+            f"{number}/{first}": (number, begin, first, end)
+            for number, ids in enumerate(self.tokens)
+            for begin, first, end in windows(len(ids), window, stride)
+        }
+        return list(self.places)
 
+    def settings(self) -> dict:
+        return {"stride": self.stride, "window": self.window, "dtype": self.options.dtype}
 
-def figures(documents: Sequence[str], items: Sequence[Item], clusters: NDArray) -> dict[str, Figure]:
-    """Perplexity of a token and of a word (white space divides words), and bits per byte of UTF-8."""
-    seen: set[str] = set()
-    tokens, words, size = [], [], []
-    for item in items:
-        # A document's words and bytes are counted once, with its first window.
-        text = "" if item.cluster in seen else documents[int(item.cluster)]
-        seen.add(item.cluster)
-        tokens.append(item.details["tokens"])
-        words.append(len(text.split()))
-        size.append(len(text.encode()))
-    nll = [item.scores["nll"] for item in items]
-    per = {name: _ratio(nll, counts, clusters) for name, counts in (("t", tokens), ("w", words), ("b", size))}
-    return {
-        "perplexity_token": lambda draws: exponential(per["t"], draws),
-        "perplexity_word": lambda draws: exponential(per["w"], draws),
-        "bits_per_byte": lambda draws: per["b"](draws) / math.log(2),
-    }
+    def ask(self, model: PreTrainedModel, ids: Sequence[str]) -> Iterator[Item]:
+        start, tokens = start_ids(self.tokenizer), self.tokens  # `start` stands before every window
+        places = [self.places[name] for name in ids]
+        requests = [
+            Request(last_tokens(tokens[number][:first], first - begin, start), [tokens[number][first:end]])
+            for number, begin, first, end in places
+        ]
+        for at, (likelihood,) in likelihoods(model, requests, self.options.max_batch_tokens):
+            number, begin, first, end = places[at]
+            yield Item(
+                id=ids[at],
+                cluster=str(number),
+                prompt_hash=text_hash(f"{tokens[number][begin:end]}"),
+                output="",
+                answer="",
+                scores={"nll": -likelihood.total},
+                details={"tokens": end - first},
+            )
+
+    def figures(self, items: Sequence[Item], clusters: NDArray) -> dict[str, Figure]:
+        """Perplexity of a token and of a word (white space divides words), and bits per byte of UTF-8."""
+        counted: set[str] = set()
+        counts = []
+        for item in items:
+            # A document's words and bytes are counted once, with its first window.
+            text = "" if item.cluster in counted else self.rows[int(item.cluster)]
+            counted.add(item.cluster)
+            counts.append((item.details["tokens"], len(text.split()), len(text.encode())))
+        nll = [item.scores["nll"] for item in items]
+        token, word, byte = (_ratio(nll, column, clusters) for column in zip(*counts, strict=True))
+        return {
+            "perplexity_token": lambda draws: exponential(token, draws),
+            "perplexity_word": lambda draws: exponential(word, draws),
+            "bits_per_byte": lambda draws: byte(draws) / math.log(2),
+        }
 
 
 def _ratio(values: Sequence[float], counts: Sequence[float], clusters: NDArray) -> Figure:
