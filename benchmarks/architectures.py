@@ -99,7 +99,9 @@ class Trial:
         argv += "--max_steps 1 --learning_rate 0 --logging_steps 1 --per_device_train_batch_size 8".split()
         told = io.StringIO()
         with contextlib.redirect_stderr(told):
-            status = stage.main([*map(str, argv), "--disable_tqdm", "--save_strategy", "no"])
+            status = main(
+                [stage.__name__.rpartition(".")[2], *map(str, argv), "--disable_tqdm", "--save_strategy", "no"]
+            )
         if status:
             raise UserError(told.getvalue().strip().splitlines()[-1].split(": ", 1)[-1])
         return out

@@ -2,7 +2,7 @@
 
 import sys
 
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

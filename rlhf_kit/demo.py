@@ -7,7 +7,6 @@ knows the truth compares them; the stage report (`eval/suite/world.yaml`) tells 
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit import stages, world
+from rlhf_kit import world
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import markdown, markdown_row
@@ -36,18 +36,18 @@ from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
-from rlhf_kit.options.bounds import add_number
+from rlhf_kit.options import reading
 from rlhf_kit.pages.shell import REPORT, link_back
-from rlhf_kit.parser import Parser
 from rlhf_kit.report.page import write_report
+from rlhf_kit.stages import ppo, pretrain, reward, sft
 from rlhf_kit.stages.output import check_contents, check_place
 from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
-from rlhf_kit.terminal import complain
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.versions import TRAINING, versions
 
-RECIPES = Path(stages.__file__).parent / "recipes" / "world"
+RECIPES = reading.RECIPES / "world"
 POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder
+STAGES = {"pretrain": pretrain.start, "sft": sft.start, "reward": reward.start, "ppo": ppo.start}
 RUNS = (*POLICIES.values(), "reward")
 FOLDERS = POLICIES | {"pretrain": "base"}  # of a stage; any other stage's folder has its name
 TITLES = {
@@ -92,21 +92,18 @@ class Demo:
     seconds: dict[str, float] = field(default_factory=dict)
     status: int = 0  # of the stage report: what went before is kept whatever becomes of it
 
-    def stage(self, name: str, recipe: str, config: str, *options: str) -> None:
-        """Run a recipe as its command line would; its own message has been printed when it fails."""
+    def stage(self, name: str, recipe: str, config: str, **options: Any) -> None:
+        """Run a recipe with its YAML and `options`. Raises UserError."""
         console.rule(Text(TITLES[name], "bold"), align="left")
         start = time.perf_counter()
         output = self.folder / FOLDERS.get(name, name)
-        argv = ["--config", str(RECIPES / config), "--output_dir", str(output), "--overwrite_output_dir"]
-        argv += ["--seed", str(self.seed), *map(str, options)]
+        options |= {"config": RECIPES / config, "output_dir": output, "overwrite_output_dir": True, "seed": self.seed}
         with redirect_stdout(io.StringIO()):  # what comes next is told at the end
-            status = importlib.import_module(f"rlhf_kit.stages.{recipe}").main(argv)
-        if status:
-            raise SystemExit(status)
+            STAGES[recipe](options)
         self.seconds[name] = time.perf_counter() - start
 
     def run(self, pretrain: bool) -> dict:
-        base, sft, reward = (self.folder / name for name in ("base", "sft", "reward"))
+        base, tuned, judge = (self.folder / name for name in ("base", "sft", "reward"))
         if pretrain:
             self.stage("pretrain", "pretrain", "pretrain-quick.yaml")
         else:
@@ -114,11 +111,11 @@ class Demo:
             copied.clear()
             for path in sorted(Path(world.BASE).iterdir()):
                 copied.write(path.name, path.read_bytes())
-        self.stage("sft", "sft", "sft.yaml", "--model_name_or_path", base)
-        self.stage("reward", "reward", "reward.yaml", "--model_name_or_path", sft)
-        ppo = ["--model_name_or_path", sft, "--reward_funcs", reward, "rlhf_kit.world:truth_reward"]
-        self.stage("ppo", "ppo", "ppo.yaml", *ppo)
-        self.stage("ppo_no_kl", "ppo", "ppo.yaml", *ppo, "--kl_coef", "0")
+        self.stage("sft", "sft", "sft.yaml", model_name_or_path=base)
+        self.stage("reward", "reward", "reward.yaml", model_name_or_path=tuned)
+        options = {"model_name_or_path": tuned, "reward_funcs": [str(judge), "rlhf_kit.world:truth_reward"]}
+        self.stage("ppo", "ppo", "ppo.yaml", **options)
+        self.stage("ppo_no_kl", "ppo", "ppo.yaml", **options, kl_coef=0)
         summary = self.measure()
         self.report_stages()
         seconds = {name: round(value, 1) for name, value in self.seconds.items()}
@@ -341,25 +338,19 @@ def samples_page(summary: dict) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rlhf-kit demo`; returns the exit status."""
-    parser = Parser(
-        prog="rlhf-kit demo",
-        description="The whole recipe on a small generated world, on a CPU: base, SFT, reward model, PPO. "
-        "在一個自製的小世界裡走完全部步驟，不用下載任何東西。",
+@dataclass
+class DemoOptions:
+    output_dir: Path = field(default=Path("runs/demo"), metadata={"help": "Folder to write. 輸出資料夾"})
+    seed: int = field(default=0, metadata={"help": "Seed of all stages. 亂數種子"})
+    pretrain: bool = field(
+        default=False, metadata={"help": "First pre-train a smaller base on the spot. 先自己預訓練一個"}
     )
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="where it goes [runs/demo]")
-    add_number(parser, "--seed", default=0, help="seed of all stages [0]")
-    parser.add_argument(
-        "--pretrain", action="store_true", help="first pre-train a smaller base on the spot 先自己預訓練一個"
-    )
-    options = parser.parse_args(argv)
+
+
+def run(options: DemoOptions) -> int:
+    """`rlhf-kit demo`; returns the exit status. Raises UserError."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one GPU
-    try:
-        return tell(Demo(options.output_dir, options.seed), options.pretrain)
-    except UserError as error:
-        complain(f"rlhf-kit demo: {error}")
-        return error.status
+    return tell(Demo(options.output_dir, options.seed), options.pretrain)
 
 
 def tell(story: Demo, pretrain: bool) -> int:

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli import main
 from tests.forked import forked
 
 # What commands import, once: a fork has it.

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -27,7 +28,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 import torch
 from forked import forked
 from safetensors.torch import load_file
-from tiny_stages import STAGES
+from tiny_stages import run_command
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -127,7 +128,7 @@ def prepare(folder: Path) -> dict[str, list[str]]:
 def command(stage: str, argv: list[str], out: Path, *more: str):
     if stage == "eval":
         return evaluate.main, [*argv, "--output", str(out)]
-    return STAGES[stage].main, [*argv, "--output_dir", str(out), *more]
+    return partial(run_command, stage), [*argv, "--output_dir", str(out), *more]
 
 
 # -- what must be equal ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from forked import forked
@@ -49,9 +50,9 @@ def run(main, count: int, log: str, argv: list[str]) -> list[int]:
 
 
 if __name__ == "__main__":
-    from rlhf_kit.stages import ppo, sft
+    from tiny_stages import run_command
 
     for line in sys.stdin:
         stage, *asked = json.loads(line)
-        sys.stdout.write(json.dumps(run({"ppo": ppo, "sft": sft}[stage].main, *asked)) + "\n")
+        sys.stdout.write(json.dumps(run(partial(run_command, stage), *asked)) + "\n")
         sys.stdout.flush()

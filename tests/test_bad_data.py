@@ -11,7 +11,7 @@ from bad_data import KINDS, OTHERS, ROW
 from bad_places import LINKS, ended, made
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli import main
 from rlhf_kit.data import unpacking
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bad_places import ended, made
 
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli import main
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import DEEPEST, MOST_YAML, parse_json, parse_yaml, read_json, read_yaml
 

@@ -4,10 +4,12 @@ import sys
 import pytest
 
 import rlhf_kit
-from rlhf_kit.cli import commands as cli
-from rlhf_kit.cli import help as help_texts
+from rlhf_kit import cli
+from rlhf_kit.cli.commands import COMMANDS
+from rlhf_kit.cli.help import panels
 from rlhf_kit.options.declared import declared_fields
 from rlhf_kit.reward import RewardConfig
+from rlhf_kit.stages.arguments import DataArguments, ModelArguments, RunArguments
 from rlhf_kit.stages.calibration import CalibrationArguments
 from rlhf_kit.stages.ppo import PPOArguments
 from rlhf_kit.stages.ppo import PPOConfig as PPO
@@ -57,23 +59,18 @@ def test_the_version(capsys):
 @pytest.mark.parametrize("stage", CLASSES)
 def test_the_full_help_lists_exactly_what_parsing_accepts(stage):
     """Help reads source text, parsing reads classes: they must tell the same."""
-    shown = {option.name for _, options in help_texts.stage_help(stage, everything=True) for option in options}
-    arguments = help_texts.STAGES / "arguments.py"
-    ours = {
-        option.name
-        for name in ("ModelArguments", "DataArguments", "RunArguments")
-        for option in help_texts.read_options(arguments, name)
-    }
-    assert shown == ours | set(declared_fields(CLASSES[stage]))
+    shown = [option.name for _, options in panels(COMMANDS[stage], everything=True) for option in options]
+    assert len(shown) == len(set(shown))
+    assert set(shown) == set(declared_fields([ModelArguments, DataArguments, RunArguments, *CLASSES[stage]]))
 
 
 @pytest.mark.parametrize("stage", CLASSES)
 def test_the_short_help_is_short_and_every_option_of_ours_is_explained(stage):
-    panels = dict(help_texts.stage_help(stage))
-    names = [option.name for options in panels.values() for option in options]
+    shown = dict(panels(COMMANDS[stage]))
+    names = [option.name for options in shown.values() for option in options]
     assert len(names) == len(set(names)) and {"model_name_or_path", "dataset_name", "output_dir", "seed"} <= set(names)
-    assert 15 <= len(panels["Training: the common options"]) <= 30
-    unexplained = [option.name for options in panels.values() for option in options if not option.help]
+    assert 15 <= len(shown["Training: the common options"]) <= 30
+    unexplained = [option.name for options in shown.values() for option in options if not option.help]
     assert not unexplained
 
 

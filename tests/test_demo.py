@@ -13,6 +13,7 @@ from benchmarks.best_of_n import pool_of
 from rlhf_kit import demo, world
 from rlhf_kit.storage import RUN, Folder, clear
 from tests.test_links import links_of
+from tests.tiny_stages import run_command
 from tests.victims import every_byte, project
 
 pytestmark = pytest.mark.timeout(2400)  # all stages and their evaluation, on however slow a machine
@@ -152,7 +153,7 @@ def test_the_demo_says_how_the_shell_finds_the_command(tmp_path, monkeypatch, wh
 
 def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
-    assert demo.main(["--output_dir", str(tmp_path / "out")]) == 2
+    assert run_command("demo", ["--output_dir", str(tmp_path / "out")]) == 2
     assert "is a file; give a folder" in capsys.readouterr().err
 
 
@@ -164,7 +165,7 @@ def test_a_folder_that_is_not_a_demos_is_refused_and_stays(how, tmp_path, monkey
     before = every_byte(tmp_path)
     for output in ({"absolute": folder, "relative": "project/", "link": "link"}[how], f"{folder}/base"):
         for more in ([], ["--pretrain"]):
-            assert demo.main(["--output_dir", str(output), *more]) == 2
+            assert run_command("demo", ["--output_dir", str(output), *more]) == 2
             assert "is not a demo's folder" in capsys.readouterr().err and every_byte(tmp_path) == before
 
 
@@ -189,19 +190,19 @@ def stages(monkeypatch):
 def test_a_demo_runs_again_over_its_own_folder_and_nothing_else(stages, more, tmp_path, capsys):
     folder = tmp_path / "demo"
     for again in ([], more, []):
-        assert demo.main(["--output_dir", str(folder), *again]) == 0
+        assert run_command("demo", ["--output_dir", str(folder), *again]) == 0
     (folder / "notes.txt").write_text("mine")
     (folder / "sft" / "notes.txt").write_text("mine")
-    assert demo.main(["--output_dir", str(folder)]) == 0
+    assert run_command("demo", ["--output_dir", str(folder)]) == 0
     assert (folder / "notes.txt").read_text() == (folder / "sft" / "notes.txt").read_text() == "mine"
     for mine in ("base/config.json", "suite/mine.txt", "suite/report.html", "samples.md", "reward/README.md"):
         was = (folder / mine).read_bytes() if (folder / mine).exists() else None
         (folder / mine).write_text("mine")
         before = every_byte(folder)
-        assert demo.main(["--output_dir", str(folder)]) == 2
+        assert run_command("demo", ["--output_dir", str(folder)]) == 2
         assert Path(mine).name in capsys.readouterr().err and every_byte(folder) == before
         (folder / mine).unlink() if was is None else (folder / mine).write_bytes(was)
-    assert demo.main(["--output_dir", str(folder)]) == 0
+    assert run_command("demo", ["--output_dir", str(folder)]) == 0
 
 
 def test_a_demo_that_was_interrupted_is_begun_again(stages, tmp_path, monkeypatch):
@@ -210,8 +211,8 @@ def test_a_demo_that_was_interrupted_is_begun_again(stages, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(demo.Demo, "measure", interrupted)
-        demo.main(["--output_dir", str(tmp_path / "demo")])
-    assert demo.main(["--output_dir", str(tmp_path / "demo")]) == 0
+        run_command("demo", ["--output_dir", str(tmp_path / "demo")])
+    assert run_command("demo", ["--output_dir", str(tmp_path / "demo")]) == 0
 
 
 def test_a_suite_that_no_demo_has_made_stays(stages, tmp_path, capsys):
@@ -219,5 +220,5 @@ def test_a_suite_that_no_demo_has_made_stays(stages, tmp_path, capsys):
     Folder(folder, "demo").mark("base")
     Folder(folder / "suite", "eval suite").write("report.html", "a report of the user's own")
     before = every_byte(folder)
-    assert demo.main(["--output_dir", str(folder)]) == 2
+    assert run_command("demo", ["--output_dir", str(folder)]) == 2
     assert "suite" in capsys.readouterr().err and every_byte(folder) == before

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from rlhf_kit.cli import commands as cli
-from rlhf_kit.cli.help import stage_help
+from rlhf_kit import cli
+from rlhf_kit.cli.commands import COMMANDS
+from rlhf_kit.cli.help import panels
 from rlhf_kit.report import doctor, symptoms
 from rlhf_kit.report.doctor import REMEDIES, Run, judge, read_run
 
@@ -134,7 +135,7 @@ def test_each_finding_is_found_and_its_near_miss_is_not(name):
 def test_every_finding_has_words_a_case_and_options_that_exist():
     checks = (*symptoms.PPO_CHECKS, *symptoms.OTHER_CHECKS, symptoms.reward_hacking)
     assert CASES.keys() == REMEDIES.keys() and len(set(checks)) == 14
-    options = {option.name for _, options in stage_help("ppo", everything=True) for option in options}
+    options = {option.name for _, options in panels(COMMANDS["ppo"], everything=True) for option in options}
     for remedy in REMEDIES.values():
         named = re.findall(r"--(\w+)", " ".join(vars(remedy).values()))
         assert set(named) <= options and all(vars(remedy).values())

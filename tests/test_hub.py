@@ -18,6 +18,7 @@ from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.stages import reward
 from tests.eval.toy_reader import reader, tokenizer_of
 from tests.hub import TOKEN, Commands, Hub
+from tests.tiny_stages import run_command
 
 BRIEF = "--max_steps 2 --per_device_train_batch_size 2 --learning_rate 1e-3".split()
 ONCE = [*BRIEF, "--save_strategy", "no"]
@@ -383,7 +384,7 @@ def test_rows_are_left_out_of_the_training_data_alone(tmp_path, capsys, models):
 
     def check(train, held_out):
         data = ["--dataset_name", f"{tmp_path}/{train}.jsonl", "--eval_dataset_name", f"{tmp_path}/{held_out}.jsonl"]
-        return reward.main([*options, *data, "--dry-run"]), capsys.readouterr()
+        return run_command(reward, [*options, *data, "--dry-run"]), capsys.readouterr()
 
     status, said = check("bad", "good")
     assert status == 0 and "1 of 5 rows dropped" in " ".join(said.out.split())

@@ -15,6 +15,7 @@ from rlhf_kit.pages.shell import REPORT, WHOLE, document, keep_back, link_back
 from rlhf_kit.report.page import write_report
 from rlhf_kit.storage import RUN, Folder
 from tests.test_escaping import Tags
+from tests.tiny_stages import run_command
 
 
 def links_of(folder: Path) -> dict[str, set[str]]:
@@ -60,7 +61,7 @@ def story(tiny_config, tokenizer, tmp_path, monkeypatch):
 
 def test_every_page_of_a_demo_leads_to_the_others(story, monkeypatch, capsys):
     monkeypatch.chdir(story.parents[1])
-    assert demo.main(["--output_dir", "runs/demo", "--pretrain"]) == 0
+    assert run_command("demo", ["--output_dir", "runs/demo", "--pretrain"]) == 0
     suite, tasks = "suite/report.html", [f"suite/{name}/sums/report.html" for name in demo.SUITE]
     results = {f"suite/{name}/text/results.json" for name in demo.SUITE}
     assert links_of(story) == {
@@ -76,7 +77,7 @@ def test_every_page_of_a_demo_leads_to_the_others(story, monkeypatch, capsys):
 
 def test_a_suite_that_ends_early_is_not_led_to(story, tmp_path, capsys):
     (tmp_path / "text.jsonl").unlink()
-    assert demo.main(["--output_dir", str(story), "--pretrain"]) == 2
+    assert run_command("demo", ["--output_dir", str(story), "--pretrain"]) == 2
     assert links_of(story) == {REPORT: set(), "suite/base/sums/report.html": set()}
     write_report(story / REPORT, {}, {}, {"suite/base/sums/report.html": "a", "suite/report.html": "b"})
     assert links_of(story)[REPORT] == {"suite/base/sums/report.html"}

@@ -11,12 +11,14 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 from trl import SFTConfig
 
-from rlhf_kit.cli.commands import COMMANDS, STAGES, main
+from rlhf_kit.cli import main
+from rlhf_kit.cli.commands import COMMANDS, STAGES
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.options.bounds import BOUNDS, add_number, bound_of, broken_rule, number_faults
-from rlhf_kit.options.declared import declared_fields
+from rlhf_kit.options.coercion import members
+from rlhf_kit.options.declared import declared_fields, declared_in_source
 from rlhf_kit.options.reading import read_cli
 from rlhf_kit.parser import Parser
 from rlhf_kit.ppo import PPOConfig
@@ -106,9 +108,8 @@ def parsers(monkeypatch):
 
     found = []
     monkeypatch.setattr(Parser, "parse_args", caught)
-    for command in COMMANDS.keys() - STAGES:
-        with pytest.raises(SystemExit):
-            main([command])
+    with pytest.raises(SystemExit):
+        main(["eval"])
     monkeypatch.undo()
     for parser in list(found):
         kinds = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
@@ -123,7 +124,7 @@ def test_every_command_reads_a_negative_number_in_any_form(capsys, monkeypatch):
         for action in parser._actions
         if action.type and "add_number" in action.type.__qualname__
     ]
-    assert {"--null-score-diff-threshold", "--seed", "--std-coef", "--limit"} < {flag for _, flag in numbers}
+    assert {"--null-score-diff-threshold", "--seed", "--limit"} < {flag for _, flag in numbers}
     for parser, flag in numbers:
         for text, told in {
             "-1e9": "",
@@ -149,6 +150,22 @@ def test_what_begins_as_a_number_may_be_an_options_value(capsys):
         with pytest.raises(SystemExit):
             parser.parse_args(["--na-prob-thresh", typed])
         assert "expected one argument" in capsys.readouterr().err
+
+
+def test_every_other_command_takes_a_negative_number_as_the_value(capsys):
+    numbers = [
+        (words, name)
+        for words in COMMANDS.keys() - STAGES
+        for name, option in declared_in_source([*COMMANDS[words].options.values()]).options.items()
+        if {int, float} & {*members(option.type)}
+    ]
+    assert {"std_coef", "seed", "batch_size"} <= {name for _, name in numbers}
+    for words, name in numbers:
+        for text in ("-1e9", "-.5E+3", "-inf", "-Infinity", "-nan"):
+            assert main([*words.split(), f"--{name}", text, "--no_such"]) == 2
+            error = capsys.readouterr().err
+            assert "no such option" in error and f"{name} needs a value" not in error
+            assert re.search(rf"--{name}(=-[\d.]+ must|: got \"{re.escape(text)}\")", error), (words, name, error)
 
 
 @pytest.mark.parametrize("text", ["-1e9", "-.5E+3", "-inf", "-nan"])

@@ -1,5 +1,6 @@
 """The five stages and the options that make each of them short."""
 
+from rlhf_kit.cli import main
 from rlhf_kit.stages import mlm, ppo, pretrain, reward, sft
 
 STAGES = {"pretrain": pretrain, "mlm": mlm, "sft": sft, "reward": reward, "ppo": ppo}
@@ -8,3 +9,9 @@ PPO = [
     *("--rollout_batch_size", "4", "--mini_batch_size", "2", "--num_ppo_epochs", "1", "--total_episodes", "8"),
     *("--max_completion_length", "4", "--reward_funcs", "tests.rewards:brief", "--log_completions"),
 ]
+
+
+def run_command(stage, argv) -> int:
+    """A stage by its name or its module, on the command line."""
+    name = stage if isinstance(stage, str) else stage.__name__.rpartition(".")[2]
+    return main([name, *map(str, argv)])

@@ -1,5 +1,5 @@
-"""The command line: one table of commands, one reader, one help."""
+"""The command line: one table of commands, one reader of options, one help, one way in which commands end."""
 
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli.run import main
 
 __all__ = ["main"]

@@ -1,21 +1,15 @@
-"""What `--help` says, read from the source of the config classes: nothing heavy is imported, so it comes at once."""
+"""What `--help` says, from the source of the option dataclasses: nothing heavy is imported, so it comes at once."""
 
 from __future__ import annotations
-
-import ast
-import importlib.util
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_kit import __version__
+from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command
+from rlhf_kit.options.declared import Option, aliases, declared_in_source
 from rlhf_kit.terminal.console import Console
-
-PACKAGE = Path(importlib.util.find_spec("rlhf_kit").origin).parent
-STAGES = PACKAGE / "stages"
 
 # The training options most runs touch, in reading order; --help-all shows the others.
 COMMON = (
@@ -26,141 +20,78 @@ COMMON = (
 ).split()
 
 
-@dataclass(frozen=True)
-class Option:
-    name: str
-    type: str
-    default: str
-    help: str
-
-
-def _library(package: str, *parts: str) -> Path:
-    """A file of an installed library, found without importing it."""
-    return Path(importlib.util.find_spec(package).origin).parent.joinpath(*parts)
-
-
-def _sources(stage: str) -> list[tuple[str, list[tuple[Path, str]]]]:
-    """(panel title, [(file, class)...]) of a stage; the last panel is transformers' own."""
-    arguments = STAGES / "arguments.py"
-    own = {
-        "pretrain": [(STAGES / "pretrain.py", "PretrainConfig")],
-        "mlm": [(STAGES / "mlm.py", "MaskedConfig")],
-        "sft": [(_library("trl", "trainer", "sft_config.py"), "SFTConfig")],
-        "reward": [
-            (PACKAGE / "reward" / "config.py", "RewardConfig"),
-            (STAGES / "calibration.py", "CalibrationArguments"),
-        ],
-        "ppo": [(STAGES / "ppo.py", "PPOArguments"), (PACKAGE / "ppo" / "config.py", "PPOConfig")],
-    }[stage]
-    return [
-        ("Run", [(arguments, "RunArguments")]),
-        ("Model", [(arguments, "ModelArguments")]),
-        ("Data", [(arguments, "DataArguments")]),
-        (f"Stage: {stage}", own),
-        ("Training", [(_library("transformers", "training_args.py"), "TrainingArguments")]),
-    ]
-
-
-def read_options(path: Path, class_name: str) -> list[Option]:
-    """The fields of a dataclass as its source declares them; [] if the file or the class is not there."""
-    if not path.is_file():
-        return []
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name), None)
-    options = []
-    for node in found.body if found else ():
-        if (
-            isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and not node.target.id.startswith("_")
-        ):
-            options.append(_option(node))
-    return options
-
-
-def _option(node: ast.AnnAssign) -> Option:
-    default, text = "", ""
-    if isinstance(node.value, ast.Call):
-        keywords = {keyword.arg: keyword.value for keyword in node.value.keywords}
-        default = ast.unparse(keywords["default"]) if "default" in keywords else ""
-        metadata = keywords.get("metadata")
-        if isinstance(metadata, ast.Dict):
-            for key, value in zip(metadata.keys, metadata.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == "help":
-                    text = _text(value)
-    elif node.value is not None:
-        default = ast.unparse(node.value)
-    return Option(node.target.id, ast.unparse(node.annotation), default, text.replace("%%", "%"))
-
-
-def _text(node: ast.expr) -> str:
-    try:
-        return str(ast.literal_eval(node))
-    except ValueError:  # a help text put together at run time
-        return ""
-
-
-def stage_help(stage: str, everything: bool = False) -> list[tuple[str, list[Option]]]:
-    """(panel title, options) of a stage; an option stands once, where it is declared first."""
-    panels, seen = [], set()
-    for title, sources in _sources(stage):
-        options = [option for path, name in sources for option in read_options(path, name) if option.name not in seen]
-        if title == "Training":
-            order = {name: index for index, name in enumerate(COMMON)}
-            common = sorted((o for o in options if o.name in order), key=lambda o: order[o.name])
-            panels.append(("Training: the common options", common))
-            rest = [o for o in options if o.name not in order]
-            if everything:
-                panels.append(("Training: all others", rest))
-        else:
-            panels.append((title, options))
+def panels(command: Command, everything: bool = False) -> list[tuple[str, list[Option]]]:
+    """(title, options) of a command; an option stands once, where it is declared first."""
+    shown, training, seen = [], [], set()
+    for title, name in command.options.items():
+        options = [option for option in declared_in_source([name]).options.values() if option.name not in seen]
         seen.update(option.name for option in options)
-    return panels
+        own = [option for option in options if not option.module.startswith(("transformers.", "trl.trainer.base"))]
+        shown.append((title, own))
+        training += [option for option in options if option not in own]
+    if training:
+        order = {name: index for index, name in enumerate(COMMON)}
+        common = sorted((o for o in training if o.name in order), key=lambda option: order[option.name])
+        shown.append(("Training: the common options", common))
+        if everything:
+            shown.append(("Training: all others", [option for option in training if option.name not in order]))
+    return shown
 
 
-def print_stage(stage: str, purpose: Sequence[str], everything: bool = False) -> None:
-    """`purpose`: what the stage is for, in English and in Chinese."""
-    console = Console()
-    english, chinese = purpose
-    usage = f" [--config X.yaml] [--key value ...]\n{english}. {chinese}。\n"
-    console.print(Text.assemble((f"rlhf-kit {stage}", "bold"), usage))
-    for title, options in stage_help(stage, everything):
+def usage(words: str, command: Command) -> str:
+    """`convert IN OUT [--config X.yaml] [--key value ...]`"""
+    options = declared_in_source([*command.options.values()]).options.values()
+    places = [option.positional for option in options if option.positional]
+    return " ".join([words, *places, "[--config X.yaml]", "[--key value ...]"])
+
+
+def print_command(words: str, everything: bool = False) -> None:
+    command, console = COMMANDS[words], Console()
+    options = declared_in_source([*command.options.values()]).options
+    short = {name: word for word, name in reversed(aliases(options).items())}
+    console.print(
+        Text.assemble((f"rlhf-kit {usage(words, command)}", "bold"), f"\n{command.english}. {command.chinese}。\n")
+    )
+    for title, options in panels(command, everything):
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True, style="cyan")
         table.add_column()
         for option in options:
-            default = f" [{option.default}]" if option.default not in ("", "None") else ""
-            table.add_row(f"--{option.name}", Text.assemble(option.help, (default, "dim")))
+            table.add_row(spelt(option, short), explained(option))
         console.print(Panel(table, title=title, title_align="left"))
-    console.print(f"Examples:\n{_examples(stage)}")
-    if not everything:
+    lines = [f"rlhf-kit {example}" for example in command.examples]
+    if words in STAGES:
+        launch = "accelerate launch --config_file rlhf_kit/stages/accelerate/multi_gpu.yaml"
+        lines.append(f"{launch} recipes/{words}.py --config recipes/gpt2/{words}.yaml")
+    if lines:
+        console.print("\n".join(["Examples:", *(f"  {line}" for line in lines)]), soft_wrap=True)
+    if words in STAGES and not everything:
         console.print("\nAll training options: --help-all")
 
 
-def _examples(stage: str) -> str:
-    return (
-        f"  rlhf-kit {stage} --config recipes/gpt2/{stage}.yaml --dry-run\n"
-        f"  rlhf-kit {stage} --config recipes/gpt2/{stage}.yaml --learning_rate 1e-5 --output_dir runs/{stage}\n"
-        f"  accelerate launch --config_file rlhf_kit/stages/accelerate/multi_gpu.yaml recipes/{stage}.py "
-        f"--config recipes/gpt2/{stage}.yaml"
-    )
+def spelt(option: Option, short: dict[str, str]) -> str:
+    names = [f"--{option.name}", *([f"--{short[option.name]}"] if option.name in short else [])]
+    return " ".join([*([option.positional] if option.positional else []), ", ".join(names)])
 
 
-def print_root(version: str, purposes: Mapping[str, Sequence[str]]) -> None:
-    """`purposes`: command -> what it is for, in English and in Chinese."""
+def explained(option: Option) -> Text:
+    """Its help, its choices, and its default."""
+    choices = f" ({', '.join(option.values)})" if option.values else ""
+    default = f" [{option.default}]" if option.default else " (required)" if option.required else ""
+    return Text.assemble(option.help + choices, (default, "dim"))
+
+
+def print_root() -> None:
     console = Console()
     console.print(
         Text.assemble(
             ("rlhf-kit", "bold"),
-            f" {version}: from a pretrained GPT-2 to a ChatGPT, measured at every step\n"
+            f" {__version__}: from a pretrained GPT-2 to a ChatGPT, measured at every step\n"
             "把預訓練的 GPT-2 一步步變成 ChatGPT，每一步都看得見成果\n\n"
-            "Usage: rlhf-kit STAGE [--config X.yaml] [--key value ...]\n",
+            "Usage: rlhf-kit COMMAND [--config X.yaml] [--key value ...]\n",
         )
     )
-    table = Table.grid(padding=(0, 2))
-    for name, (english, chinese) in purposes.items():
-        table.add_row(Text(f"  {name}", "cyan"), english, chinese)
-    console.print(table)
+    _list(console, {words: COMMANDS[words] for words in COMMANDS if " " not in words} | GROUPS)
     console.print(
         "\nExamples:\n"
         "  rlhf-kit demo\n"
@@ -168,3 +99,20 @@ def print_root(version: str, purposes: Mapping[str, Sequence[str]]) -> None:
         "  rlhf-kit sft --model_name_or_path gpt2 --dataset_name my.jsonl --output_dir runs/sft --dry-run\n"
         "  rlhf-kit ppo --config recipes/gpt2/ppo.yaml --resume_from_checkpoint"
     )
+
+
+def print_group(group: str) -> None:
+    """The commands that begin with this word."""
+    console, about = Console(), GROUPS[group]
+    usage = f"rlhf-kit {group} COMMAND [--config X.yaml] [--key value ...]"
+    console.print(Text.assemble((usage, "bold"), f"\n{about.english}. {about.chinese}。\n"))
+    nested = {words: command for words, command in COMMANDS.items() if words.startswith(f"{group} ")}
+    _list(console, {words.removeprefix(f"{group} "): command for words, command in nested.items()})
+    console.print(f"\nOptions of each: rlhf-kit {group} COMMAND --help")
+
+
+def _list(console: Console, commands: dict[str, Command]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for words, command in commands.items():
+        table.add_row(Text(f"  {words}", "cyan"), command.english, command.chinese)
+    console.print(table)

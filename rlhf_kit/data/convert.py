@@ -3,65 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
 from rlhf_kit.errors import UserError
-from rlhf_kit.parser import Parser
 from rlhf_kit.storage import Folder, check_place
-from rlhf_kit.terminal import complain, say
+from rlhf_kit.terminal import say
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Convert a file; returns the exit status: 0 done, 2 a mistake of the user, and nothing was written."""
-    parser = Parser(
-        prog="rlhf-kit convert",
-        description="Rankings of answers from one format to another. 轉換人類排序資料的格式。",
+@dataclass
+class ConvertOptions:
+    dataset_name: Path | None = field(
+        default=None,
+        metadata={"help": "A .jsonl, .json, .csv or .parquet file. 輸入", "positional": "IN", "required": True},
     )
-    parser.add_argument("source", type=Path, metavar="IN", help="a .jsonl, .json, .csv or .parquet file 輸入")
-    parser.add_argument(
-        "target", type=Path, metavar="OUT", help="a .jsonl or .json file; one that convert wrote is replaced 輸出"
+    output_file: Path | None = field(
+        default=None,
+        metadata={
+            "help": "A .jsonl or .json file; one that convert wrote is replaced. 輸出",
+            "positional": "OUT",
+            "required": True,
+        },
     )
-    parser.add_argument(
-        "--from",
-        dest="source_format",
-        required=True,
-        choices=FORMATS,
-        metavar="FORMAT",
-        help=f"the format of IN 輸入格式: {', '.join(FORMATS)}",
+    source_format: str | None = field(
+        default=None,
+        metadata={"help": "The format of IN. 輸入格式", "short": "from", "choices": FORMATS, "required": True},
     )
-    parser.add_argument(
-        "--to",
-        dest="target_format",
-        default="ranked",
-        choices=WRITABLE,
-        metavar="FORMAT",
-        help=f"the format of OUT [ranked] 輸出格式: {', '.join(WRITABLE)}",
+    target_format: str = field(
+        default="ranked", metadata={"help": "The format of OUT. 輸出格式", "short": "to", "choices": WRITABLE}
     )
-    parser.add_argument(
-        "--sides",
-        nargs=2,
-        metavar=("LEFT", "RIGHT"),
-        help="the fields that Label Studio's Pairwise showed on the left and on the right 左右兩邊的欄位",
+    sides: tuple[str, str] | None = field(
+        default=None,
+        metadata={
+            "help": "The fields that Label Studio's Pairwise showed on the left and on the right. 左右兩邊的欄位"
+        },
     )
-    parser.add_argument("--merge", choices=METHODS, help="one ranking of all labelers' a prompt 合併多位標註者的排序")
-    options = parser.parse_args(argv)
-    try:
-        lines = convert(
-            options.source,
-            options.target,
-            options.source_format,
-            options.target_format,
-            options.merge,
-            tuple(options.sides) if options.sides else None,
-        )
-    except UserError as error:
-        complain(f"rlhf-kit convert: {error}")
-        return 2
-    say("\n".join(lines))
-    return 0
+    merge: str | None = field(
+        default=None,
+        metadata={"help": "One ranking of all labelers' a prompt. 合併多位標註者的排序", "choices": METHODS},
+    )
+
+
+def run(options: ConvertOptions) -> None:
+    """`rlhf-kit convert`. Raises UserError, and nothing was written."""
+    files, formats = (options.dataset_name, options.output_file), (options.source_format, options.target_format)
+    say("\n".join(convert(*files, *formats, options.merge, options.sides)))
 
 
 def convert(

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_kit.options.coercion import members, takes_list
 
@@ -73,6 +73,16 @@ class Option:
             return math.inf
         lengths = [len(typing.get_args(kind)) for kind in members(self.type) if typing.get_origin(kind) is tuple]
         return lengths[0] if lengths else math.inf if takes_list(self.type) and not self.repeats else 1
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The values it may have, where they are few and known."""
+        if self.choices or not self.is_typed:
+            return tuple(map(str, self.choices))
+        kinds = members(self.type)
+        literals = [value for kind in kinds if typing.get_origin(kind) is Literal for value in typing.get_args(kind)]
+        enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)]
+        return tuple(str(value) for value in [*literals, *(member.value for kind in enums for member in kind)])
 
     @property
     def is_switch(self) -> bool:
@@ -241,6 +251,9 @@ class _Names(dict):
             value = _enumeration(node)
         else:
             value = _Names(module).value(node)
+            if value is _Unknown and isinstance(node, ast.Dict):  # a table's names are known, if not what they name
+                keys = [_Names(module).value(key) for key in node.keys if key is not None]
+                value = _Unknown if _Unknown in keys else dict.fromkeys(keys)
         if value is _Unknown:
             raise KeyError(name)
         return value

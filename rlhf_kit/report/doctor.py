@@ -10,14 +10,13 @@ import json
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes
-from rlhf_kit.parser import Parser
 from rlhf_kit.report.symptoms import LEAST, OTHER_CHECKS, PPO_CHECKS, Finding, reward_hacking
-from rlhf_kit.terminal import complain, say
+from rlhf_kit.terminal import say
 
 METRICS, RECORD = "metrics.jsonl", "run.json"
 WIDEST_LINE = 110  # of what is printed, where the terminal is wider
@@ -282,29 +281,28 @@ def as_json(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
     return json.dumps(facts | {"notes": list(said), "findings": entries}, indent=2, ensure_ascii=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`rlhf-kit doctor`; returns the exit status: 0 nothing found, 1 something found, 2 a mistake of the user."""
-    parser = Parser(
-        prog="rlhf-kit doctor",
-        description="What is wrong with a PPO run, ended or not, and what to change. 檢查 PPO 訓練哪裡出了問題。",
+@dataclass
+class DoctorOptions:
+    run: Path | None = field(
+        default=None,
+        metadata={"help": "The run's output folder. 訓練的輸出資料夾", "positional": "RUN", "required": True},
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's output folder 訓練的輸出資料夾")
-    parser.add_argument(
-        "--truth",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a logged reward that the policy is not paid for [those of weight 0 in run.json] 沒參與訓練的評分",
+    truth: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "A logged reward that the policy is not paid for; default: those of weight 0 in run.json. "
+            "沒參與訓練的評分",
+            "repeats": True,
+        },
     )
-    parser.add_argument("--json", action="store_true", help="the findings as JSON")
-    options = parser.parse_args(argv)
-    try:
-        run = read_run(options.run)
-        truths = chosen_truths(run, options.truth)
-    except UserError as error:
-        complain(f"rlhf-kit doctor: {error}")
-        return 2
-    findings = judge(run, truths)
-    tell = as_json if options.json else as_text
-    say(tell(run, findings, notes(run, truths)))
+    json: bool = field(default=False, metadata={"help": "Print the findings as JSON."})
+
+
+def run(options: DoctorOptions) -> int:
+    """`rlhf-kit doctor`; returns 0 where nothing was found, else 1. Raises UserError."""
+    judged = read_run(options.run)
+    truths = chosen_truths(judged, options.truth)
+    findings = judge(judged, truths)
+    shown = as_json if options.json else as_text
+    say(shown(judged, findings, notes(judged, truths)))
     return 1 if findings else 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +24,33 @@ from rlhf_kit.processes import quiet
 from rlhf_kit.stages.card import merged_card
 from rlhf_kit.stages.output import SAVING, check_place
 from rlhf_kit.storage import LOCK, RECORD, Folder, listed
+from rlhf_kit.terminal import say
+
+
+@dataclass
+class MergeOptions:
+    model_name_or_path: str = field(
+        default="",
+        metadata={
+            "help": "Folder or hub id of an adapter. 轉接器的資料夾或 hub id",
+            "positional": "ADAPTER",
+            "required": True,
+        },
+    )
+    output_dir: Path | None = field(default=None, metadata={"help": "Folder to write. 輸出資料夾", "required": True})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto",
+        metadata={"help": "Type of the weights; auto: as the base is saved. 權重的型別，預設與原模型相同"},
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Replace the merge that is there, by its own record and nothing else. 取代先前合併的結果"},
+    )
+
+
+def run(options: MergeOptions) -> None:
+    """`rlhf-kit merge`. Raises UserError."""
+    say(merge(options.model_name_or_path, options.output_dir, options.dtype, options.overwrite_output_dir))
 
 
 def merge(adapter: str, output_dir: Path, dtype: str = "auto", overwrite_output_dir: bool = False) -> str:

@@ -323,5 +323,6 @@ def numbered(rows: list[dict[str, list]], training: bool = True) -> Dataset:
     return Dataset.from_list([{**row, "draw": at if training else -1 - at} for at, row in enumerate(rows)])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_stage("mlm", MaskedConfig, run, argv)
+def start(options: Sequence[str] | Mapping[str, Any]) -> None:
+    """Run the stage with its options, of a command line or by name. Raises UserError."""
+    run_stage("mlm", MaskedConfig, run, options)

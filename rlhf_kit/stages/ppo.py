@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -155,5 +155,6 @@ def encoded(
     return encode_prompts(rows, tokenizer, longest, limit, source, most, notes.tell)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_stage("ppo", PPOConfig, run, argv, extra_class=PPOArguments, renamed=RENAMED)
+def start(options: Sequence[str] | Mapping[str, Any]) -> None:
+    """Run the stage with its options, of a command line or by name. Raises UserError."""
+    run_stage("ppo", PPOConfig, run, options, extra_class=PPOArguments, renamed=RENAMED)

@@ -7,8 +7,9 @@ packed documents read each other, each has a row of its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -150,5 +151,6 @@ def _rows(
     return pack(texts, length, tokenizer.eos_token_id, start_ids(tokenizer), apart)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_stage("pretrain", PretrainConfig, run, argv)
+def start(options: Sequence[str] | Mapping[str, Any]) -> None:
+    """Run the stage with its options, of a command line or by name. Raises UserError."""
+    run_stage("pretrain", PretrainConfig, run, options)

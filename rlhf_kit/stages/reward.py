@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -132,5 +133,6 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, demonstrations: Dataset) -
     encode_each(prompts, partial(encode_prompt, tokenizer), "calibration")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_stage("reward", RewardConfig, run, argv, extra_class=CalibrationArguments)
+def start(options: Sequence[str] | Mapping[str, Any]) -> None:
+    """Run the stage with its options, of a command line or by name. Raises UserError."""
+    run_stage("reward", RewardConfig, run, options, extra_class=CalibrationArguments)

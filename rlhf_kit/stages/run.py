@@ -10,9 +10,8 @@ import dataclasses
 import functools
 import json
 import math
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from rlhf_kit.stages.mappings import checked
 from rlhf_kit.stages.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers, say_unwritten
 from rlhf_kit.stages.publishing import publish
 from rlhf_kit.storage import write_fault
-from rlhf_kit.terminal import complain, interrupts, say
+from rlhf_kit.terminal import interrupts, say
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.progress import show_progress
 from rlhf_kit.versions import TRAINING, versions
@@ -43,40 +42,33 @@ def run_stage(
     stage: str,
     training_class: type,
     run: Callable[[Settings], dict],
-    argv: Sequence[str] | None = None,
+    options: Sequence[str] | Mapping[str, Any],
     extra_class: type | None = None,
     renamed: dict[str, str] | None = None,
-) -> int:
-    """Parse, run, and answer with an exit status: 0, 1 a NaN or a full disk, 2 a user's mistake, 130 interrupted."""
-    as_script, began, settings = argv is None, time.time(), None
-    argv = list(sys.argv[1:] if as_script else argv)
+) -> None:
+    """Read the options, of a command line or by name, and run.
+
+    Raises UserError. Ctrl-C and a disk that takes no more carry a note: what is saved, and how to go on.
+    """
+    began, settings = time.time(), None
     quiet()
     try:
         complete = functools.partial(complete_for_machine, training_class=training_class)
-        settings = parse(stage, training_class, argv, extra_class, complete=complete, renamed=renamed)
+        settings = parse(stage, training_class, options, extra_class, complete=complete, renamed=renamed)
         with settings.closing:
             run(settings)
             publish(settings)
-        if is_main_process() and not settings.run.dry_run:
-            say(after_end(settings))
-    except UserError as error:
-        if is_main_process():
-            complain(f"rlhf-kit {stage}: {error}")
-        return error.status
     except KeyboardInterrupt as interrupt:
-        if is_main_process():
-            told = after_interrupt(stage, argv, settings, began, as_script)
-            complain(f"\nInterrupted. {told}")
-        return interrupts.status(interrupt)
+        if not isinstance(options, Mapping):
+            interrupt.add_note(after_interrupt(stage, options, settings, began, interrupts.is_script()))
+        raise
     except Exception as error:
-        fault = write_fault(error)
-        if settings is None or fault is None:
-            raise
-        if is_main_process():
-            told = say_unwritten(Path(settings.training.output_dir), fault)
-            complain(f"rlhf-kit {stage}: {told}")
-        return 1
-    return 0
+        fault = None if isinstance(error, UserError) else write_fault(error)
+        if settings is not None and fault is not None:
+            error.add_note(say_unwritten(Path(settings.training.output_dir), fault))
+        raise
+    if is_main_process() and not settings.run.dry_run:
+        say(after_end(settings))
 
 
 # The kit's defaults where transformers' own stand; a stage that chose for itself keeps its choice.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trl import SFTConfig
 
@@ -54,5 +55,6 @@ def run(settings: Settings) -> dict:
     return finish(trainer, settings, output, metrics)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_stage("sft", SFTConfig, run, argv)
+def start(options: Sequence[str] | Mapping[str, Any]) -> None:
+    """Run the stage with its options, of a command line or by name. Raises UserError."""
+    run_stage("sft", SFTConfig, run, options)

@@ -25,6 +25,11 @@ def become(command: str) -> None:
     signal.signal(signal.SIGTERM, _terminate)
 
 
+def is_script() -> bool:
+    """Whether the process was started by a script, not as `rlhf-kit`."""
+    return _commands not in ([], ["rlhf-kit"])
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 

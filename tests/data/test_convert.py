@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_kit.data.convert import main
 from rlhf_kit.data.interchange import FORMATS, read
 from rlhf_kit.data.labelers import METHODS
+from tests.tiny_stages import run_command
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "interchange"
 
 
 def test_a_file_is_converted_and_told(tmp_path, capsys):
     source, target = FIXTURES / "label-studio.json", tmp_path / "out.jsonl"
-    assert main([str(source), str(target), "--from", "label-studio"]) == 0
+    assert run_command("convert", [str(source), str(target), "--from", "label-studio"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{source}: 4 rankings 筆排序 read (label-studio)",
         "  left out 略過 1: a cancelled annotation",
@@ -31,7 +31,10 @@ def test_a_file_is_converted_and_told(tmp_path, capsys):
 
 def test_labelers_are_merged(tmp_path, capsys):
     source, target = FIXTURES / "argilla.json", tmp_path / "out.jsonl"
-    assert main([str(source), str(target), "--from", "argilla", "--to", "trl", "--merge", "mean-rank"]) == 0
+    assert (
+        run_command("convert", [str(source), str(target), "--from", "argilla", "--to", "trl", "--merge", "mean-rank"])
+        == 0
+    )
     told = capsys.readouterr().out
     assert "agree on 66.7% of 3 comparisons" in told and "at most 78.9% can be reached" in told
     assert "merged 合併 (mean-rank): 2 rankings" in told
@@ -45,7 +48,7 @@ def test_labelers_who_agree_less_than_by_chance(tmp_path, capsys):
     ranking = {"prompt": "p", "completions": ["a", "b"]}
     rows = [{**ranking, "ranks": [1, 2], "labeler": "x"}, {**ranking, "ranks": [2, 1], "labeler": "y"}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main([str(source), str(tmp_path / "out.jsonl"), "--from", "ranked"]) == 0
+    assert run_command("convert", [str(source), str(tmp_path / "out.jsonl"), "--from", "ranked"]) == 0
     assert "less than chance" in capsys.readouterr().out
 
 
@@ -61,7 +64,7 @@ def test_labelers_who_agree_less_than_by_chance(tmp_path, capsys):
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, capsys, arguments, message):
     names = {"in": tmp_path / "in.jsonl", "out": tmp_path / "out.jsonl"}
     shutil.copy(FIXTURES / "trl.jsonl", names["in"])
-    assert main([argument.format(**names) for argument in arguments]) == 2
+    assert run_command("convert", [argument.format(**names) for argument in arguments]) == 2
     told = capsys.readouterr()
     assert told.err.startswith("rlhf-kit convert: ") and message in told.err
     assert told.err.count("\n") == 1 and not told.out
@@ -70,15 +73,14 @@ def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, capsys, argument
 
 
 def test_an_unknown_format_is_refused(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["a", "b", "--from", "parquet"])
-    assert stop.value.code == 2 and "'parquet' (choose from" in capsys.readouterr().err
+    assert run_command("convert", ["a", "b", "--from", "parquet"]) == 2
+    assert "--source_format: got 'parquet', needs one of " in capsys.readouterr().err
 
 
 def test_help_needs_neither_torch_nor_datasets():
     code = (
-        "import sys\nfrom rlhf_kit.data.convert import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom rlhf_kit.cli import main\n"
+        "assert main(['convert', '--help']) == 0\n"
         "assert not {'torch', 'datasets', 'transformers'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
@@ -95,7 +97,7 @@ def test_the_page_about_it_is_true(tmp_path, monkeypatch, capsys):
         arguments = command.split()
         if arguments[0] == "export.json":
             shutil.copy(FIXTURES / f"{arguments[arguments.index('--from') + 1]}.json", "export.json")
-        assert main(arguments) == 0
+        assert run_command("convert", arguments) == 0
         told.append(capsys.readouterr().out)
     assert len(told) == 5 and f"```text\n{told[0]}```" in page
     assert set(re.findall(r"^\| `(\w[\w-]*)` \|", page, re.MULTILINE)) == {*FORMATS, *METHODS}

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_kit import world
-from rlhf_kit.data import convert
 from rlhf_kit.eval import commands as evaluate
-from rlhf_kit.eval.reward import score
+from tests.tiny_stages import run_command
 from tests.victims import every_byte, project
 
 BASE = str(world.BASE)
@@ -72,7 +71,7 @@ def test_scores_never_replace_their_data_or_a_foreign_file(tmp_path, monkeypatch
     before = every_byte(tmp_path)
     own = ("data.jsonl", rows, "hard.jsonl", "soft.jsonl", "../project/data.jsonl")
     for output in (*own, "config.json", "README.md", "away/model.safetensors", "runs"):
-        assert score.main(["--model", BASE, "--data", str(rows), "--output", str(output)]) == 2
+        assert run_command("score", ["--model", BASE, "--data", str(rows), "--output", str(output)]) == 2
         said = capsys.readouterr().err
         assert ("is the file of --data" in said) == (output in own) and every_byte(tmp_path) == before
 
@@ -85,11 +84,11 @@ def test_converting_replaces_only_what_it_wrote(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     before = every_byte(tmp_path)
     for target in ("data.jsonl", "./data.jsonl", "hard.jsonl", "soft.jsonl", "config.json", "results.json"):
-        assert convert.main(["data.jsonl", target, "--from", "ranked"]) == 2
+        assert run_command("convert", ["data.jsonl", target, "--from", "ranked"]) == 2
         assert every_byte(tmp_path) == before
     for _ in range(2):
-        assert convert.main(["data.jsonl", "new.jsonl", "--from", "ranked", "--to", "trl"]) == 0
+        assert run_command("convert", ["data.jsonl", "new.jsonl", "--from", "ranked", "--to", "trl"]) == 0
     (folder / "new.jsonl").write_text("mine")
-    assert convert.main(["data.jsonl", "new.jsonl", "--from", "ranked"]) == 2
+    assert run_command("convert", ["data.jsonl", "new.jsonl", "--from", "ranked"]) == 2
     assert "new.jsonl" in capsys.readouterr().err and (folder / "new.jsonl").read_text() == "mine"
-    assert score.main(["--model", BASE, "--data", "data.jsonl", "--output", "new.jsonl"]) == 2
+    assert run_command("score", ["--model", BASE, "--data", "data.jsonl", "--output", "new.jsonl"]) == 2

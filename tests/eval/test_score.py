@@ -8,9 +8,9 @@ import pytest
 import torch
 import toy
 
-from rlhf_kit.eval.reward.score import main
 from rlhf_kit.models import heads
 from rlhf_kit.models.ensemble import Ensemble
+from tests.tiny_stages import run_command
 
 RANKED = [
     {"prompt": "one", "completions": ["good", "bad"], "ranks": [1, 1], "id": 7},  # ranks that no training would take
@@ -39,7 +39,7 @@ def folders(tmp_path_factory):
 def run(tmp_path, rows, *arguments):
     """The rows that the command writes."""
     data, output = toy.write_lines(tmp_path / "in.jsonl", rows), tmp_path / "made" / "out.jsonl"
-    assert main(["--data", data, "--output", str(output), *arguments]) == 0
+    assert run_command("score", ["--data", data, "--output", str(output), *arguments]) == 0
     return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
 
 
@@ -98,13 +98,13 @@ def test_rows_of_other_projects_are_scored_and_kept_as_they_are(folders, tmp_pat
 
 def test_a_column_that_belongs_into_the_prompt_is_refused(folders, tmp_path, capsys):
     data = toy.write_lines(tmp_path / "in.jsonl", [{**PLAIN[0], "context": "Anna came."}])
-    assert main(["--data", data, "--model", folders[0]]) == 2
+    assert run_command("score", ["--data", data, "--model", folders[0]]) == 2
     assert "`context` is not read" in capsys.readouterr().err
 
 
 def test_standard_output_is_the_same_lines(folders, tmp_path, capsys):
     data = toy.write_lines(tmp_path / "in.jsonl", PLAIN)
-    assert main(["--model", folders[0], "--data", data]) == 0
+    assert run_command("score", ["--model", folders[0], "--data", data]) == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == run(
         tmp_path, PLAIN, "--model", folders[0]
     )
@@ -115,7 +115,10 @@ def test_a_folder_has_splits(folders, tmp_path):
     toy.write_lines(tmp_path / "test.jsonl", PLAIN[:1])
     output = tmp_path / "out.jsonl"
     for split, count in (([], 2), (["--split", "test"], 1)):
-        assert main(["--model", folders[0], "--data", str(tmp_path), "--output", str(output), *split]) == 0
+        assert (
+            run_command("score", ["--model", folders[0], "--data", str(tmp_path), "--output", str(output), *split])
+            == 0
+        )
         assert len(output.read_text("utf-8").splitlines()) == count
 
 
@@ -156,7 +159,7 @@ def test_the_mean_is_what_several_models_give_unasked(folders, tmp_path):
 )
 def test_faults_of_the_data_are_told_and_nothing_is_written(folders, tmp_path, capsys, rows, message):
     data, output = toy.write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    assert main(["--model", folders[0], "--data", data, "--output", str(output)]) == 2
+    assert run_command("score", ["--model", folders[0], "--data", data, "--output", str(output)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("rlhf-kit score: ") and message in said and "Traceback" not in said
     assert not output.exists()
@@ -174,7 +177,9 @@ def test_faults_of_the_data_are_told_and_nothing_is_written(folders, tmp_path, c
 )
 def test_mistakes_are_one_sentence(folders, tmp_path, capsys, arguments, message):
     data = toy.write_lines(tmp_path / "in.jsonl", PLAIN)
-    assert main(["--data", data, "--model", *(argument.format(*folders) for argument in arguments)]) == 2
+    assert (
+        run_command("score", ["--data", data, "--model", *(argument.format(*folders) for argument in arguments)]) == 2
+    )
     said = capsys.readouterr().err
     assert said.startswith("rlhf-kit score: ") and message in said and said.count("\n") == 1
 
@@ -182,7 +187,7 @@ def test_mistakes_are_one_sentence(folders, tmp_path, capsys, arguments, message
 def test_a_model_that_reads_padding_is_refused(folders, tmp_path, capsys):
     data, folder = toy.write_lines(tmp_path / "in.jsonl", RANKED), toy.save_model(tmp_path / "m", toy.padding_reader())
     for models in ([folder], [folders[0], folder]):
-        assert main(["--data", data, "--model", *models, "--output", str(tmp_path / "out.jsonl")]) == 2
+        assert run_command("score", ["--data", data, "--model", *models, "--output", str(tmp_path / "out.jsonl")]) == 2
         assert "a score must not depend on padding" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 
@@ -197,7 +202,7 @@ def test_a_reader_that_stops_early_is_no_error(folders, tmp_path):
     data = toy.write_lines(
         tmp_path / "in.jsonl", [{"prompt": "one", "completion": "x" * 40, "id": i} for i in range(2000)]
     )
-    code = "import sys; from rlhf_kit.eval.reward.score import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from rlhf_kit.cli import main; sys.exit(main(['score', *sys.argv[1:]]))"
     command = [sys.executable, "-c", code, "--model", folders[0], "--data", data]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert json.loads(process.stdout.readline())["id"] == 0

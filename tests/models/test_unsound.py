@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli import main
 from rlhf_kit.data import runaway
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError, each

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from rlhf_kit import world
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli import main
 from rlhf_kit.data import runaway
 
 ROWS = {

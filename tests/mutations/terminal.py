@@ -75,8 +75,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/stages/run.py",
-        "            say(after_end(settings))",
-        "            pass",
+        "        say(after_end(settings))",
+        "        pass",
         HOSTILE + "test_a_run_its_completions_and_its_card",
     ),
     (

@@ -15,6 +15,7 @@ from rlhf_kit.data.loading import checked, load, split_by_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.ppo.best_of_n import best_of_n
 from rlhf_kit.stages import ppo
+from tests.tiny_stages import run_command
 
 ASKED = {"role": "user", "content": "2 + 2?"}
 SAID = {"role": "assistant", "content": "4."}
@@ -226,7 +227,7 @@ def command(policy, tokenizer_folder, tmp_path, monkeypatch):
 
 def test_the_command_hands_on_the_solution_beside_an_answer(command):
     rows = [{"prompt": "2+2?", "completion": "It is 4.", "solution": "4"}] * 4
-    assert ppo.main(command(rows)) == 0
+    assert run_command(ppo, command(rows)) == 0
     solutions, others = sys.modules["functions_of_columns"].SEEN[0]
     assert solutions == ["4"] * 4
     assert others == ["completion", "completion_ids", "prompts", "trainer_state"]
@@ -235,5 +236,5 @@ def test_the_command_hands_on_the_solution_beside_an_answer(command):
 @pytest.mark.parametrize("begun", [["--dry_run"], []], ids=["dry run", "before the model is loaded"])
 def test_a_column_that_a_function_lacks_is_told(begun, command, capsys, tmp_path):
     (tmp_path / "base" / "model.safetensors").unlink()
-    assert ppo.main(command([{"prompt": "2+2?", "answer": "4"}] * 4, *begun)) == 2
+    assert run_command(ppo, command([{"prompt": "2+2?", "answer": "4"}] * 4, *begun)) == 2
     assert "missing a required argument: 'solution'" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.sft import SFTTrainer
 from rlhf_kit.stages import ppo as recipe
 from rlhf_kit.training import Trainer
+from tests.tiny_stages import run_command
 
 TWO = "2 GPUs are visible to one process.*accelerate launch --num_processes 2.*CUDA_VISIBLE_DEVICES=0"
 
@@ -35,7 +36,7 @@ def test_data_parallel_is_refused_by_every_trainer(tmp_path, policy, prompts):
 def test_data_parallel_is_refused_by_the_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     argv = ["--model_name_or_path", "no/model", "--reward_funcs", "no/reward", "--dataset_name", "no/data"]
-    assert recipe.main([*argv, "--output_dir", str(tmp_path / "out")]) == 2
+    assert run_command(recipe, [*argv, "--output_dir", str(tmp_path / "out")]) == 2
     assert "2 GPUs are visible to one process" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -60,5 +61,5 @@ def test_an_accelerate_launch_with_shards_is_refused(tmp_path, monkeypatch, caps
     with pytest.raises(UserError, match=f"PPO does not run under {name}"):
         PPOConfig(str(tmp_path), use_cpu=True)
     argv = ["--model_name_or_path", "no/model", "--reward_funcs", "no/reward", "--dataset_name", "no/data"]
-    assert recipe.main([*argv, "--output_dir", str(tmp_path / "out")]) == 2
+    assert run_command(recipe, [*argv, "--output_dir", str(tmp_path / "out")]) == 2
     assert f"PPO does not run under {name}" in capsys.readouterr().err

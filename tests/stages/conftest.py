@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.ranks import Ranks
-from tests.tiny_stages import PPO, QUIET, STAGES
+from tests.tiny_stages import PPO, QUIET, STAGES, run_command
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def stage(texts, demonstrations, ranked, base, scratch):
     def run(name, folder, *more):
         steps = [] if name == "ppo" else ["--max_steps", "2"]
         argv = [*given[name], *QUIET, *steps, "--output_dir", folder, *more]
-        return STAGES[name].main([str(word) for word in argv])
+        return run_command(STAGES[name], [str(word) for word in argv])
 
     return run
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from rlhf_kit.models.checkpoints import context_length
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
 from rlhf_kit.stages import ppo, pretrain, sft
+from tests.tiny_stages import run_command
 
 SIZES = {
     "llama": dict(intermediate_size=32, num_key_value_heads=2),
@@ -80,7 +81,7 @@ def logged(folder):
 def pretrained(folder, write_jsonl, out, *options):
     data = write_jsonl("texts.jsonl", [{"text": text} for text in TEXTS])
     argv = ["--model_name_or_path", str(folder), "--dataset_name", str(data), "--output_dir", str(out), *QUIET]
-    return pretrain.main([*argv, "--block_size", "48", "--per_device_train_batch_size", "8", *options])
+    return run_command(pretrain, [*argv, "--block_size", "48", "--per_device_train_batch_size", "8", *options])
 
 
 @pytest.mark.parametrize("kind", SIZES)
@@ -113,7 +114,7 @@ def test_sft_reads_each_dialogue_alone_or_is_refused(kind, packing, folder_of, w
     argv += ["--max_length", "48", "--per_device_train_batch_size", "8", *QUIET, *["--packing"] * packing]
     argv += ["--router_aux_loss_coef", "0"]  # TRL adds a router's part, which is no text's likelihood
     refused = packing and kind not in KEEPS_DOCUMENTS_APART
-    assert sft.main(argv) == (2 if refused else 0)
+    assert run_command(sft, argv) == (2 if refused else 0)
     if refused:
         assert "packing: its" in capsys.readouterr().err and not (out / "metrics.jsonl").exists()
     else:
@@ -167,7 +168,7 @@ def test_ppo_trains_what_it_samples(kind, value_model, folder_of, prompts, tmp_p
     out = tmp_path / "out"
     argv = ["--model_name_or_path", str(folder_of(kind)), "--dataset_name", str(prompts), "--output_dir", str(out)]
     options = ["--disable_tqdm", "--learning_rate", "0", "--logging_steps", "1", "--value_model", value_model]
-    assert ppo.main([*argv, *PPO, *options]) == 0
+    assert run_command(ppo, [*argv, *PPO, *options]) == 0
     logs = logged(out)
     assert logs["policy/ratio"] == pytest.approx(1, abs=1e-5)
     assert logs["kl"] == pytest.approx(0, abs=1e-4) and logs["policy/clip_fraction"] == 0

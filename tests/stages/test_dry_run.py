@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -20,9 +21,15 @@ from transformers import (
 
 from rlhf_kit.data.hub import loading_error
 from rlhf_kit.errors import HubUnreachableError, UserError
-from rlhf_kit.stages import mlm, ppo, pretrain, reward, sft
+from tests.tiny_stages import run_command
 
-MAIN = {"pretrain": pretrain.main, "mlm": mlm.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
+MAIN = {
+    "pretrain": partial(run_command, "pretrain"),
+    "mlm": partial(run_command, "mlm"),
+    "sft": partial(run_command, "sft"),
+    "reward": partial(run_command, "reward"),
+    "ppo": partial(run_command, "ppo"),
+}
 ROW = {
     "pretrain": {"text": "the cat sat on the mat"},
     "mlm": {"text": "the cat sat on the mat"},

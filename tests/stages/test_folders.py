@@ -178,7 +178,7 @@ for name, (module, owner, method, call, instead) in {moments}.items():
                 os.kill(os.getpid(), signal.SIGKILL)
 
         setattr(holder, method, kill)
-        os._exit(sft.main([*argv, "--output_dir", folder + "/" + name]))
+        os._exit(run_command(sft, [*argv, "--output_dir", folder + "/" + name]))
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, name
 """
 MOMENTS = {

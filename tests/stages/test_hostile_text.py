@@ -10,7 +10,8 @@ import pytest
 from peft import LoraConfig
 from transformers import GPT2LMHeadModel
 
-from rlhf_kit.cli import commands as cli
+from rlhf_kit import cli
+from rlhf_kit.cli.commands import STAGES
 from rlhf_kit.eval.suite import page as suite_page
 from rlhf_kit.eval.suite.entries import Entry
 from rlhf_kit.eval.suite.page import Change, Report, Value
@@ -85,13 +86,13 @@ def test_what_is_typed_wrong(words, kit):
     assert SHOWN in said or "output_dir" in said
 
 
-@pytest.mark.parametrize("command", ["score", "convert", "merge", "doctor", "demo", "eval", *cli.STAGES])
+@pytest.mark.parametrize("command", ["score", "convert", "merge", "doctor", "demo", "eval", *STAGES])
 def test_an_unknown_option(command, kit):
     _, said = kit(command, f"--{NAME}", "x", status=2)
     assert "rlhf-kit" in said
 
 
-@pytest.mark.parametrize("stage", cli.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_file_of_bad_rows(stage, kit, tmp_path, base):
     """Names of files and of columns, and texts of rows, in the faults that are told."""
     bad = rows_of(tmp_path / f"{NAME}.jsonl", [{NAME: 1, "text": 5, "prompt": [HOSTILE], "ranks": NAME}] * 2)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_kit.cli import commands as cli
+from rlhf_kit import cli
+from rlhf_kit.cli.commands import COMMANDS
 from rlhf_kit.stages import advice, sft
 from rlhf_kit.stages.output import MetricsFile
 from rlhf_kit.terminal import interrupts
@@ -170,13 +171,13 @@ sys.exit(main())
 @pytest.mark.parametrize(
     "argv,module,number",
     [
-        (["sft"], "torch", 2),
-        (["ppo"], "torch", 15),
+        (["sft", *"--model m --data d --output o".split()], "torch", 2),
+        (["ppo", *"--model m --data d --output o --reward_funcs r".split()], "torch", 15),
         (["eval", "perplexity", "--model", "x", "--data", "y"], "torch", 2),
         (["demo"], "torch", 2),
         ([], "rich", 2),
         (["sft", "--help"], "rich", 15),
-        (["score"], "argparse", 2),
+        (["score"], "yaml", 2),
     ],
     ids=str,
 )
@@ -189,11 +190,9 @@ def test_ctrl_c_while_libraries_are_imported_is_clean(argv, module, number):
 
 @pytest.mark.parametrize("argv", [["convert", "x"], ["score", "x"], ["demo"], ["doctor", "x"]], ids=str)
 def test_the_other_commands_end_with_a_line_too(argv, monkeypatch, capsys):
-    class Interrupted:
-        @staticmethod
-        def main(rest):
-            raise KeyboardInterrupt
+    def interrupted(*_):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: Interrupted)
+    monkeypatch.setattr("rlhf_kit.cli.run._run", interrupted)
     assert cli.main(argv) == 130
-    assert f"rlhf-kit {argv[0]}: interrupted. The same command begins again." in capsys.readouterr().err
+    assert f"Interrupted. {COMMANDS[argv[0]].interrupted}" in capsys.readouterr().err

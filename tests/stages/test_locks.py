@@ -14,6 +14,7 @@ from rlhf_kit.stages import sft
 from rlhf_kit.stages.output import MetricsFile, check_output
 from rlhf_kit.storage import LOCK, RUN, Folder
 from tests.stages.test_output import asked
+from tests.tiny_stages import run_command
 from tests.victims import every_byte
 
 
@@ -36,7 +37,7 @@ def train(base, demonstrations, tmp_path):
     def run(*more):
         argv = ["--model_name_or_path", base, "--dataset_name", demonstrations, "--output_dir", tmp_path / "out"]
         argv += ["--max_steps", "1", "--disable_tqdm", *more]
-        return sft.main([str(word) for word in argv])
+        return run_command(sft, [str(word) for word in argv])
 
     return run
 

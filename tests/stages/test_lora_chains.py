@@ -4,6 +4,7 @@ import copy
 import os
 import re
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli import main
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import calibration, unwrapped
@@ -31,8 +32,14 @@ from rlhf_kit.models.merging import merged
 from rlhf_kit.models.precision import cast_frozen
 from rlhf_kit.stages import merging, ppo, pretrain, reward, sft
 from rlhf_kit.storage import Folder
+from tests.tiny_stages import run_command
 
-MAIN = {"pretrain": pretrain.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
+MAIN = {
+    "pretrain": partial(run_command, "pretrain"),
+    "sft": partial(run_command, "sft"),
+    "reward": partial(run_command, "reward"),
+    "ppo": partial(run_command, "ppo"),
+}
 IDS = torch.tensor([[5, 6, 7, 8, 9, 40, 41]])
 COMMON = ["--disable_tqdm", "--learning_rate", "1e-2", "--per_device_train_batch_size", "2", "--save_strategy", "no"]
 LORA = ["--use_peft", "--lora_r", "2"]

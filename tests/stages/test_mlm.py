@@ -16,6 +16,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.muon import Together
 from rlhf_kit.models.qanet.tokenizer import train_word_tokenizer
 from rlhf_kit.stages import mlm, pretrain
+from tests.tiny_stages import run_command
 
 BERT = [
     *("--model_name_or_path", "bert", "--train_tokenizer", "90", "--config_overrides"),
@@ -56,7 +57,7 @@ def test_a_new_wordpiece_knows_the_most_frequent_characters_as_they_stand():
 def test_from_scratch_with_a_vocabulary_of_its_own(texts, tmp_path):
     out = tmp_path / "out"
     argv = [*BERT, *FEW, "--dataset_name", str(texts), "--eval_dataset_name", str(texts), "--output_dir", str(out)]
-    assert mlm.main(argv) == 0
+    assert run_command(mlm, argv) == 0
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert model.config.model_type == "bert" and model.config.vocab_size == len(tokenizer) <= 90
     assert tokenizer.mask_token == "[MASK]" and model.config.pad_token_id == tokenizer.pad_token_id
@@ -65,7 +66,7 @@ def test_from_scratch_with_a_vocabulary_of_its_own(texts, tmp_path):
     assert told["metrics"]["eval_perplexity"] == pytest.approx(2.718281828 ** told["metrics"]["eval_loss"])
     # It goes on from what it made.
     more = ["--model_name_or_path", str(out), *FEW, "--dataset_name", str(texts), "--output_dir", str(tmp_path / "on")]
-    assert mlm.main(more) == 0
+    assert run_command(mlm, more) == 0
 
 
 def test_the_vocabulary_keeps_case_and_accents_and_cuts_chinese(tokenizer):
@@ -164,7 +165,7 @@ def test_muon_goes_on_from_a_checkpoint(tokenizer, tmp_path):
         ]
         argv += [f"{BERT[-1]},hidden_dropout_prob=0,attention_probs_dropout_prob=0", *FEW, "--save_steps", "2", *more]
         argv += ["--mlm_probability", "0", "--muon_learning_rate", "1e-2"]
-        assert mlm.main([*argv, "--dataset_name", str(data), "--output_dir", str(out)]) == 0
+        assert run_command(mlm, [*argv, "--dataset_name", str(data), "--output_dir", str(out)]) == 0
         return AutoModelForMaskedLM.from_pretrained(out).state_dict()
 
     words = tmp_path / "words"
@@ -238,7 +239,7 @@ def test_muon_and_adamw_take_the_steps_they_take_alone():
 )
 def test_what_is_refused(more, said, texts, tmp_path, capsys):
     out = tmp_path / "out"
-    assert mlm.main([*BERT, *more, "--dataset_name", str(texts), "--output_dir", str(out)]) == 2
+    assert run_command(mlm, [*BERT, *more, "--dataset_name", str(texts), "--output_dir", str(out)]) == 2
     assert re.search(said, capsys.readouterr().err) and not out.exists()
 
 
@@ -246,20 +247,20 @@ def test_a_model_that_reads_padding_gets_none_or_is_refused(texts, tmp_path, cap
     """ConvBERT's convolutions take in what stands beside a token, padding too."""
     sizes = f"{BERT[-1]},embedding_size=16,initializer_range=0.5"
     argv = ["--model_name_or_path", "convbert", *BERT[2:-1], sizes, *FEW, "--dataset_name", str(texts)]
-    assert mlm.main([*argv, "--output_dir", str(tmp_path / "out")]) == 2
+    assert run_command(mlm, [*argv, "--output_dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert "ConvBertForMaskedLM cannot be trained on texts of different lengths" in said
     assert "give --per_device_train_batch_size 1" in said and not (tmp_path / "out" / "config.json").exists()
-    assert mlm.main([*argv, "--per_device_train_batch_size", "1", "--output_dir", str(tmp_path / "one")]) == 0
+    assert run_command(mlm, [*argv, "--per_device_train_batch_size", "1", "--output_dir", str(tmp_path / "one")]) == 0
 
 
 def test_evaluation_rows_without_a_span_are_refused_too(write_jsonl, tmp_path, capsys):
     spans = write_jsonl("spans.jsonl", [{"text": "the cat sat", "spans": [[4, 7]]}] * 8)
     plain = write_jsonl("plain.jsonl", [{"text": "the cat sat", "spans": [[4, 7]]}, {"text": "the cat sat"}])
     argv = [*BERT, *FEW, "--mlm_probability", "0", "--dataset_name", str(spans), "--output_dir", str(tmp_path / "out")]
-    assert mlm.main([*argv, "--eval_dataset_name", str(plain)]) == 2
+    assert run_command(mlm, [*argv, "--eval_dataset_name", str(plain)]) == 2
     assert "some rows have none" in capsys.readouterr().err
-    assert mlm.main(argv) == 0
+    assert run_command(mlm, argv) == 0
 
 
 def test_new_positions_start_as_sinusoids(tokenizer):
@@ -284,13 +285,13 @@ def test_trained_positions_are_not_overwritten(tmp_path, capsys):
         "--output_dir",
         str(tmp_path / "out"),
     ]
-    assert mlm.main([*argv, "--sinusoidal_positions"]) == 2
+    assert run_command(mlm, [*argv, "--sinusoidal_positions"]) == 2
     assert "a trained one has its own" in capsys.readouterr().err
 
 
 def test_a_gpt_has_nothing_to_put_in_a_blank(base, texts, tmp_path, capsys):
     argv = ["--model_name_or_path", str(base), "--dataset_name", str(texts), "--output_dir", str(tmp_path / "out")]
-    assert mlm.main(argv) == 2
+    assert run_command(mlm, argv) == 2
     assert "no mask token" in capsys.readouterr().err
 
 
@@ -301,7 +302,7 @@ def test_accumulated_batches_weigh_as_one(texts, tmp_path):
         out = tmp_path / f"{batch}"
         argv = [*BERT, "--dataset_name", str(texts), "--output_dir", str(out), "--max_steps", "1", "--disable_tqdm"]
         argv += ["--per_device_train_batch_size", str(batch), "--gradient_accumulation_steps", str(accumulated)]
-        assert mlm.main([*argv, "--logging_steps", "1"]) == 0
+        assert run_command(mlm, [*argv, "--logging_steps", "1"]) == 0
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         return next(row["loss"] for row in rows if "loss" in row)
 
@@ -366,7 +367,7 @@ def test_a_resumed_run_draws_the_masks_of_an_unbroken_one(workers, texts, tmp_pa
         out = tmp_path / name
         argv = [*BERT, "--dataset_name", str(texts), "--output_dir", str(out), "--disable_tqdm", "--save_steps", "5"]
         argv += ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--logging_steps", "3", *more]
-        assert mlm.main([*argv, "--dataloader_num_workers", workers, "--save_total_limit", "9"]) == 0
+        assert run_command(mlm, [*argv, "--dataloader_num_workers", workers, "--save_total_limit", "9"]) == 0
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         timed = ("time", "runtime", "per_second")
         return AutoModelForMaskedLM.from_pretrained(out).state_dict(), [

@@ -9,6 +9,7 @@ from transformers import GPT2LMHeadModel, TrainingArguments
 from rlhf_kit.errors import NotFiniteError
 from rlhf_kit.stages import mlm, ppo, pretrain, reward, sft
 from rlhf_kit.training import Trainer
+from tests.tiny_stages import run_command
 
 STAGES = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo, "mlm": mlm}
 BERT = "num_hidden_layers=1,hidden_size=16,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32"
@@ -53,7 +54,7 @@ def test_a_loss_that_is_none_stops_the_stage(stage, command, tmp_path, monkeypat
         return loss * (float("inf") if self.state.global_step >= 3 else 1.0)
 
     monkeypatch.setattr(kind, "compute_loss", broken)
-    assert STAGES[stage].main(command(stage)) == 1
+    assert run_command(STAGES[stage], command(stage)) == 1
     assert "The loss became NaN or infinite in optimizer step 4. The last checkpoint" in capsys.readouterr().err
     out = tmp_path / "out"
     assert checkpoints(out) == ["checkpoint-2"] and not (out / "run.json").exists()
@@ -73,7 +74,7 @@ def test_a_gradient_that_is_none_names_its_parameter(clipping, command, monkeypa
         return model
 
     monkeypatch.setattr(pretrain, "load_model", with_a_broken_gradient)
-    assert pretrain.main(command("pretrain", "--max_grad_norm", clipping)) == 1
+    assert run_command(pretrain, command("pretrain", "--max_grad_norm", clipping)) == 1
     told = capsys.readouterr().err
     assert "The gradient of transformer.h.1.mlp.c_fc.weight became NaN or infinite in optimizer step 1." in told
 
@@ -86,7 +87,7 @@ def test_an_accumulated_micro_batch_is_looked_at_too(command, monkeypatch, capsy
         return compute_loss(self, *args, **options) * (float("nan") if len(seen) == 5 else 1.0)
 
     monkeypatch.setattr(Trainer, "compute_loss", broken)
-    assert pretrain.main(command("pretrain", "--gradient_accumulation_steps", "3")) == 1
+    assert run_command(pretrain, command("pretrain", "--gradient_accumulation_steps", "3")) == 1
     assert "The loss became NaN or infinite in optimizer step 2." in capsys.readouterr().err
 
 
@@ -94,7 +95,7 @@ def test_weights_that_an_optimizer_step_broke_are_never_saved(command, tmp_path,
     """At a learning rate of 1e38 the third step ends in infinite weights, and would be saved at once."""
     argv = command("pretrain", "--learning_rate", "1e38", "--lr_scheduler_type", "constant", "--warmup_steps", "0")
     argv[argv.index("--save_steps") + 1] = "1"
-    assert pretrain.main(argv) == 1
+    assert run_command(pretrain, argv) == 1
     assert "became NaN or infinite in optimizer step" in capsys.readouterr().err
     assert checkpoints(tmp_path / "out") == [] or all(
         torch.isfinite(x).all()
@@ -107,7 +108,7 @@ def test_weights_that_were_none_from_the_start_are_named(base, command, capsys):
     model = GPT2LMHeadModel.from_pretrained(base)
     model.transformer.h[0].ln_1.weight.data[3] = float("nan")
     model.save_pretrained(base)
-    assert sft.main(command("sft")) == 2
+    assert run_command(sft, command("sft")) == 2
     told = capsys.readouterr().err
     assert "the weights transformer.h.0.ln_1.weight are NaN or infinite, as it was loaded" in told
 

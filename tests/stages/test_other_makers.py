@@ -1,6 +1,7 @@
 """The stages on other makers' tokenizers and templates: what is saved ends, begins and refuses as it should."""
 
 import json
+from functools import partial
 
 import pytest
 from datasets import Dataset
@@ -14,7 +15,8 @@ from rlhf_kit.models.checkpoints import end_ids, load_policy, load_tokenizer
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
 from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.sft import SFTTrainer
-from rlhf_kit.stages import ppo, pretrain, reward, sft
+from rlhf_kit.stages import pretrain, sft
+from tests.tiny_stages import run_command
 
 QUIET = "--use_cpu --disable_tqdm --report_to none --overwrite_output_dir --max_steps 1".split()
 SYSTEM = [{"role": "system", "content": "Be brief."}]
@@ -27,7 +29,11 @@ DATA = {
     ],
     "ppo": [{"prompt": ASKED}, {"prompt": [*SYSTEM, *ASKED]}],
 }
-MAIN = {"sft": sft.main, "reward": reward.main, "ppo": ppo.main}
+MAIN = {
+    "sft": partial(run_command, "sft"),
+    "reward": partial(run_command, "reward"),
+    "ppo": partial(run_command, "ppo"),
+}
 
 
 def saved(name, folder):
@@ -57,7 +63,7 @@ def test_sft_keeps_the_models_own_list_of_ends(name, tmp_path):
     own = saved(name, tmp_path / "model")
     data = lines(tmp_path / "sft.jsonl", [{"messages": SAID}] * 4)
     argv = ["--model_name_or_path", str(tmp_path / "model"), "--dataset_name", data]
-    assert sft.main([*argv, "--output_dir", str(tmp_path / "out"), *QUIET]) == 0
+    assert run_command(sft, [*argv, "--output_dir", str(tmp_path / "out"), *QUIET]) == 0
     assert ends_of(tmp_path / "out") == own and len(own) > 1
 
 
@@ -86,8 +92,8 @@ def test_a_template_given_for_sft_ends_what_is_saved(tmp_path):
     data = lines(tmp_path / "sft.jsonl", [{"messages": SAID}] * 2)
     argv = ["--model_name_or_path", str(tmp_path / "model"), "--dataset_name", data]
     argv += ["--chat_template_path", str(tmp_path / "own.jinja"), "--output_dir", str(tmp_path / "out"), *QUIET]
-    assert sft.main([*argv, "--dry-run"]) == 0
-    assert sft.main(argv) == 0
+    assert run_command(sft, [*argv, "--dry-run"]) == 0
+    assert run_command(sft, argv) == 0
     assert ends_of(tmp_path / "out") == [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|stop|>")]
 
 
@@ -121,7 +127,7 @@ def test_sft_saves_a_template_that_begins_as_it_trained(tmp_path):
     model_of("llama3", tokenizer).save_pretrained(tmp_path / "model")
     data = lines(tmp_path / "sft.jsonl", [{"messages": SAID}] * 2)
     argv = ["--model_name_or_path", str(tmp_path / "model"), "--dataset_name", data]
-    assert sft.main([*argv, "--output_dir", str(tmp_path / "out"), *QUIET]) == 0
+    assert run_command(sft, [*argv, "--output_dir", str(tmp_path / "out"), *QUIET]) == 0
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     asked = again.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert asked[0] == again.bos_token_id and asked.count(again.bos_token_id) == 1
@@ -154,7 +160,7 @@ def test_a_refused_evaluation_row_is_told_too(tmp_path, capsys):
         lines(tmp_path / f"{at}.jsonl", [{"messages": rows}] * 2) for at, rows in enumerate([SAID, SYSTEM + SAID])
     ]
     argv = ["--model_name_or_path", str(tmp_path / "model"), "--dataset_name", files[0], *QUIET]
-    assert sft.main([*argv, "--eval_dataset_name", files[1], "--output_dir", str(tmp_path / "out")]) == 2
+    assert run_command(sft, [*argv, "--eval_dataset_name", files[1], "--output_dir", str(tmp_path / "out")]) == 2
     assert "eval: the tokenizer's chat template refuses 2 of 2 rows" in capsys.readouterr().err
 
 

@@ -1,14 +1,15 @@
 """`rlhf-kit ppo` and what a user may ask of it: done, or one message and exit status 2."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rlhf_kit.eval import commands as evaluate
-from rlhf_kit.eval.reward.score import main as score
-from rlhf_kit.stages import ppo, pretrain, reward, sft
+from rlhf_kit.stages import ppo, reward, sft
+from tests.tiny_stages import run_command
 
 FUNCTIONS = """
 def one(completions, **_): return 1.0
@@ -54,7 +55,7 @@ def command(base, ranked, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", TOLD)
 def test_what_a_reward_function_returned_is_told(command, capsys, tmp_path, name):
-    assert ppo.main(command(reward_funcs=f"functions_of_a_beginner:{name}")) == 2
+    assert run_command(ppo, command(reward_funcs=f"functions_of_a_beginner:{name}")) == 2
     told = capsys.readouterr().err
     assert f"{TOLD[name]}" in told and "give one number a completion, a list of 4 (None: no opinion)" in told
     assert not (tmp_path / "out" / "run.json").exists()
@@ -62,8 +63,8 @@ def test_what_a_reward_function_returned_is_told(command, capsys, tmp_path, name
 
 def test_run_json_says_why_a_run_stopped(command, tmp_path):
     assert (
-        ppo.main(
-            command("--total_episodes", "40", "--max_kl", "1e-6", "--learning_rate", "0.1", "--save_steps", "100")
+        run_command(
+            ppo, command("--total_episodes", "40", "--max_kl", "1e-6", "--learning_rate", "0.1", "--save_steps", "100")
         )
         == 0
     )
@@ -72,7 +73,7 @@ def test_run_json_says_why_a_run_stopped(command, tmp_path):
     assert [p.name for p in (tmp_path / "out").glob("checkpoint-*")] == [f"checkpoint-{record['steps']}"]
     assert (tmp_path / "out" / "model.safetensors").exists()
     whole = command("--overwrite_output_dir")
-    assert ppo.main(whole) == 0
+    assert run_command(ppo, whole) == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["stopped"] is None
 
 
@@ -80,7 +81,7 @@ def test_run_json_says_why_a_run_stopped(command, tmp_path):
 def test_a_language_model_is_no_reward(command, base, tmp_path, capsys, more):
     """Told before the data are read: there are none of that name."""
     argv = command("--dataset_name", "no/such.jsonl", *more, reward_funcs=str(base))
-    assert ppo.main(argv) == 2
+    assert run_command(ppo, argv) == 2
     told = capsys.readouterr().err
     assert "is not a reward model: it is a GPT2LMHeadModel, without a head that gives scores" in told
     assert not (tmp_path / "out").exists()
@@ -91,14 +92,14 @@ def test_a_language_model_scores_nothing_elsewhere_and_still_starts_a_reward_mod
     options = ["--model", str(base), "--data", str(ranked)]
     assert evaluate.main(["reward", *options, "--output", str(tmp_path / "e")]) == 2
     assert told in capsys.readouterr().err
-    assert score(options) == 2
+    assert run_command("score", options) == 2
     assert told in capsys.readouterr().err
     argv = ["--model_name_or_path", str(base), "--dataset_name", str(ranked), "--output_dir", str(tmp_path / "out")]
-    assert reward.main([*argv, "--max_steps", "1", "--disable_tqdm", "--report_to", "none"]) == 0
+    assert run_command(reward, [*argv, "--max_steps", "1", "--disable_tqdm", "--report_to", "none"]) == 0
 
 
 def test_numbers_out_of_range_are_told_together(command, capsys, tmp_path):
-    assert ppo.main(command("--gamma", "2", "--cliprange", "-1", "--generation_batch_size", "-1")) == 2
+    assert run_command(ppo, command("--gamma", "2", "--cliprange", "-1", "--generation_batch_size", "-1")) == 2
     told = capsys.readouterr().err
     for fault in (
         "gamma=2.0 must lie between 0 and 1",
@@ -112,7 +113,7 @@ def test_numbers_out_of_range_are_told_together(command, capsys, tmp_path):
 def test_other_stages_numbers_too(base, demonstrations, ranked, capsys, tmp_path):
     options = ["--output_dir", str(tmp_path / "out"), "--model_name_or_path", str(base), "--learning_rate", "-1"]
     for stage, data in ((sft, demonstrations), (reward, ranked)):
-        assert stage.main([*options, "--dataset_name", str(data), "--per_device_train_batch_size", "0"]) == 2
+        assert run_command(stage, [*options, "--dataset_name", str(data), "--per_device_train_batch_size", "0"]) == 2
         told = capsys.readouterr().err
         assert "learning_rate=-1.0 must not be negative" in told
         assert "per_device_train_batch_size=0 must be at least 1" in told
@@ -121,7 +122,7 @@ def test_other_stages_numbers_too(base, demonstrations, ranked, capsys, tmp_path
 def test_texts_beside_ppo_longer_than_the_context_are_refused(command, texts, capsys):
     options = ["--ptx_dataset_name", str(texts), "--ptx_coef", "1", "--ptx_max_length", "512"]
     for more in ([], ["--dry-run"]):
-        assert ppo.main(command(*options, *more)) == 2
+        assert run_command(ppo, command(*options, *more)) == 2
         assert "ptx_max_length=512 is more than the policy's context of 128 tokens" in capsys.readouterr().err
 
 
@@ -139,7 +140,7 @@ def test_every_stage_checkpoints_activations(command, base, texts, demonstration
             argv = ["--model_name_or_path", str(base), "--dataset_name", str(data[stage]), "--output_dir", out]
             argv += ["--max_steps", "2", "--disable_tqdm", "--report_to", "none"]
             argv += ["--block_size", "16"] if stage == "pretrain" else []
-        main = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}[stage].main
+        main = partial(run_command, stage)
         assert main([*argv, "--bf16", "false", *more]) == 0
         weights.append(load_file(f"{out}/model.safetensors"))
     for key, weight in weights[0].items():

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_kit.stages import ppo, reward, sft
-from tests.tiny_stages import PPO, QUIET
+from tests.tiny_stages import PPO, QUIET, run_command
 
 # The process kills itself when the third log is due, that is after the first checkpoint.
 KILLED = """
 import importlib, os, signal, sys
+from rlhf_kit.cli import main
 from rlhf_kit.stages.output import MetricsFile
 
 logged = []
@@ -27,7 +28,7 @@ def kill_at_three(self, args, state, control, logs=None, **kwargs):
 
 
 MetricsFile.on_log = kill_at_three
-sys.exit(importlib.import_module("rlhf_kit.stages." + sys.argv[1]).main(sys.argv[2:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -49,13 +50,13 @@ def test_a_killed_stage_goes_on_to_the_same_end(stage, base, demonstrations, ran
     }[name]
     argv = [str(item) for item in [*common, *options]]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert stage.main([*argv, "--output_dir", str(whole)]) == 0
+    assert run_command(stage, [*argv, "--output_dir", str(whole)]) == 0
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, name, *argv, "--output_dir", str(killed)], capture_output=True
     )
     assert ended.returncode == -9, ended.stderr.decode()
     assert not (killed / "run.json").exists() and not (killed / "config.json").exists()
-    assert stage.main([*argv, "--output_dir", str(killed), "--resume_from_checkpoint"]) == 0
+    assert run_command(stage, [*argv, "--output_dir", str(killed), "--resume_from_checkpoint"]) == 0
     first, second = (json.loads((folder / "run.json").read_text()) for folder in (whole, killed))
     assert second["resumed_from"] and second["steps"] == first["steps"]
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, killed))

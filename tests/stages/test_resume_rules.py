@@ -13,6 +13,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.stages import pretrain, reward, sft
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.checkpoints import damage
+from tests.tiny_stages import run_command
 
 TIMED = ("time", "runtime", "per_second")
 
@@ -25,7 +26,7 @@ def run(base, demonstrations, tmp_path, capsys):
         argv = ["--model_name_or_path", base, "--dataset_name", data, "--output_dir", tmp_path / "out"]
         argv += ["--per_device_train_batch_size", 2, "--save_steps", 2, "--logging_steps", 1, "--disable_tqdm"]
         argv += ["--save_total_limit", 9, "--warmup_steps", 0, *options]
-        status = stage.main([str(item) for item in argv])
+        status = run_command(stage, [str(item) for item in argv])
         return status, capsys.readouterr().err
 
     go.out = tmp_path / "out"
@@ -239,9 +240,9 @@ def test_another_dropout_of_adapters_holds_from_the_checkpoint_on(run):
 def test_a_model_from_scratch_of_another_size_is_refused(scratch, texts, tmp_path, capsys):
     argv = [*scratch, "--dataset_name", str(texts), "--output_dir", str(tmp_path / "out"), "--block_size", "16"]
     argv += ["--max_steps", "2", "--save_steps", "2", "--disable_tqdm"]
-    assert pretrain.main(argv) == 0
+    assert run_command(pretrain, argv) == 0
     argv[argv.index("n_layer=2,n_embd=32,n_head=2")] = "n_layer=2,n_embd=32,n_head=4"  # tensors of the same shapes
-    assert pretrain.main([*argv, "--resume_from_checkpoint"]) == 2
+    assert run_command(pretrain, [*argv, "--resume_from_checkpoint"]) == 2
     assert "--config_overrides n_layer=2,n_embd=32,n_head=2, and n_layer=2,n_embd=32,n_head=4 is given" in (
         capsys.readouterr().err
     )

@@ -9,6 +9,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.stages import mlm, ppo, pretrain, reward, sft
 from rlhf_kit.training import Trainer
+from tests.tiny_stages import run_command
 
 CHECKPOINTING = ["--activation_checkpointing", "--activation_checkpointing_kwargs"]
 ASKED = [
@@ -87,7 +88,7 @@ def test_what_cannot_be_made_is_told_first(options, told, tmp_path, monkeypatch,
     ]
     for at, stage in enumerate((pretrain, mlm, sft, reward, ppo)):
         more = ["--reward_funcs", "tests.rewards:brief"] if stage is ppo else []
-        assert stage.main([*argv, *options, *more, *(["--dry-run"] if at % 2 else [])]) == 2, stage
+        assert run_command(stage, [*argv, *options, *more, *(["--dry-run"] if at % 2 else [])]) == 2, stage
         assert told in capsys.readouterr().err and not (tmp_path / "x").exists(), stage
 
 
@@ -104,4 +105,4 @@ def test_what_can_is_left_alone(base, texts, tmp_path):
     argv += ["--optim_args", "momentum=0.9,nesterov=true", *CHECKPOINTING, '{"every_n_layers": 2, "offload": false}']
     (tmp_path / "accelerate.json").write_text('{"even_batches": false}')
     argv += ["--accelerator_config", str(tmp_path / "accelerate.json")]
-    assert pretrain.main([*argv, "--lr_scheduler_kwargs", '{"min_lr": 1e-6}', "--block_size", "32"]) == 0
+    assert run_command(pretrain, [*argv, "--lr_scheduler_kwargs", '{"min_lr": 1e-6}', "--block_size", "32"]) == 0

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +20,17 @@ from rlhf_kit.eval.commands import SUBCOMMANDS
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.ppo.rewards import resolve_reward
-from rlhf_kit.stages import calibration, mlm, ppo, pretrain, reward, sft
+from rlhf_kit.stages import calibration, ppo, pretrain, reward, sft
 from rlhf_kit.stages.output import MetricsFile
+from tests.tiny_stages import run_command
 
-MAIN = {"pretrain": pretrain.main, "mlm": mlm.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
+MAIN = {
+    "pretrain": partial(run_command, "pretrain"),
+    "mlm": partial(run_command, "mlm"),
+    "sft": partial(run_command, "sft"),
+    "reward": partial(run_command, "reward"),
+    "ppo": partial(run_command, "ppo"),
+}
 QUIET = ["--disable_tqdm", "--logging_steps", "2"]
 PPO = [
     *("--rollout_batch_size", "4", "--mini_batch_size", "2", "--num_ppo_epochs", "1", "--total_episodes", "8"),
@@ -43,7 +51,7 @@ def test_pretrain_from_scratch_with_a_vocabulary_of_its_own(texts, tmp_path):
     out = tmp_path / "out"
     argv = words("--model_name_or_path", "gpt2", "--config_overrides", "n_layer=2,n_embd=32,n_head=2")
     argv += words("--train_tokenizer", 300, "--dataset_name", texts, "--eval_dataset_name", texts, "--output_dir", out)
-    assert pretrain.main([*argv, *STEPS, *QUIET]) == 0
+    assert run_command(pretrain, [*argv, *STEPS, *QUIET]) == 0
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert model.config.vocab_size == len(tokenizer) <= 300
     assert model.config.n_positions == 32 and model.config.use_cache
@@ -60,7 +68,7 @@ def test_pretrain_from_scratch_with_a_vocabulary_of_its_own(texts, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from rlhf_kit.stages import pretrain
+from rlhf_kit.cli import main
 from rlhf_kit.stages.output import MetricsFile
 log = MetricsFile.on_log
 def kill_at_four(self, args, state, control, **kwargs):
@@ -68,21 +76,21 @@ def kill_at_four(self, args, state, control, **kwargs):
     if state.global_step == 4:
         os.kill(os.getpid(), signal.SIGKILL)
 MetricsFile.on_log = kill_at_four
-sys.exit(pretrain.main(sys.argv[1:]))
+sys.exit(main(["pretrain", *sys.argv[1:]]))
 """
 
 
 def test_a_killed_run_resumes_to_the_same_end(texts, tmp_path, scratch):
     argv = [*scratch, *words("--dataset_name", texts), *STEPS, *QUIET, "--seed", "3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert pretrain.main([*argv, "--output_dir", str(whole)]) == 0
+    assert run_command(pretrain, [*argv, "--output_dir", str(whole)]) == 0
     ended = subprocess.run([sys.executable, "-c", KILLED, *argv, "--output_dir", str(killed)], capture_output=True)
     assert ended.returncode == -9, ended.stderr.decode()
     assert not (killed / "run.json").exists() and not (killed / "config.json").exists()
     torn = killed / "checkpoint-4"
     torn.mkdir(exist_ok=True)
     (torn / "trainer_state.json").write_text("{")  # as if the kill had come while it was written
-    assert pretrain.main([*argv, "--output_dir", str(killed), "--resume_from_checkpoint"]) == 0
+    assert run_command(pretrain, [*argv, "--output_dir", str(killed), "--resume_from_checkpoint"]) == 0
     told = record(killed)
     assert told["resumed_from"] == "checkpoint-2" and told["steps"] == record(whole)["steps"] == 6
     first, second = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
@@ -97,7 +105,7 @@ def test_an_interrupt_says_how_to_go_on(texts, tmp_path, scratch, monkeypatch, c
 
     monkeypatch.setattr(MetricsFile, "on_log", interrupt)
     argv = [*scratch, *words("--dataset_name", texts, "--output_dir", tmp_path / "out"), *STEPS, *QUIET]
-    assert pretrain.main(argv) == 130
+    assert run_command(pretrain, argv) == 130
     assert "--resume_from_checkpoint" in capsys.readouterr().err
 
 
@@ -108,15 +116,15 @@ def test_the_chain_full_and_with_adapters(base, demonstrations, ranked, tmp_path
     fine, judge, best = tmp_path / "sft", tmp_path / "reward", tmp_path / "ppo"
     common = [*QUIET, *lora, "--per_device_train_batch_size", "2", "--learning_rate", "1e-3"]
     argv = words("--model_name_or_path", base, "--dataset_name", demonstrations, "--output_dir", fine)
-    assert sft.main([*argv, *common, "--num_train_epochs", "1"]) == 0
+    assert run_command(sft, [*argv, *common, "--num_train_epochs", "1"]) == 0
     argv = words("--model_name_or_path", fine, "--dataset_name", ranked, "--eval_dataset_name", ranked)
-    assert reward.main([*argv, *common, "--output_dir", str(judge), "--gradient_accumulation_steps", "1"]) == 0
+    assert run_command(reward, [*argv, *common, "--output_dir", str(judge), "--gradient_accumulation_steps", "1"]) == 0
     assert 0 <= record(judge)["metrics"]["eval_accuracy"] <= 1
     card = (judge / "README.md").read_text(encoding="utf-8")
     accuracy = record(judge)["metrics"]["eval_accuracy"]
     assert f"| Pair accuracy 成對準確率 | {accuracy:.3f} |" in card and "length" in card and "base_model: " in card
     argv = words("--model_name_or_path", fine, "--dataset_name", ranked, "--output_dir", best)
-    assert ppo.main([*argv, *common, *PPO, "--reward_funcs", str(judge), "rlhf_kit.world:truth_reward"]) == 0
+    assert run_command(ppo, [*argv, *common, *PPO, "--reward_funcs", str(judge), "rlhf_kit.world:truth_reward"]) == 0
     assert record(best)["steps"] == 4
     adapter_only = lora == ["--use_peft"]
     for folder in (fine, judge, best):
@@ -165,13 +173,13 @@ def test_bad_data(base, write_jsonl, tmp_path, capsys, stage, row, message):
 def test_files_and_folders_that_are_not_there(base, texts, demonstrations, ranked, tmp_path, capsys):
     out = tmp_path / "out"
     argv = words("--model_name_or_path", base, "--dataset_name", tmp_path / "textz.jsonl")
-    assert "Did you mean 'texts.jsonl'?" in refused(pretrain.main, argv, out, capsys)
+    assert "Did you mean 'texts.jsonl'?" in refused(partial(run_command, "pretrain"), argv, out, capsys)
     empty = tmp_path / "empty"
     empty.mkdir()
     argv = words("--model_name_or_path", empty, "--dataset_name", demonstrations)
-    assert "holds no model" in refused(sft.main, argv, out, capsys)
+    assert "holds no model" in refused(partial(run_command, "sft"), argv, out, capsys)
     argv = words("--model_name_or_path", tmp_path / "nothing", "--dataset_name", ranked)
-    assert "There is no folder" in refused(reward.main, argv, out, capsys)
+    assert "There is no folder" in refused(partial(run_command, "reward"), argv, out, capsys)
 
 
 def test_a_reward_model_with_two_labels(base, ranked, reward_model, tokenizer, tmp_path, capsys):
@@ -181,9 +189,14 @@ def test_a_reward_model_with_two_labels(base, ranked, reward_model, tokenizer, t
     tokenizer.save_pretrained(judge)
     argv = words("--dataset_name", ranked)
     out = tmp_path / "out"
-    said = refused(reward.main, [*argv, "--model_name_or_path", str(judge)], out, capsys)
+    said = refused(partial(run_command, "reward"), [*argv, "--model_name_or_path", str(judge)], out, capsys)
     assert "2 labels" in said
-    said = refused(ppo.main, [*argv, "--model_name_or_path", str(base), "--reward_funcs", str(judge)], out, capsys)
+    said = refused(
+        partial(run_command, "ppo"),
+        [*argv, "--model_name_or_path", str(base), "--reward_funcs", str(judge)],
+        out,
+        capsys,
+    )
     assert "2 labels" in said
 
 
@@ -197,7 +210,7 @@ def test_a_reward_model_with_two_labels(base, ranked, reward_model, tokenizer, t
 )
 def test_reward_functions_that_do_not_resolve(base, ranked, tmp_path, capsys, name, message):
     argv = words("--model_name_or_path", base, "--dataset_name", ranked, "--reward_funcs", name)
-    assert re.search(message, refused(ppo.main, argv, tmp_path / "out", capsys))
+    assert re.search(message, refused(partial(run_command, "ppo"), argv, tmp_path / "out", capsys))
 
 
 def test_a_reward_function_of_the_current_folder(tmp_path, monkeypatch):
@@ -220,7 +233,7 @@ def test_a_reward_function_of_the_current_folder(tmp_path, monkeypatch):
 )
 def test_options_that_do_not_go_together(base, texts, tmp_path, capsys, argv, message):
     argv = [*words("--model_name_or_path", base, "--dataset_name", texts), *argv]
-    assert re.search(message, refused(pretrain.main, argv, tmp_path / "out", capsys))
+    assert re.search(message, refused(partial(run_command, "pretrain"), argv, tmp_path / "out", capsys))
 
 
 def test_a_dry_run_writes_nothing_and_counts(base, texts, demonstrations, ranked, tmp_path, capsys, monkeypatch):
@@ -244,7 +257,7 @@ def test_long_prompts_can_be_left_out(base, write_jsonl, tmp_path, caplog):
     rows = [{"prompt": "the cat " * 200}, {"prompt": "hello"}]
     argv = words("--model_name_or_path", base, "--dataset_name", write_jsonl("p.jsonl", rows), "--dry-run")
     argv += ["--reward_funcs", "rlhf_kit.world:truth_reward", "--max_prompt_length", "20", "--output_dir", "x"]
-    assert ppo.main(argv) == 0
+    assert run_command(ppo, argv) == 0
     assert "1 of 2 prompts, of more than 20 tokens, are left out" in caplog.text
 
 
@@ -252,10 +265,10 @@ def test_ppo_with_pretraining_texts_and_a_moving_average(base, texts, ranked, tm
     out = tmp_path / "ppo"
     argv = words("--model_name_or_path", base, "--dataset_name", ranked, "--reward_funcs", "tests.rewards:brief")
     argv += [*PPO, *QUIET, "--ptx_coef", "1.0"]
-    assert "give both" in refused(ppo.main, argv, out, capsys)
+    assert "give both" in refused(partial(run_command, "ppo"), argv, out, capsys)
     argv += words("--ptx_dataset_name", texts, "--ema_decay", 0.9, "--log_completions", "--output_dir", out)
     for more in ([], ["--overwrite_output_dir"]):  # the second time every file and folder is replaced
-        assert ppo.main([*argv, *more]) == 0
+        assert run_command(ppo, [*argv, *more]) == 0
         average, last = load_file(out / "ema" / "model.safetensors"), load_file(out / "model.safetensors")
         assert average.keys() == last.keys() and any(not torch.equal(average[key], last[key]) for key in last)
         assert len(list((out / "completions").iterdir())) == 2
@@ -278,7 +291,7 @@ def test_ppo_against_an_ensemble_and_a_function(base, ranked, judges, tmp_path):
         "--model_name_or_path", base, "--dataset_name", ranked, *PPO, *QUIET, "--output_dir", tmp_path / "out"
     )
     argv += ["--reward_funcs", judges[0], "tests.rewards:brief", judges[1], "--reward_weights", "1", "0.5"]
-    assert ppo.main([*argv, *words("--reward_ensemble", "mean-std", "--reward_ensemble_std_coef", 0.5)]) == 0
+    assert run_command(ppo, [*argv, *words("--reward_ensemble", "mean-std", "--reward_ensemble_std_coef", 0.5)]) == 0
     logged = (tmp_path / "out" / "metrics.jsonl").read_text()
     assert "rewards/ensemble-mean-std" in logged and "rewards/brief" in logged and "rewards/reward" not in logged
     assert record(tmp_path / "out")["config"]["reward_ensemble"] == "mean-std"
@@ -300,7 +313,7 @@ def test_ensembles_that_make_no_sense(base, ranked, judges, tmp_path, capsys, mo
     judges = [judges[i] for i in models] if isinstance(models, tuple) else judges[:models]
     argv = [*words("--model_name_or_path", base, "--dataset_name", ranked), *argv]
     argv += ["--reward_funcs", *judges, "tests.rewards:brief"]
-    assert re.search(message, refused(ppo.main, argv, tmp_path / "out", capsys))
+    assert re.search(message, refused(partial(run_command, "ppo"), argv, tmp_path / "out", capsys))
 
 
 FRONT = Path(__file__).parents[2]
@@ -341,7 +354,7 @@ def test_a_script_does_not_see_the_files_beside_it(folder, module, argv, monkeyp
 def calibrated(folder, base, ranked, *options):
     argv = words("--model_name_or_path", base, "--dataset_name", ranked, "--output_dir", folder)
     steps = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-2"]
-    return reward.main([*argv, *QUIET, *steps, *map(str, options)])
+    return run_command(reward, [*argv, *QUIET, *steps, *map(str, options)])
 
 
 def test_demonstrations_can_be_the_zero_of_the_scores(base, ranked, demonstrations, tmp_path):

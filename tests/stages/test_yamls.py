@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,18 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from rlhf_kit import world
-from rlhf_kit.stages import mlm, ppo, pretrain, reward, sft
+from rlhf_kit.stages import pretrain
+from tests.tiny_stages import run_command
 
 STAGES_FOLDER = Path(pretrain.__file__).parent
 HOMES = [Path(__file__).parents[2] / "recipes", STAGES_FOLDER / "recipes"]  # by path, by name
-MAIN = {"pretrain": pretrain.main, "mlm": mlm.main, "sft": sft.main, "reward": reward.main, "ppo": ppo.main}
+MAIN = {
+    "pretrain": partial(run_command, "pretrain"),
+    "mlm": partial(run_command, "mlm"),
+    "sft": partial(run_command, "sft"),
+    "reward": partial(run_command, "reward"),
+    "ppo": partial(run_command, "ppo"),
+}
 FOLDERS = {"gpt2": 4, "gpt2-lora": 4, "world": 8}
 STAGE = re.compile("|".join(MAIN))  # what `rlhf-kit eval` and accelerate read is called otherwise
 STAGES = sorted(path for home in HOMES for path in home.rglob("*.yaml"))

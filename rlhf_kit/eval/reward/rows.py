@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_kit.data import shapes
 from rlhf_kit.data.faults import describe, is_list
@@ -17,10 +17,11 @@ from rlhf_kit.data.sources import read
 from rlhf_kit.data.unread import lost_from_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
+from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.reward.scoring import Prompt, Reader, load_scorer, score_lists
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
-from rlhf_kit.processes import processes, quiet
+from rlhf_kit.processes import processes
 from rlhf_kit.storage import Folder, check_place
 from rlhf_kit.terminal import complain, say
 
@@ -29,6 +30,45 @@ KINDS = ("ranked", "pairs", "thumbs", "demonstrations")
 FORMS = (("completions",), ("chosen", "rejected"), ("completion",), ("messages",))
 SCORE = "score"  # whose files `--output` may replace
 SINGLE = ("completion", "messages")  # one score a row; else a list of them
+
+
+@dataclass
+class ScoreOptions:
+    model_name_or_path: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Reward models: folders or hub ids; several make an ensemble. 獎勵模型",
+            "required": True,
+            "whole": True,
+        },
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "prompt with completions, chosen and rejected, or completion: a file, a folder, a hub id, "
+            "world:ranked. 資料",
+            "required": True,
+        },
+    )
+    split: str = field(default="train", metadata={"help": "Split of a folder, a hub dataset or the world."})
+    output_file: Path | None = field(
+        default=None,
+        metadata={
+            "help": "JSONL: the rows with score (or scores: a list, or chosen and rejected). Default: standard "
+            "output. 輸出檔案"
+        },
+    )
+    batch_size: int = field(default=16, metadata={"help": "Completions a forward."})
+    ensemble: Literal["mean", "min", "mean-std"] | None = field(
+        default=None, metadata={"help": "One score of several models. Default: mean. 多個模型如何合併"}
+    )
+    std_coef: float | None = field(
+        default=None, metadata={"help": "Of mean-std: mean - C * standard deviation. Default: 1.0."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with a hub model. 執行模型自帶的程式碼"}
+    )
+
 
 Row = Mapping[str, Any]
 List = tuple[Prompt, list[str]]
@@ -106,22 +146,24 @@ def with_scores(rows: Sequence[Row], form: Sequence[str], scores: Sequence[Seque
         yield kept | {name: found[0] if name == "score" else list(found)}
 
 
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit score` with parsed options. Raises UserError before anything is written."""
-    quiet()
-    if len(options.model) == 1 and options.ensemble is not None:
+def run(options: ScoreOptions) -> None:
+    """`rlhf-kit score` with its options. Raises UserError before anything is written."""
+    pin(options)
+    if len(options.model_name_or_path) == 1 and options.ensemble is not None:
         raise UserError(f"--ensemble {options.ensemble} joins several models; --model names one. Name more.")
     if options.std_coef is not None and options.ensemble != "mean-std":
         raise UserError("--std-coef goes with --ensemble mean-std.")
-    if len(set(options.model)) < len(options.model):
-        raise UserError(f"--model names a model twice ({', '.join(options.model)}); name each once.")
-    if options.output is not None:
-        check_file(options.output, options.data)
-    found = read(options.data, KINDS, options.split, seed=0)
+    if len(set(options.model_name_or_path)) < len(options.model_name_or_path):
+        raise UserError(f"--model names a model twice ({', '.join(options.model_name_or_path)}); name each once.")
+    if options.output_file is not None:
+        check_file(options.output_file, options.dataset_name)
+    found = read(options.dataset_name, KINDS, options.split, seed=0)
     ours = Source(found.name, shapes.read(found.rows, KINDS)[0], found.context)
     form = form_of(ours)
     lists = lists_of(ours, form)
-    loaded = {name: load_scorer(name, [prompt for prompt, _ in lists], found.name) for name in options.model}
+    loaded = {
+        name: load_scorer(name, [prompt for prompt, _ in lists], found.name) for name in options.model_name_or_path
+    }
     readers = {name: Reader(*pair) for name, pair in loaded.items()}
     cut = check_lengths(found, lists, readers)
     for reader in readers.values():
@@ -131,13 +173,13 @@ def run(options: argparse.Namespace) -> None:
         complain(f"rlhf-kit score: {told}")
     scores = score_lists(_scorer(options, list(loaded.values())), lists, options.batch_size)
     text = results.json_lines(with_scores(found.rows, form, scores))
-    if options.output is None:
+    if options.output_file is None:
         say(text.removesuffix("\n"))
     else:
         try:
-            Folder(options.output.parent, SCORE).write(options.output.name, text)
+            Folder(options.output_file.parent, SCORE).write(options.output_file.name, text)
         except OSError as error:
-            raise UserError(f"--output {str(options.output)!r} cannot be written: {error.strerror}.") from error
+            raise UserError(f"--output {str(options.output_file)!r} cannot be written: {error.strerror}.") from error
 
 
 def check_file(output: Path, data: str) -> None:
@@ -150,7 +192,7 @@ def check_file(output: Path, data: str) -> None:
     Folder(output.parent, SCORE).refuse_foreign([output.name])
 
 
-def _scorer(options: argparse.Namespace, loaded: Sequence[tuple]):
+def _scorer(options: ScoreOptions, loaded: Sequence[tuple]):
     """(prompts, completions) -> Tensor (N,), of the one model or of all together."""
     device = processes().device
     models, tokenizers = [model.to(device) for model, _ in loaded], [tokenizer for _, tokenizer in loaded]

@@ -1,0 +1,125 @@
+"""`rlhf-kit`, and every way in which its commands end.
+
+Quick to start: help and what is wrong with the options come before torch is imported.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_kit import __version__
+from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command
+from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.launched import is_main_process
+from rlhf_kit.terminal import complain, escape_logs, interrupts, outlive_readers, say
+
+# What is wrong with a name of the user's, wherever it turns out.
+PLACES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
+HELP = {"-h", "--help", "--help-all", "--help_all"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `rlhf-kit COMMAND ...`; returns the exit status.
+
+    0 done, 1 a full disk, a NaN or what the doctor found, 2 a mistake of the user, 130 Ctrl-C, 143 SIGTERM.
+    """
+    if argv is None:
+        interrupts.become("rlhf-kit")
+        outlive_readers()
+    escape_logs()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["-V"], ["--version"]):
+        say(f"rlhf-kit {__version__}")
+        return 0
+    if not argv or argv[0] in (*HELP, "help"):
+        _help().print_root()
+        return 0
+    if argv[0] == "eval":
+        return importlib.import_module("rlhf_kit.eval.commands").main(argv[1:])
+    size = 2 if argv[0] in GROUPS else 1
+    if size == 2 and (len(argv) == 1 or argv[1] in HELP):
+        _help().print_group(argv[0])
+        return 0 if len(argv) > 1 else 2
+    words, rest = " ".join(argv[:size]), argv[size:]
+    if words not in COMMANDS:
+        complain(_unknown(argv[0], argv[1] if size == 2 else None))
+        return 2
+    if HELP & {*rest}:
+        _help().print_command(words, everything=bool({"--help-all", "--help_all"} & {*rest}))
+        return 0
+    return _ended(words, COMMANDS[words], rest)
+
+
+def _help() -> Any:
+    with interrupts.before_anything():
+        return importlib.import_module("rlhf_kit.cli.help")
+
+
+def _unknown(first: str, second: str | None) -> str:
+    """That there is no such command, and the nearest."""
+    if second is None:
+        names = [*(words for words in COMMANDS if " " not in words), *GROUPS]
+        nested = [words for words in COMMANDS if words.partition(" ")[2] == first]
+        hint = f" Did you mean {nested[0]!r}?" if nested else did_you_mean(first, names)
+        return f"rlhf-kit: there is no command {first!r}.{hint} Commands: {', '.join(names)}."
+    names = [words.partition(" ")[2] for words in COMMANDS if words.startswith(f"{first} ")]
+    hint = did_you_mean(second, names)
+    return f"rlhf-kit {first}: there is no command {second!r}.{hint} Commands: {', '.join(names)}."
+
+
+def _ended(words: str, command: Command, argv: list[str]) -> int:
+    """Run a command, and tell how it ended, from the first process of those that were launched."""
+    try:
+        return _run(words, command, argv) or 0
+    except UserError as error:
+        return _told(f"rlhf-kit {words}: {error}", error.status)
+    except KeyboardInterrupt as interrupt:
+        advice = "\n".join(getattr(interrupt, "__notes__", ())) or command.interrupted
+        return _told(f"\nInterrupted. {advice}", interrupts.status(interrupt))
+    except Exception as error:
+        return _told(*_fault(words, command, error))
+
+
+def _told(message: str, status: int) -> int:
+    if is_main_process():
+        complain(message)
+    return status
+
+
+def _fault(words: str, command: Command, error: Exception) -> tuple[str, int]:
+    """The message and the status of a full disk, and of a name that cannot be a file's. Raises any other error."""
+    advice = "\n".join(getattr(error, "__notes__", ()))
+    if advice:
+        return f"rlhf-kit {words}: {advice}", 1
+    fault = importlib.import_module("rlhf_kit.storage").write_fault(error) if command.unwritten else None
+    if fault is not None:
+        return f"rlhf-kit {words}: --output cannot be written: {fault}. {command.unwritten}", 1
+    if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
+        place = f"{str(error.filename)[:200]!r}: {error.strerror}"
+        return f"rlhf-kit {words}: {place}. Give a file or folder that is there and may be used.", 2
+    raise error
+
+
+def _run(words: str, command: Command, argv: list[str]) -> int | None:
+    """Check the options by their source, import what runs the command, and run it."""
+    with interrupts.before_anything():
+        declared, reading = (importlib.import_module(f"rlhf_kit.options.{name}") for name in ("declared", "reading"))
+        renamed = declared.constant(command.renamed) if command.renamed else {}
+        reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        run = _imported(command.run)
+        if "transformers" in sys.modules:
+            importlib.import_module("rlhf_kit.processes").quiet()
+        if words not in STAGES:
+            (cls,) = map(_imported, command.options.values())
+    return run(argv) if words in STAGES else run(reading.read_record(words, cls, argv))
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
