@@ -171,7 +171,7 @@ def check_kit(words, place, capsys):
         assert cli.main([stage, *rest]) == 0
         return
     place(models_of(rest))
-    if stage in ("eval", "score", "convert", "merge"):
+    if stage in ("eval", "score", "convert", "merge", "completion"):
         assert cli.main([stage, *rest]) == 0, capsys.readouterr().err
         return
     status = cli.main([stage, *rest] if "--dry-run" in rest else [stage, *rest, "--dry-run"])

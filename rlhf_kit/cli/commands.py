@@ -114,6 +114,13 @@ OTHERS = {
         {"Options": "rlhf_kit.report.doctor:DoctorOptions"},
         examples=("doctor runs/ppo",),
     ),
+    "completion": Command(
+        "What Tab offers in bash or zsh",
+        "讓 Tab 鍵補完命令與選項",
+        "rlhf_kit.cli.completion:run",
+        {"Options": "rlhf_kit.cli.completion:CompletionOptions"},
+        examples=("completion bash >> ~/.bashrc",),
+    ),
 }
 # Commands of two words, by the first.
 GROUPS = {

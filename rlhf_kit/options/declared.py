@@ -222,7 +222,7 @@ def _shown(default: ast.expr | None, names: _Names) -> str:
         return ast.unparse(default)
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
-    return "" if value in (None, False, "") else str(getattr(value, "value", value))
+    return "" if value is None or value is False else str(getattr(value, "value", value))
 
 
 class _Names(dict):

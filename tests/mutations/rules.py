@@ -107,4 +107,41 @@ MUTANTS = [
         "for index in range(self.rollouts - done):",
         TRAINER_TEST + "test_resume_is_exact",
     ),
+    # The one command line.
+    (
+        "rlhf_kit/options/reading.py",
+        "            if source.whole:",
+        "            if False:",
+        "tests/options/test_reading.py::test_all_problems_are_reported_together",
+    ),
+    (
+        "rlhf_kit/cli/run.py",
+        "        reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)\n",
+        "",
+        "tests/test_command_line.py::test_a_typo_in_any_command_is_told_before_torch_is_imported",
+    ),
+    (
+        "rlhf_kit/options/declared.py",
+        '    "data": ("dataset_name",),\n',
+        "",
+        "tests/options/test_reading.py::test_short_forms_dashes_and_words_by_place",
+    ),
+    (
+        "rlhf_kit/cli/run.py",
+        'return _told(f"rlhf-kit {words}: {error}", error.status)',
+        'return _told(f"rlhf-kit {words}: {error}", 1)',
+        "tests/test_command_line.py::test_how_a_command_ends",
+    ),
+    (
+        "rlhf_kit/cli/run.py",
+        'return _told(f"\\nInterrupted. {advice}", interrupts.status(interrupt))',
+        'return _told(f"\\nInterrupted. {advice}", 1)',
+        "tests/test_command_line.py::test_how_a_command_ends",
+    ),
+    (
+        "rlhf_kit/options/reading.py",
+        '    raw |= _canonical(typed, "--", source.options, problems)',
+        '    raw = _canonical(typed, "--", source.options, problems) | raw',
+        "tests/options/test_reading.py::test_the_command_line_stands_above_the_yaml",
+    ),
 ]

@@ -1,0 +1,74 @@
+"""`rlhf-kit completion bash|zsh`: what Tab offers, from the dataclasses that declare the options.
+
+The script holds every name, so that Tab starts no Python; after an update of the kit it is made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlhf_kit.cli.commands import COMMANDS, GROUPS
+from rlhf_kit.options.declared import aliases, declared_in_source
+from rlhf_kit.terminal import say
+
+SCRIPT = """\
+# {shell} completion of rlhf-kit: eval "$(rlhf-kit completion {shell})"
+{start}_rlhf_kit() {{
+    local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" command="${{COMP_WORDS[1]}}" words
+    case "$command" in {groups}) [ "$COMP_CWORD" -gt 2 ] && command="$command ${{COMP_WORDS[2]}}";; esac
+    case "$command:$before" in
+{values}
+    *) case "$word" in
+        -*) case "$command" in
+{options}
+            esac;;
+        *) case "$COMP_CWORD:$command" in
+            1:*) words="{commands}";;
+{nested}
+            esac;;
+        esac;;
+    esac
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _rlhf_kit rlhf-kit
+"""
+ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
+
+
+@dataclass
+class CompletionOptions:
+    shell: Literal["bash", "zsh"] | None = field(
+        default=None,
+        metadata={"help": "The shell to complete in. 要補完的殼層", "positional": "SHELL", "required": True},
+    )
+
+
+def run(options: CompletionOptions) -> None:
+    say(script(options.shell))
+
+
+def script(shell: str) -> str:
+    """What the shell evaluates."""
+    names, values = [], []
+    for words, command in COMMANDS.items():
+        declared = declared_in_source([*command.options.values()]).options
+        spelt = [*declared, *aliases(declared), "config", "help"]
+        names.append(f'            "{words}") words="{" ".join(f"--{name}" for name in spelt)}";;')
+        for name, option in declared.items():
+            if option.values:
+                values.append(f'    "{words}:--{name}") words="{" ".join(option.values)}";;')
+    nested = [
+        f'            2:{group}) words="{" ".join(w.split()[1] for w in COMMANDS if w.startswith(f"{group} "))}";;'
+        for group in GROUPS
+    ]
+    first = [*(words for words in COMMANDS if " " not in words), *GROUPS]
+    return SCRIPT.format(
+        shell=shell,
+        start=ZSH if shell == "zsh" else "",
+        groups="|".join(GROUPS),
+        values="\n".join(values),
+        options="\n".join(names),
+        commands=" ".join(first),
+        nested="\n".join(nested),
+    )
