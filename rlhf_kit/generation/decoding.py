@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.contexts import Contexts, can_cache, can_share
+from rlhf_kit.generation.loop import write_on
 from rlhf_kit.models.checkpoints import context_length, end_ids
 from rlhf_kit.models.heads import pad_right
 
@@ -78,8 +79,8 @@ def continuations(
             written = write(contexts, [[prompts[number] for number in row] for row in batch], ending)
         else:
             written = [[ids] for ids in _generate(model, [prompts[row[0]] for row in batch], ending, cached)]
-        for row, found in zip(batch, written, strict=True):
-            yield from zip(row, map(ending.continuation, found), strict=True)
+        for row, texts in zip(batch, written, strict=True):
+            yield from zip(row, map(ending.continuation, texts), strict=True)
 
 
 class Dialogues:
@@ -253,6 +254,31 @@ class _Leaf:
     place: int
 
 
+class Leaves:
+    """The places of contexts where searches write; `read_on`: the contexts are used again, no row is let go of."""
+
+    def __init__(self, contexts: Contexts, leaves: list[list[_Leaf]], read_on: bool):
+        self.contexts, self.leaves, self.read_on = contexts, leaves, read_on
+        self.seen = contexts.leaves([[leaf.place for leaf in row] for row in leaves])
+
+    def read(self) -> tuple[Tensor, None]:
+        """Logits (G, W, V) behind each leaf."""
+        ids = _padded([[leaf.token for leaf in row] for row in self.leaves], self.seen)
+        places = _padded([[leaf.place for leaf in row] for row in self.leaves], self.seen)
+        logits, self.seen = self.contexts.step(ids, places, self.seen)
+        return logits, None
+
+    def write(self, leaves: list[list[_Leaf]]) -> None:
+        """Go on with the leaves that grew from those before; rows without one are let go of, by halves."""
+        alive = [number for number, row in enumerate(leaves) if row]
+        if not self.read_on and 2 * len(alive) <= len(leaves):  # it copies what is kept
+            self.contexts.keep(alive)
+            leaves, self.seen = [leaves[number] for number in alive], self.seen[alive]
+        parents = _padded([[leaf.parent for leaf in row] for row in leaves], self.seen)
+        self.seen = self.seen[torch.arange(len(leaves), device=self.seen.device)[:, None], parents]
+        self.leaves = leaves
+
+
 def write(
     contexts: Contexts, prompts: Sequence[Sequence[Sequence[int]]], ending: Ending, read_on: bool = False
 ) -> list[list[list[int]]]:
@@ -263,25 +289,20 @@ def write(
 
     Returns: token lists, by row and prompt.
     """
-    beams = ending.how.num_beams
-    searches = [[(Greedy if beams == 1 else Beams)(ending) for _ in row] for row in prompts]
+    search = Greedy if ending.how.num_beams == 1 else Beams
+    searches = [[search(ending) for _ in row] for row in prompts]
     leaves = [
-        [_Leaf(search, 0, prompt[-1], len(prompt) - 1) for search, prompt in zip(found, row, strict=True)]
-        for found, row in zip(searches, prompts, strict=True)
+        [_Leaf(search, 0, prompt[-1], len(prompt) - 1) for search, prompt in zip(of_row, row, strict=True)]
+        for of_row, row in zip(searches, prompts, strict=True)
     ]
-    seen = contexts.leaves([[leaf.place for leaf in row] for row in leaves])
-    while any(leaves):
-        ids = _padded([[leaf.token for leaf in row] for row in leaves], seen)
-        places = _padded([[leaf.place for leaf in row] for row in leaves], seen)
-        logits, seen = contexts.step(ids, places, seen)
+    reader = Leaves(contexts, leaves, read_on)
+
+    def choose(logits: Tensor, _) -> list[list[_Leaf]] | None:
         likely = likeliest(logits, ending.how)
-        leaves = [_grown(row, of_row) for row, of_row in zip(leaves, likely, strict=True)]
-        alive = [number for number, row in enumerate(leaves) if row]
-        if not read_on and 0 < 2 * len(alive) <= len(leaves):  # by halves, since it copies what is kept
-            contexts.keep(alive)
-            leaves, seen = [leaves[number] for number in alive], seen[alive]
-        parents = _padded([[leaf.parent for leaf in row] for row in leaves], seen)
-        seen = seen[torch.arange(len(leaves), device=seen.device)[:, None], parents]
+        grown = [_grown(row, of_row) for row, of_row in zip(reader.leaves, likely, strict=True)]
+        return grown if any(grown) else None
+
+    write_on(reader, choose)
     contexts.forget()
     return [[search.ids for search in row] for row in searches]
 

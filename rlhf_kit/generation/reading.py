@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.cache import growing_cache
+from rlhf_kit.generation.loop import Step, write_on
 from rlhf_kit.models.heads import pad_right, taken, unwrapped
 from rlhf_kit.models.preflight import agreed, alone, gap, short_texts, tried
 from rlhf_kit.models.value import (
@@ -83,11 +84,13 @@ class Cached:
             output = self.model(**inputs, past_key_values=self.cache, use_cache=True)
         return output.logits[:, -1], states[0][:, -1]
 
-    def write(self, tokens: Tensor) -> None:
-        """Put a token (rows,) behind each row."""
-        self.ids, self.positions = tokens[:, None], self.lengths[:, None]
+    def write(self, step: Step) -> None:
+        """Put a token behind each row that goes on."""
+        if step.rows is not None:
+            self.keep(step.rows)
+        self.ids, self.positions = step.tokens[:, None], self.lengths[:, None]
         self.lengths = self.lengths + 1
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(step.tokens), 1)], 1)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows alone."""
@@ -112,8 +115,10 @@ class Anew:
             output = self.model(**inputs)
         return output.logits[:, -1], states[0][:, -1]
 
-    def write(self, tokens: Tensor) -> None:
-        self.ids[torch.arange(len(tokens), device=tokens.device), self.lengths] = tokens
+    def write(self, step: Step) -> None:
+        if step.rows is not None:
+            self.keep(step.rows)
+        self.ids[torch.arange(len(step.tokens), device=step.tokens.device), self.lengths] = step.tokens
         self.lengths = self.lengths + 1
 
     def keep(self, rows: Tensor) -> None:
@@ -134,8 +139,8 @@ def check_sampling(model: nn.Module, prompts: list[list[int]], value_trunk: nn.M
     texts = short_texts(model, prompts)
 
     def decide() -> tuple[str | None, str | None]:
-        found = tried(model, lambda: _sampling_gap(model, texts, False, value_trunk))
-        return found, found and tried(model, lambda: _sampling_gap(model, texts, True, value_trunk))
+        padded = tried(model, lambda: _sampling_gap(model, texts, False, value_trunk))
+        return padded, padded and tried(model, lambda: _sampling_gap(model, texts, True, value_trunk))
 
     padded, compact = agreed(decide) or (None, None)
     if compact:
@@ -173,18 +178,21 @@ def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value
 def _sampled_logits(model: nn.Module, texts: list[list[int]], starts: list[int], compact: bool) -> list[Tensor]:
     """The logits that the sampler would draw from, were these texts what it draws; the shorter row leaves first."""
     begun, room = [text[:start] for text, start in zip(texts, starts, strict=True)], max(map(len, texts))
-    reader = (Anew if compact else Cached)(model, begun, 0, room)
     device = next(model.parameters()).device
-    found: list[list[Tensor]] = [[] for _ in texts]
+    logits_of: list[list[Tensor]] = [[] for _ in texts]
     going = list(range(len(texts)))
-    while True:
-        for row, logits in zip(going, reader.read()[0].float(), strict=True):
-            found[row].append(logits)
-        left = [at for at, row in enumerate(going) if starts[row] + len(found[row]) < len(texts[row])]
-        if not left:
-            break
-        if len(left) < len(going):
-            reader.keep(torch.tensor(left, device=device))
-        going = [going[at] for at in left]
-        reader.write(torch.tensor([texts[row][starts[row] + len(found[row]) - 1] for row in going], device=device))
-    return [torch.stack(rows) for rows in found]
+
+    def forced(logits: Tensor, _: Tensor) -> Step | None:
+        nonlocal going
+        for row, scores in zip(going, logits.float(), strict=True):
+            logits_of[row].append(scores)
+        ends = {row: starts[row] + len(logits_of[row]) for row in going}
+        places = [at for at, row in enumerate(going) if ends[row] < len(texts[row])]
+        if not places:
+            return None
+        rows = torch.tensor(places, device=device) if len(places) < len(going) else None
+        going = [going[at] for at in places]
+        return Step(torch.tensor([texts[row][ends[row] - 1] for row in going], device=device), rows)
+
+    write_on((Anew if compact else Cached)(model, begun, 0, room), forced)
+    return [torch.stack(rows) for rows in logits_of]

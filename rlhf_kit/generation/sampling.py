@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.loop import Step, write_on
 from rlhf_kit.generation.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
 from rlhf_kit.models.value import ValueHead
 from rlhf_kit.options.bounds import number_faults
@@ -124,7 +125,7 @@ def sample(
         rows = torch.tensor(order[start : start + (batch_size or len(order))], device=device)
         chosen = [prompts[i] for i in rows.tolist()]
         reader = (Anew if compact else Cached)(model, chosen, pad_id, max_completion_length)
-        _decode(reader, rows, uniforms.to(device), temperature, ends, value_head, written)
+        write_on(reader, _Sampler(rows, uniforms.to(device), temperature, ends, value_head, written))
     ended = torch.isin(written.tokens, ends)
     terminated = ended.any(1)
     lengths = torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)
@@ -170,36 +171,44 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, points, right=True).squeeze(1).clamp(max=logprobs.shape[-1] - 1)
 
 
-def _decode(
-    reader: Cached | Anew,
-    rows: Tensor,
-    uniforms: Tensor,
-    temperature: float,
-    ends: Tensor,
-    value_head: ValueHead | None,
-    written: _Written,
-) -> None:
-    """The loop over one batch, the rows `rows` of `written`; a row leaves the batch when it ends."""
-    going = torch.ones(len(rows), dtype=torch.bool, device=ends.device)
-    width = uniforms.shape[1]
-    # Whether rows have ended is asked at every token on a CPU; a GPU would have to stop for it.
-    every = 1 if ends.device.type == "cpu" else 8
-    for step in range(width):
-        logits, states = reader.read()
-        logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)  # (rows going, V)
-        tokens = draw(logprobs, uniforms[rows, step]) if temperature else logprobs.argmax(-1)
+class _Sampler:
+    """Draws a token for each of the rows `rows` of `written`, until all have ended.
+
+    A row leaves the batch when it ends.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        uniforms: Tensor,
+        temperature: float,
+        ends: Tensor,
+        value_head: ValueHead | None,
+        written: _Written,
+    ):
+        self.rows, self.uniforms, self.temperature, self.ends = rows, uniforms, temperature, ends
+        self.value_head, self.written, self.step = value_head, written, 0
+        self.going = torch.ones(len(rows), dtype=torch.bool, device=ends.device)
+        # Whether rows have ended is asked at every token on a CPU; a GPU would have to stop for it.
+        self.every = 1 if ends.device.type == "cpu" else 8
+
+    def __call__(self, logits: Tensor, states: Tensor) -> Step | None:
+        rows, step, written = self.rows, self.step, self.written
+        logprobs = torch.log_softmax(logits.float() / (self.temperature or 1.0), -1)  # (rows going, V)
+        tokens = draw(logprobs, self.uniforms[rows, step]) if self.temperature else logprobs.argmax(-1)
         written.tokens[rows, step] = tokens
         written.logprobs[rows, step] = logprobs.gather(1, tokens[:, None]).squeeze(1)
         written.entropy[rows, step] = -(logprobs.exp() * logprobs).sum(-1)
-        if value_head is not None:
-            written.values[rows, step] = value_head(states)
-        going = going & ~torch.isin(tokens, ends)
-        if step == width - 1:
-            break
-        if (step + 1) % every == 0 and not going.all():
-            keep = going.nonzero().squeeze(1)
-            if not len(keep):
-                break
-            rows, tokens, going = rows[keep], tokens[keep], going[keep]
-            reader.keep(keep)
-        reader.write(tokens)
+        if self.value_head is not None:
+            written.values[rows, step] = self.value_head(states)
+        self.going = self.going & ~torch.isin(tokens, self.ends)
+        self.step += 1
+        if self.step == self.uniforms.shape[1]:
+            return None
+        if self.step % self.every or self.going.all():
+            return Step(tokens)
+        keep = self.going.nonzero().squeeze(1)
+        if not len(keep):
+            return None
+        self.rows, self.going = rows[keep], self.going[keep]
+        return Step(tokens[keep], keep)

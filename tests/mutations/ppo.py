@@ -159,8 +159,8 @@ MUTANTS = [
     ),
     (
         ROLLOUT,
-        "draw(logprobs, uniforms[rows, step])",
-        "draw(logprobs, uniforms[: len(rows), step])",
+        "draw(logprobs, self.uniforms[rows, step])",
+        "draw(logprobs, self.uniforms[: len(rows), step])",
         "tests/ppo/test_rollout.py::test_draws_do_not_depend_on_the_batch_size",
     ),
     # Checkpointing, warm-up, fp16.
@@ -465,5 +465,11 @@ MUTANTS = [
         "_refuse_long({at + 1: len(encoded[at]) for at in kept}",
         "_refuse_long({at: len(encoded[at]) for at in kept}",
         PYTHON + "test_a_long_prompt_has_one_number[best of n]",
+    ),
+    (
+        "rlhf_kit/generation/loop.py",
+        "        reader.write(step)\n        step = choose(*reader.read())",
+        "        step = choose(*reader.read())\n        reader.write(step)",
+        "tests/ppo/test_rollout.py::test_draws_do_not_depend_on_the_batch_size",
     ),
 ]

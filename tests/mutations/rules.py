@@ -13,14 +13,14 @@ MUTANTS = [
     (TRAINER, "disable_dropout(part)", "pass", TRAINER_TEST + "test_dropout_is_off_everywhere"),
     (
         ROLLOUT,
-        "torch.log_softmax(logits.float() / (temperature or 1.0), -1)",
+        "torch.log_softmax(logits.float() / (self.temperature or 1.0), -1)",
         "torch.log_softmax(logits.float(), -1)",
         ROLLOUT_TEST + "test_sampling_and_scoring_use_the_same_distribution",
     ),
     (
         "rlhf_kit/generation/reading.py",
-        "self.ids, self.positions = tokens[:, None], self.lengths[:, None]",
-        "self.ids, self.positions = tokens[:, None], self.lengths[:, None] + 1",
+        "self.ids, self.positions = step.tokens[:, None], self.lengths[:, None]",
+        "self.ids, self.positions = step.tokens[:, None], self.lengths[:, None] + 1",
         "tests/stages/test_architectures.py::test_ppo_trains_what_it_samples[llama-shared]",
     ),
     (
