@@ -5,6 +5,8 @@ Notation: G prompts ("lists") in a batch, N answers of all of them.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -37,12 +39,29 @@ def centering(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return ops.mean_per_group((scores[first] + scores[second]).square(), batch["groups"][first])[0]
 
 
-def list_measures(scores: Tensor, batch: dict[str, Tensor], args: RewardConfig) -> Tensor:
-    """Columns: loss, ordered (1 for a list with a strictly ordered pair, else 0), accuracy and margin (0 where not
-    ordered), and the count, mean and population variance of the list's scores. (N,) -> (G, 7).
+class Measures(NamedTuple):
+    """One number a list, (G,) each."""
 
-    Accuracy is over strictly ordered pairs, an equal score counting 0.5; margin is s_better - s_worse in raw units.
-    """
+    loss: Tensor
+    ordered: Tensor  # 1 for a list with a strictly ordered pair, else 0
+    accuracy: Tensor  # over strictly ordered pairs, an equal score counting 0.5; 0 where there is none
+    margin: Tensor  # mean of s_better - s_worse, raw units; 0 where there is no ordered pair
+    count: Tensor  # answers
+    mean: Tensor  # of the list's scores
+    variance: Tensor  # of them, population
+
+    def stacked(self) -> Tensor:
+        """(G, 7), as processes gather it."""
+        return torch.stack(self, dim=1)
+
+    @classmethod
+    def of(cls, stacked: Tensor) -> Measures:
+        """What `stacked` gave."""
+        return cls(*stacked.unbind(1))
+
+
+def list_measures(scores: Tensor, batch: dict[str, Tensor], args: RewardConfig) -> Measures:
+    """Of each list what its scores are worth. (N,) -> (G,) each."""
     groups, losses = batch["groups"], list_losses(scores, batch, args)
     if "thumbs" in batch:
         margin = torch.where(batch["thumbs"], scores, -scores)
@@ -56,18 +75,18 @@ def list_measures(scores: Tensor, batch: dict[str, Tensor], args: RewardConfig) 
     mean, _ = ops.mean_per_group(scores, groups)
     variance, _ = ops.mean_per_group((scores - mean[groups]).square(), groups)
     count = torch.bincount(groups)
-    return torch.stack([x.to(scores.dtype) for x in (losses, ordered, accuracy, margin, count, mean, variance)], dim=1)
+    return Measures(*(x.to(scores.dtype) for x in (losses, ordered, accuracy, margin, count, mean, variance)))
 
 
-def summarize(measures: Tensor) -> dict[str, float]:
-    """Means over lists of `list_measures` (G, 7), and mean and population std of all their scores."""
-    loss, ordered, accuracy, margin, count, mean, variance = measures.double().unbind(1)
-    overall = (count * mean).sum() / count.sum()
-    spread = (count * (variance + (mean - overall).square())).sum() / count.sum()
+def summarize(measures: Measures) -> dict[str, float]:
+    """Means over lists, and mean and population std of all their scores."""
+    lists = Measures(*(x.double() for x in measures))
+    overall = (lists.count * lists.mean).sum() / lists.count.sum()
+    spread = (lists.count * (lists.variance + (lists.mean - overall).square())).sum() / lists.count.sum()
     return {
-        "loss": loss.mean().item(),
-        "accuracy": (accuracy.sum() / ordered.sum()).item(),
-        "margin": (margin.sum() / ordered.sum()).item(),
+        "loss": lists.loss.mean().item(),
+        "accuracy": (lists.accuracy.sum() / lists.ordered.sum()).item(),
+        "margin": (lists.margin.sum() / lists.ordered.sum()).item(),
         "mean_reward": overall.item(),
         "std_reward": spread.sqrt().item(),
     }

@@ -45,7 +45,7 @@ from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.ops import length_mask
 from rlhf_kit.reward.config import RewardConfig
 from rlhf_kit.reward.data import KINDS, ComparisonCollator, encode_comparisons
-from rlhf_kit.reward.measures import centering, list_losses, list_measures, summarize
+from rlhf_kit.reward.measures import Measures, centering, list_losses, list_measures, summarize
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import usable
 
@@ -117,7 +117,7 @@ class RewardTrainer(Trainer):
         model = self._one_score(model, args, peft_config)
         if args.shared_prefix:
             check_shared_prefix(model)
-        self._measures: list[Tensor] = []  # (G, 7) of each training forward since the last log
+        self._measures: list[Tensor] = []  # `Measures`, stacked, of each training forward since the last log
         super().__init__(
             model=model,
             args=args,
@@ -127,7 +127,7 @@ class RewardTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=self.tokenizer,
-            compute_metrics=lambda prediction: summarize(torch.as_tensor(prediction.predictions)),
+            compute_metrics=lambda prediction: summarize(Measures.of(torch.as_tensor(prediction.predictions))),
             callbacks=callbacks,
             optimizers=optimizers,
         )
@@ -187,7 +187,7 @@ class RewardTrainer(Trainer):
         loss = (weights * losses).sum()
         if model.training:
             self.watch.look("The scores", scores)
-            self._measures.append(list_measures(scores.detach(), inputs, self.args))
+            self._measures.append(list_measures(scores.detach(), inputs, self.args).stacked())
         if num_items_in_batch is None:
             loss = loss / weights.sum()
         else:  # processes average their gradients, where the mean over all lists needs their sum
@@ -197,10 +197,10 @@ class RewardTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracy, margin and mean_reward of all lists trained on since the last log."""
         if "loss" in logs and self._measures:
-            measures = torch.cat(self._measures)  # (G, 7)
+            measures = Measures.of(torch.cat(self._measures))
             self._measures.clear()
-            _, ordered, accuracy, margin, count, mean, _ = measures.unbind(1)
-            sums = torch.stack([ordered, accuracy, margin, count, count * mean], 1)
+            rewards = measures.count * measures.mean
+            sums = torch.stack([measures.ordered, measures.accuracy, measures.margin, measures.count, rewards], 1)
             lists, accuracy, margin, answers, rewards = self.accelerator.reduce(sums.sum(0), "sum").tolist()
             if lists:  # without, all lists were ties
                 logs |= {"accuracy": accuracy / lists, "margin": margin / lists}
@@ -229,7 +229,7 @@ class RewardTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = answer_scores(model, inputs, self.row_format)
-        measures = list_measures(scores, inputs, self.args)
+        measures = list_measures(scores, inputs, self.args).stacked()
         # The second is a stand-in: without labels transformers computes no metrics.
         return None, measures, measures[:, 0]
 
