@@ -97,6 +97,12 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
 TASKS: dict[str, tuple[str, str, str]] = {
     "lambada": ("The last word of a passage", "猜段落的最後一個詞", "rlhf_kit.eval.text.lambada:Lambada"),
     "perplexity": ("How well a model predicts a text", "困惑度", "rlhf_kit.eval.text.perplexity:Perplexity"),
+    "squad": (
+        "Questions that a passage answers or does not (SQuAD 2.0), answered in the model's own words",
+        "閱讀測驗，含無法回答的問題",
+        "rlhf_kit.eval.squad:Squad",
+    ),
+    "mc": ("Multiple choice by likelihood, as TruthfulQA's MC1 and MC2", "選擇題：真話可能嗎", "rlhf_kit.eval.mc:MC"),
 }
 OF_FILES = ("score", "compare")  # no model is loaded
 

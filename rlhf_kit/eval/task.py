@@ -7,14 +7,16 @@ loads the model only if something is left to ask, keeps item by item, resumes an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_kit.data.formats import SHOWN
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure
@@ -61,6 +63,35 @@ class TaskArguments(EvalArguments):
     split: str = field(default="test", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
 
 
+@dataclass
+class ShotArguments(TaskArguments):
+    """What a task with demonstrations in its prompt has besides."""
+
+    split: str = field(default="validation", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
+    apply_chat_template: bool = field(
+        default=False, metadata={"help": "Ask in turns, as SFT teaches, not in plain text. 以對話格式提問"}
+    )
+    shots: int = field(default=0, metadata={"help": "Demonstrations in the prompt. 示範數"})
+    demonstrations: str | None = field(
+        default=None,
+        metadata={"help": "Where demonstrations come from (its split train). Default: the data. 示範的來源"},
+    )
+
+    @property
+    def source_of_shots(self) -> str | None:
+        """None without shots. Raises UserError for the file that is measured, and for demonstrations of no use."""
+        if self.shots == 0:
+            if self.demonstrations is not None:
+                raise UserError("--demonstrations needs --shots K, the number of them.")
+            return None
+        if self.demonstrations is None and Path(str(self.dataset_name)).is_file():
+            raise UserError(
+                f"--shots {self.shots}: {self.dataset_name!r} is the file that is measured. Give others to learn from "
+                "by --demonstrations, such as coqa-train-v1.0.json."
+            )
+        return self.demonstrations or self.dataset_name
+
+
 class Task(ABC):
     """One measurement of one model.
 
@@ -89,6 +120,20 @@ class Task(ABC):
 
         Raises UserError with all that cannot be asked.
         """
+
+    def each(self, make: Callable[[Any], Any], noun: str, names: Iterable[Any]) -> list[Any]:
+        """What `make` makes of every row. Raises UserError with all rows that it refuses, by noun and name."""
+        made, faults = [], []
+        for name, row in zip(names, self.rows, strict=False):
+            try:
+                made.append(make(row))
+            except UserError as error:
+                faults.append(f"{noun} {name}: {error}")
+        if faults:
+            more = f" ... and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+            source = self.options.dataset_name
+            raise UserError(f"{source}: {' '.join(faults[:SHOWN])}{more} Take such {noun}s out.")
+        return made
 
     @abstractmethod
     def ask(self, model: PreTrainedModel, ids: Sequence[str]) -> Iterator[Item]:
@@ -145,13 +190,6 @@ class Task(ABC):
     def context(self) -> int | None:
         """Tokens that the model reads at once; None = any number."""
         return context_length(load_config(self.options.model_name_or_path, what="a causal language model"))
-
-
-def refuse(source: str, faults: Sequence[str], shown: int, advice: str) -> None:
-    """Raises UserError with the first faults of a source and the number of the others, where there are any."""
-    if faults:
-        more = f" ... and {len(faults) - shown} more" if len(faults) > shown else ""
-        raise UserError(f"{source}: {' '.join(faults[:shown])}{more} {advice}")
 
 
 def _rounded(value: float) -> str:

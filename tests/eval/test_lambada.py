@@ -123,7 +123,9 @@ def test_a_passage_of_one_word_is_named(model_folder, tmp_path):
     """All of them, before the model is loaded."""
     (model_folder / "model.safetensors").write_bytes(b"no weights")
     data = written(tmp_path / "lambada.jsonl", ["two words", "one", "the cat", "two"])
-    with pytest.raises(UserError, match="passage 1 is one word, .* passage 3 is one word, .* Take such passages out"):
+    with pytest.raises(
+        UserError, match="passage 1: it is one word, .* passage 3: it is one word, .* Take such passages out"
+    ):
         run("lambada", "--model", model_folder, "--data", data)
 
 

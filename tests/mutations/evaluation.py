@@ -260,4 +260,40 @@ MUTANTS = [
         "difference >= null_threshold:",
         PREDICT_TEST + "test_no_answer_is_where_cls_beats_the_best_span_by_more_than_the_threshold",
     ),
+    (
+        "rlhf_kit/eval/mc.py",
+        "np.exp(values - values.max())",
+        "np.exp(values)",
+        "tests/eval/test_mc.py::test_mass_of_sums_that_no_exponential_holds",
+    ),
+    (
+        "rlhf_kit/eval/mc.py",
+        "totals[choice] / len(choice)",
+        "totals[choice]",
+        "tests/eval/test_mc.py::test_scores_by_hand",
+    ),
+    (
+        "rlhf_kit/data/choices.py",
+        "0 < sum(labels) < len(labels)",
+        "0 < sum(labels)",
+        "tests/eval/test_mc.py::test_faulty_rows_are_refused_together",
+    ),
+    (
+        "rlhf_kit/eval/squad.py",
+        "(ENGLISH[1], MANDARIN[1]) else answer",
+        "(ENGLISH[1],) else answer",
+        "tests/eval/test_squad.py::test_an_answer_by_hand",
+    ),
+    (
+        "rlhf_kit/eval/prompts.py",
+        "encode([*shots[dropped:], row])",
+        "encode([*shots, row])",
+        "tests/eval/test_squad.py::test_shots_that_have_no_room_are_left_out",
+    ),
+    (
+        "rlhf_kit/eval/runner.py",
+        "if not options.dry_run:",
+        "if True:",
+        "tests/eval/test_mc.py::test_a_dry_run_loads_no_weights_and_writes_nothing",
+    ),
 ]

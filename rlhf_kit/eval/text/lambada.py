@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import last_tokens, start_ids
-from rlhf_kit.data.formats import SHOWN
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, percentages
-from rlhf_kit.eval.task import Task, TaskArguments, refuse
+from rlhf_kit.eval.task import Task, TaskArguments
 from rlhf_kit.generation.generators import encode_behind
 from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.hashes import text_hash
@@ -44,7 +43,8 @@ class Lambada(Task):
         return list(table["text"])
 
     def prepare(self) -> list[str]:
-        self.requests = requests_of(self.options.dataset_name, self.tokenizer, self.rows, self.context)
+        make = partial(request_of, self.tokenizer, limit=self.context)
+        self.requests = self.each(make, "passage", range(len(self.rows)))
         return [str(number) for number in range(len(self.rows))]
 
     def ask(self, model: PreTrainedModel, ids: Sequence[str]) -> Iterator[Item]:
@@ -73,26 +73,11 @@ def split_last_word(passage: str) -> tuple[str, str]:
     return context, f" {word}"
 
 
-def requests_of(
-    source: str, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], limit: int | None
-) -> list[Request]:
-    """Raises UserError with all passages that nothing can be asked of."""
-    requests, faults = [], []
-    for number, passage in enumerate(passages):
-        if not split_last_word(passage)[0]:
-            faults.append(f"passage {number} is one word, with nothing to guess it from.")
-            continue
-        try:
-            requests.append(request_of(tokenizer, passage, limit))
-        except UserError as error:
-            faults.append(f"passage {number}: {error}")
-    refuse(source, faults, SHOWN, "Take such passages out.")
-    return requests
-
-
 def request_of(tokenizer: PreTrainedTokenizerBase, passage: str, limit: int | None) -> Request:
-    """Of a passage longer than the model reads, the beginning is left out."""
+    """Of a passage longer than the model reads, the beginning is left out. Raises UserError for a single word."""
     context, word = split_last_word(passage)
+    if not context:
+        raise UserError("it is one word, with nothing to guess it from.")
     ids, (target,) = encode_behind(tokenizer, context, [word])
     return Request(last_tokens(ids, limit and max(1, limit + 1 - len(target)), start_ids(tokenizer)), [target])
 
