@@ -46,7 +46,7 @@ def story(tiny_config, tokenizer, tmp_path, monkeypatch):
     rows = [row | {"items": 1, "higher_is_better": True} for row in rows]
     (tmp_path / "s.yaml").write_text(json.dumps(rows))
 
-    def stage(self, name, *_):
+    def stage(self, name, *_, **options):
         folder = self.folder / demo.FOLDERS.get(name, name)
         shutil.copytree(tmp_path / "model", folder, dirs_exist_ok=True)
         Folder(folder, RUN).settle(*(path.name for path in folder.iterdir()))
