@@ -12,7 +12,6 @@ from pathlib import Path
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import file_options
 from rlhf_kit.eval import options as generators
-from rlhf_kit.eval.coqa import options as coqa
 from rlhf_kit.eval.extractive import options as extractive
 from rlhf_kit.eval.options import code_option
 from rlhf_kit.eval.suite import options as suite
@@ -54,12 +53,6 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
         _reward,
         "rlhf_kit.eval.reward.task",
     ),
-    "coqa": (
-        "Every turn of CoQA's dialogues, by the official scorer",
-        "回答 CoQA 對話的每一輪，官方計分",
-        coqa.add_options,
-        "rlhf_kit.eval.coqa.options",
-    ),
     "extractive": (
         "Answers that are spans of a passage (SQuAD, XQuAD, MLQA, DRCD, CMRC), after fine-tuning or without",
         "抽取式問答，可先微調",
@@ -97,6 +90,11 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]
 TASKS: dict[str, tuple[str, str, str]] = {
     "lambada": ("The last word of a passage", "猜段落的最後一個詞", "rlhf_kit.eval.text.lambada:Lambada"),
     "perplexity": ("How well a model predicts a text", "困惑度", "rlhf_kit.eval.text.perplexity:Perplexity"),
+    "coqa": (
+        "Every turn of CoQA's dialogues, by the official scorer",
+        "回答 CoQA 對話的每一輪，官方計分",
+        "rlhf_kit.eval.coqa.task:CoQA",
+    ),
     "squad": (
         "Questions that a passage answers or does not (SQuAD 2.0), answered in the model's own words",
         "閱讀測驗，含無法回答的問題",

@@ -39,7 +39,7 @@ class Squad(Task):
 
     def prepare(self) -> list[str]:
         self.chat = layout(self.tokenizer, self.options.apply_chat_template)
-        source = self.options.source_of_shots
+        source = self.source_of_shots
         self.pool = read_questions(source, "train", unanswerable=True)[0] if source else []
         ids = [question.id for question in self.rows]
         self.prompts = dict(zip(ids, self.each(self.prompt, "question", ids), strict=True))

@@ -77,20 +77,6 @@ class ShotArguments(TaskArguments):
         metadata={"help": "Where demonstrations come from (its split train). Default: the data. 示範的來源"},
     )
 
-    @property
-    def source_of_shots(self) -> str | None:
-        """None without shots. Raises UserError for the file that is measured, and for demonstrations of no use."""
-        if self.shots == 0:
-            if self.demonstrations is not None:
-                raise UserError("--demonstrations needs --shots K, the number of them.")
-            return None
-        if self.demonstrations is None and Path(str(self.dataset_name)).is_file():
-            raise UserError(
-                f"--shots {self.shots}: {self.dataset_name!r} is the file that is measured. Give others to learn from "
-                "by --demonstrations, such as coqa-train-v1.0.json."
-            )
-        return self.demonstrations or self.dataset_name
-
 
 class Task(ABC):
     """One measurement of one model.
@@ -181,6 +167,21 @@ class Task(ABC):
             self.name, self.protocol, self.version, options.model_name_or_path, model_hash(options.model_name_or_path),
             options.dataset_name, results.fingerprint(rows), options.seed, options.limit, self.settings(),
         )  # fmt: skip
+
+    @property
+    def source_of_shots(self) -> str | None:
+        """None without shots. Raises UserError for the file that is measured, and for demonstrations of no use."""
+        options = self.options
+        if options.shots == 0:
+            if options.demonstrations is not None:
+                raise UserError("--demonstrations needs --shots K, the number of them.")
+            return None
+        if options.demonstrations is None and Path(options.dataset_name).is_file():
+            raise UserError(
+                f"--shots {options.shots}: {options.dataset_name!r} is the file that is measured. Give others "
+                "to learn from by --demonstrations, such as the training split's file."
+            )
+        return options.demonstrations or options.dataset_name
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -13,10 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 from rlhf_kit.data.coqa import read_stories, stories
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import commands as evaluate
-from rlhf_kit.eval import scorers
-from rlhf_kit.eval.coqa import task as coqa_run
-from rlhf_kit.eval.coqa.options import PRESETS as PRESET_NAMES
-from rlhf_kit.eval.coqa.task import Run, details, item
+from rlhf_kit.eval import runner, scorers
+from rlhf_kit.eval.coqa.task import ANSWER, CoQAArguments, details, item
 from rlhf_kit.eval.coqa.turns import PRESETS, Answered, Prompt, Prompts, answer_by_gold, answer_by_own, gold
 from rlhf_kit.generation.contexts import can_share
 from rlhf_kit.generation.decoding import Continuation, Decoding
@@ -336,20 +335,21 @@ def test_the_command_writes_predictions_results_and_a_row_a_domain(saved, data, 
 
 
 def test_presets_have_one_list_of_names():
-    assert tuple(PRESETS) == PRESET_NAMES
+    choices = get_type_hints(CoQAArguments)
+    assert tuple(PRESETS) == get_args(choices["preset"]) and tuple(ANSWER) == get_args(choices["history"])
     assert (PRESETS["gpt3"].num_beams, PRESETS["gpt3"].length_penalty) == (4, 0.6)
     assert PRESETS["gpt2"].num_beams == 1
 
 
 @pytest.mark.parametrize("history", ["gold", "model"])
 def test_an_interrupted_run_goes_on_and_the_batch_decides_nothing(history, saved, data, tmp_path, monkeypatch):
-    class Counted(Run):
+    class Counted(runner.Run):
         def __exit__(self, *error):
             super().__exit__(*error)
             counts.append((self.counter.done, self.counter.total))
 
     counts = []
-    monkeypatch.setattr(coqa_run, "Run", Counted)
+    monkeypatch.setattr(runner, "Run", Counted)
     argv = ["--model", saved, "--data", str(data), "--history", history]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main([*argv, "--output", str(whole)]) == 0

@@ -55,7 +55,7 @@ def test_the_worlds_suite_measures_what_it_promises():
     entries = read_suite(WORLD)
     assert {one.command for one in entries} == {"coqa", "icl", "perplexity"}
     asked = {one.name: arguments(one, "M", None, None) for one in entries}
-    assert asked["reading"].data == "world" and not asked["reading"].apply_chat_template
+    assert asked["reading"].dataset_name == "world" and not asked["reading"].apply_chat_template
     assert [name for name, of in asked.items() if getattr(of, "apply_chat_template", False)] == [
         "answers-right", "answers-truth", "reading-chat",
     ]  # fmt: skip
@@ -80,7 +80,7 @@ def test_options_are_those_of_the_command_as_if_typed():
     [
         ({"options": {"tasks": "world", "shot": 4}}, "entry 1 (sums): unrecognized arguments: --shot=4. See"),
         ({"options": {"shots": "few"}}, "argument --shots: 'few' must be a whole number"),
-        ({"command": "coqa", "options": {}}, "the following arguments are required: --data"),
+        ({"command": "coqa", "options": {}}, "--dataset_name is missing: CoQA"),
         ({"options": {"limit": 5}}, "the suite sets limit; leave it out"),
         ({"options": {"tasks": None}}, "option tasks is None; give a value"),
         ({"options": ["world"]}, "options is ['world']; give names with their values"),

@@ -2,94 +2,100 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from rlhf_kit.data.coqa import Story, read_stories
 from rlhf_kit.data.sources import WORLD
-from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results, scorers
 from rlhf_kit.eval.coqa.turns import PRESETS, Answered, Prompts, answer_by_gold, answer_by_own
-from rlhf_kit.eval.items import Item, Results, Run, Settings
+from rlhf_kit.eval.items import Item, Results
+from rlhf_kit.eval.task import ShotArguments, Task
 from rlhf_kit.eval.type_guess import guess_score, type_guess
-from rlhf_kit.generation.generators import layout, load_generator
+from rlhf_kit.generation.generators import layout
 from rlhf_kit.hashes import text_hash
-from rlhf_kit.models.checkpoints import context_length, load_config, load_tokenizer
-from rlhf_kit.models.identity import model_hash
-from rlhf_kit.processes import processes, quiet
-from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console
 
-VERSION = 1
 ANSWER = {"gold": answer_by_gold, "model": answer_by_own}
 PREDICTIONS = "predictions.json"
 
 
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval coqa` with parsed options (`coqa.py`). Raises UserError."""
-    quiet()
-    how, of_world = PRESETS[options.preset], _is_world(options.data)
-    stories = read_stories(options.data, options.split or ("test" if of_world else "validation"))
-    stories = stories[: options.limit]
-    tokenizer = load_tokenizer(options.model)
-    context = context_length(load_config(options.model, what="a causal language model"))
-    asked = layout(tokenizer, options.apply_chat_template)
-    prompts = Prompts(tokenizer, context, how.max_new_tokens, options.apply_chat_template)
-    prompts.check(stories)
-    pool = _demonstrations(options)
-    settings = Settings(
-        "coqa", options.preset, VERSION, options.model, model_hash(options.model), options.data,
-        results.fingerprint([asdict(story) for story in stories]), options.seed, options.limit,
-        {
-            **asked,
-            "history": options.history, "shots": options.shots, "dtype": options.dtype, "decoding": asdict(how),
-            "demonstrations": results.fingerprint([asdict(story) for story in pool]) if pool else None,
-        },
-    )  # fmt: skip
-    state = processes()
-    turns = {turn_id(story, turn): story for story in stories for turn in range(len(story.questions))}
-    shares = [story.id for story in turns.values()]
-    making = Run(options.output, settings, list(turns), state, unit="questions", shares=shares, files=[PREDICTIONS])
-    todo = list({turns[name].id: turns[name] for name in making.todo}.values())
-    for story in todo:
-        prompts.demonstrate(story, pool, options.shots, options.seed)
-    model = load_generator(options.model, options.dtype, state.device)[0] if todo else None
-    with making:
-        answered = ANSWER[options.history](model, prompts, todo, how, options.max_batch_tokens) if todo else ()
-        for answer in answered:
-            making.add(item(answer, len(prompts.demonstrations[answer.story.id])))
-    guessed = {"type_guess": guessing(stories)} if of_world else {}
-    found = making.finish(details=lambda items: details(items, stories) | guessed)
-    if found is None:
-        return
-    show(found)
-    if options.output is not None:
-        write_predictions(options.output / PREDICTIONS, making.ordered)
-        say(f"Written 已寫入: {options.output}/results.json, items.jsonl, {PREDICTIONS}")
+@dataclass
+class CoQAArguments(ShotArguments):
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "CoQA's JSON, a folder, a hub id (stanfordnlp/coqa) or world. 測試資料", "required": True},
+    )
+    split: str | None = field(
+        default=None,
+        metadata={"help": "Split of a folder or a hub dataset. Default: validation; of the world test. 資料的分割"},
+    )
+    preset: Literal["gpt2", "gpt3"] = field(
+        default="gpt2", metadata={"help": "gpt2: greedy decoding; gpt3: 4 beams. 解碼方式"}
+    )
+    history: Literal["gold", "model"] = field(
+        default="gold", metadata={"help": "Answers in the history: the data's or the model's. 對話紀錄中的回答"}
+    )
 
 
-def _is_world(source: str) -> bool:
-    return source.partition(":")[0] == WORLD
+class CoQA(Task):
+    name, unit, files = "coqa", "questions", (PREDICTIONS,)
+    Arguments = CoQAArguments
 
+    @property
+    def protocol(self) -> str:
+        return self.options.preset
 
-def _demonstrations(options: argparse.Namespace) -> list[Story]:
-    if options.shots == 0:
-        if options.demonstrations is not None:
-            raise UserError("--demonstrations needs --shots K, the number of them.")
-        return []
-    source = options.demonstrations or options.data
-    if options.demonstrations is None and Path(source).is_file():
-        raise UserError(
-            f"--shots {options.shots}: {source!r} is the file that is measured. Give others to learn from by "
-            "--demonstrations, such as coqa-train-v1.0.json."
+    def read(self) -> list[Story]:
+        self.is_world = self.options.dataset_name.partition(":")[0] == WORLD
+        return read_stories(
+            self.options.dataset_name, self.options.split or ("test" if self.is_world else "validation")
         )
-    return read_stories(source, "train")
+
+    def prepare(self) -> list[str]:
+        self.decoding = PRESETS[self.options.preset]
+        self.chat = layout(self.tokenizer, self.options.apply_chat_template)
+        new_tokens = self.decoding.max_new_tokens
+        self.prompts = Prompts(self.tokenizer, self.context, new_tokens, self.options.apply_chat_template)
+        self.prompts.check(self.rows)
+        source = self.source_of_shots
+        self.pool = read_stories(source, "train") if source else []
+        self.turns = {turn_id(story, turn): story for story in self.rows for turn in range(len(story.questions))}
+        return list(self.turns)
+
+    def shares(self, ids: Sequence[str]) -> list[str]:
+        return [self.turns[name].id for name in ids]
+
+    def settings(self) -> dict[str, Any]:
+        pool = results.fingerprint([asdict(story) for story in self.pool]) if self.pool else None
+        options = self.options
+        return {
+            **self.chat, "history": options.history, "shots": options.shots, "dtype": options.dtype,
+            "decoding": asdict(self.decoding), "demonstrations": pool,
+        }  # fmt: skip
+
+    def ask(self, model: PreTrainedModel, ids: Sequence[str]) -> Iterator[Item]:
+        stories = list({self.turns[name].id: self.turns[name] for name in ids}.values())
+        for story in stories:
+            self.prompts.demonstrate(story, self.pool, self.options.shots, self.options.seed)
+        answer = ANSWER[self.options.history]
+        for answered in answer(model, self.prompts, stories, self.decoding, self.options.max_batch_tokens):
+            yield item(answered, len(self.prompts.demonstrations[answered.story.id]))
+
+    def details(self, items: Sequence[Item]) -> dict[str, Any]:
+        return details(items, self.rows) | ({"type_guess": guessing(self.rows)} if self.is_world else {})
+
+    def show(self, results: Results) -> None:
+        show(results)
+
+    def write(self, items: Sequence[Item]) -> None:
+        write_predictions(Path(self.options.output_dir) / PREDICTIONS, items)
 
 
 # --- items ----------------------------------------------------------------------------------------------------------

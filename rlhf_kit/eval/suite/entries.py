@@ -15,7 +15,7 @@ from typing import Any
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import options as generators
-from rlhf_kit.eval.coqa import options as coqa
+from rlhf_kit.eval.coqa.task import CoQA
 from rlhf_kit.eval.mc import MC
 from rlhf_kit.eval.squad import Squad
 from rlhf_kit.eval.suite.options import NAME
@@ -26,10 +26,9 @@ from rlhf_kit.inputs import read_yaml
 from rlhf_kit.options.reading import read_record
 from rlhf_kit.parser import Parser
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Lambada, Perplexity, Squad, MC)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (CoQA, Lambada, Perplexity, Squad, MC)}
 # command -> its options; its module, whose `run` gets them
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
-    "coqa": (coqa.add_options, "rlhf_kit.eval.coqa.options"),
     **{name: (options, module) for name, (_, _, options, module) in generators.SUBCOMMANDS.items()},
 }
 SEVERAL_MODELS = ("icl", "tldr")  # take --models, and keep each in a folder of its own
