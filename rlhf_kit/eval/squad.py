@@ -57,7 +57,7 @@ class Squad(Task):
         return encode_questions(self.tokenizer, instruction, texts, answers, self.options.apply_chat_template)
 
     def settings(self) -> dict[str, Any]:
-        pool = text_hash("\x1f".join(question.id for question in self.pool))
+        pool = text_hash(str(self.pool))
         return {**super().settings(), **self.chat, "shots": self.options.shots, "demonstrations": pool}
 
     def ask(self, model: PreTrainedModel, ids: Sequence[str]) -> Iterator[Item]:
