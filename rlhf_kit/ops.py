@@ -113,11 +113,11 @@ class _TokenLogprobs(torch.autograd.Function):
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy in nats of softmax(logits / temperature). (..., V) -> (...) float32."""
     rows = logits.reshape(-1, logits.shape[-1])
-    found = []
+    parts = []
     for part in _parts(rows):
         logprobs = F.log_softmax(rows[part].float() / temperature, dim=-1)
-        found.append(-(logprobs.exp() * logprobs).sum(-1))
-    return torch.cat(found).view(logits.shape[:-1])
+        parts.append(-(logprobs.exp() * logprobs).sum(-1))
+    return torch.cat(parts).view(logits.shape[:-1])
 
 
 def _parts(rows: Tensor) -> Iterator[slice]:

@@ -128,8 +128,8 @@ def _parser() -> Parser:
     parser = Parser(prog="rlhf-kit eval", description="Measure a model. 評測模型。")
     commands = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
     for name, (english, chinese, add_options, _) in SUBCOMMANDS.items():
-        said = f"{english} {chinese}"
-        add_options(command := commands.add_parser(name, help=said, description=said))
+        description = f"{english} {chinese}"
+        add_options(command := commands.add_parser(name, help=description, description=description))
         if name not in OF_FILES:
             code_option(command)
     for name, (english, chinese, task) in TASKS.items():
@@ -164,17 +164,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         if speaks:
-            said = "\nInterrupted. Nothing was kept: there was no --output. 已中斷；沒有 --output，不留結果。"
+            message = "\nInterrupted. Nothing was kept: there was no --output. 已中斷；沒有 --output，不留結果。"
             if getattr(options, "output", None):
-                said = "\nInterrupted. The same command goes on with what --output has. 已中斷；同一個指令會接續。"
-            complain(said)
+                message = "\nInterrupted. The same command goes on with what --output has. 已中斷；同一個指令會接續。"
+            complain(message)
         return interrupts.status(interrupt)
     except Exception as error:
         fault = write_fault(error)
         if fault is None:
             raise
         if speaks:
-            said = f"rlhf-kit eval {options.command}: --output cannot be written: {fault}. What was measured is kept; "
-            complain(f"{said}make room, and the same command goes on.")
+            message = (
+                f"rlhf-kit eval {options.command}: --output cannot be written: {fault}. What was measured is kept; "
+            )
+            complain(f"{message}make room, and the same command goes on.")
         return 1
     return 0

@@ -89,10 +89,10 @@ def compare(
     for group in sorted({item.group for item in first} - {""}):
         groups[group] = [pair for pair in pairs if pair[0].group == group]
     names = [name for name in _scores(first) if name in _scores(second)]
-    found = [
+    rows = [
         _compared(name, group, part, scales.get(name, 1.0), seed) for group, part in groups.items() for name in names
     ]
-    return [comparison for comparison in found if comparison is not None]
+    return [comparison for comparison in rows if comparison is not None]
 
 
 def _compared(name: str, group: str, pairs: Sequence[tuple[Item, Item]], scale: float, seed: int) -> Comparison | None:
@@ -128,31 +128,31 @@ def _scores(items: Sequence[Item]) -> list[str]:
 
 def compare_folders(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     """What the command tells. Raises UserError: no results there, or of different protocols, data or items."""
-    (told, items), (other, others) = read_results(first), read_results(second)
-    settings, its = told["settings"], other["settings"]
+    (summary, items), (other, others) = read_results(first), read_results(second)
+    settings, its = summary["settings"], other["settings"]
     unequal = [name for name in SAME if settings.get(name) != its.get(name)]
     if unequal:
         what = ", ".join(f"{name} {settings.get(name)!r} and {its.get(name)!r}" for name in unequal)
         raise UserError(f"{str(first)!r} and {str(second)!r} cannot be compared, they measured other things: {what}.")
     # A score that the results tell as well is a percentage there, of all items or group by group alone.
-    by_group = {name for part in told["groups"].values() for name in part["scores"]} - set(told["scores"])
-    scales = dict.fromkeys([*told["scores"], *by_group], 100.0)
+    by_group = {name for part in summary["groups"].values() for name in part["scores"]} - set(summary["scores"])
+    scales = dict.fromkeys([*summary["scores"], *by_group], 100.0)
     try:
-        found = [row for row in compare(items, others, scales, seed) if row.group or row.score not in by_group]
+        rows = [row for row in compare(items, others, scales, seed) if row.group or row.score not in by_group]
     except ValueError as error:
         raise UserError(f"{str(first)!r} and {str(second)!r} hold different items; measure one anew.") from error
     return {
         "first": str(first),
         "second": str(second),
         "task": f"{settings['task']}, {settings['protocol']} {settings['version']}",
-        "reportable": told["reportable"] and other["reportable"],
+        "reportable": summary["reportable"] and other["reportable"],
         "settings": {
             name: [settings.get(name), its.get(name)]
             for name in {**settings, **its}
             if settings.get(name) != its.get(name)
         },
         "other_prompts": sum(one.prompt_hash != two.prompt_hash for one, two in zip(items, others, strict=True)),
-        "comparisons": [asdict(comparison) for comparison in found],
+        "comparisons": [asdict(comparison) for comparison in rows],
     }
 
 
@@ -184,8 +184,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """`rlhf-kit eval compare` with parsed options (`file_options.compare`). Raises UserError."""
-    found = compare_folders(options.first, options.second, options.seed)
+    comparison = compare_folders(options.first, options.second, options.seed)
     if options.json:
-        say(json.dumps(results.as_json(found), ensure_ascii=False, indent=2))
+        say(json.dumps(results.as_json(comparison), ensure_ascii=False, indent=2))
     else:
-        show(found, Console())
+        show(comparison, Console())

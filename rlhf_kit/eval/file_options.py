@@ -17,9 +17,9 @@ def score(parser: argparse.ArgumentParser) -> None:
         help="whose official scorer: coqa (by domain), squad (XQuAD too), squad2 (HasAns, NoAns), drcd, cmrc, mlqa",
     )
     parser.add_argument("--references", type=Path, required=True, metavar="FILE", help="the dataset's JSON 標準答案")
-    given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--predictions", type=Path, metavar="FILE", help="JSON in the official format 模型的答案")
-    given.add_argument("--human", action="store_true", help="a person's answers against the others' 人類的分數")
+    answers = parser.add_mutually_exclusive_group(required=True)
+    answers.add_argument("--predictions", type=Path, metavar="FILE", help="JSON in the official format 模型的答案")
+    answers.add_argument("--human", action="store_true", help="a person's answers against the others' 人類的分數")
     parser.add_argument(
         "--subset", action="store_true", help="leave out predictions of what is not in the references 略過多餘的 id"
     )

@@ -59,10 +59,10 @@ class Settings:
 
     @property
     def deciding(self) -> dict[str, Any]:
-        told = json.loads(json.dumps(asdict(self)))
-        options = told.pop("options")
+        record = json.loads(json.dumps(asdict(self)))
+        options = record.pop("options")
         named = {f"option {name}": value for name, value in options.items()}
-        return {name: value for name, value in told.items() if name not in NAMES} | named
+        return {name: value for name, value in record.items() if name not in NAMES} | named
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class Results:
         return self.measured.scores
 
     def as_json(self) -> dict[str, Any]:
-        told = asdict(self)
-        return results.as_json({**told.pop("measured"), **told})
+        record = asdict(self)
+        return results.as_json({**record.pop("measured"), **record})
 
 
 Figures = Callable[[Sequence[Item], NDArray], Mapping[str, Figure]]
@@ -136,10 +136,10 @@ def measure(items: Sequence[Item], figures: Figures = percentages, seed: int = 0
     if not items:
         raise ValueError("no items to measure")
     clusters = numbered(item.cluster for item in items)
-    found = figures(items, clusters)
+    by_name = figures(items, clusters)
     counts = {"items": len(items), "clusters": int(clusters.max()) + 1}
     return Measured(
-        {name: point(figure, clusters) for name, figure in found.items()}, intervals(found, clusters, seed), counts
+        {name: point(figure, clusters) for name, figure in by_name.items()}, intervals(by_name, clusters, seed), counts
     )
 
 
@@ -190,8 +190,8 @@ class Run:
             self.items = _read_items([folder / ITEMS, *sorted(folder.glob(PER_PROCESS))])
         shares = self.ids if shares is None else shares
         unmade = {share for name, share in zip(self.ids, shares, strict=True) if name not in self.items}
-        mine = unmade & set(list(dict.fromkeys(shares))[self.rank :: self.processes])
-        self.todo = [name for name, share in zip(self.ids, shares, strict=True) if share in mine]
+        own_shares = unmade & set(list(dict.fromkeys(shares))[self.rank :: self.processes])
+        self.todo = [name for name, share in zip(self.ids, shares, strict=True) if share in own_shares]
         self.resumed = sum(name in self.items for name in self.ids)
         self.counter = Counter(len(self.todo), unit, shown=self.rank == 0)
 
@@ -259,7 +259,7 @@ class Run:
         for item in ordered:
             parts.setdefault(item.group, []).append(item)
         seed = self.settings.seed
-        found = Results(
+        summary = Results(
             settings=self.settings,
             measured=measure(ordered, figures, seed),
             groups={name: measure(parts[name], figures, seed) for name in sorted(parts) if name},
@@ -276,8 +276,8 @@ class Run:
             parts = [path.name for path in self.folder.glob(PER_PROCESS)]
             self.home.settle(*parts)
             self.home.remove(*parts)
-            self._write(RESULTS, found.as_json())
-        return found
+            self._write(RESULTS, summary.as_json())
+        return summary
 
     @property
     def home(self) -> Folder:
@@ -298,18 +298,18 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Item]]:
     if not path.is_file():
         more = " It is not finished: start it again and it goes on." if (folder / SETTINGS).is_file() else ""
         raise UserError(f"{str(folder)!r} has no {RESULTS}.{more} Give the --output folder of `rlhf-kit eval`.")
-    found = read_json(path)
-    if isinstance(found, dict) and "settings" not in found:
+    record = read_json(path)
+    if isinstance(record, dict) and "settings" not in record:
         raise UserError(f"{str(path)!r} was not measured item by item; give the folder of another `rlhf-kit eval`.")
     items = list(_read_items([folder / ITEMS]).values())
-    if not isinstance(found, dict) or not items:
+    if not isinstance(record, dict) or not items:
         raise UserError(f"{str(folder)!r} holds no results with their items; give the folder of another run.")
-    return found, items
+    return record, items
 
 
 def _read_items(paths: Sequence[Path]) -> dict[str, Item]:
     """By id. A line that a kill cut off is left out; it can only be the last."""
-    found: dict[str, Item] = {}
+    by_id: dict[str, Item] = {}
     for path in paths:
         text = read_bytes(path, MOST_JSON).decode("utf-8", errors="replace") if path.exists() else ""
         for number, line in enumerate(text.split("\n")[:-1], 1):  # after the last newline: never finished
@@ -318,8 +318,8 @@ def _read_items(paths: Sequence[Path]) -> dict[str, Item]:
                 scores = {name: math.nan if value is None else float(value) for name, value in item.scores.items()}
             except (ValueError, TypeError, AttributeError) as error:
                 raise UserError(f"line {number} of {str(path)!r} is no item: {line[:60]!r}. Take it out.") from error
-            found[item.id] = replace(item, scores=scores)
-    return found
+            by_id[item.id] = replace(item, scores=scores)
+    return by_id
 
 
 def _check_settings(folder: Path, settings: Settings) -> None:
@@ -336,8 +336,8 @@ def _check_settings(folder: Path, settings: Settings) -> None:
     now = settings.deciding
     other = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if other:
-        told = ", ".join(f"{name} {was.get(name)!r}, now {now.get(name)!r}" for name in other)
-        raise UserError(f"{str(folder)!r} holds items of other settings ({told}); give another folder by --output.")
+        changes = ", ".join(f"{name} {was.get(name)!r}, now {now.get(name)!r}" for name in other)
+        raise UserError(f"{str(folder)!r} holds items of other settings ({changes}); give another folder by --output.")
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -28,9 +28,9 @@ class _Metric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         features = {"predictions": datasets.Value("string"), "references": self.references}
-        told = type(self).__doc__
+        description = type(self).__doc__
         return evaluate.MetricInfo(
-            description=told, citation="", inputs_description=told, features=datasets.Features(features)
+            description=description, citation="", inputs_description=description, features=datasets.Features(features)
         )
 
     def compute(self, *, predictions=None, references=None, **options) -> dict[str, float] | None:
@@ -64,10 +64,10 @@ class _Metric(evaluate.Metric):
             if (fault := self._fault(*pair)) is not None
         ]
         if faults:
-            told = [f"  question {at}: {fault}" for at, fault in faults[:SHOWN]]
-            told += [f"  ... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+            lines = [f"  question {at}: {fault}" for at, fault in faults[:SHOWN]]
+            lines += [f"  ... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
             raise UserError(
-                "\n".join([f"{self.name}: {len(faults)} of {len(predictions)} questions cannot be scored.", *told])
+                "\n".join([f"{self.name}: {len(faults)} of {len(predictions)} questions cannot be scored.", *lines])
             )
 
     def _fault(self, prediction: Any, references: Any) -> str | None:
@@ -129,14 +129,16 @@ class Squad2(AnswerMetric):
     ) -> dict[str, float]:  # fmt: skip
         if not len(predictions):
             return self._mean([])
-        given = [None] * len(predictions) if no_answer_probability is None else list(no_answer_probability)
-        if len(given) != len(predictions):
-            raise UserError(f"{self.name}: {len(predictions)} predictions and {len(given)} no_answer_probability.")
-        asked = [
+        probabilities = [None] * len(predictions) if no_answer_probability is None else list(no_answer_probability)
+        if len(probabilities) != len(predictions):
+            raise UserError(
+                f"{self.name}: {len(predictions)} predictions and {len(probabilities)} no_answer_probability."
+            )
+        questions = [
             scorers.Answered(self.scorer(prediction, texts), bool(len(texts)), prediction, na_prob)
-            for prediction, texts, na_prob in zip(predictions, references, given, strict=True)
+            for prediction, texts, na_prob in zip(predictions, references, probabilities, strict=True)
         ]
-        report = scorers.squad2_report(asked, no_answer_threshold)
+        report = scorers.squad2_report(questions, no_answer_threshold)
         return {"exact_match": report.pop("exact"), **report}
 
     def _fault(self, prediction: Any, references: Any) -> str | None:

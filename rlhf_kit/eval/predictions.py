@@ -20,12 +20,12 @@ from rlhf_kit.terminal import say
 def score_coqa(references: Path, predictions: Path | None, subset: bool = False) -> dict[str, Any]:
     """What the command prints, with the official report by domain. Raises UserError."""
     stories = coqa.read_file(references)
-    answers = {(story.id, turn): given for story in stories for turn, given in enumerate(story.answers, 1)}
+    answers = {(story.id, turn): replies for story in stories for turn, replies in enumerate(story.answers, 1)}
     if predictions is None:
         each, counts = _human(answers, references, scorers.coqa_human), {"missing": 0}
     else:
-        given, counts = _read(predictions, answers, subset)
-        each = _each(answers, given, scorers.coqa)
+        replies, counts = _read(predictions, answers, subset)
+        each = _each(answers, replies, scorers.coqa)
     sources = {story.id: story.source for story in stories}
     by_domain = scorers.coqa_report((sources[story], score) for (story, _), score in each.items())
     return {"task": "coqa", **_means(each), **counts, "by_domain": by_domain}
@@ -43,21 +43,21 @@ def score_squad2(
     Raises UserError.
     """
     answers = read_squad(references, unanswerable=True)
-    given, counts = _read(predictions, answers, subset)
-    na_probs = {} if na_prob_file is None else read_na_probs(na_prob_file, list(answers), list(given), subset)
-    each = _each(answers, given, scorers.squad2)
+    replies, counts = _read(predictions, answers, subset)
+    na_probs = {} if na_prob_file is None else read_na_probs(na_prob_file, list(answers), list(replies), subset)
+    each = _each(answers, replies, scorers.squad2)
     # Of equal probabilities the official script takes the one that its file has first.
     order = [*na_probs, *(key for key in answers if key not in na_probs)]
-    asked = [
+    questions = [
         scorers.Answered(
-            each[key], bool(answers[key]), given.get(key, ""), na_probs.get(key) if key in given else None
+            each[key], bool(answers[key]), replies.get(key, ""), na_probs.get(key) if key in replies else None
         )
         for key in order
     ]
-    report = scorers.squad2_report(asked, na_prob_thresh)
+    report = scorers.squad2_report(questions, na_prob_thresh)
     means = {"exact_match": report.pop("exact"), "f1": report.pop("f1"), "questions": report.pop("total")}
-    told = {} if na_prob_file is None else {"na_prob_thresh": na_prob_thresh}
-    return {"task": "squad2", **told, **means, **counts, **report}
+    threshold = {} if na_prob_file is None else {"na_prob_thresh": na_prob_thresh}
+    return {"task": "squad2", **threshold, **means, **counts, **report}
 
 
 def score_spans(
@@ -68,15 +68,15 @@ def score_spans(
     if predictions is None:
         each, counts = _human(answers, references, partial(scorers.human, scorer)), {"missing": 0}
     else:
-        given, counts = _read(predictions, answers, subset)
-        each = _each(answers, given, scorer)
+        replies, counts = _read(predictions, answers, subset)
+        each = _each(answers, replies, scorer)
     return {"task": task, **options, **_means(each), **counts}
 
 
 def _read(predictions: Path, answers: Mapping[Key, Sequence[str]], subset: bool) -> tuple[dict[Key, str], dict]:
     """The answers given, and how many are missing and, of a subset, left out."""
-    given, others = read_predictions(predictions, list(answers), subset)
-    return given, {"missing": len(answers) - len(given)} | ({"left_out": others} if subset else {})
+    replies, others = read_predictions(predictions, list(answers), subset)
+    return replies, {"missing": len(answers) - len(replies)} | ({"left_out": others} if subset else {})
 
 
 def _each(answers: Mapping[Key, Sequence[str]], given: Mapping[Key, str], scorer: scorers.Scorer) -> dict[Key, Score]:
@@ -90,8 +90,8 @@ def _human(
 ) -> dict[Key, Score]:
     single = [key for key, given in answers.items() if len(given) < 2]
     if single:
-        told = f"{len(single)} of {len(answers)} questions have one answer only, such as {single[0]!r}"
-        raise UserError(f"{references}: {told}; --human compares a person's answer with another's.")
+        fault = f"{len(single)} of {len(answers)} questions have one answer only, such as {single[0]!r}"
+        raise UserError(f"{references}: {fault}; --human compares a person's answer with another's.")
     return {key: human(given) for key, given in answers.items()}
 
 

@@ -47,22 +47,24 @@ def rouge(prediction: str, reference: str, stemmed: bool = True) -> dict[str, fl
     >>> rouge("the cats sat", "a cat sat")["rouge1"]
     0.6666666666666666
     """
-    mine, theirs = units(prediction, stemmed), units(reference, stemmed)
+    predicted, theirs = units(prediction, stemmed), units(reference, stemmed)
     if not theirs:
         logger.warning("The reference %r %s: ROUGE is 0, whatever is predicted.", reference[:40], UNCOUNTED)
     return {
-        "rouge1": _overlap(mine, theirs, 1),
-        "rouge2": _overlap(mine, theirs, 2),
-        "rougeL": _f1(len(_common_subsequence(theirs, mine)), len(mine), len(theirs)),
+        "rouge1": _overlap(predicted, theirs, 1),
+        "rouge2": _overlap(predicted, theirs, 2),
+        "rougeL": _f1(len(_common_subsequence(theirs, predicted)), len(predicted), len(theirs)),
         "rougeLsum": _of_sentences(*(_sentences(text, stemmed) for text in (prediction, reference))),
     }
 
 
 def units(text: str, stemmed: bool = True) -> list[str]:
     narrow = WIDTH.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
-    found = UNIT.findall(unicodedata.normalize("NFC", narrow).lower().translate(JOINERS))
+    tokens = UNIT.findall(unicodedata.normalize("NFC", narrow).lower().translate(JOINERS))
     return (
-        [stem(unit) if len(unit) >= STEMMED_FROM and unit.isascii() else unit for unit in found] if stemmed else found
+        [stem(unit) if len(unit) >= STEMMED_FROM and unit.isascii() else unit for unit in tokens]
+        if stemmed
+        else tokens
     )
 
 
@@ -102,16 +104,16 @@ def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[int
         for at, other in enumerate(second):
             here.append(above[at] + 1 if unit == other else max(above[at + 1], here[at]))
         lengths.append(here)
-    found, i, j = [], len(first), len(second)
+    common, i, j = [], len(first), len(second)
     while i and j:
         if first[i - 1] == second[j - 1]:
             i, j = i - 1, j - 1
-            found.append(i)
+            common.append(i)
         elif lengths[i][j - 1] > lengths[i - 1][j]:
             j -= 1
         else:
             i -= 1
-    return found[::-1]
+    return common[::-1]
 
 
 def _f1(shared: int, mine: int, theirs: int) -> float:

@@ -81,9 +81,9 @@ def drcd(prediction: str, references: Sequence[str], full_width: bool = False) -
             comes out to 0.02.
     """
     dropped = ASCII_PUNCTUATION | DRCD_PUNCTUATION if full_width else ASCII_PUNCTUATION
-    mine = _normalised(prediction, dropped)
+    predicted = _normalised(prediction, dropped)
     theirs = [_normalised(reference, dropped) for reference in _given(references)]
-    return _best([Score(float(mine == text), _overlap(mine, text)) for text in theirs])
+    return _best([Score(float(predicted == text), _overlap(predicted, text)) for text in theirs])
 
 
 def cmrc(prediction: str, references: Sequence[str]) -> Score:
@@ -98,9 +98,9 @@ def mlqa(prediction: str, references: Sequence[str], language: str = "zh") -> Sc
     """
     if language not in ("en", "zh"):
         raise ValueError(f"MLQA in {language!r}: 'en' and 'zh' are there")
-    mine = _mlqa_units(prediction, language)
+    predicted = _mlqa_units(prediction, language)
     theirs = [_mlqa_units(reference, language) for reference in _given(references)]
-    return _best([Score(float(mine == units), _overlap(mine, units)) for units in theirs])
+    return _best([Score(float(predicted == units), _overlap(predicted, units)) for units in theirs])
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -150,7 +150,7 @@ def squad2_report(asked: Sequence[Answered], na_prob_thresh: float = 1.0) -> dic
         na_prob_thresh: above it a question counts as one to which nothing was said. `best_f1_thresh` is the one with
             the highest F1, `best_f1`. Without any `na_prob` neither is there.
     """
-    found = {}
+    figures = {}
     for prefix, part in (
         ("", asked),
         ("HasAns_", [one for one in asked if one.has_answer]),
@@ -158,12 +158,12 @@ def squad2_report(asked: Sequence[Answered], na_prob_thresh: float = 1.0) -> dic
     ):
         if part:
             em, f1 = _columns([_thresholded(one, na_prob_thresh) for one in part])
-            found |= {f"{prefix}exact": 100 * sum(em) / len(part), f"{prefix}f1": 100 * sum(f1) / len(part)}
-            found[f"{prefix}total"] = len(part)
+            figures |= {f"{prefix}exact": 100 * sum(em) / len(part), f"{prefix}f1": 100 * sum(f1) / len(part)}
+            figures[f"{prefix}total"] = len(part)
     for name, at in (("exact", 0), ("f1", 1)):
         if any(one.na_prob is not None for one in asked):
-            found[f"best_{name}"], found[f"best_{name}_thresh"] = _best_threshold(asked, at)
-    return found
+            figures[f"best_{name}"], figures[f"best_{name}_thresh"] = _best_threshold(asked, at)
+    return figures
 
 
 def _thresholded(one: Answered, na_prob_thresh: float) -> Score:
@@ -174,10 +174,10 @@ def _thresholded(one: Answered, na_prob_thresh: float) -> Score:
 
 def _best_threshold(asked: Sequence[Answered], at: int) -> tuple[float, float]:
     """The highest percentage of a figure, and the `na_prob` up to which the answers must stand for it."""
-    told = sorted((one for one in asked if one.na_prob is not None), key=lambda one: one.na_prob)
-    best = score = sum(not one.has_answer for one in told)  # nothing is said to any
+    ranked = sorted((one for one in asked if one.na_prob is not None), key=lambda one: one.na_prob)
+    best = score = sum(not one.has_answer for one in ranked)  # nothing is said to any
     threshold = 0.0
-    for one in told:
+    for one in ranked:
         score += one.score[at] if one.has_answer else -bool(one.prediction)
         if score > best:
             best, threshold = score, one.na_prob
@@ -211,22 +211,22 @@ def _percentages(scores: Sequence[Score]) -> dict[str, float]:
 
 def _coqa_pair(prediction: str, reference: str) -> Score:
     """As SQuAD's, but two answers of articles and punctuation alone agree."""
-    mine, theirs = _normalised(prediction), _normalised(reference)
-    words = mine.split(), theirs.split()
+    predicted, theirs = _normalised(prediction), _normalised(reference)
+    words = predicted.split(), theirs.split()
     f1 = _overlap(*words) if all(words) else float(words[0] == words[1])
-    return Score(float(mine == theirs), f1)
+    return Score(float(predicted == theirs), f1)
 
 
 def _squad_pair(prediction: str, reference: str) -> Score:
-    mine, theirs = _normalised(prediction), _normalised(reference)
-    return Score(float(mine == theirs), _overlap(mine.split(), theirs.split()))
+    predicted, theirs = _normalised(prediction), _normalised(reference)
+    return Score(float(predicted == theirs), _overlap(predicted.split(), theirs.split()))
 
 
 def _cmrc_pair(prediction: str, reference: str) -> Score:
-    mine, theirs = (_without(text.lower().strip(), CMRC_PUNCTUATION) for text in (prediction, reference))
-    units = _cmrc_units(mine), _cmrc_units(theirs)
+    predicted, theirs = (_without(text.lower().strip(), CMRC_PUNCTUATION) for text in (prediction, reference))
+    units = _cmrc_units(predicted), _cmrc_units(theirs)
     shared = _longest_shared_run(*units)
-    return Score(float(mine == theirs), _f1(shared, *map(len, units)))
+    return Score(float(predicted == theirs), _f1(shared, *map(len, units)))
 
 
 def _cmrc_units(text: str) -> list[str]:

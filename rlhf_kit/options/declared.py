@@ -187,12 +187,12 @@ def _class_options(module: str, class_name: str) -> tuple[Option, ...] | None:
 
 def _lineage(module: str, class_name: str) -> list[tuple[str, ast.ClassDef]] | None:
     """(module, class) of a class and each base, the nearest first."""
-    found = _definition(module, class_name)
-    if found is None or not isinstance(found[1], ast.ClassDef):
+    definition = _definition(module, class_name)
+    if definition is None or not isinstance(definition[1], ast.ClassDef):
         return None
-    lineage = [found]
-    for base in found[1].bases:
-        inherited = _lineage(found[0], ast.unparse(base))
+    lineage = [definition]
+    for base in definition[1].bases:
+        inherited = _lineage(definition[0], ast.unparse(base))
         if inherited is None:
             return None
         lineage += inherited
@@ -243,10 +243,10 @@ class _Names(dict):
             return _Unknown
 
     def __missing__(self, name: str) -> Any:
-        found = _definition(self.module, name)
-        if found is None:
+        definition = _definition(self.module, name)
+        if definition is None:
             raise KeyError(name)
-        module, node = found
+        module, node = definition
         if isinstance(node, ast.ClassDef):
             value = _enumeration(node)
         else:

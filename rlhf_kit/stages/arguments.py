@@ -139,7 +139,7 @@ def parse(
         argv, values = (), read_values(stage, options, source)
     else:
         argv, values = tuple(options), read(stage, options, source, renamed)
-    given = frozenset(values)
+    names = frozenset(values)
     if complete is not None:
         values = complete(values)
-    return Settings(stage=stage, given=given, argv=argv, **build(stage, classes, values))
+    return Settings(stage=stage, given=names, argv=argv, **build(stage, classes, values))

@@ -44,11 +44,11 @@ class CalibrationArguments:
 def check_calibration(settings: Settings) -> None:
     """Raises UserError for options that exclude one another."""
     extra = settings.extra
-    asked = [name for name in ("calibration_dataset_name", "calibration_policy") if getattr(extra, name)]
-    if len(asked) == 2:
+    zeros = [name for name in ("calibration_dataset_name", "calibration_policy") if getattr(extra, name)]
+    if len(zeros) == 2:
         raise UserError("--calibration_dataset_name and --calibration_policy set the same zero: give one of them.")
-    if asked and not settings.training.calibrate:
-        raise UserError(f"--{asked[0]} has nothing to move with --calibrate false. Leave one of them out.")
+    if zeros and not settings.training.calibrate:
+        raise UserError(f"--{zeros[0]} has nothing to move with --calibrate false. Leave one of them out.")
     for name in ("calibration_samples", "calibration_max_completion_length"):
         if name in settings.given and not extra.calibration_policy:
             raise UserError(f"--{name} goes with --calibration_policy.")

@@ -64,14 +64,14 @@ def run(settings: Settings) -> dict:
     metrics = train(trainer, settings, output)
     if answers is not None:
         recalibrate(trainer, answers, scale=demonstrations is None)
-    found = None
+    evaluation = None
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
         if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # whose weights are in pieces
-            found = evaluate_reward(trainer.accelerator.unwrap_model(trainer.model), tokenizer, eval_data)
+            evaluation = evaluate_reward(trainer.accelerator.unwrap_model(trainer.model), tokenizer, eval_data)
     record = finish(trainer, settings, output, metrics)
     if args.should_save:
-        output.files.write("README.md", reward_card(trainer, settings, record, found))
+        output.files.write("README.md", reward_card(trainer, settings, record, evaluation))
     return record
 
 
@@ -120,8 +120,8 @@ def encoded_lists(
     for name, rows in data.items():
         if tokenizer is not None and rows is not None:
             reads = PLAIN if config is None else row_format(config, tokenizer)
-            found = encode_lists(rows, tokenizer, limit, reads, name, settings.training, notes.tell)
-            lists[name], counts[name] = found
+            encoded = encode_lists(rows, tokenizer, limit, reads, name, settings.training, notes.tell)
+            lists[name], counts[name] = encoded
     return lists, counts
 
 

@@ -140,8 +140,8 @@ def keep_base(trainer: Trainer, output: Output) -> None:
 
 def held_out(trainer: Trainer) -> dict[str, float]:
     """The evaluation's numbers with the perplexity: of a stage whose loss is in nats a token."""
-    found = numbers(trainer.evaluate())
-    return found | {"eval_perplexity": math.exp(found["eval_loss"])}
+    metrics = numbers(trainer.evaluate())
+    return metrics | {"eval_perplexity": math.exp(metrics["eval_loss"])}
 
 
 def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[str, Any]) -> dict:
@@ -188,12 +188,12 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
 
 def config_record(settings: Settings) -> dict[str, Any]:
     """What the user gave, by name; everything else is a default of the versions in `run.json`."""
-    found = {
+    record = {
         name: value if isinstance(value, (int, float, str, list, dict, type(None))) else str(value)
         for name, value in given_values(settings).items()
         if name not in SECRET
     }
-    return json.loads(json.dumps(found, default=str))
+    return json.loads(json.dumps(record, default=str))
 
 
 def seed_everything(settings: Settings) -> None:

@@ -28,8 +28,8 @@ MUTANTS = [
     ),
     (
         SCORERS,
-        "Score(float(mine == text), _overlap(mine, text))",
-        "Score(float(mine == text), _overlap(mine.split(), text.split()))",
+        "Score(float(predicted == text), _overlap(predicted, text))",
+        "Score(float(predicted == text), _overlap(predicted.split(), text.split()))",
         SCORERS_TEST + "test_drcd_counts_characters",
     ),
     (

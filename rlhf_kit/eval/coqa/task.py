@@ -107,17 +107,17 @@ def turn_id(story: Story, turn: int) -> str:
 
 
 def item(answered: Answered, demonstrations: int) -> Item:
-    story, turn, said = answered.story, answered.turn, answered.continuation
+    story, turn, continuation = answered.story, answered.turn, answered.continuation
     references = story.answers[turn]
-    score = scorers.coqa(said.answer, references)
-    best = max(scorers.coqa(said.answer, [reference]).f1 for reference in references)
+    score = scorers.coqa(continuation.answer, references)
+    best = max(scorers.coqa(continuation.answer, [reference]).f1 for reference in references)
     return Item(
-        turn_id(story, turn), story.id, text_hash(answered.prompt.text), said.text, said.answer,
+        turn_id(story, turn), story.id, text_hash(answered.prompt.text), continuation.text, continuation.answer,
         {"em": score.em, "f1": score.f1, "f1_max": best},
         group=scorers.DOMAINS.get(story.source, story.source),
         details={
             "turn_id": turn + 1, "dropped_turns": answered.prompt.dropped, "demonstrations": demonstrations,
-            "ended": said.ended,
+            "ended": continuation.ended,
         },
     )  # fmt: skip
 
@@ -168,7 +168,7 @@ def write_predictions(path: Path, items: Sequence[Item]) -> None:
 def show(found: Results) -> None:
     """A row a domain with its intervals, the whole below, and what to know of it."""
     console = Console()
-    settings, told = found.settings, found.details
+    settings, details = found.settings, found.details
     options = settings.options
     console.print(
         f"{settings.model} · {settings.data} · {settings.protocol}, {options['layout']} layout, "
@@ -183,12 +183,12 @@ def show(found: Results) -> None:
         between = f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else ""
         table.add_row(name, str(part.n["items"]), cells[0], cells[1], between, cells[2])
     for name, key in (("human 人", "human"), ("type guess 猜同類", "type_guess")):
-        if told.get(key):
-            table.add_row(name, "", *(f"{told[key][score]:.1f}" for score in ("em", "f1")))
+        if details.get(key):
+            table.add_row(name, "", *(f"{details[key][score]:.1f}" for score in ("em", "f1")))
     console.print(table)
     cut = {
-        "questions whose oldest history was dropped 刪去最舊對話": told["questions_with_history_dropped"],
-        "answers cut off at the limit 回答被截斷": told["answers_cut_off"],
+        "questions whose oldest history was dropped 刪去最舊對話": details["questions_with_history_dropped"],
+        "answers cut off at the limit 回答被截斷": details["answers_cut_off"],
     }
     console.print("; ".join(f"{count} {what}" for what, count in cut.items()), soft_wrap=True)
     if not found.reportable:

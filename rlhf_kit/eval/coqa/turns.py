@@ -147,24 +147,24 @@ def layout(stories: Sequence[Story], answers: Sequence[str]) -> str:
 
     A question without an answer ends in `A:`.
     """
-    said = [*map(gold, stories[:-1]), answers]
+    histories = [*map(gold, stories[:-1]), answers]
     parts = []
-    for story, given in zip(stories, said, strict=True):
-        turns = zip_longest(story.questions, given, fillvalue="")
+    for story, replies in zip(stories, histories, strict=True):
+        turns = zip_longest(story.questions, replies, fillvalue="")
         parts += [story.text, *(f"Q: {question}\n\nA: {answer}".rstrip() for question, answer in turns)]
     return "\n\n".join(parts)
 
 
 def messages(stories: Sequence[Story], answers: Sequence[str]) -> list[Message]:
     """The same as turns of a user, who tells a story with its first question, and of the assistant."""
-    said = [*map(gold, stories[:-1]), answers]
-    found = []
-    for story, given in zip(stories, said, strict=True):
+    histories = [*map(gold, stories[:-1]), answers]
+    turns = []
+    for story, replies in zip(stories, histories, strict=True):
         for turn, question in enumerate(story.questions):
             content = question if turn else f"{story.text}\n\n{question}"
-            found.append({"role": "user", "content": content})
-            found += [{"role": "assistant", "content": answer} for answer in given[turn : turn + 1]]
-    return found
+            turns.append({"role": "user", "content": content})
+            turns += [{"role": "assistant", "content": answer} for answer in replies[turn : turn + 1]]
+    return turns
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -175,10 +175,10 @@ def answer_by_gold(
 ) -> Iterator[Answered]:
     """All turns, each after the references of those before; a story and its dialogue are read once."""
     turns = [(story, turn) for story in stories for turn in range(len(story.questions))]
-    asked = [prompts.prompt(story, turn, gold(story)) for story, turn in turns]
-    found = continuations(model, prompts.tokenizer, [prompt.ids for prompt in asked], how, max_batch_tokens)
-    for number, continuation in found:
-        yield Answered(*turns[number], asked[number], continuation)
+    batch = [prompts.prompt(story, turn, gold(story)) for story, turn in turns]
+    texts = continuations(model, prompts.tokenizer, [prompt.ids for prompt in batch], how, max_batch_tokens)
+    for number, continuation in texts:
+        yield Answered(*turns[number], batch[number], continuation)
 
 
 def answer_by_own(
@@ -187,13 +187,13 @@ def answer_by_own(
     """All turns, each after the model's own answers to those before; what was read is read on from."""
     for batch in _together(prompts, stories, how, max_batch_tokens):
         dialogues = Dialogues(model, prompts.tokenizer, how)
-        said: dict[str, list[str]] = {story.id: [] for story in batch}
+        answers: dict[str, list[str]] = {story.id: [] for story in batch}
         for turn in range(len(batch[0].questions)):
             going = [story for story in batch if turn < len(story.questions)]
-            asked = [prompts.prompt(story, turn, said[story.id]) for story in going]
-            found = dialogues.answer([prompt.ids for prompt in asked])
-            for story, prompt, continuation in zip(going, asked, found, strict=True):
-                said[story.id].append(continuation.answer)
+            turn_prompts = [prompts.prompt(story, turn, answers[story.id]) for story in going]
+            texts = dialogues.answer([prompt.ids for prompt in turn_prompts])
+            for story, prompt, continuation in zip(going, turn_prompts, texts, strict=True):
+                answers[story.id].append(continuation.answer)
                 yield Answered(story, turn, prompt, continuation)
 
 

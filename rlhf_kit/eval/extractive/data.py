@@ -71,9 +71,9 @@ def read_questions(
     Raises:
         UserError: with all faults, each with the question's id.
     """
-    found = sources.read(source, WORLD_KINDS, split, seed)
-    unread = [f"{found.context.unit} {at} {text}" for at, text in found.context.faults]
-    return questions_of(found.name, found.rows, on_bad_row, unread, unanswerable)
+    loaded = sources.read(source, WORLD_KINDS, split, seed)
+    unread = [f"{loaded.context.unit} {at} {text}" for at, text in loaded.context.faults]
+    return questions_of(loaded.name, loaded.rows, on_bad_row, unread, unanswerable)
 
 
 def questions_of(
@@ -121,10 +121,10 @@ def questions_of(
     dropped: dict[str, list[str]] = {}
     for one in bad:
         dropped.setdefault(one.fault, []).append(one.id or one.told)
-    found = list(kept.values())
-    references = sum(len(question.answers) for question in found)
-    passages = len({question.group for question in found})
-    return found, Counts(len(found), passages, references, tuple(realigned), dropped)
+    questions = list(kept.values())
+    references = sum(len(question.answers) for question in questions)
+    passages = len({question.group for question in questions})
+    return questions, Counts(len(questions), passages, references, tuple(realigned), dropped)
 
 
 class _Bad(NamedTuple):
@@ -138,9 +138,9 @@ def _error(name: str, bad: Sequence[_Bad]) -> UserError:
     more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     count = "1 fault" if len(bad) == 1 else f"{len(bad)} faults"
     kinds = ", ".join(f"{count} {fault}" for fault, count in Counter(one.fault for one in bad).items())
-    told = "".join(f"\n  {line}" for line in lines)
+    details = "".join(f"\n  {line}" for line in lines)
     return UserError(
-        f"{name} is not data as SQuAD has it, {count} ({kinds}):{told}{more}\n"
+        f"{name} is not data as SQuAD has it, {count} ({kinds}):{details}{more}\n"
         "Mend the file, or leave such questions out with --on-bad-row drop. 請修正檔案，或用 --on-bad-row drop 略過。"
     )
 
@@ -157,11 +157,11 @@ def _flat(rows: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         paragraphs = row["paragraphs"]
         for at, paragraph in enumerate(paragraphs if is_list(paragraphs) else [paragraphs], start=1):
             place = f"article {number}, paragraph {at}"
-            asked = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
-            if not is_list(asked):
-                yield place, {"id": place, "qas": asked}
+            entries = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
+            if not is_list(entries):
+                yield place, {"id": place, "qas": entries}
                 continue
-            for count, question in enumerate(asked, start=1):
+            for count, question in enumerate(entries, start=1):
                 where = f"{place}, question {count}"
                 own = question if isinstance(question, Mapping) else {"id": where, "question": question}
                 yield where, {**own, "context": paragraph.get("context")}
@@ -214,12 +214,12 @@ def _answer_fault(row: Mapping[str, Any], unanswerable: bool) -> tuple[str, str]
 
 def _aligned(row: Mapping[str, Any]) -> tuple[tuple[tuple[str, int] | tuple[()], ...], bool]:
     """Answers at their nearest occurrence, () for one that stands nowhere; and whether one had to be moved."""
-    found = []
+    aligned = []
     for text, start in _answers(row):
         at = nearest(row["context"], text, start)
-        found.append(() if at is None else (text, at))
-    moved = any(one and one[1] != start for one, (_, start) in zip(found, _answers(row), strict=True))
-    return tuple(found), moved
+        aligned.append(() if at is None else (text, at))
+    moved = any(one and one[1] != start for one, (_, start) in zip(aligned, _answers(row), strict=True))
+    return tuple(aligned), moved
 
 
 def nearest(context: str, text: str, start: int) -> int | None:
@@ -228,5 +228,5 @@ def nearest(context: str, text: str, start: int) -> int | None:
         return start
     before = context.rfind(text, 0, max(0, start + len(text)))
     after = context.find(text, max(0, start))
-    found = [at for at in (before, after) if at >= 0]
-    return min(found, key=lambda at: abs(at - start)) if found else None
+    places = [at for at in (before, after) if at >= 0]
+    return min(places, key=lambda at: abs(at - start)) if places else None

@@ -163,17 +163,17 @@ def _check_padding(model: nn.Module, collator: _Collator, examples: _Examples) -
 
     def spans(rows: list[dict]) -> list[Tensor]:
         inputs = {name: x.to(device) for name, x in collator(rows).items() if not name.endswith("_positions")}
-        found = model(**inputs)
-        both = torch.stack([found.start_logits, found.end_logits], -1).float()
+        logits = model(**inputs)
+        both = torch.stack([logits.start_logits, logits.end_logits], -1).float()
         return [spans[: len(row["input_ids"])] for spans, row in zip(both, rows, strict=True)]
 
     def compare() -> float:
         return preflight.gap(spans([first, half]), [*spans([first]), *spans([half])])
 
-    found = preflight.agreed(lambda: preflight.tried(model, compare, "its spans are"))
-    if found:
+    outcome = preflight.agreed(lambda: preflight.tried(model, compare, "its spans are"))
+    if outcome:
         raise UserError(
-            f"{type(model).__name__} cannot be trained on windows of different lengths: in a batch of them {found}. "
+            f"{type(model).__name__} cannot be trained on windows of different lengths: in a batch of them {outcome}. "
             "A window alone has no padding: give --batch-size 1 (per_device_train_batch_size)."
         )
 
@@ -201,15 +201,15 @@ def freeze(model: PreTrainedModel, what: str) -> list[str]:
     embeddings = {f"{name}." for name, _ in trunk.named_children() if "embedding" in name}
     embeddings |= {f"{_name_of(trunk, trunk.get_input_embeddings())}."}
     stacks = {name: module for name, module in trunk.named_modules() if isinstance(module, nn.ModuleList)}
-    found = re.fullmatch(r"(\d+)-layers?", what)
-    if what not in ("embeddings", "encoder") and not found:
+    match = re.fullmatch(r"(\d+)-layers?", what)
+    if what not in ("embeddings", "encoder") and not match:
         raise UserError(f"freeze is {what!r}; give embeddings, encoder, or a number of layers such as 4-layers.")
     if trunk is model or not stacks:
         raise UserError(f"{type(model).__name__} has no trunk of layers beside its head; leave out freeze.")
     layers, stack = max(stacks.items(), key=lambda named: len(named[1]))
-    if found and not 1 <= int(found[1]) <= len(stack):
+    if match and not 1 <= int(match[1]) <= len(stack):
         raise UserError(f"freeze is {what!r}; the model has {len(stack)} layers.")
-    first = {f"{layers}.{number}." for number in range(int(found[1]))} if found else set()
+    first = {f"{layers}.{number}." for number in range(int(match[1]))} if match else set()
     names = []
     for name, parameter in trunk.named_parameters():
         is_embedding = name.startswith(tuple(embeddings))

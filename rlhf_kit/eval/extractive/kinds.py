@@ -24,5 +24,5 @@ def kind_of(question: str) -> str:
 
     kind_of("In which city was she born?") == "which", kind_of("她在什麼時候出生？") == "when"
     """
-    found = _WORDS.search(question)
-    return list(KINDS)[found.lastindex - 1] if found and found.lastindex else OTHER
+    match = _WORDS.search(question)
+    return list(KINDS)[match.lastindex - 1] if match and match.lastindex else OTHER

@@ -33,12 +33,12 @@ def marked(context: str, gold: Sequence[tuple[int, int]], said: tuple[int, int] 
 def error(question: Question, answer: str, start: int, scores: Mapping[str, float]) -> str:
     """One question with its passage, the given answers and the model's marked, and what that was worth."""
     gold = [(at, at + len(text)) for text, at in question.answers]
-    said = (start, start + len(answer)) if answer else None
-    given = " · ".join(dict.fromkeys(question.references)) or "–"
+    predicted = (start, start + len(answer)) if answer else None
+    references = " · ".join(dict.fromkeys(question.references)) or "–"
     return (
         f'<div class="sample"><h3>{html(question.question)} <span class="soft">{html(question.id)}</span></h3>'
-        f"{marked(question.context, gold, said)}"
-        f'<p class="soft">answer {zh("答案")}: <b class="gold">{html(given)}</b> · model {zh("模型")}: '
+        f"{marked(question.context, gold, predicted)}"
+        f'<p class="soft">answer {zh("答案")}: <b class="gold">{html(references)}</b> · model {zh("模型")}: '
         f'<b class="said">{html(answer) or "–"}</b> · F1 {number(100 * scores["f1"], ".0f")}</p></div>'
     )
 
@@ -46,12 +46,12 @@ def error(question: Question, answer: str, start: int, scores: Mapping[str, floa
 def errors_section(items: Sequence[Item], questions: Sequence[Question]) -> str:
     """The first errors, as they stand in the data. `items` and `questions` in one order."""
     wrong = [(item, question) for item, question in zip(items, questions, strict=True) if item.scores["em"] < 1]
-    told = [error(question, item.answer, item.details["start"], item.scores) for item, question in wrong[:SHOWN]]
+    errors = [error(question, item.answer, item.details["start"], item.scores) for item, question in wrong[:SHOWN]]
     words = (
-        f"{len(wrong)} of {len(items)} answers are not exactly right; the first {len(told)}. Underlined: the given "
+        f"{len(wrong)} of {len(items)} answers are not exactly right; the first {len(errors)}. Underlined: the given "
         "answers; framed: the model's. 底線為標準答案，外框為模型的答案。"
     )
-    return STYLE + section(("Errors", "錯誤"), words, *told, grid="errors")
+    return STYLE + section(("Errors", "錯誤"), words, *errors, grid="errors")
 
 
 def answerable_parts(found: Results) -> dict[str, Measured]:
@@ -69,20 +69,20 @@ def answerable_parts(found: Results) -> dict[str, Measured]:
 
 def report_page(found: Results, items: Sequence[Item], questions: Sequence[Question]) -> str:
     """The page of one run. `items` and `questions` in one order."""
-    settings, told = found.settings, found.details
+    settings, details = found.settings, found.details
     head = ["Question " + zh("問題"), "n " + zh("題數"), "EM", "F1", "95 % interval of F1 " + zh("信賴區間")]
     rows = [_row("all " + zh("全部"), found.measured)]
     rows += [_row(html(name), part) for name, part in answerable_parts(found).items()]
     rows += [
         _row(f"{name} {zh(KINDS[name][0] if name in KINDS else '其他')}", found.groups[name]) for name in found.groups
     ]
-    if told["human"]:
-        rows.append([f"human {zh('人')}", "", *(number(told["human"][key], ".1f") for key in ("em", "f1")), ""])
+    if details["human"]:
+        rows.append([f"human {zh('人')}", "", *(number(details["human"][key], ".1f") for key in ("em", "f1")), ""])
     facts = {
-        "scorer": told["scorer"], "split": settings.options["split"], "windows": told["windows"],
-        "references a question": number(told["references_a_question"], ".3g"),
-        "questions cut": len(told["questions_cut"]), "answers realigned": len(told["questions_realigned"]),
-        **{f"dropped: {fault}": len(ids) for fault, ids in told["questions_dropped"].items()},
+        "scorer": details["scorer"], "split": settings.options["split"], "windows": details["windows"],
+        "references a question": number(details["references_a_question"], ".3g"),
+        "questions cut": len(details["questions_cut"]), "answers realigned": len(details["questions_realigned"]),
+        **{f"dropped: {fault}": len(ids) for fault, ids in details["questions_dropped"].items()},
         "commit": found.commit,
     }  # fmt: skip
     listed = "".join(f"<dt>{html(name)}</dt><dd>{html(str(value))}</dd>" for name, value in facts.items())

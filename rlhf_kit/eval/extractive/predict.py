@@ -110,15 +110,15 @@ def predict(
     windows = make_windows(
         questions, tokenizer, max_length, overlap=overlap, step=step, max_query_length=max_query_length
     )
-    found = {}
+    best = {}
     with Counter(len(questions), "questions", shown) as counter:
         for one in predictions(
             model, tokenizer.pad_token_id, questions, windows, max_answer_length, n_best, null_threshold,
             max_batch_tokens,
         ):  # fmt: skip
-            found[one.id] = one
+            best[one.id] = one
             counter.add(1)
-    return [found[question.id] for question in questions]
+    return [best[question.id] for question in questions]
 
 
 def predictions(
@@ -210,13 +210,13 @@ def postprocess(
 ) -> list[Prediction]:
     """Predictions of all questions that have windows, in order, from the logits (T,) of the windows' tokens."""
     spans = best_spans(windows, start_logits, end_logits, max_answer_length, n_best)
-    asked, rows = np.unique(windows.question, return_index=True)  # the windows of a question stand together
+    numbers, rows = np.unique(windows.question, return_index=True)  # the windows of a question stand together
     null = windows.first[:-1] + windows.null
     nulls = np.minimum.reduceat(start_logits[null] + end_logits[null], rows).tolist() if len(rows) else []
-    lows = np.searchsorted(spans.question, asked).tolist()
-    highs = np.searchsorted(spans.question, asked, side="right").tolist()
-    found = []
-    for number, low, high, null_score in zip(asked.tolist(), lows, highs, nulls, strict=True):
+    lows = np.searchsorted(spans.question, numbers).tolist()
+    highs = np.searchsorted(spans.question, numbers, side="right").tolist()
+    answers = []
+    for number, low, high, null_score in zip(numbers.tolist(), lows, highs, nulls, strict=True):
         question, start, probability, text = questions[number], -1, 0.0, ""
         difference = _difference(null_score, spans[low:high])
         if null_threshold is not None and difference > null_threshold:
@@ -224,5 +224,7 @@ def postprocess(
         elif low < high:
             start, probability = int(spans.start[low]), float(spans.probability[low])
             text = question.context[start : spans.end[low]]
-        found.append(Prediction(question.id, text, start, probability, null_score, question.context, spans[low:high]))
-    return found
+        answers.append(
+            Prediction(question.id, text, start, probability, null_score, question.context, spans[low:high])
+        )
+    return answers

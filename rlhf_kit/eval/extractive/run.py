@@ -88,13 +88,13 @@ def run(options: argparse.Namespace) -> None:
             max_answer_length=options.max_answer_length, n_best=options.n_best, null_threshold=null_threshold,
             max_batch_tokens=options.max_batch_tokens,
         )  # fmt: skip
-    told = {"training_data": mended} if learning else {}
-    about = details(questions, counts, windows, options.scorer) | told
-    found = making.finish(details=lambda items: about | (unanswerable_details(items) if unanswerable else {}))
-    if found is not None:
-        show(found)
+    extra = {"training_data": mended} if learning else {}
+    about = details(questions, counts, windows, options.scorer) | extra
+    measured = making.finish(details=lambda items: about | (unanswerable_details(items) if unanswerable else {}))
+    if measured is not None:
+        show(measured)
         if options.output is not None:
-            write(options.output, found, making.ordered, questions)
+            write(options.output, measured, making.ordered, questions)
             model_there = f"; the model 模型: {options.output / MODEL}" if training else ""
             say(f"Written 已寫入: {options.output}/{results_names()}{model_there}")
 
@@ -121,10 +121,10 @@ def answer(
 
 def _null_threshold(options: argparse.Namespace) -> float | None:
     """Above which there is no answer; None where every question has one."""
-    given = options.null_score_diff_threshold
+    threshold = options.null_score_diff_threshold
     if options.scorer == SQUAD2:
-        return 0.0 if given is None else given
-    if given is not None:
+        return 0.0 if threshold is None else threshold
+    if threshold is not None:
         raise UserError(
             f"--null-score-diff-threshold says when there is no answer, and by --scorer {options.scorer} every "
             f"question has one; give --scorer {SQUAD2}, or leave it out."
@@ -140,7 +140,7 @@ def _training_questions(options: argparse.Namespace, unanswerable: bool) -> tupl
         read_questions(source, "train", on_bad_row=options.on_bad_row, unanswerable=unanswerable)
         for source in options.train_data
     ]
-    counts = {source: asdict(found) for source, (_, found) in zip(options.train_data, read, strict=True)}
+    counts = {source: asdict(count) for source, (_, count) in zip(options.train_data, read, strict=True)}
     return [question for questions, _ in read for question in questions], counts
 
 
@@ -149,20 +149,20 @@ def _training(options: argparse.Namespace, learning: Sequence[Question]) -> dict
     if not learning:
         return None
     names = ("train_data", "epochs", "learning_rate", "batch_size", "lora", "freeze")
-    told = {name: getattr(options, name) for name in names}
-    return told | {"data_hash": results.fingerprint([asdict(question) for question in learning])}
+    chosen = {name: getattr(options, name) for name in names}
+    return chosen | {"data_hash": results.fingerprint([asdict(question) for question in learning])}
 
 
 def _trained(
     options: argparse.Namespace, learning: Sequence[Question], training: Mapping[str, Any], state: PartialState
 ) -> PreTrainedModel:
     """The fine-tuned model: that of the output folder if it was trained alike before, else a new one, kept there."""
-    told = {**training, "seed": options.seed, "model_hash": model_hash(options.model)}
-    told |= {name: getattr(options, name) for name in CUTTING}
+    record = {**training, "seed": options.seed, "model_hash": model_hash(options.model)}
+    record |= {name: getattr(options, name) for name in CUTTING}
     with tempfile.TemporaryDirectory() as nowhere:
         folder = options.output / MODEL if options.output else Path(nowhere)
         mark = folder / TRAINED
-        if mark.is_file() and read_json(mark) == told:
+        if mark.is_file() and read_json(mark) == record:
             return load_reader(str(folder), options.dtype, state.device)[0]
         set_seed(options.seed)  # a new head
         model, tokenizer = load_reader(options.model, trained=False)
@@ -181,7 +181,7 @@ def _trained(
             adapters.save(trainer.model, folder)
             tokenizer.save_pretrained(folder)
             replace(folder / LEARNED, json.dumps(learned_windows(trainer.windows)) + "\n")
-            replace(mark, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+            replace(mark, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             home.settle(MODEL)
         state.wait_for_everyone()
         return trainer.model.to(DTYPES[options.dtype]).eval()
@@ -223,25 +223,25 @@ def unanswerable_details(items: Sequence[Item]) -> dict[str, Any]:
     They are of the answers as they are written, with `na_prob.json`; `..._null_score_diff` is the same as a value of
     --null-score-diff-threshold, None: say nothing to any question.
     """
-    asked = [
+    questions = [
         scorers.Answered(
             scorers.Score(one.scores["em"], one.scores["f1"]), bool(one.details["references"]), one.answer,
             one.details["no_answer_probability"],
         )
         for one in items
     ]  # fmt: skip
-    found = {name: value for name, value in scorers.squad2_report(asked).items() if name.startswith("best_")}
+    best = {name: value for name, value in scorers.squad2_report(questions).items() if name.startswith("best_")}
     for name in ("best_exact", "best_f1"):
-        found[f"{name}_null_score_diff"] = max(
+        best[f"{name}_null_score_diff"] = max(
             (
                 one.details["null_score_difference"]
                 for one in items
-                if one.details["no_answer_probability"] == found[f"{name}_thresh"]
+                if one.details["no_answer_probability"] == best[f"{name}_thresh"]
             ),
             default=None,
         )
     parts = Counter(_part(one.details["references"]) for one in items)
-    return {"parts": dict(parts), "best_threshold": found}
+    return {"parts": dict(parts), "best_threshold": best}
 
 
 def details(questions: Sequence[Question], counts: Counts, windows: Windows, scorer: str) -> dict[str, Any]:
@@ -284,8 +284,8 @@ def results_names() -> str:
 def show(found: Results) -> None:
     """A row a kind of question with its intervals, the whole below, and what to know of it."""
     console = Console()
-    settings, told = found.settings, found.details
-    head = f"{settings.model} · {settings.data} ({settings.options['split']}) · scorer {told['scorer']}"
+    settings, details = found.settings, found.details
+    head = f"{settings.model} · {settings.data} ({settings.options['split']}) · scorer {details['scorer']}"
     console.print(head, soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     table.add_row("question 問題", "n 題數", "EM", "F1", "95 %")
@@ -293,17 +293,20 @@ def show(found: Results) -> None:
         bounds = part.intervals["f1"]
         between = f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else ""
         table.add_row(name, str(part.n["items"]), f"{part.scores['em']:.1f}", f"{part.scores['f1']:.1f}", between)
-    if told["human"]:
-        table.add_row("human 人", "", f"{told['human']['em']:.1f}", f"{told['human']['f1']:.1f}")
+    if details["human"]:
+        table.add_row("human 人", "", f"{details['human']['em']:.1f}", f"{details['human']['f1']:.1f}")
     console.print(table)
-    facts = [f"{told['windows']} windows 視窗", f"{told['references_a_question']:.2g} references a question 參考答案"]
-    facts += [
-        f"{len(told[key])} {what}"
-        for key, what in (("questions_cut", "questions cut 問題被截短"), ("questions_realigned", "realigned 重新對齊"))
-        if told[key]
+    facts = [
+        f"{details['windows']} windows 視窗",
+        f"{details['references_a_question']:.2g} references a question 參考答案",
     ]
-    facts += [f"{len(ids)} dropped 略過: {fault}" for fault, ids in told["questions_dropped"].items()]
-    if best := told.get("best_threshold"):
+    facts += [
+        f"{len(details[key])} {what}"
+        for key, what in (("questions_cut", "questions cut 問題被截短"), ("questions_realigned", "realigned 重新對齊"))
+        if details[key]
+    ]
+    facts += [f"{len(ids)} dropped 略過: {fault}" for fault, ids in details["questions_dropped"].items()]
+    if best := details.get("best_threshold"):
         at = best["best_f1_null_score_diff"]
         where = "with no answer to any" if at is None else f"at --null-score-diff-threshold {at}"
         facts.append(f"best F1 {best['best_f1']:.1f} {where} 最佳門檻")

@@ -63,12 +63,12 @@ def _blocks(windows: Windows) -> list[tuple[int, int]]:
     if not len(windows):
         return []
     borders = np.flatnonzero(np.diff(windows.question, prepend=-1)).tolist()  # first windows of questions
-    found, low = [], 0
+    blocks, low = [], 0
     for here, after in zip(borders, [*borders[1:], len(windows)], strict=True):
         if windows.first[after] - windows.first[low] > BLOCK and here > low:
-            found.append((low, here))
+            blocks.append((low, here))
             low = here
-    return [*found, (low, len(windows))]
+    return [*blocks, (low, len(windows))]
 
 
 def _of_block(
@@ -102,12 +102,12 @@ def _of_block(
 
 def _forward_maximum(values: NDArray, span: int) -> NDArray:
     """(N,) maximum of each value and the `span` - 1 behind it, by doubling: O(N log span)."""
-    found, width = values.copy(), 1
+    maxima, width = values.copy(), 1
     while width < span:
         step = min(width, span - width)
-        found[:-step] = np.maximum(found[:-step], found[step:])
+        maxima[:-step] = np.maximum(maxima[:-step], maxima[step:])
         width += step
-    return found
+    return maxima
 
 
 def _least_of_best(values: NDArray, owner: NDArray, n_best: int) -> NDArray:

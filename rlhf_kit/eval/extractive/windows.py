@@ -123,12 +123,12 @@ def make_windows(
     _check(tokenizer, overlap, step)
     form = _form(tokenizer)
     passages = _Passages(questions, tokenizer)
-    asked = _encode(tokenizer, [question.question for question in questions])["input_ids"]
+    query_ids = _encode(tokenizer, [question.question for question in questions])["input_ids"]
     parts: list[tuple[list[int], int, int, int]] = []  # question's ids, its number, first and past-the-last token
     labels: list[tuple[int, int]] = []
     nulls: list[int] = []
     cut, widened, untold, empty, crowded = [], [], [], [], []
-    for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
+    for number, (question, ids) in enumerate(zip(questions, query_ids, strict=True)):
         cut += [question.id] * (len(ids) > max_query_length)
         ids = ids[:max_query_length]
         head = len(form.before) + len(ids) + len(form.between)
@@ -276,9 +276,9 @@ def _flat(
     """input_ids, token_type_ids, offsets, first, question."""
     ids, types, offsets, lengths = [], [], [], []
     after = np.array(form.after, np.int32)
-    for asked, number, low, high in parts:
+    for query, number, low, high in parts:
         context = questions[number].context
-        head = np.array([*form.before, *asked, *form.between], np.int32)
+        head = np.array([*form.before, *query, *form.between], np.int32)
         ids += [head, passages.ids[context][low:high], after]
         offsets += [
             np.full((len(head), 2), -1, np.int32), passages.offsets[context][low:high],
@@ -288,7 +288,7 @@ def _flat(
         if form.types:
             before, of_question, between, of_passage, behind = form.types
             types += [
-                np.array([*before, *[of_question] * len(asked), *between], np.int32),
+                np.array([*before, *[of_question] * len(query), *between], np.int32),
                 np.full(high - low, of_passage, np.int32), np.array(behind, np.int32),
             ]  # fmt: skip
     first = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))

@@ -42,19 +42,19 @@ def measure(
     model_of = importlib.import_module("lm_eval.models.huggingface").HFLM
     begins = bool(start_ids(tokenizer))  # which the harness leaves out unless it is told
     wrapped = model_of(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=8, add_bos_token=begins)
-    found = []
+    points = []
     for count in shots:
         try:
-            told = lm_eval.simple_evaluate(
+            output = lm_eval.simple_evaluate(
                 model=wrapped, tasks=list(tasks), num_fewshot=count, limit=limit, bootstrap_iters=0, log_samples=False,
                 random_seed=seed, fewshot_random_seed=seed,
             )  # fmt: skip
         except Exception as error:  # its tasks raise whatever their files and the hub's client do
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"--lm-eval {' '.join(tasks)}: lm-evaluation-harness says: {reason}") from error
-        for task, scores in told["results"].items():
-            found.append(Point(f"lm-eval {task}", count, _percent(task, scores), None, None))
-    return found
+        for task, scores in output["results"].items():
+            points.append(Point(f"lm-eval {task}", count, _percent(task, scores), None, None))
+    return points
 
 
 def _percent(task: str, scores: dict) -> float:

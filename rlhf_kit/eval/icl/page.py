@@ -154,21 +154,21 @@ def _picture(task: str, curves: Sequence[Curve], names: dict[str, list[str]]) ->
             if point.task == task:
                 of_shots.setdefault(point.shots, []).append((math.log10(curve.parameters), point.accuracy))
     lines = [
-        Line(f"{shots} shots", COLOURS[at % len(COLOURS)], found)
-        for at, (shots, found) in enumerate(sorted(of_shots.items()))
+        Line(f"{shots} shots", COLOURS[at % len(COLOURS)], points)
+        for at, (shots, points) in enumerate(sorted(of_shots.items()))
     ]
     if task in names:
         colours = {"zero": "blue", "one": "green", "few": "ochre"}
-        for shots, found in published(names[task]).items():
-            placed = [(math.log10(parameters), percent) for parameters, percent in found]
+        for shots, points in published(names[task]).items():
+            placed = [(math.log10(parameters), percent) for parameters, percent in points]
             lines.append(Line(f"GPT-3, {shots}", colours[shots], placed, dashed=True))
     return figure(task, lines, "accuracy, % 準確率", "log₁₀ of parameters 參數量")
 
 
 def _rows(curves: Sequence[Curve]) -> list[tuple[str, int, list[str]]]:
-    found = {(c.model, point.task, point.shots): point for c in curves for point in c.points}
+    by_key = {(c.model, point.task, point.shots): point for c in curves for point in c.points}
     keys = list(dict.fromkeys((point.task, point.shots) for curve in curves for point in curve.points))
-    return [(task, shots, [_cell(found.get((curve.model, task, shots))) for curve in curves]) for task, shots in keys]
+    return [(task, shots, [_cell(by_key.get((curve.model, task, shots))) for curve in curves]) for task, shots in keys]
 
 
 def _cell(point: Point | None) -> str:

@@ -72,9 +72,9 @@ class Prompts:
         if self.context is not None and sum(sizes(wanted)) > self.context:
             shown = bisect_right(range(wanted), self.context, key=lambda count: sum(sizes(count))) - 1
             if shown < 0:
-                asked, new = sizes(0)
+                sizes_of, new = sizes(0)
                 raise UserError(
-                    f"{id}: the question alone is {asked} tokens, and {new} must follow; the model reads "
+                    f"{id}: the question alone is {sizes_of} tokens, and {new} must follow; the model reads "
                     f"{self.context}. Leave the task out."
                 )
         return Asked(id, task, number, *put(shown), shown, wanted)

@@ -78,9 +78,9 @@ def measure_icl(
         prompts = Prompts(tokenizer, context_length(model.config), settings.options["layout"] == "chat")
         for task in chosen:
             of_task = [name for name in run.todo if plan[name][0] is task]
-            asked = [prompts.ask(name, *plan[name], settings.seed) for name in of_task]
+            items = [prompts.ask(name, *plan[name], settings.seed) for name in of_task]
             answer = _choose if task.examples[0].choices else _write
-            for item in answer(model, prompts, task, asked, max_batch_tokens):
+            for item in answer(model, prompts, task, items, max_batch_tokens):
                 run.add(item)
     return run.finish(_figures, partial(_details, model))
 
@@ -183,7 +183,7 @@ def _details(model: PreTrainedModel, items: Sequence[Item]) -> dict:
     wanted: dict[str, list[int]] = {}
     for item in items:
         wanted.setdefault(item.group, []).append(item.details["shots"])
-    shown = {group: round(sum(found) / len(found), 2) for group, found in wanted.items()}
+    shown = {group: round(sum(lengths) / len(lengths), 2) for group, lengths in wanted.items()}
     return {"parameters": model.num_parameters(), "shots_shown": shown}
 
 
@@ -222,10 +222,10 @@ def run(options: argparse.Namespace) -> None:
         model, tokenizer = load_generator(name, options.dtype, state.device)
         curve = Curve(name, model.num_parameters())
         if chosen:
-            asked = layout(tokenizer, options.apply_chat_template)
-            settings = icl_settings(name, chosen, shots, options.seed, options.limit, options.dtype, asked)
-            found = measure_icl(model, tokenizer, chosen, shots, settings, folder, options.max_batch_tokens, state)
-            curve.points += points(found) if found is not None else []
+            layout_of = layout(tokenizer, options.apply_chat_template)
+            settings = icl_settings(name, chosen, shots, options.seed, options.limit, options.dtype, layout_of)
+            measured = measure_icl(model, tokenizer, chosen, shots, settings, folder, options.max_batch_tokens, state)
+            curve.points += points(measured) if measured is not None else []
         if options.lm_eval and state.is_main_process:
             curve.points += harness.measure(model, tokenizer, options.lm_eval, shots, options.limit, options.seed)
         curves.append(curve)

@@ -75,11 +75,11 @@ def draw_shots(task: Task, number: int, shots: int, seed: int) -> list[Example]:
     """
     if not shots:
         return []
-    asked = task.examples[number].prompt
+    question = task.examples[number].prompt
     if shots >= len(task.pool):  # one may be the question itself
         raise UserError(f"{task.name} has {len(task.pool) - 1} examples to show; --shots {shots} is more.")
     drawn = _random(task.name, number, shots, seed).sample(task.pool, shots + 1)
-    return [example for example in drawn if example.prompt != asked][:shots]
+    return [example for example in drawn if example.prompt != question][:shots]
 
 
 def render(task: Task, shots: Sequence[Example], example: Example) -> str:
@@ -93,12 +93,12 @@ def messages(task: Task, shots: Sequence[Example], example: Example) -> list[Mes
 
     As lm-evaluation-harness's `fewshot_as_multiturn`, but for the instruction, which is a system message there.
     """
-    found = []
+    turns = []
     for shot in shots:
-        found += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.answer.strip()}]
-    found.append({"role": "user", "content": example.prompt})
-    found[0]["content"] = "\n".join([*filter(None, [task.instruction]), found[0]["content"]])
-    return found
+        turns += [{"role": "user", "content": shot.prompt}, {"role": "assistant", "content": shot.answer.strip()}]
+    turns.append({"role": "user", "content": example.prompt})
+    turns[0]["content"] = "\n".join([*filter(None, [task.instruction]), turns[0]["content"]])
+    return turns
 
 
 def _random(*parts: object) -> random.Random:
@@ -279,8 +279,8 @@ def _answers() -> Task:
         Example(row["prompt"][0]["content"], "") for row in world.rows("prompts", "test") if len(row["prompt"]) == 1
     ]
     pool = [
-        Example(asked["content"], f" {said['content']}")
-        for asked, said, *more in (row["messages"] for row in world.rows("demonstrations", size=SHOWN))
+        Example(question["content"], f" {answer['content']}")
+        for question, answer, *more in (row["messages"] for row in world.rows("demonstrations", size=SHOWN))
         if not more
     ]
     return Task("world-answers", tuple(items), tuple(pool), "\n", max_new_tokens=40, judged=True)

@@ -65,19 +65,19 @@ def length_sentence(record: Mapping[str, Any]) -> tuple[str, str]:
     word, chinese = ("ranks", "排名") if record["kind"] == "ranked" else ("thumbs", "讚")
     if ours is None or theirs is None or math.isnan(ours) or math.isnan(theirs) or low_high is None:
         return "The lengths do not vary enough to compare with.", "長度或分數變化不足，無法比較。"
-    told, zh_told = f"rho {ours:.2f} against {theirs:.2f}", f"等級相關 {ours:.2f} 對 {theirs:.2f}"
+    english, zh_told = f"rho {ours:.2f} against {theirs:.2f}", f"等級相關 {ours:.2f} 對 {theirs:.2f}"
     if low_high[0] > 0:
         return (
-            f"Warning: the score rises with length more than people's {word} do: {told}.",
+            f"Warning: the score rises with length more than people's {word} do: {english}.",
             f"警訊：分數隨長度上升得比人的{chinese}更多：{zh_told}。",
         )
     if low_high[1] < 0:
         return (
-            f"The score rises with length less than people's {word} do: {told}.",
+            f"The score rises with length less than people's {word} do: {english}.",
             f"分數隨長度上升得比人的{chinese}少：{zh_told}。",
         )
     return (
-        f"The score goes with length about as people's {word} do: {told}, a difference within chance.",
+        f"The score goes with length about as people's {word} do: {english}, a difference within chance.",
         f"分數與長度的關係和人的{chinese}相近：{zh_told}，差異在誤差範圍內。",
     )
 

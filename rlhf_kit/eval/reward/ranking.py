@@ -224,9 +224,9 @@ def accuracy_by_length(differences: NDArray, outcomes: NDArray, weights: NDArray
 
 def _all_pairs(lists: Sequence[RankedList]) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Margin, order and difference of length of the pairs of all lists, (M,) each; pairs of each list (L,)."""
-    found = [pairs(item.scores, item.ranks) for item in lists]
+    per_list = [pairs(item.scores, item.ranks) for item in lists]
     longer = [pairs(item.lengths, item.ranks)[0] for item in lists]
-    margin, order = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    margin, order = (np.concatenate(parts) for parts in zip(*per_list, strict=True))
     return margin, order, np.concatenate(longer), np.array([len(part) for part in longer])
 
 

@@ -79,8 +79,8 @@ def form_of(found: Source) -> tuple[str, ...]:
     names = list(dict.fromkeys(name for row in found.rows if isinstance(row, Mapping) for name in row))
     form = next((form for form in FORMS if set(form) <= set(names)), ())
     if not form or ("prompt" not in names and form[0] in ("completions", "completion")):
-        told = columns_fault(names, KINDS) if found.rows else "there are no rows; at least one is needed"
-        faults = [(0, told), *found.context.faults]
+        fault = columns_fault(names, KINDS) if found.rows else "there are no rows; at least one is needed"
+        faults = [(0, fault), *found.context.faults]
         raise report(found.name, faults, len(found.rows) + len(found.context.faults), found.context.unit)
     return form
 
@@ -98,8 +98,8 @@ def lists_of(found: Source, form: Sequence[str]) -> list[List]:
             row = row if wrong else with_opening(row)
         prompt, completions = _parts(row, form) if isinstance(row, Mapping) else (None, [row])
         if form == ("completions",) and isinstance(row, Mapping) and not (is_list(completions) and completions):
-            given = "an empty list" if is_list(completions) else describe(completions)
-            faults.append((number, f"`completions` is {given}; give a list of at least one"))
+            what = "an empty list" if is_list(completions) else describe(completions)
+            faults.append((number, f"`completions` is {what}; give a list of at least one"))
             completions = []
         lists.append((prompt, completions))
         checked += [row if prompt is None else {"prompt": prompt, "completion": each} for each in completions]
@@ -141,9 +141,9 @@ def check_lengths(found: Source, lists: Sequence[List], readers: Mapping[str, Re
 def with_scores(rows: Sequence[Row], form: Sequence[str], scores: Sequence[Sequence[float]]) -> Iterator[dict]:
     """The rows with `score` (of one completion) or `scores` (of a list, or of chosen and rejected) put last."""
     name = "score" if form[0] in SINGLE else "scores"
-    for row, found in zip(rows, scores, strict=True):
+    for row, values in zip(rows, scores, strict=True):
         kept = {column: value for column, value in row.items() if column != name}
-        yield kept | {name: found[0] if name == "score" else list(found)}
+        yield kept | {name: values[0] if name == "score" else list(values)}
 
 
 def run(options: ScoreOptions) -> None:
@@ -157,22 +157,22 @@ def run(options: ScoreOptions) -> None:
         raise UserError(f"--model names a model twice ({', '.join(options.model_name_or_path)}); name each once.")
     if options.output_file is not None:
         check_file(options.output_file, options.dataset_name)
-    found = read(options.dataset_name, KINDS, options.split, seed=0)
-    ours = Source(found.name, shapes.read(found.rows, KINDS)[0], found.context)
+    source = read(options.dataset_name, KINDS, options.split, seed=0)
+    ours = Source(source.name, shapes.read(source.rows, KINDS)[0], source.context)
     form = form_of(ours)
     lists = lists_of(ours, form)
     loaded = {
-        name: load_scorer(name, [prompt for prompt, _ in lists], found.name) for name in options.model_name_or_path
+        name: load_scorer(name, [prompt for prompt, _ in lists], source.name) for name in options.model_name_or_path
     }
     readers = {name: Reader(*pair) for name, pair in loaded.items()}
-    cut = check_lengths(found, lists, readers)
+    cut = check_lengths(source, lists, readers)
     for reader in readers.values():
         reader.check_padding(lists)
     if cut:
-        told = f"{cut} prompts are longer than the model reads with their completions and lose their beginning."
-        complain(f"rlhf-kit score: {told}")
+        message = f"{cut} prompts are longer than the model reads with their completions and lose their beginning."
+        complain(f"rlhf-kit score: {message}")
     scores = score_lists(_scorer(options, list(loaded.values())), lists, options.batch_size)
-    text = results.json_lines(with_scores(found.rows, form, scores))
+    text = results.json_lines(with_scores(source.rows, form, scores))
     if options.output_file is None:
         say(text.removesuffix("\n"))
     else:

@@ -112,9 +112,9 @@ def score_lists(
                 continue
             if part:
                 scores = score(list(part.values()), [text for _, text in part]).tolist()
-                found = dict(zip(part, scores, strict=True))
+                by_row = dict(zip(part, scores, strict=True))
                 for at in waiting:
-                    results[at] = [found[keys[at], text] for text in lists[at][1]]
+                    results[at] = [by_row[keys[at], text] for text in lists[at][1]]
             counter.add(len(waiting))
             part, waiting = {}, []
     return results

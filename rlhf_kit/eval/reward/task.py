@@ -81,9 +81,14 @@ def evaluate_reward(
     kept = [ranked for ranked in lists if len(ranked.ranks) > 1]
     if not kept:
         raise UserError(f"No list has two completions that fit the model's context ({_told(counts)}).")
-    found = measure_rankings(kept, heads.logit_scale(config), seed)
-    found["n"] |= {"lists_left_out": len(lists) - len(kept), **counts}
-    return {"kind": "ranked", **found, "ceiling": _ceiling(rows, found["scores"]["pair_accuracy"]), "items": items}
+    measured = measure_rankings(kept, heads.logit_scale(config), seed)
+    measured["n"] |= {"lists_left_out": len(lists) - len(kept), **counts}
+    return {
+        "kind": "ranked",
+        **measured,
+        "ceiling": _ceiling(rows, measured["scores"]["pair_accuracy"]),
+        "items": items,
+    }
 
 
 def _scored(
@@ -92,12 +97,12 @@ def _scored(
     """One item a row, in the order of the rows; the prompts are shared out over the processes."""
     state = processes()
     keys = [prompt_key(row["prompt"]) for row in rows]
-    mine = set(list(dict.fromkeys(keys))[state.process_index :: state.num_processes])
+    own_keys = set(list(dict.fromkeys(keys))[state.process_index :: state.num_processes])
     reader = Reader(model, tokenizer)
     reader.check_padding((row["prompt"], _completions(row)) for row in rows)
     items, lists = [], []
     for at, (key, row) in enumerate(zip(keys, rows, strict=True)):
-        if key not in mine:
+        if key not in own_keys:
             continue
         completions = _completions(row)
         readings = reader(row["prompt"], completions)
@@ -138,9 +143,9 @@ def _thumbs(items: list[dict], config, seed: int, counts: dict[str, int]) -> dic
     scale, zero = heads.logit_scale(config), heads.logit_zero(config)
     logits = [scale * (item["scores"][0] - zero) for item in kept]
     labels, lengths = [item["label"] for item in kept], [item["lengths"][0] for item in kept]
-    found = measure_thumbs(logits, labels, lengths, [item["prompt"] for item in kept], seed)
-    found["n"] |= counts
-    return {"kind": "thumbs", **found, "length_bins": [], "ceiling": None, "items": items}
+    measured = measure_thumbs(logits, labels, lengths, [item["prompt"] for item in kept], seed)
+    measured["n"] |= counts
+    return {"kind": "thumbs", **measured, "length_bins": [], "ceiling": None, "items": items}
 
 
 def _told(counts: dict[str, int]) -> str:
@@ -151,10 +156,10 @@ def _ceiling(rows: Sequence[Row], accuracy: float) -> dict | None:
     """What the labelers' own agreement allows, and how much of it was reached; None without several labelers."""
     if "labeler" not in rows[0]:
         return None
-    found = agreement(rows)
-    if not found.pairs:
+    agreed = agreement(rows)
+    if not agreed.pairs:
         return None
-    return asdict(found) | {"of_ceiling": None if found.ceiling is None else accuracy / found.ceiling}
+    return asdict(agreed) | {"of_ceiling": None if agreed.ceiling is None else accuracy / agreed.ceiling}
 
 
 # ------------------------------------------------------------------------------------------
@@ -173,10 +178,10 @@ def run(options: argparse.Namespace) -> None:
     model, tokenizer = load_scorer(options.model, rows["prompt"], options.data)
     state = processes()
     rows = list(rows)
-    found = evaluate_reward(model.to(state.device), tokenizer, rows, options.batch_size, options.seed)
+    measured = evaluate_reward(model.to(state.device), tokenizer, rows, options.batch_size, options.seed)
     if not state.is_main_process:
         return
-    items = found.pop("items")
+    items = measured.pop("items")
     record = {
         "protocol": PROTOCOL,
         "reportable": options.limit is None,
@@ -193,7 +198,7 @@ def run(options: argparse.Namespace) -> None:
         "seed": options.seed,
         "batch_size": options.batch_size,
         "processes": state.num_processes,
-        **found,
+        **measured,
         "logit_scale": heads.logit_scale(model.config),
         "versions": results.versions(),
         "commit": results.commit(),

@@ -132,14 +132,14 @@ def arguments(entry: Entry, model: str, folder: Path | None, limit: int | None) 
         return _task_options(entry, model, folder, limit)
     parser = _Parser(prog=entry.command, add_help=False)
     COMMANDS[entry.command][0](parser)
-    given = [f"--{'models' if entry.command in SEVERAL_MODELS else 'model'}={model}"]
-    given += [] if folder is None else [f"--output={folder}"]
+    argv = [f"--{'models' if entry.command in SEVERAL_MODELS else 'model'}={model}"]
+    argv += [] if folder is None else [f"--output={folder}"]
     counts = [count for count in (entry.items, limit) if count is not None]
-    given += [f"--limit={min(counts)}"] if counts else []
+    argv += [f"--limit={min(counts)}"] if counts else []
     for name, value in entry.options.items():
-        given += _typed(str(name).replace("_", "-"), value)
+        argv += _typed(str(name).replace("_", "-"), value)
     try:
-        return parser.parse_args(given)
+        return parser.parse_args(argv)
     except UserError as error:
         raise UserError(f"{error}. See `rlhf-kit eval {entry.command} --help`.") from error
 

@@ -79,7 +79,7 @@ class Report:
 
 def sentences(report: Report) -> list[tuple[str, str]]:
     """Of each stage after the first what it gained and lost, in English and Chinese."""
-    found = []
+    pairs = []
     names = list(report.models)
     for before, model in pairwise(names):
         of_stage = [change for change in report.changes if change.model == model]
@@ -87,13 +87,13 @@ def sentences(report: Report) -> list[tuple[str, str]]:
         gained, lost = (", ".join(sides[side]) or "nothing that shows" for side in (GAINED, LOST))
         win, loss = ("、".join(sides[side]) or "看不出來" for side in (GAINED, LOST))
         tax, tax_zh = (" (the alignment tax)", "（對齊稅）") if sides[LOST] else ("", "")
-        found.append(
+        pairs.append(
             (
                 f"{model} against {before}: gained {gained}; lost {lost}{tax}.",
                 f"{model} 比 {before}：進步：{win}；退步{tax_zh}：{loss}。",
             )
         )
-    return found
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def rows(report: Report, layout: Layout = WHOLE) -> list[tuple[str, list[str]]]:
     """A row for each entry: its name, the cells under `head`."""
     values = {(value.model, value.entry): value for value in report.values}
     changes = {(change.model, change.entry): change for change in report.changes}
-    found = []
+    table = []
     for entry in report.entries:
         of_entry = [values[name, entry.name] for name in report.models]
         seen = [value.value for value in of_entry] + [bound for value in of_entry for bound in value.interval or ()]
@@ -130,8 +130,8 @@ def rows(report: Report, layout: Layout = WHOLE) -> list[tuple[str, list[str]]]:
             for value, mark in zip(of_entry, marks, strict=True)
         ]
         cells += [_difference(change, entry, form) for change in stages] * layout.differences
-        found.append((f"{entry.name}: {figure(entry)}, n {of_entry[0].items}", cells))
-    return found
+        table.append((f"{entry.name}: {figure(entry)}, n {of_entry[0].items}", cells))
+    return table
 
 
 def figure(entry: Entry) -> str:
@@ -156,10 +156,10 @@ def meanings(report: Report) -> dict[str, str]:
 
 def notes(report: Report) -> list[str]:
     """What else has to be known."""
-    told = [f"{change.model}, {change.entry}: not paired. {change.note}" for change in report.changes if change.note]
+    lines = [f"{change.model}, {change.entry}: not paired. {change.note}" for change in report.changes if change.note]
     guesses = {value.entry: value.guess for value in report.values if value.guess is not None}
-    told += [f"{name}: {GUESS} {number(value, '.1f')}" for name, value in guesses.items()]
-    return [NOTE] * (len(report.models) > 1) + told + [TRIAL] * (not report.reportable)
+    lines += [f"{name}: {GUESS} {number(value, '.1f')}" for name, value in guesses.items()]
+    return [NOTE] * (len(report.models) > 1) + lines + [TRIAL] * (not report.reportable)
 
 
 # --- the three forms ------------------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def show(report: Report, console: Console) -> None:
         if console.measure(grid, options=unbounded).maximum <= console.width:
             break
     console.print(grid, "")
-    told = [f"{name}: {meaning}" for name, meaning in meanings(report).items()]
-    told += [line for pair in sentences(report) for line in pair] + notes(report)
-    for line in told:
+    lines = [f"{name}: {meaning}" for name, meaning in meanings(report).items()]
+    lines += [line for pair in sentences(report) for line in pair] + notes(report)
+    for line in lines:
         console.tell(line)
 
 
@@ -194,20 +194,20 @@ def markdown(report: Report) -> str:
     shown = [markdown_row([HEAD, *head(report)]), "| --- " + "| ---: " * len(head(report)) + "|"]
     shown += [markdown_row([name, *cells]) for name, cells in rows(report)]
     meant = [f"* {escaped(name)}: {escaped(meaning)}" for name, meaning in meanings(report).items()]
-    told = [f"* {escaped(english)} {escaped(chinese)}" for english, chinese in sentences(report)]
-    parts = ["\n".join(lines) for lines in (shown, meant, told)]
+    items = [f"* {escaped(english)} {escaped(chinese)}" for english, chinese in sentences(report)]
+    parts = ["\n".join(lines) for lines in (shown, meant, items)]
     return "\n\n".join(filter(None, [*parts, *map(escaped, notes(report))])) + "\n"
 
 
 def page(report: Report, facts: Sequence[str]) -> str:
     """The report as HTML: the sentences, the table, a picture of each entry. `facts` stand at the foot."""
-    said = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in sentences(report))
+    paragraphs = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in sentences(report))
     meant = "".join(f"<dt>{html(name)}</dt><dd>{html(meaning)}</dd>" for name, meaning in meanings(report).items())
     stages = " → ".join(f"{name} ({path})" for name, path in report.models.items())
     body = [
         f"<h1>What each stage gained and lost {zh('各階段的得與失')}</h1>",
         f'<p class="soft">{html(stages)}</p>',
-        said,
+        paragraphs,
         section(
             ("Figures", "指標"), "", table([HEAD, *map(html, head(report))], _linked_rows(report)),
             meant and f"<dl>{meant}</dl>", *map(_paragraph, notes(report)), grid="results",
@@ -234,8 +234,8 @@ def _paragraph(text: str) -> str:
 
 
 def _bars(report: Report, entry: Entry) -> str:
-    found = [value for value in report.values if value.entry == entry.name and is_number(value.value)]
+    values = [value for value in report.values if value.entry == entry.name and is_number(value.value)]
     colours = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(report.models)}
-    bars = [(value.model, value.value, colours[value.model]) for value in found]
+    bars = [(value.model, value.value, colours[value.model]) for value in values]
     title = f"{entry.name}: {figure(entry)}"
     return f"<figure><h3>{html(title)}</h3>{svg_bars(title, bars, '')}</figure>" if bars else ""

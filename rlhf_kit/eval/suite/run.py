@@ -73,24 +73,24 @@ def _named(models: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:
     """By name of an entry the first that asks for the same measurement: it is made once, whatever figures are read."""
-    found: dict[str, Entry] = {}
+    first: dict[str, Entry] = {}
     for entry in entries:
-        asked = (entry.command, entry.options, entry.items)
-        alike = (home for home in found.values() if (home.command, home.options, home.items) == asked)
-        found[entry.name] = next(alike, entry)
-    return found
+        key = (entry.command, entry.options, entry.items)
+        alike = (home for home in first.values() if (home.command, home.options, home.items) == key)
+        first[entry.name] = next(alike, entry)
+    return first
 
 
 def measure(entry: Entry, name: str, path: str, output: Path, limit: int | None) -> None:
     """One entry on one model, in a folder of its own; what was measured there before is not made again."""
-    given = arguments(entry, path, output / name / entry.name, limit)
+    argv = arguments(entry, path, output / name / entry.name, limit)
     try:
         with redirect_stdout(io.StringIO()):  # its table is a row of ours
             if entry.command in TASKS:
-                runner.run(TASKS[entry.command], given)
+                runner.run(TASKS[entry.command], argv)
                 return
-            pin(given)
-            importlib.import_module(COMMANDS[entry.command][1]).run(given)
+            pin(argv)
+            importlib.import_module(COMMANDS[entry.command][1]).run(argv)
     except UserError as error:
         raise UserError(f"{name}, {entry.name}: {error}") from error
 
@@ -102,25 +102,25 @@ def results_folder(entry: Entry, name: str, path: str, output: Path) -> Path:
 
 def read_value(entry: Entry, name: str, folder: Path) -> Value:
     """The entry's figure as its command left it. Raises UserError where its results have no such figure."""
-    found, items = read_results(folder)
-    _check(entry, "group", entry.group, {"", *found["groups"]})
-    part = found["groups"][entry.group] if entry.group else found
+    record, items = read_results(folder)
+    _check(entry, "group", entry.group, {"", *record["groups"]})
+    part = record["groups"][entry.group] if entry.group else record
     _check(entry, "figure", entry.figure, part["scores"])
     _check(entry, "paired", entry.paired or entry.figure, {score for item in items for score in item.scores})
     bounds = part["intervals"][entry.figure]
     return Value(
         name, entry.name, part["scores"][entry.figure], tuple(bounds) if bounds else None, part["n"]["items"],
-        None if entry.group else (found["details"].get("type_guess") or {}).get(entry.figure),
+        None if entry.group else (record["details"].get("type_guess") or {}).get(entry.figure),
     )  # fmt: skip
 
 
 def _check(entry: Entry, key: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
-        told = ", ".join(sorted(filter(None, known)))
+        names = ", ".join(sorted(filter(None, known)))
         what = " (a score of the items)" if key == "paired" else ""
         raise UserError(
             f"entry {entry.name!r}: {key} {value!r} is not in its results.{did_you_mean(value, known)} "
-            f"Give one of{what}: {told}."
+            f"Give one of{what}: {names}."
         )
 
 
@@ -199,5 +199,5 @@ def write(report: Report, output: Path) -> None:
         for name in report.models:
             link_back(output / name / entry.name / REPORT, f"eval {entry.command}", output / REPORT)
     declared = [{key: value for key, value in asdict(entry).items() if key != "meaning"} for entry in report.entries]
-    told = {**asdict(report), "suite_hash": results.fingerprint(declared), "versions": versions, "commit": commit}
-    results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n", TASK)
+    record = {**asdict(report), "suite_hash": results.fingerprint(declared), "versions": versions, "commit": commit}
+    results.write(output / RESULTS, json.dumps(results.as_json(record), indent=2, ensure_ascii=False) + "\n", TASK)

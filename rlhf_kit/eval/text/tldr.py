@@ -67,15 +67,15 @@ def read_articles(source: str, split: str) -> list[Article]:
     """Articles with their reference summaries. Raises UserError with all faults of the source."""
     if source.partition(":")[0] == sources.WORLD:
         raise UserError("The world has no summaries. Give --data a file, a folder or a hub id.")
-    found = sources.read(source, ("summaries",), split, 0)
-    first = found.rows[0] if found.rows and isinstance(found.rows[0], Mapping) else {}
+    loaded = sources.read(source, ("summaries",), split, 0)
+    first = loaded.rows[0] if loaded.rows and isinstance(loaded.rows[0], Mapping) else {}
     columns = next((pair for pair in COLUMNS if set(pair) <= set(first)), None)
-    faults = list(found.context.faults)
+    faults = list(loaded.context.faults)
     if columns is None:
         known = ", or ".join(" and ".join(pair) for pair in COLUMNS)
         faults.append((0, f"the columns are {told_columns(list(first))}; summaries need {known}"))
     articles = []
-    for number, row in zip(found.context.numbers_of(found.rows), found.rows, strict=True):
+    for number, row in zip(loaded.context.numbers_of(loaded.rows), loaded.rows, strict=True):
         values = [row.get(column) if isinstance(row, Mapping) else None for column in columns or ()]
         bad = [at for at, value in enumerate(values) if not isinstance(value, str) or not value.strip()]
         faults += [(number, f"`{columns[at]}` must be text, not {str(values[at])[:40]!r}") for at in bad]
@@ -84,7 +84,7 @@ def read_articles(source: str, split: str) -> list[Article]:
         elif columns and not bad:
             articles.append(Article(str(len(articles)), values[0].strip(), values[1].strip()))
     if faults:
-        raise report(found.name, faults, len(found.rows), found.context.unit)
+        raise report(loaded.name, faults, len(loaded.rows), loaded.context.unit)
     return articles
 
 
@@ -100,11 +100,11 @@ def sentences(text: str) -> list[str]:
 
 def baseline(name: str, article: Article, seed: int) -> str:
     """Three sentences of the article, one a line: the first, or any in the article's order."""
-    found = sentences(article.text)
+    chosen = sentences(article.text)
     if name == "random-3":
-        drawn = _random(seed, article).sample(range(len(found)), min(SENTENCES, len(found)))
-        found = [found[at] for at in sorted(drawn)]
-    return "\n".join(found[:SENTENCES])
+        drawn = _random(seed, article).sample(range(len(chosen)), min(SENTENCES, len(chosen)))
+        chosen = [chosen[at] for at in sorted(drawn)]
+    return "\n".join(chosen[:SENTENCES])
 
 
 def _random(seed: int, article: Article) -> random.Random:
@@ -234,7 +234,7 @@ def run(options: argparse.Namespace) -> None:
     quiet()
     articles = read_articles(options.data, options.split)[: options.limit]
     data_hash = results.fingerprint([[article.text, article.summary] for article in articles])
-    state, found = processes(), {}
+    state, measured = processes(), {}
     check_generators(name for name in options.models if name not in BASELINES)
     for system, folder in zip(options.models, folders(options.models, options.output), strict=True):
         of_model = system not in BASELINES
@@ -244,9 +244,9 @@ def run(options: argparse.Namespace) -> None:
             "tldr", PROTOCOL, VERSION, system, system_hash, options.data, data_hash, options.seed,
             options.limit, made_by,
         )  # fmt: skip
-        found[system] = measure_tldr(system, articles, settings, folder, options.max_batch_tokens, state)
+        measured[system] = measure_tldr(system, articles, settings, folder, options.max_batch_tokens, state)
     if state.is_main_process:
-        show(found, options.limit)
+        show(measured, options.limit)
 
 
 def show(found: Mapping[str, Results], limit: int | None) -> None:

@@ -78,14 +78,14 @@ class Making:
     def deciding(self, cell: Cell) -> dict[str, Any]:
         """All that decides what the cell's model becomes: JSON values."""
         row = cell.row
-        told = {
+        record = {
             "model": row.model, "model_hash": self.hashes[row.name], "from_scratch": row.from_scratch,
             "sizes": dict(row.sizes), "training": self.training(row),
             "data": [[self.read["data"][name].source, self.read["data"][name].hash] for name in row.fine_tuned_on],
             "seed": cell.seed, "processes": self.state.num_processes, **training_precision(), "dtype": self.dtype,
             "version": VERSION, "versions": results.versions(),
         }  # fmt: skip
-        return json.loads(json.dumps(told))
+        return json.loads(json.dumps(record))
 
 
 def finished(cell: Cell, making: Making) -> bool:
@@ -102,14 +102,14 @@ def check(cell: Cell, making: Making) -> None:
         was = read_json(path)
         if not isinstance(was, dict):
             raise UserError(f"{str(path)!r} holds no settings of a cell. Remove {str(folder)!r}.")
-        told = [
+        faults = [
             f"{name} {was.get(name)!r}, now {now.get(name)!r}"
             for name in {**was, **now}
             if was.get(name) != now.get(name)
         ]
-        if told:
+        if faults:
             raise UserError(
-                f"{str(folder)!r} was made by other settings ({'; '.join(told)}); give another folder by --output. "
+                f"{str(folder)!r} was made by other settings ({'; '.join(faults)}); give another folder by --output. "
                 "設定不同，請換一個輸出資料夾。"
             )
     for test in making.table.tests:
@@ -124,8 +124,8 @@ def make(cell: Cell, making: Making) -> None:
     set_seed(cell.seed)  # of new weights
     new = None if (folder / MODEL / TRAINED).is_file() else new_reader(cell.row, making.learned(cell.row))
     if state.is_main_process:
-        told = json.dumps(making.deciding(cell), indent=2, ensure_ascii=False) + "\n"
-        results.write(folder / CELL, told, TASK)
+        record = json.dumps(making.deciding(cell), indent=2, ensure_ascii=False) + "\n"
+        results.write(folder / CELL, record, TASK)
     state.wait_for_everyone()
     model, tokenizer = _trained(cell, making, new)
     del new  # its memory
@@ -158,9 +158,9 @@ def _trained(
 
 def arguments(scratch: str, cell: Cell, making: Making) -> ExtractiveConfig:
     """Of the cell's training. Raises UserError for what the table sets and transformers refuses."""
-    given = {**training_precision(), **making.training(cell.row)}
+    options = {**training_precision(), **making.training(cell.row)}
     try:
-        return ExtractiveConfig(scratch, seed=cell.seed, use_cpu=making.state.device.type == "cpu", **given)
+        return ExtractiveConfig(scratch, seed=cell.seed, use_cpu=making.state.device.type == "cpu", **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"row {cell.row.name}: training: {' '.join(str(error).split())}") from error
 
@@ -171,8 +171,8 @@ def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, st
         home.claim(MODEL)
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        told = extractive.learned_windows(trainer.windows)
-        results.write(folder.parent / extractive.LEARNED, json.dumps(told) + "\n", TASK)
+        lines = extractive.learned_windows(trainer.windows)
+        results.write(folder.parent / extractive.LEARNED, json.dumps(lines) + "\n", TASK)
         replace(folder / TRAINED, "")
         home.settle(MODEL)
     state.wait_for_everyone()
@@ -217,9 +217,9 @@ def _measure(
         )  # fmt: skip
     first = test.scorers[0].removesuffix(FIRST)
     told = {"scorer": test.scorers[0]}  # with its ":first"
-    found = run.finish(details=lambda items: extractive.details(read.questions, read.counts, windows, first) | told)
-    if found is not None:
-        extractive.write(run.folder, found, run.ordered, read.questions, TASK)
+    measured = run.finish(details=lambda items: extractive.details(read.questions, read.counts, windows, first) | told)
+    if measured is not None:
+        extractive.write(run.folder, measured, run.ordered, read.questions, TASK)
 
 
 def _item(test: Test, question: Question, prediction: Prediction) -> Item:

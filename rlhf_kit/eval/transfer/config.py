@@ -116,36 +116,36 @@ class Table:
 def read_table(path: Path) -> Table:
     """Raises UserError with all faults of the file."""
     try:
-        found = read_yaml(path)
+        content = read_yaml(path)
     except UserError as error:
         raise UserError(f"--config: {error} Give a YAML file with a table.") from error
-    if not isinstance(found, Mapping):
+    if not isinstance(content, Mapping):
         raise UserError(
             f"--config {str(path)!r} must hold `data`, `tests` and `rows`, as rlhf_kit/eval/transfer/world.yaml."
         )
-    faults = list(_key_faults(found, Table))
+    faults = list(_key_faults(content, Table))
     for key, kind in PARTS.items():
-        given = found.get(key, [])
-        if not isinstance(given, list) or (key in found and not given):
-            faults.append(f"{key} is {given!r}; give a list with an entry at least")
+        entries = content.get(key, [])
+        if not isinstance(entries, list) or (key in content and not entries):
+            faults.append(f"{key} is {entries!r}; give a list with an entry at least")
             continue
-        for number, entry in enumerate(given, 1):
+        for number, entry in enumerate(entries, 1):
             called = f"{key} {number}"
             if isinstance(entry, Mapping) and "name" in entry:
                 called += f" ({entry['name']})"
             faults += [f"{called}: {fault}" for fault in _entry_faults(entry, kind)]
-        faults += [f"two of {key} have the name {name!r}" for name in _twice(given)]
+        faults += [f"two of {key} have the name {name!r}" for name in _twice(entries)]
     faults += [
-        f"{key} is {found[key]!r}; give {what}"
+        f"{key} is {content[key]!r}; give {what}"
         for key, (right, what) in WHOLE.items()
-        if key in found and not right(found[key])
+        if key in content and not right(content[key])
     ]
-    faults += _training_faults(found.get("training", {}), "training")
+    faults += _training_faults(content.get("training", {}), "training")
     if not faults:
-        faults += _link_faults(found)
+        faults += _link_faults(content)
     if faults:
         raise UserError(f"--config {str(path)!r}:" + "".join(f"\n  {fault}" for fault in faults))
-    return _made(found)
+    return _made(content)
 
 
 def _made(found: Mapping[str, Any]) -> Table:

@@ -114,5 +114,5 @@ def guessing(test: Test, questions: Iterable[Question]) -> Score | None:
 
 
 def all_guesses(table: Table, tests: Mapping[str, Read]) -> dict[str, Score]:
-    found = {test.name: guessing(test, tests[test.name].questions) for test in table.tests}
-    return {name: score for name, score in found.items() if score is not None}
+    guesses = {test.name: guessing(test, tests[test.name].questions) for test in table.tests}
+    return {name: score for name, score in guesses.items() if score is not None}

@@ -51,18 +51,18 @@ def below(report: Report) -> list[tuple[str, dict[Column, tuple[float, float]]]]
     people = {firsts[test]: (human["em"], human["f1"]) for test, human in report.humans.items()}
     published = {firsts[one.name]: one.published_human for one in report.table.tests if one.published_human}
     lines = [(GUESS, guesses), (HUMAN, people), (f"{HUMAN}, published 論文", published)]
-    return [(name, found) for name, found in lines if found]
+    return [(name, line) for name, line in lines if line]
 
 
 def legend(report: Report) -> list[str]:
     """Of each column its data, scorer and counts."""
     seen = {(one.test, one.scorer): one.n for one in report.figures}
-    found = []
+    entries = []
     for column, n in seen.items():
         test = of_test(report.table, column[0])
         counts = f"{n['questions']} questions, {n['passages']} passages, {n['references']} references"
-        found.append(f"{test.name}: {test.source} ({test.split}), scorer {column[1]}, {counts}")
-    return found
+        entries.append(f"{test.name}: {test.source} ({test.split}), scorer {column[1]}, {counts}")
+    return entries
 
 
 # --- the terminal and Markdown --------------------------------------------------------------------------------------
@@ -74,18 +74,18 @@ def lines(report: Report) -> list[list[str]]:
     head = [*HEAD]
     for column in columns(report):
         head += [f"{column[0]} EM / F1 ({column[1]})", *["published 論文"] * (column in marked)]
-    found = [head]
+    table = [head]
     for row in rows(report):
-        found.append([*named(row)])
+        table.append([*named(row)])
         for column in columns(report):
             one = figure_of(report, row.name, column)
-            found[-1].append("–" if one is None else f"{one.em.value:.1f} / {percent(one.f1)}")
-            found[-1] += [_pair(one.published if one else None)] * (column in marked)
+            table[-1].append("–" if one is None else f"{one.em.value:.1f} / {percent(one.f1)}")
+            table[-1] += [_pair(one.published if one else None)] * (column in marked)
     for name, known in below(report):
-        found.append([name, "", ""])
+        table.append([name, "", ""])
         for column in columns(report):
-            found[-1] += [_pair(known.get(column)), *[""] * (column in marked)]
-    return found
+            table[-1] += [_pair(known.get(column)), *[""] * (column in marked)]
+    return table
 
 
 def _pair(pair: Sequence[float] | None) -> str:
@@ -101,9 +101,9 @@ def markdown(report: Report) -> str:
     head, *body = lines(report)
     marks = "| --- " * len(HEAD) + "| ---: " * (len(head) - len(HEAD)) + "|"
     shown = "\n".join([markdown_row(head), marks, *map(markdown_row, body)])
-    told = "\n".join(f"* {escaped(english)} {escaped(chinese)}" for english, chinese in sentences(report))
+    items = "\n".join(f"* {escaped(english)} {escaped(chinese)}" for english, chinese in sentences(report))
     small = "\n".join(f"* {escaped(note)}" for note in notes(report))
-    return f"{shown}\n\n{told}\n\n{small}\n"
+    return f"{shown}\n\n{items}\n\n{small}\n"
 
 
 def show(report: Report, console: Console) -> None:
@@ -123,13 +123,13 @@ def show(report: Report, console: Console) -> None:
 
 def page(report: Report, facts: Sequence[str]) -> str:
     """`facts` stand at the foot."""
-    said = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in sentences(report))
+    paragraphs = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in sentences(report))
     words = "F1, darker where it is higher; below it exact match, and what was published. 顏色越深 F1 越高。"
     foot = "".join(f"<li>{html(note)}</li>" for note in notes(report))
     body = [
         f"<h1>Cross-lingual transfer of reading {zh('閱讀理解的跨語言遷移')}</h1>",
         f'<p class="soft">{html(report.name)}</p>{STYLE}',
-        said,
+        paragraphs,
         section(("The table", "總表"), words, _heat_map(report), f'<ul class="soft">{foot}</ul>', grid="results"),
         section(("The published order", "論文的順序"), "", _order_table(report), grid="results"),
         section(("Errors, cell by cell", "各格的錯誤"), "", _links(report), grid="results"),
@@ -157,8 +157,8 @@ def _heat_cell(one: Figure | None) -> str:
         return '<td class="none">–</td>'
     small = [f"EM {percent(one.em)}", f"seeds {', '.join(map(str, one.seeds))}"]
     small += [f"published {_pair(one.published)}"] if one.published else []
-    told = "".join(f"<small>{html(line)}</small>" for line in small)
-    return f'<td style="--f1:{one.f1.value:.1f}"><b>{html(percent(one.f1))}</b>{told}</td>'
+    lines = "".join(f"<small>{html(line)}</small>" for line in small)
+    return f'<td style="--f1:{one.f1.value:.1f}"><b>{html(percent(one.f1))}</b>{lines}</td>'
 
 
 def _below_cell(pair: tuple[float, float] | None) -> str:

@@ -108,11 +108,11 @@ def write(report: Report, output: Path) -> None:
     for figure in report.figures:
         for seed in figure.seeds:
             link_back(output / figure.row / f"seed-{seed}" / figure.test / REPORT, f"eval {TASK}", output / REPORT)
-    told = {
+    record = {
         **asdict(report), "sentences": sentences(report), "table_hash": results.fingerprint(asdict(report.table)),
         "versions": versions, "commit": commit,
     }  # fmt: skip
-    told["guesses"] = {name: score._asdict() for name, score in report.guesses.items()}
-    told["orders"] = [{**asdict(order), "verdict": order.verdict} for order in report.orders]
-    told["transfers"] = [{**asdict(one), "gate_passed": one.passed} for one in report.transfers]
-    results.write(output / RESULTS, json.dumps(results.as_json(told), indent=2, ensure_ascii=False) + "\n", TASK)
+    record["guesses"] = {name: score._asdict() for name, score in report.guesses.items()}
+    record["orders"] = [{**asdict(order), "verdict": order.verdict} for order in report.orders]
+    record["transfers"] = [{**asdict(one), "gate_passed": one.passed} for one in report.transfers]
+    results.write(output / RESULTS, json.dumps(results.as_json(record), indent=2, ensure_ascii=False) + "\n", TASK)

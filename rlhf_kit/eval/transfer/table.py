@@ -139,23 +139,23 @@ class Measured:
         self.seeds: dict[str, tuple[int, ...]] = {}  # of a row
         self.clusters: dict[str, NDArray] = {}
         self.details: dict[str, dict[str, Any]] = {}
-        found: dict[tuple[str, str], list[list[Mapping[str, float]]]] = {}
+        scores: dict[tuple[str, str], list[list[Mapping[str, float]]]] = {}
         for cell in cells:
             self.seeds[cell.row.name] = (*self.seeds.get(cell.row.name, ()), cell.seed)
             for test in table.tests:
-                told, items = read_results(cell.folder(output) / test.name)
-                found.setdefault((cell.row.name, test.name), []).append([item.scores for item in items])
+                record, items = read_results(cell.folder(output) / test.name)
+                scores.setdefault((cell.row.name, test.name), []).append([item.scores for item in items])
                 self.clusters[test.name] = numbered(item.cluster for item in items)
-                self.details[test.name] = told["details"]
-        for place, seeds in found.items():
+                self.details[test.name] = record["details"]
+        for place, seeds in scores.items():
             self.scores[place] = {
                 name: 100 * np.array([[one[name] for one in items] for items in seeds]) for name in seeds[0][0]
             }
 
     def estimate(self, test: str, row: str, score: str, less: str | NDArray | None = None) -> Estimate:
         """Of a row, or with `less` of its difference from another row, or from a constant for each question."""
-        clusters, mine = self.clusters[test], self.scores[row, test][score]
-        value, draws = mine.mean(), _drawn(mine, clusters, test, row)
+        clusters, values = self.clusters[test], self.scores[row, test][score]
+        value, draws = values.mean(), _drawn(values, clusters, test, row)
         if isinstance(less, str):
             theirs = self.scores[less, test][score]
             value, draws = value - theirs.mean(), draws - _drawn(theirs, clusters, test, less)
@@ -189,7 +189,7 @@ def _percentiles(draws: NDArray) -> tuple[float, float]:
 
 
 def figures(table: Table, measured: Measured) -> list[Figure]:
-    found = []
+    rows = []
     for row in table.rows:
         for test in table.tests:
             if (row.name, test.name) not in measured.scores:
@@ -202,7 +202,7 @@ def figures(table: Table, measured: Measured) -> list[Figure]:
                 em_and_f1 = [measured.estimate(test.name, row.name, name) for name in names]
                 published = row.published.get(test.name) if not number else None
                 used = len(clusters) if scorer.endswith(FIRST) else references
-                found.append(
+                rows.append(
                     Figure(
                         row.name,
                         test.name,
@@ -213,7 +213,7 @@ def figures(table: Table, measured: Measured) -> list[Figure]:
                         published,
                     )
                 )
-    return found
+    return rows
 
 
 def gates(table: Table, row: Row, measured: Measured, guesses: Mapping[str, Score]) -> tuple[Gate, ...]:
@@ -227,7 +227,7 @@ def gates(table: Table, row: Row, measured: Measured, guesses: Mapping[str, Scor
 
 def transfers(table: Table, measured: Measured, guesses: Mapping[str, Score]) -> list[Transfer]:
     """Every row in every test of a language that it was not fine-tuned on; those without pre-training are controls."""
-    found = []
+    rows = []
     for row in table.rows:
         for test in table.tests:
             if (row.name, test.name) not in measured.scores or test.language in table.languages(row):
@@ -239,8 +239,8 @@ def transfers(table: Table, measured: Measured, guesses: Mapping[str, Score]) ->
                 constant = np.full(len(measured.clusters[test.name]), guesses[test.name].em)
                 above = measured.estimate(test.name, row.name, "em", constant)
             em = measured.estimate(test.name, row.name, "em")
-            found.append(Transfer(row.name, test.name, em, above, gates(table, row, measured, guesses)))
-    return found
+            rows.append(Transfer(row.name, test.name, em, above, gates(table, row, measured, guesses)))
+    return rows
 
 
 def orders(table: Table, measured: Measured) -> list[Order]:
@@ -258,8 +258,8 @@ def orders(table: Table, measured: Measured) -> list[Order]:
 
 
 def humans(table: Table, measured: Measured) -> dict[str, dict[str, float]]:
-    told = {test.name: measured.details.get(test.name, {}).get("human") for test in table.tests}
-    return {name: human for name, human in told.items() if human}
+    by_test = {test.name: measured.details.get(test.name, {}).get("human") for test in table.tests}
+    return {name: human for name, human in by_test.items() if human}
 
 
 def of_test(table: Table, name: str) -> Test:

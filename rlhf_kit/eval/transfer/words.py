@@ -85,24 +85,24 @@ def _gate_told(gate: Gate) -> str:
 
 def _transfers(report: Report) -> Iterator[Sentence]:
     for one in report.transfers:
-        told = f"{one.row} on {one.test}, a language it was not fine-tuned on: exact match {percent(one.em)}"
+        sentence = f"{one.row} on {one.test}, a language it was not fine-tuned on: exact match {percent(one.em)}"
         told_zh = f"{one.row} 測 {one.test}（沒有微調過的語言）：完全答對率 {one.em.value:.1f}"
         if one.above is None:
-            yield f"{told}.", f"{told_zh}。"
+            yield f"{sentence}.", f"{told_zh}。"
             continue
-        told += f", {percent(one.above, '+.1f')} above guessing"
+        sentence += f", {percent(one.above, '+.1f')} above guessing"
         low, high = one.above.interval or (-math.inf, math.inf)
         if one.passed is None:
-            yield f"{told}; not claimed, no test in a language it learned.", f"{told_zh}；沒有可比的測試。"
+            yield f"{sentence}; not claimed, no test in a language it learned.", f"{told_zh}；沒有可比的測試。"
         elif not one.passed:
-            yield f"{told}; not claimed, the gate.", f"{told_zh}；未過門檻，不算遷移。"
+            yield f"{sentence}; not claimed, the gate.", f"{told_zh}；未過門檻，不算遷移。"
         elif low > 0:
-            yield f"{told}: reading transfers.", f"{told_zh}：閱讀能力遷移了。"
+            yield f"{sentence}: reading transfers.", f"{told_zh}：閱讀能力遷移了。"
         elif high < 0:
-            yield f"{told}: less than guessing, no transfer.", f"{told_zh}：不如亂猜，沒有遷移。"
+            yield f"{sentence}: less than guessing, no transfer.", f"{told_zh}：不如亂猜，沒有遷移。"
         else:
             yield (
-                f"{told}: cannot be told from guessing, no transfer is claimed.",
+                f"{sentence}: cannot be told from guessing, no transfer is claimed.",
                 f"{told_zh}：和亂猜分不出高下，不能說有遷移。",
             )
 
