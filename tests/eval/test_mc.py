@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from rlhf_kit.cli.commands import main
+from rlhf_kit.cli import main
 from rlhf_kit.data.choices import faults_of
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import runner
