@@ -227,7 +227,7 @@ def kill_once(stage: str, argv: list[str], folder: Path, whole: Ended, chance: r
     if harmed and harmed.partition("/")[0] not in ended.said:
         wrong.append(f"{harmed} was damaged, and nothing was said: {ended.said[-2000:]}")
     outcome = "went on after damage, from the one before" if harmed else "went on"
-    if ended.status == 2 and harmed and "no whole checkpoint left" in ended.said:
+    if ended.status == 2 and harmed and "no complete checkpoint left" in ended.said:
         outcome = "refused: none was whole; begun anew"
         shutil.rmtree(out)
         ended = fork(*begin, log, out)

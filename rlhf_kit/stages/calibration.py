@@ -46,9 +46,11 @@ def check_calibration(settings: Settings) -> None:
     extra = settings.extra
     zeros = [name for name in ("calibration_dataset_name", "calibration_policy") if getattr(extra, name)]
     if len(zeros) == 2:
-        raise UserError("--calibration_dataset_name and --calibration_policy set the same zero: give one of them.")
+        raise UserError(
+            "--calibration_dataset_name and --calibration_policy both set the zero of the scores; give one of them."
+        )
     if zeros and not settings.training.calibrate:
-        raise UserError(f"--{zeros[0]} has nothing to move with --calibrate false. Leave one of them out.")
+        raise UserError(f"--{zeros[0]} has no effect with --calibrate false. Leave one of them out.")
     for name in ("calibration_samples", "calibration_max_completion_length"):
         if name in settings.given and not extra.calibration_policy:
             raise UserError(f"--{name} goes with --calibration_policy.")

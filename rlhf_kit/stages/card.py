@@ -40,8 +40,10 @@ def reward_card(trainer: RewardTrainer, settings: Settings, record: dict, measur
     rows = [f"* {markdown(what)}: {count:,}" for what, count in counts.items() if count]
     lines = [*_head(header), "# A reward model 獎勵模型", ""]
     lines += [
-        f"It scores answers: the higher, the better the labelers of {markdown(data.dataset_name)} would like them. "
-        f"分數越高，標註者越可能喜歡。{_zero(settings)} Differences of scores mean something, their heights do not."
+        f"It scores answers: a higher score means that the labelers of {markdown(data.dataset_name)} "
+        "would prefer the answer. "
+        f"分數越高，標註者越可能喜歡。{_zero(settings)} Only differences between scores are meaningful, not their "
+        "absolute values."
     ]
     lines += ["", "## Trained on 訓練資料", "", *rows]
     lines += [

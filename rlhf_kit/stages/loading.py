@@ -85,7 +85,7 @@ def refuse_new_model(settings: Settings) -> None:
     if settings.model.config_overrides is not None:
         raise UserError(
             f"--config_overrides makes a new, untrained model; {settings.stage} starts from a trained one. "
-            "Leave it out, and name the model that pretrain or sft has made."
+            "Leave it out, and name a model made by pretrain or sft."
         )
 
 
@@ -154,7 +154,9 @@ def refuse_no_text(settings: Settings, tokenizer: PreTrainedTokenizerBase | None
     """Raises UserError for data, by its option, that were read and gave no rows of tokens: (data, rows)."""
     for option, (data, rows) in read.items():
         if tokenizer is not None and data is not None and not rows:
-            raise UserError(f"--{option} {getattr(settings.data, option)!r} has no text: every document is empty.")
+            raise UserError(
+                f"--{option} {getattr(settings.data, option)!r} contains no text: every document is empty."
+            )
 
 
 def load_model(

@@ -36,7 +36,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
         faults.append("--fsdp_config goes with --fsdp.")
     _refuse_unknown("fsdp_config", [key.removeprefix("fsdp_") for key in fsdp or {}], FSDP, faults)
     faults += [
-        f"--{new} and --{old} are two names of one option; give one."
+        f"--{new} and --{old} are two names for one option; give one."
         for new, old in SAME
         if values.get(new) is not None and values.get(old) is not None
     ]
@@ -64,7 +64,7 @@ def _accelerator(given: dict[str, Any], faults: list[str]) -> dict[str, Any]:
 
 def _refuse_unknown(option: str, given: Any, known: Any, faults: list[str]) -> None:
     faults += [
-        f"--{option}: nothing reads {key!r}; it may have {', '.join(known)}.{did_you_mean(str(key), known)}"
+        f"--{option}: nothing reads {key!r}; its keys are {', '.join(known)}.{did_you_mean(str(key), known)}"
         for key in given
         if key not in known
     ]

@@ -68,7 +68,7 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto", overwrite_output_
     quiet()
     adapter = pinned("an adapter", adapter)
     if not holds("an adapter", adapter, "adapter_config.json"):
-        raise UserError(f"{adapter!r} is no adapter: it has no adapter_config.json. There is nothing to merge.")
+        raise UserError(f"{adapter!r} is not an adapter: it has no adapter_config.json. There is nothing to merge.")
     _refuse_own_folders(adapter, output_dir)
     target = Folder(output_dir, "merge")
     check_place(target)
@@ -109,7 +109,7 @@ def _check_contents(target: Folder, may_replace: bool) -> None:
     made = [name for name in there if name != SAVING]
     if made and not may_replace:
         raise UserError(
-            f"--output_dir {str(target.path)!r} holds an earlier merge ({listed(made)}). Replace it by "
+            f"--output_dir {str(target.path)!r} contains an earlier merge ({listed(made)}). Replace it with "
             "--overwrite_output_dir, or give another folder."
         )
 

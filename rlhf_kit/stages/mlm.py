@@ -95,9 +95,9 @@ class MaskedConfig(TrainingArguments):
 
     def _muon_faults(self) -> Iterator[str]:
         if not hasattr(torch.optim, "Muon"):
-            yield f"muon_learning_rate needs torch 2.9 or newer; here is {torch.__version__}"
+            yield f"muon_learning_rate needs torch 2.9 or newer; this is {torch.__version__}"
         if self.optim_args or "adamw" not in getattr(self.optim, "value", self.optim):
-            yield "muon_learning_rate brings its own optimizers, Muon and AdamW: leave out optim and optim_args"
+            yield "muon_learning_rate selects its own optimizers, Muon and AdamW: leave out optim and optim_args"
 
 
 def run(settings: Settings) -> dict:
@@ -186,12 +186,13 @@ def _tokenizer(settings: Settings, train_data: Dataset | None, notes: plan.Notes
     if tokenizer is not None and tokenizer.mask_token is None:
         raise UserError(
             f"The tokenizer of {settings.model.model_name_or_path!r} has no mask token, which mlm puts in "
-            "the place of what is to be guessed. Give a BERT; a GPT goes on with `rlhf-kit pretrain`."
+            "place of the tokens to predict. Give a BERT; a GPT is trained with `rlhf-kit pretrain`."
         )
     if tokenizer is not None and not tokenizer.is_fast:
         raise UserError(
-            f"{type(tokenizer).__name__} does not say where in the text its tokens stand, so documents cannot be cut. "
-            "Give a fast tokenizer by --tokenizer_name_or_path."
+            f"{type(tokenizer).__name__} does not give the positions of its tokens in the text, so "
+            "documents cannot be split. "
+            "Give a fast tokenizer with --tokenizer_name_or_path."
         )
     return tokenizer
 

@@ -68,7 +68,9 @@ class Output:
         settings.closing.callback(files.unlock)
         if stale is not None:
             holder = f"process {stale['pid']}, since {stale['since']}"
-            complain(f"{str(self.folder)!r} was held by a run that has ended ({holder}): taken over.")
+            complain(
+                f"{str(self.folder)!r} was locked by a run that has ended ({holder}); this run takes over the lock."
+            )
         check_contents(self.folder, self.checkpoint, self.may_replace)
         if self.checkpoint is None:
             files.clear()
@@ -106,7 +108,7 @@ def _look(settings: Settings, folder: Path, wanted: str | None) -> Path | None:
     if wanted is not None:
         if overwrite:
             raise UserError(
-                "--overwrite_output_dir starts anew and --resume_from_checkpoint goes on: give one of them."
+                "--overwrite_output_dir starts over and --resume_from_checkpoint continues; give only one of them."
             )
         checkpoint = wanted_checkpoint(folder, wanted)
     if overwrite:
@@ -126,8 +128,8 @@ def say_unwritten(folder: Path, fault: str) -> str:
     """That a run could not write, what of it is saved, and how to go on."""
     checkpoint, _ = last_whole(folder)
     saved = "Nothing had been saved yet" if checkpoint is None else f"{checkpoint.name} was saved before and is whole"
-    again = "start again by --overwrite_output_dir" if checkpoint is None else "go on by --resume_from_checkpoint"
-    return f"{str(folder)!r} cannot be written: {fault}. {saved}. Make room or mend the folder, and {again}."
+    again = "start over with --overwrite_output_dir" if checkpoint is None else "resume with --resume_from_checkpoint"
+    return f"{str(folder)!r} cannot be written: {fault}. {saved}. Free some space or fix the folder, then {again}."
 
 
 def from_main_process(settings: Settings, work: Callable[[], Path | None]) -> Path | None:
@@ -158,7 +160,7 @@ def check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> 
     if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():  # the run that goes on
         written = [name for name in written if name != METRICS and not re.match(rf"{CHECKPOINT}(/|$)", name)]
     elif not may_replace and _holds_a_run(folder, held):
-        replaced = "replace it by --overwrite_output_dir, or give another folder."
+        replaced = "replace it with --overwrite_output_dir, or give another folder."
         if files.foreign(held):
             replaced = (
                 "or give another folder. --overwrite_output_dir would not replace it: the folder has no record that a "
@@ -166,13 +168,14 @@ def check_contents(folder: Path, checkpoint: Path | None, may_replace: bool) -> 
             )
         marks = ", ".join(name for name in held if _marks_a_run(name))
         raise UserError(
-            f"--output_dir {str(folder)!r} holds another run ({marks}). Go on with it by --resume_from_checkpoint, "
+            f"--output_dir {str(folder)!r} holds another run ({marks}). Resume it with --resume_from_checkpoint, "
             f"{replaced}"
         )
     foreign = files.foreign(written)
     if foreign:
         raise UserError(
-            f"--output_dir {str(folder)!r} holds files under names that a run writes, and no run is recorded to have "
+            f"--output_dir {str(folder)!r} contains files with names that a run writes, but no run is "
+            "recorded to have "
             f"written them as they are now: {listed(foreign)}. Nothing was removed or replaced. Move them away, or "
             "give another folder."
         )
@@ -198,7 +201,8 @@ def refuse_own_sources(settings: Settings, folder: Path) -> None:
     inside = [f"--{name} {source!r}" for name, source in sources(settings) if _lies_in(source, folder)]
     if inside:
         raise UserError(
-            f"--overwrite_output_dir: --output_dir {str(folder)!r} holds what this run reads ({', '.join(inside)}). "
+            f"--overwrite_output_dir: --output_dir {str(folder)!r} contains what this run reads "
+            f"({', '.join(inside)}). "
             "Give another --output_dir."
         )
 

@@ -32,15 +32,15 @@ def check_push(settings: Settings) -> Iterator[str]:
         return
     if "hub_strategy" in settings.given and args.hub_strategy != HubStrategy.END:
         yield (
-            f"--hub_strategy {args.hub_strategy.value}: the finished model is pushed, with its card, and no "
-            "checkpoint. Give --hub_strategy end, or leave it out."
+            f"--hub_strategy {args.hub_strategy.value}: only the finished model and its card are pushed, no "
+            "checkpoints. Give --hub_strategy end, or leave it out."
         )
     if args.hub_always_push:
         yield "--hub_always_push: nothing is pushed before the end. Leave it out."
     if model.use_peft and not model.merge_adapter and is_local(model.model_name_or_path):
         yield (
-            f"--push_to_hub: an adapter on {model.model_name_or_path!r}, a folder of this machine, can be loaded "
-            "nowhere else. Give --merge_adapter, or train on a model of the hub."
+            f"--push_to_hub: an adapter on {model.model_name_or_path!r}, a folder on this machine, cannot be loaded "
+            "anywhere else. Give --merge_adapter, or train on a model of the hub."
         )
 
 
@@ -92,6 +92,7 @@ def publish(settings: Settings) -> None:
         )  # fmt: skip
     except (*HUB_FAULTS, ValueError) as error:
         raise UserError(
-            f"{_refused(name, error)} The model is whole in {folder!r}; to push it later: `hf upload {name} {folder}`."
+            f"{_refused(name, error)} The complete model is in {folder!r}; to push it later: `hf "
+            f"upload {name} {folder}`."
         ) from error
     complain(f"Pushed to {commit.repo_url} (commit {commit.oid}).")

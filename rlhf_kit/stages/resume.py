@@ -76,7 +76,7 @@ class Provenance:
         faults = list(self._faults(settings)) if self.before else list(_faults_of_old(settings, checkpoint))
         refuse(checkpoint, [*_steps_asked(settings, checkpoint), *faults])
         if self.before is None:
-            _say(f"{checkpoint.name} does not say what it was trained with; only the model's files are compared.")
+            _say(f"{checkpoint.name} does not record what it was trained with; only the model's files are compared.")
             return
         self.changes = list(self.before["changes"])
         changed = dict(self._changed())
@@ -106,21 +106,21 @@ class Provenance:
     def _faults(self, settings: Settings) -> Iterator[str]:
         before, now = self.before, self.now
         if before["stage"] != now["stage"]:
-            yield f"it is of the stage {before['stage']}, and this is {now['stage']}"
+            yield f"it belongs to stage {before['stage']}, and this is stage {now['stage']}"
             return
         if before["processes"] != now["processes"]:
-            yield f"it was trained by {before['processes']} processes, and there are {now['processes']}"
+            yield f"it was trained with {before['processes']} processes, and this run has {now['processes']}"
         for name, then, value in self._differences():
             if self._is_fixed(name, then, value):
-                yield f"it was trained with --{name} {then}, and {value} is given"
+                yield f"it was trained with --{name} {then}, and this run has {value}"
         for name in sorted({*before["content"], *now["content"]} - {"training data", "evaluation data", "ptx data"}):
             yield from self._other_content(name)
 
     def _other_content(self, name: str) -> Iterator[str]:
         then, now = self.before["content"].get(name), self.now["content"].get(name)
         if then != now:
-            revisions = f": it was {then}, and {now} is given" if "@" in f"{then}{now}" else ""
-            other = f"the {name} is not the one that the run began with{revisions}"
+            revisions = f": it was {then}, and this run has {now}" if "@" in f"{then}{now}" else ""
+            other = f"the {name} is not the one the run started with{revisions}"
             yield other if now else f"it was trained with a {name}"
 
     def _changed(self) -> Iterator[tuple[str, list]]:
@@ -217,9 +217,9 @@ def _steps_asked(settings: Settings, checkpoint: Path) -> Iterator[str]:
     if steps <= 0 and getattr(args, "total_episodes", None):
         steps = args.steps(0)
     if 0 < steps < done:
-        yield f"it has {done} optimizer steps behind it, and {steps} are asked for"
+        yield f"it has already taken {done} optimizer steps, and this run asks for {steps}"
     elif steps <= 0 and args.num_train_epochs < passes - 1e-6 and settings.stage != "ppo":
-        yield f"it has {passes:.4g} passes over the data behind it, and {args.num_train_epochs:g} are asked for"
+        yield f"it has already made {passes:.4g} passes over the data, and this run asks for {args.num_train_epochs:g}"
     elif steps == done:
         _say(f"{checkpoint.name} is the last of {done} steps: nothing is left to train.")
 
@@ -229,7 +229,7 @@ def _faults_of_old(settings: Settings, checkpoint: Path) -> Iterator[str]:
     is_adapter = (checkpoint / "adapter_config.json").is_file()
     if is_adapter != settings.model.use_peft:
         held = "an adapter" if is_adapter else "all weights"
-        yield f"it holds {held}, and --use_peft {settings.model.use_peft} is given"
+        yield f"it contains {held}, and this run has --use_peft {settings.model.use_peft}"
 
 
 # -- which checkpoint --------------------------------------------------------------------------------------------
@@ -244,17 +244,18 @@ def wanted_checkpoint(folder: Path, wanted: str) -> Path | None:
         return _named_checkpoint(folder, Path(wanted))
     checkpoint, wrong = last_whole(folder)
     lost = [f"{path.name} is damaged: {fault}" for path, fault in wrong.items() if not is_cut_off(path)]
-    cut = [f"{path.name}: its writing was cut off" for path in wrong if is_cut_off(path)]
+    cut = [f"{path.name}: it was not completely written" for path in wrong if is_cut_off(path)]
     if checkpoint is None and lost:
         raise UserError(
-            f"--resume_from_checkpoint: {str(folder)!r} has no whole checkpoint left. {'; '.join(lost)}. Start anew "
+            f"--resume_from_checkpoint: {str(folder)!r} has no complete checkpoint left. "
+            f"{'; '.join(lost)}. Start over "
             "with another --output_dir, or move this one away."
         )
     passed_over = "; ".join([*lost, *cut])
     if checkpoint is None:
         _say(f"No complete checkpoint in {str(folder)!r} yet: starting from the beginning. {passed_over}".strip())
     elif passed_over:
-        _say(f"{passed_over}. Going on from {checkpoint.name}.")
+        _say(f"{passed_over}. Resuming from {checkpoint.name}.")
     return checkpoint
 
 
@@ -263,13 +264,13 @@ def _named_checkpoint(folder: Path, path: Path) -> Path:
         here = [item.name for item in checkpoints(folder)]
         raise UserError(
             f"--resume_from_checkpoint {str(path)!r}: there is no such folder. "
-            + (f"{str(folder)!r} has {', '.join(here)}." if here else "Without a value it takes the last checkpoint.")
+            + (f"{str(folder)!r} has {', '.join(here)}." if here else "Without a value the last checkpoint is used.")
         )
     fault = damage(path)
     if fault is not None:
         raise UserError(
-            f"--resume_from_checkpoint {str(path)!r} is not a whole checkpoint: {fault}. Without a value the last "
-            "whole one is taken."
+            f"--resume_from_checkpoint {str(path)!r} is not a complete checkpoint: {fault}. Without a value the last "
+            "complete one is used."
         )
     return path
 

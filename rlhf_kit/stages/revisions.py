@@ -35,10 +35,11 @@ def check_revision(settings: Settings) -> Iterator[str]:
         return
     _, named = split_revision(model.model_name_or_path)
     if _is_architecture(settings):
-        yield "--model_revision is of a model on the hub, and --config_overrides makes a new one. Leave it out."
+        yield "--model_revision applies to a model on the hub, and --config_overrides makes a new one. Leave it out."
     elif is_local(model.model_name_or_path):
         yield (
-            f"--model_revision {model.model_revision} is of a model on the hub, and {model.model_name_or_path!r} is a "
+            f"--model_revision {model.model_revision} applies to a model on the hub, and "
+            f"{model.model_name_or_path!r} is a "
             "path. Leave it out."
         )
     elif named not in (None, model.model_revision):

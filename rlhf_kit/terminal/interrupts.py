@@ -58,5 +58,5 @@ def before_anything() -> Iterator[None]:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     if is_main_process():
-        os.write(2, f"\n{_commands[0]}: interrupted before anything was done.\n".encode())
+        os.write(2, f"\n{_commands[0]}: interrupted before it did anything.\n".encode())
     os._exit(128 + number)

@@ -101,7 +101,7 @@ def _had_record(checkpoint: Path) -> bool:
 def damage(checkpoint: Path) -> str | None:
     """What keeps a run from going on from here, by the file; None: the checkpoint is whole."""
     if is_cut_off(checkpoint):
-        return "its writing was cut off"
+        return "it was not completely written"
     if (checkpoint / RECORD).exists():
         files = record(checkpoint).get("files")
         fault = _unlike(checkpoint, files) if files is not None else f"{RECORD} does not read"

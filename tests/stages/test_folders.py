@@ -222,7 +222,7 @@ def test_what_a_killed_run_wrote_is_known(moment, killed, stage, capsys):
     assert stage("sft", folder, "--save_strategy", "no", "--overwrite_output_dir") == 0
     assert not list(folder.glob("checkpoint-*")) and not (folder / ".saving").exists()
     assert (folder / "notes.txt").read_text() == "mine" and not (folder / LOCK).exists()
-    assert "was held by a run that has ended" in capsys.readouterr().err
+    assert "was locked by a run that has ended" in capsys.readouterr().err
 
 
 def test_a_run_that_failed_before_it_trained_is_not_another_run(stage, tmp_path, monkeypatch, capsys):

@@ -64,7 +64,7 @@ def test_a_first_checkpoint_that_does_not_fit(name, stage, tmp_path, capsys):
     out = tmp_path / "out"
     with files_of_at_most(60_000):  # the weights take more
         assert stage(name, out, *OFTEN) == 1
-    told_once(capsys.readouterr().err, "Nothing had been saved yet", "start again by --overwrite_output_dir")
+    told_once(capsys.readouterr().err, "Nothing had been saved yet", "start over with --overwrite_output_dir")
     assert not list(out.glob("checkpoint-*")) and not (out / LOCK).exists()
     assert stage(name, out, *OFTEN, "--overwrite_output_dir") == 0
 
@@ -113,7 +113,7 @@ def test_going_on_upon_a_full_disk_loses_nothing(name, stage, small_disk, capsys
         (out / file).unlink()
     fill(small_disk)
     assert stage(name, out, *OFTEN, "--resume_from_checkpoint") == 1
-    told_once(capsys.readouterr().err, "was saved before and is whole", "go on by --resume_from_checkpoint")
+    told_once(capsys.readouterr().err, "was saved before and is whole", "resume with --resume_from_checkpoint")
     assert not any(map(damage, checkpoints(out))) and not (out / LOCK).exists()
     (small_disk / "filler").unlink()
     assert stage(name, out, *OFTEN, "--resume_from_checkpoint") == 0

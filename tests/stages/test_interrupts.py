@@ -66,7 +66,7 @@ def ended(argv):
 @pytest.mark.parametrize("more", [[], ["--overwrite_output_dir"], ["--overwrite-output-dir=true"]], ids=str)
 def test_the_advice_pasted_goes_on(more, command, interrupted):
     status, said = interrupted([*command, *more])
-    assert status == 130 and "checkpoint-2 is saved. To go on: rlhf-kit sft " in said
+    assert status == 130 and "checkpoint-2 is saved. To resume: rlhf-kit sft " in said
     assert cli.main(pasted(said)) == 0
     assert ended(command)["resumed_from"] == "checkpoint-2"
 
@@ -81,7 +81,7 @@ def test_the_advice_knows_what_a_yaml_says(command, interrupted, tmp_path):
 @pytest.mark.parametrize("more", [[], ["--overwrite_output_dir"]], ids=str)
 def test_where_nothing_was_saved_it_says_so_and_begins_again(step, more, command, interrupted):
     status, said = interrupted([*command, *more], step)
-    assert status == 130 and "Nothing has been saved yet. To begin again: rlhf-kit sft " in said
+    assert status == 130 and "Nothing has been saved yet. To start over: rlhf-kit sft " in said
     assert cli.main(pasted(said)) == 0
     assert ended(command)["resumed_from"] is None and ended(command)["steps"] == 4
 
@@ -123,7 +123,7 @@ def test_half_a_checkpoint_is_none(number, command, interrupted, monkeypatch):
 
 def test_sigterm_ends_a_run_as_ctrl_c_does(command, interrupted):
     status, said = interrupted(command, interrupt=interrupts.Terminated)
-    assert status == 143 and "To go on: rlhf-kit sft" in said
+    assert status == 143 and "To resume: rlhf-kit sft" in said
 
 
 def test_options_and_values_are_taken_out_however_they_are_spelt():
@@ -185,7 +185,7 @@ def test_ctrl_c_while_libraries_are_imported_is_clean(argv, module, number):
     code = IMPORTING.format(signal=number, argv=argv, module=module)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 128 + number, ran.stderr
-    assert re.fullmatch(r"\s*rlhf-kit: interrupted before anything was done.\s*", ran.stderr)
+    assert re.fullmatch(r"\s*rlhf-kit: interrupted before it did anything.\s*", ran.stderr)
 
 
 @pytest.mark.parametrize("argv", [["convert", "x"], ["score", "x"], ["demo"], ["doctor", "x"]], ids=str)

@@ -57,7 +57,7 @@ def test_what_has_ended_is_told_and_taken_over(train, process, tmp_path, capsys)
     for pid, started in ((process.pid, time.time()), (os.getpid(), time.time() - 10**6)):  # gone; its number reused
         hold(tmp_path / "out", pid=pid, started=started)
         assert train("--overwrite_output_dir") == 0
-        assert f"was held by a run that has ended (process {pid}, since 2026-01-01" in capsys.readouterr().err
+        assert f"was locked by a run that has ended (process {pid}, since 2026-01-01" in capsys.readouterr().err
         assert not (tmp_path / "out" / LOCK).exists()
 
 

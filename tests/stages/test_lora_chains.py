@@ -218,7 +218,7 @@ def test_merge_replaces_an_earlier_merge_only_where_it_is_told_to(home, tmp_path
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert main(again) == 2
     told = capsys.readouterr().err
-    assert "holds an earlier merge (README.md, " in told and "--overwrite_output_dir" in told
+    assert "contains an earlier merge (README.md, " in told and "--overwrite_output_dir" in told
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     (out / "README.md").write_text("mine")
     assert main([*again, "--overwrite_output_dir"]) == 2  # a file that somebody has changed is his
@@ -255,7 +255,7 @@ def test_a_merge_that_was_cut_off_is_begun_again_and_one_at_work_is_left_alone(h
 def test_merge_refuses_what_is_no_adapter_and_keeps_what_is_there(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(home)
     assert main(["merge", "base", "--output_dir", str(tmp_path / "plain")]) == 2
-    assert "'base' is no adapter" in capsys.readouterr().err and not (tmp_path / "plain").exists()
+    assert "'base' is not an adapter" in capsys.readouterr().err and not (tmp_path / "plain").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert main(["merge", "sft", "--output_dir", str(tmp_path / "mine" / "notes.txt")]) == 2

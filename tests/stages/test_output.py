@@ -77,8 +77,8 @@ def test_resuming_takes_the_last_whole_checkpoint(tmp_path, capsys):
     for word in (True, "true", "last"):
         assert check_output(asked(tmp_path, resume=word)).checkpoint == last
     told = capsys.readouterr().err
-    assert "checkpoint-12 is damaged: optimizer.pt is missing; checkpoint-11: its writing was cut off. " in told
-    assert "Going on from checkpoint-10." in told
+    assert "checkpoint-12 is damaged: optimizer.pt is missing; checkpoint-11: it was not completely written. " in told
+    assert "Resuming from checkpoint-10." in told
 
 
 def test_the_last_checkpoint_is_the_one_written_last(tmp_path):
@@ -101,7 +101,7 @@ def test_resuming_with_nothing_to_resume_starts_from_the_beginning(tmp_path, cap
 
 def test_where_all_checkpoints_are_damaged_resuming_is_refused(tmp_path):
     (checkpoint(tmp_path, 4) / "scheduler.pt").write_bytes(b"")
-    with pytest.raises(UserError, match="no whole checkpoint left. checkpoint-4 is damaged: scheduler.pt has 0 bytes"):
+    with pytest.raises(UserError, match="no complete checkpoint left. checkpoint-4 is damaged: scheduler.pt has 0 bytes"):
         check_output(asked(tmp_path, resume=True))
 
 
@@ -111,7 +111,7 @@ def test_a_named_checkpoint_must_be_there_and_whole(tmp_path):
     (broken / "rng_state.pth").write_bytes(b"y")
     with pytest.raises(UserError, match="no such folder.*has checkpoint-4, checkpoint-5"):
         check_output(asked(tmp_path, resume=str(tmp_path / "checkpoint-6")))
-    with pytest.raises(UserError, match="not a whole checkpoint: the content of rng_state.pth has changed"):
+    with pytest.raises(UserError, match="not a complete checkpoint: the content of rng_state.pth has changed"):
         check_output(asked(tmp_path, resume=str(broken)))
     with pytest.raises(UserError, match="give one of them"):
         check_output(asked(tmp_path, resume=True, overwrite=True))

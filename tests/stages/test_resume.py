@@ -86,7 +86,7 @@ def test_two_processes_go_on_to_the_same_end_and_one_or_three_do_not(
         statuses, said = ranks(name, [*argv, "--resume_from_checkpoint"], count)
         assert statuses == [2] * count and f"trained by 2 processes, and there are {count}" in said, said
     statuses, said = ranks(name, [*argv, "--resume_from_checkpoint"])
-    assert statuses == [0, 0] and f"Going on from {first.name}" in said, said
+    assert statuses == [0, 0] and f"Resuming from {first.name}" in said, said
     assert json.loads((out / "run.json").read_text())["resumed_from"] == first.name
     again = load_file(out / "model.safetensors")
     assert all(torch.equal(whole[key], again[key]) for key in whole) and untimed(out) == logged

@@ -67,9 +67,9 @@ def test_at_its_last_step_a_run_trains_nothing_more_and_ends_as_an_unbroken_one(
 def test_fewer_steps_than_done_are_refused_and_more_are_more(run):
     run("--max_steps", 4)
     status, said = run("--max_steps", 3, "--resume_from_checkpoint")
-    assert status == 2 and "it has 4 optimizer steps behind it, and 3 are asked for" in said
+    assert status == 2 and "it has already taken 4 optimizer steps, and this run asks for 3" in said
     status, said = run("--num_train_epochs", 0.5, "--resume_from_checkpoint")
-    assert status == 2 and "it has 0.6667 passes over the data behind it, and 0.5 are asked for" in said
+    assert status == 2 and "it has already made 0.6667 passes over the data, and this run asks for 0.5" in said
     assert run("--max_steps", 8, "--resume_from_checkpoint")[0] == 0
     assert json.loads((run.out / "run.json").read_text())["steps"] == 8
 
@@ -206,7 +206,7 @@ def test_changed_content_under_the_same_name_is_refused(run, base, demonstration
     demonstrations.write_text(kept)
     (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-1] + b"\x01")
     status, told = run("--max_steps", 4, "--resume_from_checkpoint")
-    assert status == 2 and "the --model_name_or_path is not the one that the run began with" in told
+    assert status == 2 and "the --model_name_or_path is not the one the run started with" in told
 
 
 def test_other_adapters_are_refused(run, never_loaded):
@@ -283,7 +283,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_said(name, run, tra
         harm(run.out / "checkpoint-4" / name)
         assert re.search(name, damage(run.out / "checkpoint-4"))
         status, told = run("--max_steps", 4, "--resume_from_checkpoint")
-        assert status == 0 and "checkpoint-4" in told and "Going on from checkpoint-2." in told, told
+        assert status == 0 and "checkpoint-4" in told and "Resuming from checkpoint-2." in told, told
         assert json.loads((run.out / "run.json").read_text())["resumed_from"] == "checkpoint-2"
         assert same(weights(run.out), weights(trained)) and rows(run.out) == rows(trained)
         assert damage(run.out / "checkpoint-4") is None  # written anew
@@ -293,9 +293,9 @@ def test_where_none_is_whole_and_where_the_named_one_is_not_it_is_refused(run, t
     for number in (2, 4):
         cut(run.out / f"checkpoint-{number}" / "optimizer.pt")
     status, told = run("--max_steps", 4, "--resume_from_checkpoint")
-    assert status == 2 and "no whole checkpoint left. checkpoint-4 is damaged: optimizer.pt has" in told
+    assert status == 2 and "no complete checkpoint left. checkpoint-4 is damaged: optimizer.pt has" in told
     status, told = run("--max_steps", 4, "--resume_from_checkpoint", run.out / "checkpoint-2")
-    assert status == 2 and "checkpoint-2' is not a whole checkpoint: optimizer.pt has" in told
+    assert status == 2 and "checkpoint-2' is not a complete checkpoint: optimizer.pt has" in told
     assert "Traceback" not in told
 
 
@@ -327,13 +327,13 @@ def test_a_checkpoint_that_lost_its_record_is_none_of_an_earlier_version(gone, r
     for name in ["checkpoint.json", *gone]:
         (checkpoint / name).unlink()
     status, told = run("--max_steps", 4, "--resume_from_checkpoint")
-    assert status == 0 and "checkpoint-4 is damaged: checkpoint.json is missing. Going on from checkpoint-2." in told
+    assert status == 0 and "checkpoint-4 is damaged: checkpoint.json is missing. Resuming from checkpoint-2." in told
     assert same(weights(run.out), weights(trained)) and rows(run.out) == rows(trained)
     for path in run.out.glob("checkpoint-*"):  # nor is it one that was never whole, to be begun anew
         for name in ["checkpoint.json", *gone]:
             (path / name).unlink()
     status, told = run("--max_steps", 4, "--resume_from_checkpoint")
-    assert status == 2 and "no whole checkpoint left. checkpoint-4 is damaged: checkpoint.json is missing" in told
+    assert status == 2 and "no complete checkpoint left. checkpoint-4 is damaged: checkpoint.json is missing" in told
 
 
 def test_older_checkpoints_stay_until_the_new_one_is_whole(run, monkeypatch):
