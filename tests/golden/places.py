@@ -158,6 +158,10 @@ def files() -> dict[str, object]:
                 ("dog", 2, "no"),
             )
         ],
+        "choices.jsonl": [
+            {"question": f"What is the capital of {country}?", "choices": [city, "Rome", "no"], "labels": [1, 0, 0]}
+            for country, city in CAPITALS.items()
+        ],
         "squad.json": squad(),
         "squad-said.json": {f"{country}-{at}": city for country, city in CAPITALS.items() for at in range(2)},
     }

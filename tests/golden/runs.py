@@ -61,6 +61,8 @@ EVALS = {
     "lambada": f"--model base --data passages.jsonl {EVAL}",
     "perplexity": f"--model base --data texts.jsonl --limit 6 {EVAL}",
     "coqa": f"--model base --data coqa.json {EVAL}",
+    "squad": f"--model base --data squad.json --limit 4 {EVAL}",
+    "mc": f"--model base --data choices.jsonl {EVAL}",
     "extractive": f"--model reader --data squad.json --scorer squad --max-length 48 --step 12 --n-best 3 {EVAL}",
     "transfer": "--config table.yaml",
     "reward": "--model judge --data ranked.jsonl",
@@ -134,7 +136,7 @@ RUNS = [
     *(run for task in EVALS for run in eval_runs(task)),
     *(
         Run(f"{task}-eval-refused/no-data", f"eval {task} {EVALS[task]} --output new --data nowhere.jsonl")
-        for task in ("tldr", "lambada", "perplexity", "coqa", "extractive", "reward")
+        for task in ("tldr", "lambada", "perplexity", "coqa", "squad", "mc", "extractive", "reward")
     ),
     *(
         Run(f"{task}-eval-refused/no-model", f"eval {task} {EVALS[task]} --output new {option} nowhere/model")

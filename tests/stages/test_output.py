@@ -101,7 +101,9 @@ def test_resuming_with_nothing_to_resume_starts_from_the_beginning(tmp_path, cap
 
 def test_where_all_checkpoints_are_damaged_resuming_is_refused(tmp_path):
     (checkpoint(tmp_path, 4) / "scheduler.pt").write_bytes(b"")
-    with pytest.raises(UserError, match="no complete checkpoint left. checkpoint-4 is damaged: scheduler.pt has 0 bytes"):
+    with pytest.raises(
+        UserError, match="complete checkpoint left. checkpoint-4 is damaged: scheduler.pt has 0 bytes"
+    ):
         check_output(asked(tmp_path, resume=True))
 
 
