@@ -3,4 +3,4 @@
 from rlhf_kit.cli.launch import launch
 
 if __name__ == "__main__":
-    launch("squad")
+    launch("eval", "squad")

@@ -262,7 +262,7 @@ def test_a_cell_is_of_its_models_and_datas_commits(hub, run, tmp_path):
         ),
         (
             ["--model_name_or_path", "runs/sft", "--model_revision", "v2", "--dataset_name", "tiny/talk:sft"],
-            ["--model_revision v2 is of a model on the hub, and 'runs/sft' is a path"],
+            ["--model_revision v2 applies to a model on the hub, and 'runs/sft' is a path"],
         ),
         (
             ["--model_name_or_path", "tiny/none", "--dataset_name", "tiny/nothing"],
@@ -402,8 +402,8 @@ def test_rows_are_left_out_of_the_training_data_alone(tmp_path, capsys, models):
     "options, told",
     [
         (["--hub_model_id", "tester/x"], "--hub_model_id goes with --push_to_hub"),
-        (["--push_to_hub", "--hub_strategy", "every_save"], "the finished model is pushed, with its card"),
-        (["--push_to_hub", "--use_peft", "--model_name_or_path", "runs/sft"], "can be loaded nowhere else"),
+        (["--push_to_hub", "--hub_strategy", "every_save"], "only the finished model and its card are pushed"),
+        (["--push_to_hub", "--use_peft", "--model_name_or_path", "runs/sft"], "cannot be loaded anywhere else"),
     ],
 )
 def test_a_push_that_makes_no_sense(run, options, told):
@@ -430,5 +430,5 @@ def test_a_push_that_fails_keeps_the_model_and_the_secret(hub, run, fails):
     ]
     fails["/preupload/"] = 403
     done = run(*begin, *ONCE, "--push_to_hub", "--hub_token", "hf_secret_of_the_test")
-    refused(done, "The model is whole in 'runs/late'", "hf upload tester/late runs/late")
+    refused(done, "The complete model is in 'runs/late'", "hf upload tester/late runs/late")
     assert "hf_secret" not in (run.home / "runs/late/run.json").read_text()

@@ -40,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _help().print_root()
         return 0
     if argv[0] == "eval":
-        return importlib.import_module("rlhf_kit.eval.commands").main(argv[1:])
+        with interrupts.before_anything():
+            module = importlib.import_module("rlhf_kit.eval.commands")
+        try:
+            return module.main(argv[1:])
+        except OSError as error:
+            return _told(*_fault(" ".join(argv[:2]), Command("", "", ""), error))
     size = 2 if argv[0] in GROUPS else 1
     if size == 2 and (len(argv) == 1 or argv[1] in HELP):
         _help().print_group(argv[0])

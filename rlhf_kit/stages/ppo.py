@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from datasets import Dataset
@@ -14,7 +15,7 @@ from rlhf_kit.errors import UserError, each
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.prompts import Prompts, encode_prompts, text_length
-from rlhf_kit.ppo.rewards import check_functions, read_rewards
+from rlhf_kit.ppo.rewards import FUNCTION, check_functions, read_rewards
 from rlhf_kit.ppo.trainer import PPOTrainer
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
@@ -75,8 +76,10 @@ def run(settings: Settings) -> dict:
     refuse_new_model(settings)
     settings.training.micro_batches(settings.training.world_size)
     extra = settings.extra
-    rewards = read_rewards(extra.reward_funcs, extra.reward_ensemble, std_coef(settings), extra.value_model)
-    check_scorers(rewards, plan.Notes(settings.run.dry_run))
+    ensemble = extra.reward_ensemble, std_coef(settings), extra.value_model
+    read = partial(read_rewards, extra.reward_funcs, *ensemble)
+    check = partial(check_scorers, extra.reward_funcs, plan.Notes(settings.run.dry_run))
+    rewards, _ = each(lambda step: step(), [read, check])
     train_data, eval_data, notes = load_data(settings, KINDS, load)
     for rows in filter(None, (train_data, eval_data)):
         check_functions(rewards, rows.column_names)
@@ -112,7 +115,7 @@ def run(settings: Settings) -> dict:
     return finish(trainer, settings, output, metrics)
 
 
-def check_scorers(rewards: list[str | Callable], notes: plan.Notes) -> None:
+def check_scorers(names: list[str], notes: plan.Notes) -> None:
     """Refuse models that give no score, where a dry run can reach them."""
 
     def check(name: str) -> None:
@@ -120,7 +123,7 @@ def check_scorers(rewards: list[str | Callable], notes: plan.Notes) -> None:
         if config is not None:
             check_scorer(name, config)
 
-    each(check, [reward for reward in rewards if isinstance(reward, str)])
+    each(check, [name for name in names if not FUNCTION.fullmatch(name)])
 
 
 def load_texts(settings: Settings, notes: plan.Notes) -> Dataset | None:

@@ -161,7 +161,7 @@ def test_a_folder_that_holds_what_the_run_reads_is_refused(stage, demonstrations
 KILLED = """
 import os, signal, sys
 from importlib import import_module
-from rlhf_kit.stages import sft
+from rlhf_kit.cli import main
 
 folder, *argv = sys.argv[1:]
 for name, (module, owner, method, call, instead) in {moments}.items():
@@ -178,7 +178,7 @@ for name, (module, owner, method, call, instead) in {moments}.items():
                 os.kill(os.getpid(), signal.SIGKILL)
 
         setattr(holder, method, kill)
-        os._exit(run_command(sft, [*argv, "--output_dir", folder + "/" + name]))
+        os._exit(main(["sft", *argv, "--output_dir", folder + "/" + name]))
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, name
 """
 MOMENTS = {

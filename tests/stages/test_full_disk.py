@@ -86,7 +86,7 @@ def test_what_was_saved_before_stays_and_is_gone_on_with(name, stage, tmp_path, 
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with files_of_at_most(60_000):
         assert stage(name, out, *OFTEN, "--resume_from_checkpoint") == 1
-    told_once(capsys.readouterr().err, f"{saved.name} was saved before and is whole", "by --resume_from_checkpoint")
+    told_once(capsys.readouterr().err, f"{saved.name} was saved before and is whole", "with --resume_from_checkpoint")
     LOADED_BY.get(name, AutoModelForCausalLM).from_pretrained(saved)
     assert stage(name, out, *OFTEN, "--resume_from_checkpoint") == 0
     assert (out / "model.safetensors").read_bytes() == whole

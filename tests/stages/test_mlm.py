@@ -233,7 +233,7 @@ def test_muon_and_adamw_take_the_steps_they_take_alone():
         (["--mlm_probability", "1.5"], "at least 0 and below 1"),
         (["--max_length", "2"], "at least 3"),
         (["--muon_learning_rate", "-1"], "above 0"),
-        (["--muon_learning_rate", "1e-3", "--optim", "adafactor"], "brings its own optimizers"),
+        (["--muon_learning_rate", "1e-3", "--optim", "adafactor"], "selects its own optimizers"),
         (["--mlm_probability", "0"], "some rows have none"),
     ],
 )

@@ -101,9 +101,7 @@ def test_resuming_with_nothing_to_resume_starts_from_the_beginning(tmp_path, cap
 
 def test_where_all_checkpoints_are_damaged_resuming_is_refused(tmp_path):
     (checkpoint(tmp_path, 4) / "scheduler.pt").write_bytes(b"")
-    with pytest.raises(
-        UserError, match="complete checkpoint left. checkpoint-4 is damaged: scheduler.pt has 0 bytes"
-    ):
+    with pytest.raises(UserError, match="complete checkpoint left. checkpoint-4 is damaged: scheduler.pt has 0 bytes"):
         check_output(asked(tmp_path, resume=True))
 
 
@@ -115,7 +113,7 @@ def test_a_named_checkpoint_must_be_there_and_whole(tmp_path):
         check_output(asked(tmp_path, resume=str(tmp_path / "checkpoint-6")))
     with pytest.raises(UserError, match="not a complete checkpoint: the content of rng_state.pth has changed"):
         check_output(asked(tmp_path, resume=str(broken)))
-    with pytest.raises(UserError, match="give one of them"):
+    with pytest.raises(UserError, match="give only one of them"):
         check_output(asked(tmp_path, resume=True, overwrite=True))
 
 

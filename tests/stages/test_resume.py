@@ -84,7 +84,7 @@ def test_two_processes_go_on_to_the_same_end_and_one_or_three_do_not(
     (later[0] / "rng_state_1.pth").write_bytes(b"")
     for count in (1, 3):
         statuses, said = ranks(name, [*argv, "--resume_from_checkpoint"], count)
-        assert statuses == [2] * count and f"trained by 2 processes, and there are {count}" in said, said
+        assert statuses == [2] * count and f"trained with 2 processes, and this run has {count}" in said, said
     statuses, said = ranks(name, [*argv, "--resume_from_checkpoint"])
     assert statuses == [0, 0] and f"Resuming from {first.name}" in said, said
     assert json.loads((out / "run.json").read_text())["resumed_from"] == first.name

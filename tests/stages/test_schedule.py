@@ -38,7 +38,7 @@ ASKED = [
     ([*CHECKPOINTING, '{"determinism_check": "x"}'], "determinism_check should be one of"),
     ([*CHECKPOINTING, '{"every_n_layers": 0}'], "every_n_layers must be a whole number, at least 1"),
     ([*CHECKPOINTING[1:], '{"use_reentrant": true}'], " goes with activation_checkpointing."),
-    (["--gradient_checkpointing", *CHECKPOINTING[:1]], "are two names of one option"),
+    (["--gradient_checkpointing", *CHECKPOINTING[:1]], "are two names for one option"),
     (["--gradient_checkpointing_kwargs", "[1]", "--gradient_checkpointing"], "needs a mapping"),
     (["--use_liger_kernel"], "--use_liger_kernel needs a package that is not installed: pip install liger-kernel."),
     (

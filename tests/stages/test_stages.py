@@ -7,7 +7,6 @@ import sys
 from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_kit.cli import launch as script
 from rlhf_kit.data.loading import load
-from rlhf_kit.eval.commands import SUBCOMMANDS
+from rlhf_kit.eval.commands import SUBCOMMANDS, TASKS
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.ppo.rewards import resolve_reward
@@ -330,25 +329,22 @@ def test_a_recipe_runs_as_a_script_from_its_own_folder(base):
     "path", sorted([*FRONT.glob("recipes/*.py"), *FRONT.glob("eval/*.py")]), ids=lambda path: path.stem
 )
 def test_a_script_launches_what_it_is_named_for(path):
-    assert path.read_text().endswith(f'    launch("{path.stem}")\n')
-    assert path.parent.name == "recipes" or path.stem in SUBCOMMANDS
+    words = ["eval", path.stem] if path.parent.name == "eval" else [path.stem]
+    assert path.read_text().endswith(f"    launch({', '.join(map(json.dumps, words))})\n")
+    assert path.parent.name == "recipes" or path.stem in {**SUBCOMMANDS, **TASKS}
     assert path.stem not in packages_distributions(), "it would stand for a library"
 
 
-@pytest.mark.parametrize(
-    "folder, module, argv",
-    [("recipes", "rlhf_kit.stages.sft", None), ("eval", "rlhf_kit.eval.commands", ["sft", "--x"])],
-)
-def test_a_script_does_not_see_the_files_beside_it(folder, module, argv, monkeypatch):
+@pytest.mark.parametrize("folder, words", [("recipes", ["sft"]), ("eval", ["eval", "coqa"])])
+def test_a_script_does_not_see_the_files_beside_it(folder, words, monkeypatch):
     """Its folder comes first in the search path; what stands there must not stand for a library."""
     monkeypatch.setattr(sys, "path", [str(FRONT / folder), *sys.path])
     monkeypatch.setattr(sys, "argv", [str(FRONT / folder / "sft.py"), "--x"])
     ran = []
-    answers = SimpleNamespace(main=lambda given: ran.append(given) or 7)
-    monkeypatch.setattr(script.importlib, "import_module", lambda name: ran.append(name) or answers)
+    monkeypatch.setattr(script, "main", lambda argv: ran.append(argv) or 7)
     with pytest.raises(SystemExit) as ended:
-        script.launch("sft")
-    assert ended.value.code == 7 and ran == [module, argv] and str(FRONT / folder) not in sys.path
+        script.launch(*words)
+    assert ended.value.code == 7 and ran == [[*words, "--x"]] and str(FRONT / folder) not in sys.path
 
 
 def calibrated(folder, base, ranked, *options):
@@ -391,7 +387,7 @@ def test_a_policys_answers_can_be_the_scale_of_the_scores(base, ranked, tmp_path
     "options, message",
     [
         (["--calibration_policy", "x", "--calibration_dataset_name", "y"], "give one of them"),
-        (["--calibration_policy", "x", "--calibrate", "false"], "nothing to move"),
+        (["--calibration_policy", "x", "--calibrate", "false"], "has no effect"),
         (["--calibration_samples", "5"], "goes with --calibration_policy"),
         (["--calibration_policy", "x", "--calibration_samples", "0"], "at least 1"),
     ],
