@@ -192,7 +192,7 @@ def test_what_would_make_one_run_of_two_is_refused_before_a_model_is_loaded(run,
     status, told = run("--max_steps", 4, "--seed", 7, "--optim", "adafactor", "--resume_from_checkpoint")
     assert "--optim" in told and "--seed" in told  # all of it in one message
     status, told = run("--max_steps", 4, "--resume_from_checkpoint", stage=reward, data=ranked)
-    assert status == 2 and "it is of the stage sft, and this is reward" in told
+    assert status == 2 and "it belongs to stage sft, and this is stage reward" in told
     assert sorted(path for path in run.out.rglob("*")) == before
 
 
