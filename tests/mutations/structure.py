@@ -1,0 +1,37 @@
+"""The shape of the project: each rule of `tests/test_structure.py`, broken once."""
+
+TEST = "tests/test_structure.py::"
+LAYERS = TEST + "test_a_module_imports_only_what_stands_below_it"
+FLOOR, READABLE = TEST + "test_the_floor_imports_nothing_of_ours", TEST + "test_files_and_functions_stay_readable"
+ESCAPING, ERRORS = "rlhf_kit/escaping.py", "rlhf_kit/errors.py"
+STATUS = "    status = 2\n"
+
+MUTANTS = [
+    (ESCAPING, "import re\n", "import re\nfrom rlhf_kit.errors import UserError\n", LAYERS + "[rlhf_kit.escaping]"),
+    (
+        ESCAPING,
+        "import re\n",
+        "import re\nfrom rlhf_kit import world\n",
+        FLOOR + "[escaping]",
+    ),
+    (ERRORS, STATUS, f'{STATUS}    home = "rlhf_kit.stages.run:run"\n', LAYERS + "[rlhf_kit.errors]"),
+    (
+        ERRORS,
+        STATUS,
+        STATUS + "\n    def __init__(self):\n" + "        pass\n" * 61,
+        READABLE,
+    ),
+    (ERRORS, STATUS, STATUS + "    found = 0\n" * 100, TEST + "test_variables_are_nouns_of_their_content"),
+    (
+        "rlhf_kit/report/doctor.py",
+        "from rlhf_kit.errors import UserError",
+        "from rlhf_kit.error import UserError",
+        TEST + "test_a_type_checker_finds_every_import",
+    ),
+    (
+        "rlhf_kit/ppo/config.py",
+        "    cliprange: float",
+        "    text: str | None = None\n    cliprange: float",
+        TEST + "test_every_setting_is_read_somewhere",
+    ),
+]
