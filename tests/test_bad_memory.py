@@ -92,7 +92,7 @@ HEAVY = {  # the file's name, what writes it, and what is said, None where it is
     "a number said again, Parquet": ("x.parquet", _parquet(pyarrow.array([0] * 2**23)), "values in"),
     "nothing, often, Parquet": ("x.parquet", _parquet(pyarrow.nulls(2**22)), "rows in"),
     "a text said again, saved": ("saved", _saved(AGAIN), "unpacks to more than 256 MiB"),
-    "texts, packed and saved": ("saved", _saved(pyarrow.array(["x" * 2**20] * 50), compression="zstd"), "packed"),
+    "texts, packed and saved": ("saved", _saved(pyarrow.array(["x" * 2**20] * 50), compression="zstd"), "compressed"),
     "short rows, saved": ("saved", _saved(pyarrow.array(["x"] * 2**22)), "rows in"),
     "a TiB of nothing, saved": ("saved", _saved_sparse, None),
     "references of a GiB": ("references", _sparse, "at most"),

@@ -50,11 +50,7 @@ def read(command: str, argv: Sequence[str], source: Source, renamed: Mapping[str
     if config is not None:
         raw |= _canonical(read_yaml(config, problems), f"{config}: ", source.options, problems)
     raw |= _canonical(typed, "--", source.options, problems)
-    values = _values(raw, source, renamed or {}, problems)
-    problems += _missing(values, raw, source.options)
-    if problems:
-        raise UserError(listed(command, problems))
-    return values
+    return _checked(command, raw, source, renamed or {}, problems)
 
 
 def read_values(command: str, given: Mapping[str, Any], source: Source) -> dict:
@@ -66,11 +62,7 @@ def read_values(command: str, given: Mapping[str, Any], source: Source) -> dict:
         config = str(given.pop("config"))
         raw |= _canonical(read_yaml(config, problems), f"{config}: ", source.options, problems)
     raw |= _canonical(given, "", source.options, problems)
-    values = _values(raw, source, {}, problems)
-    problems += _missing(values, raw, source.options)
-    if problems:
-        raise UserError(listed(command, problems))
-    return values
+    return _checked(command, raw, source, {}, problems)
 
 
 def read_record(command: str, cls: type, options: Sequence[str] | Mapping[str, Any]) -> Any:
@@ -102,6 +94,15 @@ def listed(command: str, problems: list[str]) -> str:
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
+
+
+def _checked(command: str, raw: Raw, source: Source, renamed: Mapping[str, str], problems: list[str]) -> dict:
+    """The values by name. Raises UserError with `problems` and all that is wrong with the values."""
+    values = _values(raw, source, renamed, problems)
+    problems += _missing(values, raw, source.options)
+    if problems:
+        raise UserError(listed(command, problems))
+    return values
 
 
 def _canonical(given: Mapping[str, Any], prefix: str, options: Mapping[str, Option], problems: list[str]) -> Raw:

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -21,15 +20,8 @@ from transformers import (
 
 from rlhf_kit.data.hub import loading_error
 from rlhf_kit.errors import HubUnreachableError, UserError
-from tests.tiny_stages import run_command
+from tests.tiny_stages import STAGES, run_command
 
-MAIN = {
-    "pretrain": partial(run_command, "pretrain"),
-    "mlm": partial(run_command, "mlm"),
-    "sft": partial(run_command, "sft"),
-    "reward": partial(run_command, "reward"),
-    "ppo": partial(run_command, "ppo"),
-}
 ROW = {
     "pretrain": {"text": "the cat sat on the mat"},
     "mlm": {"text": "the cat sat on the mat"},
@@ -103,7 +95,7 @@ def both_refuse(stage: str, changed: dict, here: Path, capsys) -> str:
     """What the dry run says, once it is known that both end with 2 and that neither writes."""
     before, told = files(here), []
     for more in (["--dry-run"], []):
-        assert MAIN[stage]([*command(stage, changed), *more]) == 2, more or "the run"
+        assert run_command(stage, [*command(stage, changed), *more]) == 2, more or "the run"
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         told.append(said.err)
@@ -136,7 +128,7 @@ FILES = (
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("stage", MAIN)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_faulty_source_is_a_fault_of_the_dry_run(stage, name, here, capsys):
     (here / "missing").mkdir()
     told = both_refuse(stage, {"dataset_name": broken_file(name, BAD[stage])}, here, capsys)
@@ -225,7 +217,7 @@ OF_STAGES = {
     "a completion longer than the context": (("ppo",), {"max_completion_length": "64"}),
     "prompts that are all left out": (("ppo",), {"max_prompt_length": "1"}),
 }  # fmt: skip
-CASES = [(stage, fault, changed) for fault, changed in FAULTS.items() for stage in MAIN]
+CASES = [(stage, fault, changed) for fault, changed in FAULTS.items() for stage in STAGES]
 CASES += [(stage, fault, changed) for fault, (stages, changed) in OF_STAGES.items() for stage in stages]
 
 
@@ -273,11 +265,11 @@ def test_what_stops_a_run_stops_its_dry_run(stage, fault, changed, here, folders
 
 def planned(stage: str, changed: dict, capsys) -> str:
     """The plan of a dry run that ends well, blanks made one."""
-    assert MAIN[stage]([*command(stage, changed), "--dry-run"]) == 0
+    assert run_command(stage, [*command(stage, changed), "--dry-run"]) == 0
     return " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("stage", MAIN)
+@pytest.mark.parametrize("stage", STAGES)
 def test_only_what_the_hub_was_to_be_asked_for_is_not_checked(stage, here, capsys):
     assert "not checked" not in planned(stage, {}, capsys)
     told = planned(stage, {"dataset_name": "owner/data", "model_name_or_path": "owner/model"}, capsys)
@@ -306,8 +298,8 @@ def test_what_an_earlier_stage_makes_is_not_there_yet_and_no_misspelt_one(here, 
     assert "'runs/sft': not there yet" in planned("ppo", {"model_name_or_path": "runs/sft"}, capsys)
     Path("runs/sft").mkdir(parents=True)
     for name in ("runs/stf", "runs/rows.jsonl"):
-        assert MAIN["ppo"]([*command("ppo", {"model_name_or_path": name}), "--dry-run"]) == 2
-    assert MAIN["ppo"]([*command("ppo", {"dataset_name": "runs/prompts.jsonl"}), "--dry-run"]) == 2
+        assert run_command("ppo", [*command("ppo", {"model_name_or_path": name}), "--dry-run"]) == 2
+    assert run_command("ppo", [*command("ppo", {"dataset_name": "runs/prompts.jsonl"}), "--dry-run"]) == 2
 
 
 def test_what_a_run_says_of_its_data_stands_in_the_plan(here, capsys):

@@ -1,7 +1,5 @@
 """`--report_to` a service whose package is missing: one message with the pip line, before anything is loaded."""
 
-from functools import partial
-
 import pytest
 from datasets import Dataset
 from transformers import TrainingArguments
@@ -15,15 +13,7 @@ from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.sft import SFTTrainer
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.reports import refuse_reports
-from tests.tiny_stages import run_command
-
-MAIN = {
-    "pretrain": partial(run_command, "pretrain"),
-    "mlm": partial(run_command, "mlm"),
-    "sft": partial(run_command, "sft"),
-    "reward": partial(run_command, "reward"),
-    "ppo": partial(run_command, "ppo"),
-}
+from tests.tiny_stages import STAGES, run_command
 
 
 class Missing:
@@ -47,12 +37,12 @@ def arguments(cls, tmp_path, *names, **options):
     return cls(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to=list(names), **options)
 
 
-@pytest.mark.parametrize("stage", MAIN)
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
 def test_a_missing_package_is_told_before_anything_is_read(stage, more, services, tmp_path, capsys):
     argv = ["--model_name_or_path", "./nowhere", "--dataset_name", "./nowhere.jsonl", "--report_to", "wandb", *more]
     argv += ["--reward_funcs", "tests.rewards:brief"] if stage == "ppo" else []
-    assert MAIN[stage]([*argv, "--output_dir", str(tmp_path / "out")]) == 2
+    assert run_command(stage, [*argv, "--output_dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "wandb cannot be used" in said and said.endswith("pip install wandb\n")
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -21,15 +22,9 @@ from rlhf_kit.models.heads import score_texts
 from rlhf_kit.ppo.rewards import resolve_reward
 from rlhf_kit.stages import calibration, ppo, pretrain, reward, sft
 from rlhf_kit.stages.output import MetricsFile
-from tests.tiny_stages import run_command
+from rlhf_kit.terminal import interrupts
+from tests.tiny_stages import STAGES, run_command
 
-MAIN = {
-    "pretrain": partial(run_command, "pretrain"),
-    "mlm": partial(run_command, "mlm"),
-    "sft": partial(run_command, "sft"),
-    "reward": partial(run_command, "reward"),
-    "ppo": partial(run_command, "ppo"),
-}
 QUIET = ["--disable_tqdm", "--logging_steps", "2"]
 PPO = [
     *("--rollout_batch_size", "4", "--mini_batch_size", "2", "--num_ppo_epochs", "1", "--total_episodes", "8"),
@@ -165,7 +160,7 @@ def test_bad_data(base, write_jsonl, tmp_path, capsys, stage, row, message):
     argv = words("--model_name_or_path", base, "--dataset_name", data)
     if stage == "ppo":
         argv += ["--reward_funcs", "rlhf_kit.world:truth_reward", "--max_completion_length", "4"]
-    said = refused(MAIN[stage], argv, tmp_path / "out", capsys)
+    said = refused(partial(run_command, stage), argv, tmp_path / "out", capsys)
     assert re.search(message, said), said
 
 
@@ -242,7 +237,7 @@ def test_a_dry_run_writes_nothing_and_counts(base, texts, demonstrations, ranked
         argv = words("--model_name_or_path", base, "--dataset_name", data, "--output_dir", out, "--dry-run")
         if stage == "ppo":
             argv += [*PPO, "--reward_funcs", "tests.rewards:brief"]
-        assert MAIN[stage](argv) == 0
+        assert run_command(stage, argv) == 0
         said = capsys.readouterr().out
         parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(base).parameters())
         assert f"{parameters:,} parameters" in said and "rows" in said and "GiB" in said
@@ -322,7 +317,7 @@ def test_a_recipe_runs_as_a_script_from_its_own_folder(base):
     command = [sys.executable, "ppo.py", "--model_name_or_path", str(base)]
     ended = subprocess.run(command, cwd=FRONT / "recipes", capture_output=True, text=True)
     assert ended.returncode == 2 and "rlhf-kit ppo: " in ended.stderr and "Traceback" not in ended.stderr
-    assert {path.stem for path in (FRONT / "recipes").glob("*.py")} == {*MAIN}
+    assert {path.stem for path in (FRONT / "recipes").glob("*.py")} == {*STAGES}
 
 
 @pytest.mark.parametrize(
@@ -340,10 +335,16 @@ def test_a_script_does_not_see_the_files_beside_it(folder, words, monkeypatch):
     """Its folder comes first in the search path; what stands there must not stand for a library."""
     monkeypatch.setattr(sys, "path", [str(FRONT / folder), *sys.path])
     monkeypatch.setattr(sys, "argv", [str(FRONT / folder / "sft.py"), "--x"])
-    ran = []
+    monkeypatch.setattr(interrupts, "_commands", [])  # the tests go on in this process, which is no script's
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    ran, handler = [], signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(script, "main", lambda argv: ran.append(argv) or 7)
-    with pytest.raises(SystemExit) as ended:
-        script.launch(*words)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            script.launch(*words)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     assert ended.value.code == 7 and ran == [[*words, "--x"]] and str(FRONT / folder) not in sys.path
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,13 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from rlhf_kit import world
 from rlhf_kit.stages import pretrain
-from tests.tiny_stages import run_command
+from tests.tiny_stages import STAGES, run_command
 
 STAGES_FOLDER = Path(pretrain.__file__).parent
 HOMES = [Path(__file__).parents[2] / "recipes", STAGES_FOLDER / "recipes"]  # by path, by name
-MAIN = {
-    "pretrain": partial(run_command, "pretrain"),
-    "mlm": partial(run_command, "mlm"),
-    "sft": partial(run_command, "sft"),
-    "reward": partial(run_command, "reward"),
-    "ppo": partial(run_command, "ppo"),
-}
 FOLDERS = {"gpt2": 4, "gpt2-lora": 4, "world": 8}
-STAGE = re.compile("|".join(MAIN))  # what `rlhf-kit eval` and accelerate read is called otherwise
-STAGES = sorted(path for home in HOMES for path in home.rglob("*.yaml"))
+STAGE = re.compile("|".join(STAGES))  # what `rlhf-kit eval` and accelerate read is called otherwise
+RECIPES = sorted(path for home in HOMES for path in home.rglob("*.yaml"))
 
 
 def name(path):
@@ -32,10 +24,10 @@ def name(path):
 
 
 def test_how_many_there_are():
-    assert Counter(path.parent.name for path in STAGES) == FOLDERS
+    assert Counter(path.parent.name for path in RECIPES) == FOLDERS
 
 
-@pytest.mark.parametrize("path", STAGES, ids=name)
+@pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_a_recipe_loads_and_dry_runs(path, tmp_path, monkeypatch, capsys):
     stage = STAGE.match(path.stem)[0]
     if path.parent.name == "world" and stage != "pretrain" and not (world.BASE / "config.json").is_file():
@@ -44,7 +36,7 @@ def test_a_recipe_loads_and_dry_runs(path, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
     out = tmp_path / "out"
     few = ["--max_train_samples", "200", "--max_eval_samples", "20"]
-    assert MAIN[stage](["--config", str(path), "--output_dir", str(out), "--dry-run", *few]) == 0
+    assert run_command(stage, ["--config", str(path), "--output_dir", str(out), "--dry-run", *few]) == 0
     said = capsys.readouterr().out
     assert f"Plan of {stage}" in said
     assert not list(tmp_path.iterdir())
@@ -52,7 +44,7 @@ def test_a_recipe_loads_and_dry_runs(path, tmp_path, monkeypatch, capsys):
         assert "not checked" in said and yaml.safe_load(path.read_text())["model_name_or_path"] in said
 
 
-@pytest.mark.parametrize("path", [path for path in STAGES if path.parent.name.startswith("gpt2")], ids=name)
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name.startswith("gpt2")], ids=name)
 def test_a_header_says_what_how_and_where(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     text = "\n".join(header)
