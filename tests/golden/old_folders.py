@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from commands import OLD_EVALS, OLD_STAGES, within
 from places import furnish
 from records import run
-from runs import OLD_EVALS, OLD_STAGES, within
 
 MODELS = ("lm", "reader", "old-judge")
 KEPT = 2  # items of an evaluation

@@ -1,6 +1,6 @@
 """Every command does what it did: exit status, files and what is in them, what its messages quote, count and name.
 
-What a run may change is renewed by `python tests/golden/runs.py --write`, and the difference of the records read.
+What a run may change is renewed by `python tests/golden/commands.py --write`, and the difference of the records read.
 """
 
 import json
@@ -8,9 +8,9 @@ import re
 
 import pytest
 import torch
+from commands import CHAINS, OLD_EVALS, OLD_STAGES, RUNS, made, within
 from places import FIXTURES, furnish
 from records import compare, differences, missing, run
-from runs import CHAINS, OLD_EVALS, OLD_STAGES, RUNS, made, within
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the figures are a CPU's")
 

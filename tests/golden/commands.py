@@ -1,4 +1,4 @@
-"""The golden runs, by name and in order; `python tests/golden/runs.py --write` records them anew.
+"""The golden runs, by name and in order; `python tests/golden/commands.py --write` records them anew.
 
 A name is `chain/run`: the runs of a chain follow one another in one folder, so that a run can go on with what the one
 before it left.
