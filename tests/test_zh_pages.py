@@ -19,7 +19,7 @@ def texts(name: str) -> tuple[str, str]:
 
 
 def code_of(text: str) -> list[tuple[str, object]]:
-    """Language and content of each block, without the comments where the language has some."""
+    """Language and content of each block, without the comments where the language has some (a tree: behind a gap)."""
     return [(language, _without_comments(language, code)) for language, code in _BLOCK.findall(text)]
 
 
@@ -30,6 +30,8 @@ def _without_comments(language: str, code: str) -> object:
         return yaml.safe_load(code)
     if language == "bash":
         return [line.partition("  #")[0].rstrip() for line in code.splitlines() if not line.startswith("#")]
+    if language == "tree":
+        return [re.match(r" *\S+(?: \S+)*", line)[0] for line in code.splitlines()]
     return code
 
 

@@ -1,4 +1,4 @@
-"""The rules that PPO keeps whatever the options: README's table, a broken line for each."""
+"""The rules that PPO keeps whatever the options: the table of docs/guarantees.md, a broken line for each."""
 
 TRAINER, ROLLOUT = "rlhf_kit/ppo/trainer.py", "rlhf_kit/generation/sampling.py"
 TRAINER_TEST, ROLLOUT_TEST = "tests/ppo/test_trainer.py::", "tests/ppo/test_rollout.py::"
