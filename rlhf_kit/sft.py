@@ -19,10 +19,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from trl import SFTConfig
 
-from rlhf_kit.data.chat import IGNORED, encode_completion, encode_dialogue, encode_prompt, set_chat_template
+from rlhf_kit.data.chat import (
+    IGNORED,
+    encode_completion,
+    encode_dialogue,
+    encode_each,
+    encode_prompt,
+    set_chat_template,
+)
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.messages import is_learnt, learning_last
-from rlhf_kit.data.refusals import UnstableTemplate, encode_each
+from rlhf_kit.data.refusals import UnstableTemplate
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_text

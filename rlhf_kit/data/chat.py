@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_kit import progress
 from rlhf_kit.data.messages import Message, is_learnt
-from rlhf_kit.data.refusals import TemplateRefusal, UnstableTemplate
+from rlhf_kit.data.refusals import TemplateRefusal, UnstableTemplate, refused_rows
 from rlhf_kit.data.templates import (
     BOS,
     GPT2_CHAT_TEMPLATE,
@@ -35,9 +35,11 @@ from rlhf_kit.data.templates import (
     special_tokens,
     template_of,
     text_ids,
+    turn_ends,
     without_lead,
 )
 from rlhf_kit.errors import UserError
+from rlhf_kit.launched import is_main_process
 
 IGNORED = -100  # the label torch's cross entropy leaves out
 
@@ -84,15 +86,6 @@ def last_tokens(ids: list[int], size: int | None, start: Sequence[int]) -> list[
         return ids
     kept = len(start) if ids[: len(start)] == list(start) else 0
     return ids[:kept] + ids[len(ids) - max(size - kept, 0) :]
-
-
-def turn_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a completion by the tokenizer: its end of text, and its chat template's end of a turn."""
-    ends = [tokenizer.eos_token_id]
-    if tokenizer.chat_template:
-        with suppress(TemplateRefusal):  # which asks nobody in turns
-            ends += frame_of(tokenizer).end[-1:]
-    return list(dict.fromkeys(end for end in ends if end is not None))
 
 
 # --- texts and dialogues --------------------------------------------------------------------------------------------
@@ -200,6 +193,22 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) ->
     stop = next((at for at, i in enumerate(ids) if i in ends), len(ids))
     text = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
     return without_lead(tokenizer, text) if tokenizer.chat_template else text
+
+
+def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
+    """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
+    encoded, refusals = [], {}
+    rows = list(rows)
+    with progress.Counter(len(rows), "rows tokenized", shown=is_main_process()) as counter:
+        for number, row in enumerate(rows, start=1):
+            try:
+                encoded.append(encode(row))
+            except TemplateRefusal as refusal:
+                refusals[number] = refusal
+            counter.add(1)
+    if refusals:
+        raise refused_rows(refusals, len(encoded) + len(refusals), name)
+    return encoded
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""Faults of rows, and values as a message names them."""
+"""Faults of rows, where the rows stood, and values as a message names them."""
 
 from __future__ import annotations
 
 import numbers
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 WRONG_TYPE = "wrong type"
@@ -63,3 +64,25 @@ def half_characters(value: Any, name: str = "") -> Iterator[Fault]:
     elif is_list(value):
         for at, member in enumerate(value, start=1):
             yield from half_characters(member, f"{name}, {at}")
+
+
+@dataclass
+class Context:
+    """Where rows stood in their source, and the faults already found while reading them."""
+
+    unit: str = "row"  # what the numbers count, both from 1: "line" of a .jsonl file, "row" of anything else
+    numbers: Sequence[int] | None = None  # of each row; None = 1, 2, 3...
+    faults: list[tuple[int, str]] = field(default_factory=list)  # (number, what is wrong)
+
+    def numbers_of(self, rows: Sequence[Any]) -> Sequence[int]:
+        """One number a row; ValueError if there are more or fewer."""
+        if self.numbers is None:
+            return range(1, len(rows) + 1)
+        if len(self.numbers) != len(rows):
+            raise ValueError(f"{len(self.numbers)} numbers for {len(rows)} rows")
+        return self.numbers
+
+    def select(self, rows: Sequence[Any], kept: Sequence[int]) -> tuple[list[Any], Context]:
+        """The rows at the positions `kept`, and their context."""
+        numbers = self.numbers_of(rows)
+        return [rows[at] for at in kept], Context(self.unit, [numbers[at] for at in kept], self.faults)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from rlhf_kit.data.formats import Context
+from rlhf_kit.data.faults import Context
 from rlhf_kit.data.messages import own_keys
 from rlhf_kit.data.suffixes import OTHERS, SUFFIXES, SUPPORTED, suffix_of
 from rlhf_kit.data.unpacking import measure_parquet, unpacked

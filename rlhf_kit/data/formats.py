@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rlhf_kit.data.checks import CHECKS
-from rlhf_kit.data.faults import WRONG_TYPE, Fault, describe, half_characters
+from rlhf_kit.data.faults import WRONG_TYPE, Context, Fault, describe, half_characters
 from rlhf_kit.data.groups import EXTRAS, group_faults, group_key
 from rlhf_kit.data.messages import OPENING, opening_faults, with_opening
 from rlhf_kit.data.orders import ORDERS, missing_orders
@@ -67,28 +67,6 @@ PART_OF_PROMPT = (
     "image images audio video"
 ).split()
 SYSTEM = ("system_prompt", "system_message")  # what others call a `system` column
-
-
-@dataclass
-class Context:
-    """Where rows stood in their source, and the faults already found while reading them."""
-
-    unit: str = "row"  # what the numbers count, both from 1: "line" of a .jsonl file, "row" of anything else
-    numbers: Sequence[int] | None = None  # of each row; None = 1, 2, 3...
-    faults: list[tuple[int, str]] = field(default_factory=list)  # (number, what is wrong)
-
-    def numbers_of(self, rows: Sequence[Any]) -> Sequence[int]:
-        """One number a row; ValueError if there are more or fewer."""
-        if self.numbers is None:
-            return range(1, len(rows) + 1)
-        if len(self.numbers) != len(rows):
-            raise ValueError(f"{len(self.numbers)} numbers for {len(rows)} rows")
-        return self.numbers
-
-    def select(self, rows: Sequence[Any], kept: Sequence[int]) -> tuple[list[Any], Context]:
-        """The rows at the positions `kept`, and their context."""
-        numbers = self.numbers_of(rows)
-        return [rows[at] for at in kept], Context(self.unit, [numbers[at] for at in kept], self.faults)
 
 
 def detect_kind(columns: Iterable[str], kinds: Sequence[str]) -> str | None:

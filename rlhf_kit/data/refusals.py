@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.launched import is_main_process
-from rlhf_kit.progress import Counter
 
 SHOWN = 5  # rows and sentences that are named
 
@@ -21,22 +19,6 @@ class TemplateRefusal(UserError):
 
 class UnstableTemplate(UserError):
     """A chat template writes an answer otherwise once more turns follow (thoughts of earlier turns are left out)."""
-
-
-def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
-    """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
-    encoded, refusals = [], {}
-    rows = list(rows)
-    with Counter(len(rows), "rows tokenized", shown=is_main_process()) as counter:
-        for number, row in enumerate(rows, start=1):
-            try:
-                encoded.append(encode(row))
-            except TemplateRefusal as refusal:
-                refusals[number] = refusal
-            counter.add(1)
-    if refusals:
-        raise refused_rows(refusals, len(encoded) + len(refusals), name)
-    return encoded
 
 
 def refused_rows(refusals: Mapping[int | str, TemplateRefusal], rows: int, name: str = "") -> UserError:

@@ -12,8 +12,9 @@ from pathlib import Path
 import datasets
 
 from rlhf_kit.data.columns import rows_of
+from rlhf_kit.data.faults import Context
 from rlhf_kit.data.files import Source, listed, read_file, table_rows
-from rlhf_kit.data.formats import KINDS, Context
+from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.hub import (
     HUB_FAULTS,
     at_revision,

@@ -387,3 +387,12 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase, after: str) -> list[int]:
         if at is not None:
             return ids[: at + 1]
     return []
+
+
+def turn_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a completion by the tokenizer: its end of text, and its chat template's end of a turn."""
+    ends = [tokenizer.eos_token_id]
+    if tokenizer.chat_template:
+        with suppress(TemplateRefusal):  # which asks nobody in turns
+            ends += frame_of(tokenizer).end[-1:]
+    return list(dict.fromkeys(end for end in ends if end is not None))

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
-from rlhf_kit.data.chat import turn_ends
+from rlhf_kit.data.templates import turn_ends
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.weights import (
     REWARD_CONFIG,

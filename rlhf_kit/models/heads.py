@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from rlhf_kit.data.chat import Message, encode_completion, encode_prompt, start_ids
-from rlhf_kit.data.refusals import encode_each
+from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_prompt, start_ids
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import context_length
 from rlhf_kit.ops import length_mask

@@ -33,9 +33,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.data.chat import encode_each, encode_prompt
 from rlhf_kit.data.prompts import handed_on
-from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError, did_you_mean, each
 from rlhf_kit.models.checkpoints import (
     check_scorer,

@@ -14,9 +14,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_completion, encode_prompt, set_chat_template
+from rlhf_kit.data.chat import encode_completion, encode_each, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import checked
-from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right

@@ -9,10 +9,9 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_prompt, set_chat_template
+from rlhf_kit.data.chat import encode_each, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.messages import prompt_key
-from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import context_length, end_ids, load_config, load_policy, load_tokenizer

@@ -9,9 +9,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_prompt, set_chat_template
+from rlhf_kit.data.chat import encode_each, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
-from rlhf_kit.data.refusals import encode_each
 from rlhf_kit.eval.reward.task import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
 from rlhf_kit.models.heads import PLAIN, row_format

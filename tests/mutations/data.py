@@ -76,7 +76,7 @@ MUTANTS = [
         EMPTY_TEST + "test_texts_without_text_are_left_out_and_counted",
     ),
     (
-        FORMATS,
+        "rlhf_kit/data/faults.py",
         "Context(self.unit, [numbers[at] for at in kept], self.faults)",
         "Context(self.unit, None, self.faults)",
         EMPTY_TEST + "test_a_source_of_empty_texts_is_an_error_and_a_wrong_row_too",

@@ -14,7 +14,7 @@ MUTANTS = [
         "tests/stages/test_mlm.py::test_a_new_wordpiece_knows_the_most_frequent_characters_as_they_stand",
     ),
     (
-        "rlhf_kit/data/chat.py",
+        "rlhf_kit/data/templates.py",
         "ends += frame_of(tokenizer).end[-1:]",
         "ends += []",
         "tests/data/test_families.py::test_the_turns_end_is_trained_and_is_an_end",
@@ -86,7 +86,7 @@ MUTANTS = [
         "tests/data/test_families.py::test_what_is_cut_keeps_its_beginning",
     ),
     (
-        "rlhf_kit/data/refusals.py",
+        "rlhf_kit/data/chat.py",
         "refusals[number] = refusal",
         "raise",
         "tests/data/test_families.py::test_refusals_name_all_rows_the_words_and_what_to_do",

@@ -10,8 +10,7 @@ from functools import partial
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import Message, encode_completion, encode_prompt
-from rlhf_kit.data.refusals import encode_each
+from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_prompt
 from rlhf_kit.models import heads, preflight
 from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_reward_model, load_tokenizer
 from rlhf_kit.progress import Counter
