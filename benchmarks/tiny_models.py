@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from rlhf_kit.models.checkpoints import context_of
+from rlhf_kit.models.forward import context_of
 
 CONTEXT = 64
 WINDOW = 8  # below the length of the texts that are tried, so that windows slide

@@ -35,7 +35,8 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_text
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
-from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_tokenizer, set_special_tokens
+from rlhf_kit.models.checkpoints import load_config, load_policy, load_tokenizer, set_special_tokens
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import usable

@@ -21,7 +21,8 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure
 from rlhf_kit.eval.items import Item, Results, Settings, percentages
-from rlhf_kit.models.checkpoints import context_length, load_config, load_tokenizer
+from rlhf_kit.models.checkpoints import load_config, load_tokenizer
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.terminal.console import Console
 

@@ -25,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.cache import GrowingLayer, growing_cache
 from rlhf_kit.models import preflight
-from rlhf_kit.models.heads import pad_right
+from rlhf_kit.models.forward import pad_right
 
 NOWHERE = -1  # the place of padding
 

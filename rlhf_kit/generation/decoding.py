@@ -17,8 +17,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.contexts import Contexts, can_cache, can_share
 from rlhf_kit.generation.loop import write_on
-from rlhf_kit.models.checkpoints import context_length, end_ids
-from rlhf_kit.models.heads import pad_right
+from rlhf_kit.models.checkpoints import end_ids
+from rlhf_kit.models.forward import context_length, pad_right
 
 DEFAULT_BATCH_TOKENS = 8192
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.contexts import can_share
 from rlhf_kit.generation.decoding import DEFAULT_BATCH_TOKENS
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.prefix import shared_prefix, tree_mask, tree_rows
 
 PADDING = 0.1  # the most of a row that is padding: on a CPU that costs as much as a token

@@ -19,14 +19,16 @@ from rlhf_kit import ops
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.cache import growing_cache
 from rlhf_kit.generation.loop import Step, write_on
-from rlhf_kit.models.heads import pad_right, taken, unwrapped
-from rlhf_kit.models.preflight import agreed, alone, gap, short_texts, tried
-from rlhf_kit.models.value import (
+from rlhf_kit.models.forward import (
     captured_input,
     completion_logits_and_states,
     output_embeddings,
+    pad_right,
+    taken,
     trunk_states,
+    unwrapped,
 )
+from rlhf_kit.models.preflight import agreed, alone, gap, short_texts, tried
 
 logger = logging.getLogger(__name__)
 

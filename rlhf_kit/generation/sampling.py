@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit import ops
@@ -23,7 +23,6 @@ from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.loop import Step, write_on
 from rlhf_kit.generation.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
-from rlhf_kit.models.value import ValueHead
 from rlhf_kit.options.bounds import number_faults
 
 
@@ -96,7 +95,7 @@ def sample(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
-    value_head: ValueHead | None = None,
+    value_head: nn.Module | None = None,
     compact: bool | None = None,
 ) -> Rollout:
     """Sample one completion a prompt from softmax(logits / temperature), the whole vocabulary, as PPO needs it.
@@ -183,7 +182,7 @@ class _Sampler:
         uniforms: Tensor,
         temperature: float,
         ends: Tensor,
-        value_head: ValueHead | None,
+        value_head: nn.Module | None,
         written: _Written,
     ):
         self.rows, self.uniforms, self.temperature, self.ends = rows, uniforms, temperature, ends

@@ -41,14 +41,8 @@ from rlhf_kit.models.weights import (
 )
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
-CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "seq_length")
-CONTEXT_NAMES += ("max_sequence_length", "context_length", "model_max_length")
 SIZES = ("num_attention_heads", "num_key_value_heads", "hidden_size", "num_hidden_layers", "vocab_size")
 MOST_LAYERS = 2**12  # all are built before a weight is read; the deepest published have a thousand
-# Models whose first token stands one place after that of the padding id: 514 positions are 512 tokens.
-COUNT_FROM_PADDING = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm")
-COUNT_FROM_PADDING += ("xlm-roberta", "xlm-roberta-xl", "xmod")
 
 
 def load_tokenizer(
@@ -372,32 +366,6 @@ def _own_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> lis
     # What the architecture ends with by default (Llama's 2) says nothing of a tokenizer that has a text there.
     default = getattr(type(config), "eos_token_id", None)
     return [end for end in ends if end is not None and (end != default or end in tokenizer.added_tokens_decoder)]
-
-
-def context_length(config: PretrainedConfig) -> int | None:
-    """Tokens the model reads at once, or None when it has no fixed number (BLOOM, Mamba)."""
-    config = config.get_text_config()
-    name = context_name(config)
-    return None if name is None else getattr(config, name) - _places_before(config)
-
-
-def context_name(config: PretrainedConfig) -> str | None:
-    """What this configuration calls its context length; None when it has none."""
-    config = config.get_text_config()
-    return next((name for name in CONTEXT_NAMES if isinstance(getattr(config, name, None), int)), None)
-
-
-def context_of(config: PretrainedConfig, overrides: dict, length: int) -> dict[str, int]:
-    """The override that gives a new model a context of `length` tokens: {} where it has no such number, or
-    `overrides` set it already."""
-    name = context_name(config)
-    if name is None or set(CONTEXT_NAMES) & set(overrides):
-        return {}
-    return {name: length + _places_before(config.get_text_config())}
-
-
-def _places_before(config: PretrainedConfig) -> int:
-    return config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
 
 
 def training_precision(requested: str = "auto") -> dict[str, bool]:

@@ -8,13 +8,11 @@ whether its padding is EOS or a token of its own. An encoder reads the pair as i
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -25,21 +23,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_prompt, start_ids
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.forward import context_length, pad_right, taken, unwrapped
+from rlhf_kit.models.preflight import agreed, gap, short_texts, tried
 from rlhf_kit.ops import length_mask
-
-
-def unwrapped(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside DDP, a compiled module or adapters."""
-    model = extract_model_from_parallel(model, keep_torch_compile=False)
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def taken(model: nn.Module, **inputs: Any) -> dict[str, Any]:
-    """Those `inputs` that the forward of `model` names: BLOOM knows no `position_ids`, GPT-1 no cache."""
-    names = inspect.signature(type(unwrapped(model)).forward).parameters
-    return {name: value for name, value in inputs.items() if name in names}
-
 
 # ------------------------------------------------------------------------------------------
 # Rows
@@ -107,15 +93,6 @@ def fit_context(
     if room < 0:
         return None
     return [*before, *prompt_ids[max(len(prompt_ids) - room, 0) :], *kept]
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int | None) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as input_ids (B, T), padded on the right, and lengths (B,)."""
-    lengths = torch.tensor([len(row) for row in rows])
-    input_ids = torch.full((len(rows), int(lengths.max())), pad_token_id or 0)
-    for place, row in zip(input_ids, rows, strict=True):
-        place[: len(row)] = torch.tensor(row)
-    return input_ids, lengths
 
 
 # ------------------------------------------------------------------------------------------
@@ -379,3 +356,23 @@ def score_texts(
         model.train(was_training)
     gain, bias = calibration(inner.config)
     return gain * scores + bias
+
+
+def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowFormat = PLAIN) -> None:
+    """Raises UserError for a reward model whose scores of rows of token ids change with the padding behind them."""
+    first, second = short_texts(model, rows)
+    texts = [first, second, first[: len(first) // 2], second[: len(second) // 2]]
+    device, pad_id = next(model.parameters()).device, unwrapped(model).config.get_text_config().pad_token_id
+
+    def scores(texts: list[list[int]]) -> Tensor:
+        ids, lengths = pad_right(texts, pad_id)
+        return sequence_scores(model, ids.to(device), lengths, reads)
+
+    fault = agreed(
+        lambda: tried(model, lambda: gap([scores(texts)], [torch.cat([scores([t]) for t in texts])]), "its scores are")
+    )
+    if fault:
+        raise UserError(
+            f"{type(unwrapped(model)).__name__}: a score must not depend on padding; in a batch of answers of "
+            f"different lengths {fault}."
+        )

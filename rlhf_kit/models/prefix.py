@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.heads import pad_right, scores_at, sequence_scores, unwrapped
+from rlhf_kit.models.forward import pad_right, unwrapped
+from rlhf_kit.models.heads import scores_at, sequence_scores
 from rlhf_kit.models.preflight import gap, tried
 
 PADDING = -1  # the segment of no answer

@@ -26,8 +26,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlhf_kit.data.packing import PackedCollator, row_of
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import context_length
-from rlhf_kit.models.heads import PLAIN, RowFormat, pad_right, sequence_scores, taken, unwrapped
+from rlhf_kit.models.forward import context_length, taken, unwrapped
 from rlhf_kit.models.weights import not_finite
 
 LENGTHS = (24, 13)  # tokens of the two texts
@@ -226,25 +225,6 @@ def check_loss(trainer: Trainer, batch: Batch) -> None:
     if fault:
         raise UserError(
             f"{_name(model)} computes another loss than that of predicting each text's next tokens: {fault}."
-        )
-
-
-def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowFormat = PLAIN) -> None:
-    """Raises UserError for a reward model whose scores of rows of token ids change with the padding behind them."""
-    first, second = short_texts(model, rows)
-    texts = [first, second, first[: len(first) // 2], second[: len(second) // 2]]
-    device, pad_id = next(model.parameters()).device, unwrapped(model).config.get_text_config().pad_token_id
-
-    def scores(texts: list[list[int]]) -> Tensor:
-        ids, lengths = pad_right(texts, pad_id)
-        return sequence_scores(model, ids.to(device), lengths, reads)
-
-    fault = agreed(
-        lambda: tried(model, lambda: gap([scores(texts)], [torch.cat([scores([t]) for t in texts])]), "its scores are")
-    )
-    if fault:
-        raise UserError(
-            f"{_name(model)}: a score must not depend on padding; in a batch of answers of different lengths {fault}."
         )
 
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.adapters import off_is_as_it_was
-from rlhf_kit.models.checkpoints import context_length, load_config, load_policy, load_reward_model, load_tokenizer
-from rlhf_kit.models.heads import unwrapped
+from rlhf_kit.models.checkpoints import load_config, load_policy, load_reward_model, load_tokenizer
+from rlhf_kit.models.forward import context_length, unwrapped
 from rlhf_kit.models.weights import is_classifier_config, is_here, origin, refuse_not_finite
 
 VALUE_MODELS = ("shared", "separate", "reward")

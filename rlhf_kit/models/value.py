@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ from rlhf_kit import ops
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import is_all_linear, names_found
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.heads import calibration, taken
+from rlhf_kit.models.forward import completion_logits_and_states, output_embeddings, taken, trunk_states
+from rlhf_kit.models.heads import calibration
 from rlhf_kit.models.merging import merged
 
 
@@ -108,60 +109,6 @@ class PolicyAndValue(nn.Module):
             logits = self.policy(**inputs).logits[:, :-1]
             output["ptx_logprobs"] = ops.token_logprobs(logits, ptx_ids[:, 1:])
         return output
-
-
-@contextmanager
-def captured_input(module: nn.Module, keep: int, places: Tensor | None = None, drop_last: bool = False):
-    """A list that receives what `module`, the LM head, is called with: the states at the last `keep` places of each
-    row, or at `places` (B, keep). It computes on no others, and may be spared the last of them.
-
-    The LM head's input is the last hidden state of any causal LM; `output_hidden_states` would keep every layer's.
-    """
-    captured: list[Tensor] = []
-
-    def hook(_: nn.Module, args: tuple[Tensor, ...]):
-        captured.append(_states_at(args[0], keep, places))
-        return (captured[0][:, :-1] if drop_last else captured[0], *args[1:])
-
-    handle = module.register_forward_pre_hook(hook)
-    try:
-        yield captured
-    finally:
-        handle.remove()
-
-
-def _states_at(states: Tensor, keep: int, places: Tensor | None) -> Tensor:
-    """(B, T, H) -> (B, keep, H)."""
-    if places is None:
-        return states[:, -keep:]
-    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
-
-
-def output_embeddings(policy: PreTrainedModel | PeftModel) -> nn.Module:
-    return (policy.get_base_model() if isinstance(policy, PeftModel) else policy).get_output_embeddings()
-
-
-def completion_logits_and_states(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
-    """Logits that predict the last `keep - 1` tokens, and the last `keep` states. -> (B, keep-1, V), (B, keep, H).
-
-    Args:
-        inputs: of `Rollout.model_inputs`; with `places` (B, keep) the states stand there instead.
-    """
-    places, inputs = inputs.get("places"), _without_places(inputs)
-    options = {"use_cache": False} if places is not None else {"use_cache": False, "logits_to_keep": keep}
-    with captured_input(output_embeddings(policy), keep, places, drop_last=True) as captured:
-        logits = policy(**taken(policy, **inputs, **options)).logits
-    return logits, captured[0]
-
-
-def trunk_states(trunk: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:
-    """The last `keep` states of a model without a head; as above. -> (B, keep, H)."""
-    output = trunk(**taken(trunk, **_without_places(inputs), use_cache=False))
-    return _states_at(output.last_hidden_state, keep, inputs.get("places"))
-
-
-def _without_places(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in inputs.items() if name != "places" and value is not None}
 
 
 def completion_logits(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:

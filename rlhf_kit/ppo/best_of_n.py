@@ -23,7 +23,8 @@ from rlhf_kit.data.chat import Message
 from rlhf_kit.data.prompts import RESERVED
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.sampling import sample
-from rlhf_kit.models.checkpoints import context_length, end_ids
+from rlhf_kit.models.checkpoints import end_ids
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.options.bounds import number_faults
 from rlhf_kit.ppo.experience import less_missing_eos
 from rlhf_kit.ppo.prompts import encode_prompts

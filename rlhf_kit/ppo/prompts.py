@@ -20,7 +20,7 @@ from rlhf_kit.data.chat import encode_each, encode_prompt, encode_texts, set_cha
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.heads import pad_right
+from rlhf_kit.models.forward import pad_right
 from rlhf_kit.ops import length_mask
 from rlhf_kit.ppo.config import PPOConfig
 

@@ -36,17 +36,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_each, encode_prompt
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.errors import UserError, did_you_mean, each
-from rlhf_kit.models.checkpoints import (
-    check_scorer,
-    check_vocabulary,
-    context_length,
-    load_config,
-    load_reward_model,
-    load_tokenizer,
-)
+from rlhf_kit.models.checkpoints import check_scorer, check_vocabulary, load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.ensemble import Ensemble
-from rlhf_kit.models.heads import check_head, fit_context, row_format, score_texts, unwrapped
+from rlhf_kit.models.forward import context_length, unwrapped
+from rlhf_kit.models.heads import check_head, fit_context, row_format, score_texts
 from rlhf_kit.models.weights import origin, pinned, refuse_not_finite, short_name
 
 logger = logging.getLogger(__name__)

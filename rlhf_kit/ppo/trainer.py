@@ -28,19 +28,13 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.generation.reading import check_sampling
 from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.adapters import trainable
-from rlhf_kit.models.checkpoints import (
-    context_length,
-    end_ids,
-    load_config,
-    load_policy,
-    load_tokenizer,
-    set_special_tokens,
-)
+from rlhf_kit.models.checkpoints import end_ids, load_config, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.models.dropout import disable_dropout
+from rlhf_kit.models.forward import context_length, unwrapped
 from rlhf_kit.models.fused import fuse_activations
-from rlhf_kit.models.heads import unwrapped
+from rlhf_kit.models.heads import check_scores
 from rlhf_kit.models.precision import cast_frozen
-from rlhf_kit.models.preflight import check_scores, check_texts, short_texts
+from rlhf_kit.models.preflight import check_texts, short_texts
 from rlhf_kit.models.roles import check_readers, load_value_model, reference_of, refuse_shared_weights, value_source
 from rlhf_kit.models.value import (
     PolicyAndValue,

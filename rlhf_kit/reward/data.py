@@ -18,7 +18,8 @@ from rlhf_kit.data.chat import encode_completion, encode_each, encode_prompt, se
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context, pad_right
+from rlhf_kit.models.forward import pad_right
+from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context
 from rlhf_kit.models.prefix import PADDING, tree_rows
 
 KINDS = ("ranked", "pairs", "thumbs")

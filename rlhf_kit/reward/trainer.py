@@ -26,19 +26,19 @@ from transformers import (
 
 from rlhf_kit.data.loading import checked
 from rlhf_kit.errors import UserError
-from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import save_config, trainable
-from rlhf_kit.models.checkpoints import context_length, load_config, load_reward_model, load_tokenizer
+from rlhf_kit.models.checkpoints import load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
+from rlhf_kit.models.forward import context_length, unwrapped
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.heads import (
     PLAIN,
     RowFormat,
+    check_scores,
     fold_calibration,
     row_format,
     sequence_scores,
     set_calibration,
-    unwrapped,
 )
 from rlhf_kit.models.prefix import check_shared_prefix, tree_scores
 from rlhf_kit.models.weights import short_name, with_origin
@@ -134,7 +134,7 @@ class RewardTrainer(Trainer):
         if train_dataset is not None:
             lists = train_dataset.select(range(min(2, len(train_dataset))))["input_ids"]
             answers = [row for answers in lists for row in answers]
-            preflight.check_scores(self.model, answers, self.row_format)
+            check_scores(self.model, answers, self.row_format)
 
     def _one_score(self, model, args: RewardConfig, peft_config: LoraConfig | None) -> PreTrainedModel | PeftModel:
         if not isinstance(model, nn.Module):

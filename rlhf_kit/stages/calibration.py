@@ -14,8 +14,9 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.data.messages import prompt_key
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.sampling import sample
-from rlhf_kit.models.checkpoints import context_length, end_ids, load_config, load_policy, load_tokenizer
-from rlhf_kit.models.heads import center_scores, score_texts, unwrapped
+from rlhf_kit.models.checkpoints import end_ids, load_config, load_policy, load_tokenizer
+from rlhf_kit.models.forward import context_length, unwrapped
+from rlhf_kit.models.heads import center_scores, score_texts
 from rlhf_kit.models.weights import is_here
 from rlhf_kit.reward import RewardTrainer
 from rlhf_kit.stages.arguments import Settings

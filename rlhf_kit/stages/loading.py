@@ -20,7 +20,8 @@ from rlhf_kit.data.loading import select
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import check_config
 from rlhf_kit.models.adapters import trainable
-from rlhf_kit.models.checkpoints import context_length, load_policy, load_tokenizer, new_model, set_special_tokens
+from rlhf_kit.models.checkpoints import load_policy, load_tokenizer, new_model, set_special_tokens
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.weights import is_here
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import ModelArguments, Settings

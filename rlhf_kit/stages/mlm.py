@@ -31,7 +31,8 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
-from rlhf_kit.models.checkpoints import context_length, load_masked_lm
+from rlhf_kit.models.checkpoints import load_masked_lm
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.muon import muon_with_adamw
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings

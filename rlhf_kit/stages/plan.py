@@ -15,7 +15,8 @@ from rlhf_kit.data.hub import OUTPUTS
 from rlhf_kit.data.suffixes import is_file_name
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.launched import is_main_process
-from rlhf_kit.models.checkpoints import context_length, load_config, new_config, new_model
+from rlhf_kit.models.checkpoints import load_config, new_config, new_model
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.weights import TRUSTS_CODE
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.terminal.console import Console

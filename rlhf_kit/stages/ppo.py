@@ -12,7 +12,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError, each
-from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config
+from rlhf_kit.models.checkpoints import check_scorer, load_config
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.prompts import Prompts, encode_prompts, text_length
 from rlhf_kit.ppo.rewards import FUNCTION, check_functions, read_rewards

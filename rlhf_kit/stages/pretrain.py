@@ -22,7 +22,7 @@ from rlhf_kit.data.packing import PackedCollator, pack
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
-from rlhf_kit.models.checkpoints import context_length, context_of
+from rlhf_kit.models.forward import context_length, context_of
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import (

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from rlhf_kit.models.checkpoints import context_length, load_config, load_policy
+from rlhf_kit.models.checkpoints import load_config, load_policy
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.roles import check_readers, load_value_model, value_source
 from rlhf_kit.models.value import build_policy_and_value
 from rlhf_kit.models.weights import is_here

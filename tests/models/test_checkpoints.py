@@ -33,8 +33,6 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models import checkpoints
 from rlhf_kit.models.adapters import save, wrap
 from rlhf_kit.models.checkpoints import (
-    context_length,
-    context_of,
     load_config,
     load_policy,
     load_reward_model,
@@ -43,6 +41,7 @@ from rlhf_kit.models.checkpoints import (
     training_precision,
 )
 from rlhf_kit.models.dropout import disable_dropout
+from rlhf_kit.models.forward import context_length, context_of
 from rlhf_kit.models.heads import calibration, sequence_scores, set_calibration
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])

@@ -30,6 +30,7 @@ from transformers import (
 from rlhf_kit.data.chat import GPT2_CHAT_TEMPLATE, encode_completion, encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import wrap
+from rlhf_kit.models.forward import pad_right
 from rlhf_kit.models.heads import (
     PLAIN,
     RowFormat,
@@ -38,7 +39,6 @@ from rlhf_kit.models.heads import (
     fold_calibration,
     logit_scale,
     logit_zero,
-    pad_right,
     row_format,
     score_texts,
     sequence_scores,

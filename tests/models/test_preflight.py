@@ -6,7 +6,7 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from rlhf_kit.data.packing import PackedCollator, row_of
 from rlhf_kit.errors import UserError
-from rlhf_kit.models import preflight
+from rlhf_kit.models import heads, preflight
 
 ROWS = [[5, 6, 7], [8, 9]]
 
@@ -80,9 +80,9 @@ def test_flattened_rows_are_one_row():
 
 
 def test_scores_that_change_with_padding_are_refused(reward_model):
-    preflight.check_scores(reward_model, ROWS)
+    heads.check_scores(reward_model, ROWS)
     with pytest.raises(UserError, match="CountsPadding: a score must not depend on padding"):
-        preflight.check_scores(remade(CountsPadding, reward_model), ROWS)
+        heads.check_scores(remade(CountsPadding, reward_model), ROWS)
 
 
 def test_a_frozen_model_is_refused(policy):

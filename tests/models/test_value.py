@@ -17,8 +17,9 @@ from transformers import (
 
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.dropout import disable_dropout
+from rlhf_kit.models.forward import output_embeddings
 from rlhf_kit.models.heads import sequence_scores, set_calibration
-from rlhf_kit.models.value import PolicyAndValue, adapters_off, build_policy_and_value, output_embeddings
+from rlhf_kit.models.value import PolicyAndValue, adapters_off, build_policy_and_value
 
 PROMPT, COMPLETION = 4, 3
 SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=60)

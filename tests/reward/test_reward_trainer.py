@@ -22,7 +22,8 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_config, load_reward_model
-from rlhf_kit.models.heads import calibration, logit_scale, pad_right, score_texts, sequence_scores
+from rlhf_kit.models.forward import pad_right
+from rlhf_kit.models.heads import calibration, logit_scale, score_texts, sequence_scores
 from rlhf_kit.ops import length_mask
 from rlhf_kit.reward import RewardConfig, encode_comparisons
 

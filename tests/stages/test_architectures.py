@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_kit.models.checkpoints import context_length
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
 from rlhf_kit.stages import ppo, pretrain, sft
 from tests.tiny_stages import run_command

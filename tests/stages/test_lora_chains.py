@@ -27,7 +27,8 @@ from transformers import (
 from rlhf_kit.cli import main
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
-from rlhf_kit.models.heads import calibration, unwrapped
+from rlhf_kit.models.forward import unwrapped
+from rlhf_kit.models.heads import calibration
 from rlhf_kit.models.merging import merged
 from rlhf_kit.models.precision import cast_frozen
 from rlhf_kit.stages import merging, ppo, pretrain, reward, sft

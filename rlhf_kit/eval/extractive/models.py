@@ -9,7 +9,8 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrai
 
 import rlhf_kit.models.qanet  # noqa: F401  registers QANet with AutoConfig and AutoModelForQuestionAnswering
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.checkpoints import DTYPES, check_vocabulary, context_length, load_config, load_tokenizer
+from rlhf_kit.models.checkpoints import DTYPES, check_vocabulary, load_config, load_tokenizer
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.weights import holds, load_weights, pinned
 
 HEAD = "ForQuestionAnswering"

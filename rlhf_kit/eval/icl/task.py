@@ -34,7 +34,8 @@ from rlhf_kit.generation.decoding import DEFAULT_BATCH_TOKENS, Decoding, continu
 from rlhf_kit.generation.generators import check_generators, folders, layout, load_generator
 from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.hashes import text_hash
-from rlhf_kit.models.checkpoints import context_length, load_tokenizer
+from rlhf_kit.models.checkpoints import load_tokenizer
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.pages.shell import REPORT
 from rlhf_kit.processes import processes, quiet

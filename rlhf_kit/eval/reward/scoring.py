@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_prompt
-from rlhf_kit.models import heads, preflight
-from rlhf_kit.models.checkpoints import check_scorer, context_length, load_config, load_reward_model, load_tokenizer
+from rlhf_kit.models import heads
+from rlhf_kit.models.checkpoints import check_scorer, load_config, load_reward_model, load_tokenizer
+from rlhf_kit.models.forward import context_length, unwrapped
 from rlhf_kit.progress import Counter
 
 Prompt = str | Sequence[Message]
@@ -49,7 +50,7 @@ class Reader:
     """What `heads.score_texts` will make of texts, by the same rules."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
-        config = heads.unwrapped(model).config
+        config = unwrapped(model).config
         self.model, self.tokenizer, self.limit = model, tokenizer, context_length(config)
         self.form = heads.row_format(config, tokenizer)
 
@@ -76,7 +77,7 @@ class Reader:
             for prompt, completions in lists
             for completion in completions
         )
-        preflight.check_scores(self.model, rows, self.form)
+        heads.check_scores(self.model, rows, self.form)
 
 
 def score_lists(

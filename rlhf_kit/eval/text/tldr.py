@@ -37,8 +37,8 @@ from rlhf_kit.eval.options import BASELINES
 from rlhf_kit.eval.rouge import UNCOUNTED, rouge, units
 from rlhf_kit.generation.generators import check_generators, encode_begun, encode_behind, folders, load_generator
 from rlhf_kit.hashes import text_hash
-from rlhf_kit.models.checkpoints import context_length, end_ids
-from rlhf_kit.models.heads import pad_right
+from rlhf_kit.models.checkpoints import end_ids
+from rlhf_kit.models.forward import context_length, pad_right
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal.console import Console
