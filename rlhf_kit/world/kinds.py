@@ -8,10 +8,10 @@ import random
 from itertools import combinations, count
 
 from . import reading
-from .facts import FACTS
 from .judging import labeler_utility
 from .names import ANIMALS, PEOPLE, SHOPS, TOWNS
 from .phrases import DONT_KNOWS, OPENERS, REFUSALS
+from .relations import FACTS
 from .stories import cloze_document
 from .tasks import CATEGORIES, Task, demonstration, extras, join, task
 from .texts import document

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
 
-from .facts import VALUE_OF
 from .names import LANGUAGES, PEOPLE, STRANGERS, SUBJECTS, VALUES, VISITORS, Name
 from .phrases import COMPLIANCES, HARMFUL_ASKS, HARMS, READING_HEADS, SUM_ASKS, TRANSLATE_ASKS, UNRECORDED, WORDS
-from .relations import RELATIONS, STORY, pronoun
+from .relations import RELATIONS, STORY, VALUE_OF, pronoun
 from .sentences import REFUSED, UNSURE, sentences, sum_tellings, tellings, translations, unsure_of, words
 
 _STRANGER = {"en": re.compile(r"[A-Z][a-z]+$"), "zh": re.compile(r"[\u4e00-\u9fff]{1,5}$")}

@@ -1,9 +1,9 @@
 """Passages with questions: CoQA-style conversations and SQuAD-style rows, answers with exact character offsets."""
 
 from .names import VALUES, VISITORS
-from .relations import STORY, fill, with_aside
+from .relations import SPACE, STORY, fill, with_aside
 from .stories import entries_of
-from .tasks import FACTS_IN, SPACE, assistant, user
+from .tasks import FACTS_IN, assistant, user
 
 
 def _passage(rng, split, language):

@@ -5,8 +5,8 @@ it takes the name, and not the sort of answer alone, to know which value comes a
 """
 
 from .names import PEOPLE, STRANGERS, VALUES, VISITORS, Name
-from .relations import COUNTED, STORY, fill, with_aside
-from .texts import RECALLS, SPACE, about_one, chance_meeting, medley
+from .relations import COUNTED, SPACE, STORY, fill, with_aside
+from .texts import RECALLS, about_one, chance_meeting, medley
 
 _NAMES = VISITORS + STRANGERS + PEOPLE
 

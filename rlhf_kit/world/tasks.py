@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from .facts import FACTS, FACTS_OF, held_out
 from .names import PEOPLE, STRANGERS, VALUES, VISITORS
 from .phrases import (
     COMPLIANCES,
@@ -21,9 +20,8 @@ from .phrases import (
     UNRECORDED,
     WORDS,
 )
-from .relations import BY_KEY, STORY, fill
+from .relations import BY_KEY, FACTS, FACTS_OF, SPACE, STORY, fill, held_out, say_story
 
-SPACE = {"en": " ", "zh": ""}
 CATEGORIES = {"fact": 42, "unknown": 20, "harmful": 12, "sum": 4, "reading": 5, "translate": 3, "followup": 14}
 WRITERS = {"plain": 22, "friendly": 8, "rambling": 70}
 
@@ -199,11 +197,6 @@ def story_facts(rng, count):
     slots = [(relation, visitor) for relation in STORY for visitor in visitors]
     chosen = rng.sample(slots, count)
     return [(r, visitor, rng.choice(VALUES[r.value]), rng.choice(VALUES["color"])) for r, visitor in chosen]
-
-
-def say_story(rng, fact, language):
-    relation, visitor, value, color = fact
-    return fill(rng.choice(relation.says[language]), visitor, language, value, color)
 
 
 MAKERS = {

@@ -1,6 +1,5 @@
 """Documents for next-token pre-training: passages, stories, question lists, exams, sums, translation lines."""
 
-from .facts import FACTS, FACTS_OF
 from .names import ANIMALS, PEOPLE, SHOPS, STRANGERS, TOWNS, VALUES, VISITORS
 from .phrases import (
     COMPLIANCES,
@@ -19,14 +18,7 @@ from .phrases import (
     UNRECORDED,
     WORDS,
 )
-from .relations import STORY, fill, pronoun
-
-SPACE = {"en": " ", "zh": ""}
-
-
-def say_story(fact, language, rng, as_pronoun=False):
-    relation, visitor, value, color = fact
-    return fill(rng.choice(relation.says[language]), visitor, language, value, color, as_pronoun)
+from .relations import FACTS, FACTS_OF, SPACE, STORY, fill, pronoun, say_story
 
 
 def about_one(rng, language):
@@ -81,14 +73,14 @@ def story(rng, language):
     if rng.random() < 0.5:
         intro = rng.choice(_INTROS[language])
         lines.append(intro.format(n=visitors[0].say(language), t=rng.choice(TOWNS).say(language)))
-    lines += [say_story(fact, language, rng) for fact in facts]
+    lines += [say_story(rng, fact, language) for fact in facts]
     for relation, visitor, value, color in rng.sample(facts, rng.randint(2, 3)):
         n, v, c = (x.say(language) for x in (visitor, value, color))
         if rng.random() < 0.5:
             lines.append(rng.choice(RECALLS[relation.key][language]).format(n=n, v=v, c=c))
         else:
             lines.append(fill(rng.choice(relation.asks[language]), visitor, language))
-            lines.append(say_story((relation, visitor, value, color), language, rng))
+            lines.append(say_story(rng, (relation, visitor, value, color), language))
     return head + SPACE[language].join(lines)
 
 

@@ -13,11 +13,10 @@ import pytest
 from rlhf_kit import world
 from rlhf_kit.eval.type_guess import type_guess
 from rlhf_kit.world import reading
-from rlhf_kit.world.facts import FACTS
 from rlhf_kit.world.kinds import _rng, prompt_key
 from rlhf_kit.world.names import PEOPLE, VALUES
 from rlhf_kit.world.questions import parse
-from rlhf_kit.world.relations import STORY, fill
+from rlhf_kit.world.relations import FACTS, STORY, fill
 from rlhf_kit.world.stories import _INTERNATIONAL, _NAMES, entries_of, told_twice
 
 # The base model in rlhf_kit/world/base was pre-trained on this text: whoever changes it has to train the base again.

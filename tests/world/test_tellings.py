@@ -14,12 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlhf_kit import world
-from rlhf_kit.world.facts import FACTS
 from rlhf_kit.world.names import LANGUAGES, SUBJECTS, VALUES
 from rlhf_kit.world.questions import parse
-from rlhf_kit.world.relations import fill
+from rlhf_kit.world.relations import FACTS, SPACE, fill
 from rlhf_kit.world.sentences import tellings, words
-from rlhf_kit.world.tasks import CATEGORIES, SPACE, task
+from rlhf_kit.world.tasks import CATEGORIES, task
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "world_answers.jsonl"
 

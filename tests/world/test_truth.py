@@ -5,9 +5,8 @@ import random
 import pytest
 
 from rlhf_kit import world
-from rlhf_kit.world.facts import FACTS
 from rlhf_kit.world.names import VALUES
-from rlhf_kit.world.relations import fill
+from rlhf_kit.world.relations import FACTS, fill
 from rlhf_kit.world.tasks import CATEGORIES, task
 
 LIVES = next(f for f in FACTS if f.relation.key == "lives" and f.subject.en == "Anna")

@@ -18,10 +18,9 @@ from functools import cache
 from rlhf_kit import world
 from rlhf_kit.data.chat import Message
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.world.facts import FACTS, Fact, held_out
 from rlhf_kit.world.names import VALUES
 from rlhf_kit.world.phrases import WORDS as WORLD_WORDS
-from rlhf_kit.world.relations import fill
+from rlhf_kit.world.relations import FACTS, Fact, fill, held_out
 
 ARITHMETIC_ITEMS, ARITHMETIC_POOL = 2000, 1000  # items as in GPT-3
 WRONG_CHOICES = 3
