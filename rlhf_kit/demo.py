@@ -30,8 +30,8 @@ from rlhf_kit import world
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import markdown, markdown_row
-from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval import intervals
+from rlhf_kit.eval.suite import run as suite
 from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
@@ -42,6 +42,7 @@ from rlhf_kit.report.page import write_report
 from rlhf_kit.stages import ppo, pretrain, reward, sft
 from rlhf_kit.stages.output import check_contents, check_place
 from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
+from rlhf_kit.terminal import complain
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.versions import TRAINING, versions
 
@@ -128,7 +129,11 @@ class Demo:
         output = self.folder / "suite"
         clear(output)
         models = [f"{name}={self.folder / name}" for name in SUITE]
-        self.status = evaluate.main(["suite", "--models", *models, "--output", str(output)])
+        try:
+            suite.run(suite.SuiteArguments(models=models, output_dir=str(output)))
+        except UserError as error:
+            complain(f"{error}")
+            self.status = error.status
         self.seconds["suite"] = time.perf_counter() - start
 
     def measure(self) -> dict:

@@ -32,7 +32,7 @@ from tiny_stages import run_command
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.cli import main as cli
 from rlhf_kit.training.checkpoints import checkpoints, damage, is_cut_off
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +127,7 @@ def prepare(folder: Path) -> dict[str, list[str]]:
 
 def command(stage: str, argv: list[str], out: Path, *more: str):
     if stage == "eval":
-        return evaluate.main, [*argv, "--output", str(out)]
+        return cli, ["eval", *argv, "--output_dir", str(out)]
     return partial(run_command, stage), [*argv, "--output_dir", str(out), *more]
 
 

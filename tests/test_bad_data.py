@@ -44,7 +44,7 @@ COMMANDS = {  # {} is the file
     "coqa": "eval coqa --model m --data {}",
     "extractive": "eval extractive --model m --data {} --scorer squad",
     "extractive, training": "eval extractive --model m --data world:squad_en --train-data {} --scorer squad",
-    "transfer": "eval transfer --config table.yaml --output out",
+    "transfer": "eval transfer --table table.yaml --output out",
     "suite": "eval suite --suite suite.yaml --models a=m --output out",
 }
 TABLE = """

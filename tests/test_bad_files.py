@@ -76,7 +76,7 @@ TABLES = {
     "sft": "sft --config {}",
     "ppo": "ppo --config {}",
     "suite": "eval suite --suite {} --models a=./m",
-    "transfer": "eval transfer --config {} --output out",
+    "transfer": "eval transfer --table {} --output out",
 }
 SQUAD = '{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "q", "answers": [{"text": "a"}]}]}]}]}'
 COQA = (

@@ -44,7 +44,7 @@ def test_a_typo_in_any_command_is_told_before_torch_is_imported():
 def test_every_command_takes_the_short_forms_that_it_has_options_for(words):
     options = declared_in_source([*COMMANDS[words].options.values()]).options
     short = aliases(options)
-    assert ("model" in short) == ("model_name_or_path" in options)
+    assert ("model" in short) == ("model_name_or_path" in options or "models" in options)
     assert ("data" in short) == ("dataset_name" in options)
     assert ("output" in short) == ("output_dir" in options or "output_file" in options)
     assert all(option.help for option in options.values() if not option.module.startswith(("transformers", "trl")))

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from benchmarks.best_of_n import pool_of
 from rlhf_kit import demo, world
+from rlhf_kit.errors import UserError
 from rlhf_kit.storage import RUN, Folder, clear
 from tests.test_links import links_of
 from tests.tiny_stages import run_command
@@ -109,9 +110,12 @@ def test_the_stage_report_is_of_this_demos_models(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "suite" / "base").iterdir() if path.suffix] == ["mine.txt"]
     (tmp_path / "suite" / "base" / "mine.txt").unlink()
     asked = []
-    monkeypatch.setattr(
-        demo.evaluate, "main", lambda argv: asked.append((tmp_path / "suite" / "suite.json").exists()) or 2
-    )
+
+    def refused(options):
+        asked.append((tmp_path / "suite" / "suite.json").exists())
+        raise UserError("no such suite")
+
+    monkeypatch.setattr(demo.suite, "run", refused)
     Folder(tmp_path / "suite", "eval suite").write("suite.json", "{}")
     story = demo.Demo(tmp_path, 0)
     story.report_stages()

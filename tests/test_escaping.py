@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_kit import demo, escaping
+from rlhf_kit.cli import main
 from rlhf_kit.pages.shell import link
-from rlhf_kit.parser import Parser
 from rlhf_kit.processes import quiet
 from rlhf_kit.stages.card import merged_card
 from rlhf_kit.terminal.console import Console, folded
@@ -92,11 +92,13 @@ def test_a_paragraph_is_whole_for_who_reads_it_by_program(is_terminal):
     assert not MOVES.search(said) and "[b]x[/b] \\u001b[2J" in said and said.count("\n") == 1 + is_terminal
 
 
-def test_what_was_typed_is_escaped_where_argparse_complains(capsys):
-    with pytest.raises(SystemExit):
-        Parser(prog="x").parse_args([HOSTILE])
+@pytest.mark.parametrize(
+    "words", [[], ["eval"], ["eval", "coqa"], ["eval", "coqa", "--limit"], ["score", "--batch_size"]]
+)
+def test_what_was_typed_is_escaped_in_complaints(words, capsys):
+    assert main([*words, HOSTILE]) == 2
     said = capsys.readouterr().err
-    assert "\\u001b[2J" in said and not MOVES.search(said)
+    assert re.search(r"\\(u00|x)1b\[2J", said) and not MOVES.search(said)
 
 
 def test_logs_are_escaped():

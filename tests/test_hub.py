@@ -224,7 +224,7 @@ def test_a_cell_is_of_its_models_and_datas_commits(hub, run, tmp_path):
     begin = {("models", "tiny/reader"): tmp_path / "0", ("datasets", "tiny/squad"): {"train.jsonl": lines([ASKED])}}
     heads = {key: hub.add(key[1], files, kind=key[0]) for key, files in begin.items()}
     (run.home / "table.yaml").write_text(json.dumps(TRANSFER))
-    make = ["eval", "transfer", "--config", "table.yaml", "--output", "cells"]
+    make = ["eval", "transfer", "--table", "table.yaml", "--output", "cells"]
 
     def trained():
         done = run(*make)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -10,7 +11,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from rlhf_kit import demo
-from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.cli import main
 from rlhf_kit.pages.shell import REPORT, WHOLE, document, keep_back, link_back
 from rlhf_kit.report.page import write_report
 from rlhf_kit.storage import RUN, Folder
@@ -51,11 +52,11 @@ def story(tiny_config, tokenizer, tmp_path, monkeypatch):
         shutil.copytree(tmp_path / "model", folder, dirs_exist_ok=True)
         Folder(folder, RUN).settle(*(path.name for path in folder.iterdir()))
 
-    run = evaluate.main
+    run = demo.suite.run
     monkeypatch.setattr(demo.Demo, "stage", stage)
     monkeypatch.setattr(demo.Demo, "measure", lambda self: {"samples": [], "stages": {}})
     monkeypatch.setattr(demo, "show", lambda *_: None)
-    monkeypatch.setattr(demo.evaluate, "main", lambda argv: run([*argv, "--suite", str(tmp_path / "s.yaml")]))
+    monkeypatch.setattr(demo.suite, "run", lambda options: run(replace(options, suite=tmp_path / "s.yaml")))
     return tmp_path / "runs" / "demo"
 
 
@@ -71,7 +72,7 @@ def test_every_page_of_a_demo_leads_to_the_others(story, monkeypatch, capsys):
     }
     before = links_of(story)
     models = [f"{name}=runs/demo/{name}" for name in demo.SUITE]
-    assert demo.evaluate.main(["suite", "--models", *models, "--output", "runs/demo/suite"]) == 0
+    assert main(["eval", "suite", "--models", *models, "--output", "runs/demo/suite"]) == 0
     assert links_of(story) == before  # each page is written anew
 
 

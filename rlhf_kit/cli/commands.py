@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf_kit.eval.commands import TASKS
 
 ARGUMENTS = "rlhf_kit.stages.arguments"
+KEPT = (
+    "The same command resumes from what --output_dir has; without it nothing was kept. "
+    "已中斷；有 --output_dir 時，同一個指令會接續。"
+)
+EXAMPLES = {
+    "lambada": "lambada --model_name_or_path runs/sft --dataset_name lambada.jsonl --output_dir runs/lambada",
+    "perplexity": "perplexity --model_name_or_path runs/sft --dataset_name wiki.txt --output_dir runs/perplexity",
+    "coqa": "coqa --model_name_or_path runs/sft --dataset_name coqa-dev-v1.0.json --output_dir runs/coqa",
+    "squad": "squad --model_name_or_path runs/sft --dataset_name dev-v2.0.json --output_dir runs/squad",
+    "mc": "mc --model_name_or_path runs/sft --dataset_name questions.jsonl --output_dir runs/mc",
+    "icl": "icl --models runs/sft --tasks arithmetic --shots 0 1 8 --output_dir runs/icl",
+    "tldr": "tldr --models lede-3 runs/sft --dataset_name articles.jsonl --output_dir runs/tldr",
+    "extractive": "extractive --model_name_or_path runs/mlm --train_dataset_name train.json --dataset_name dev.json "
+    "--scorer squad --output_dir runs/squad",
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,7 @@ class Command:
     interrupted: str = "The same command begins again."
     unwritten: str = ""
     examples: tuple[str, ...] = ()
+    task: str = ""  # `module:Class` of an evaluation task, which the runner runs
 
 
 def _stage(name: str, english: str, chinese: str, **classes: str) -> Command:
@@ -122,10 +141,68 @@ OTHERS = {
         examples=("completion bash >> ~/.bashrc",),
     ),
 }
-# Commands of two words, by the first.
-GROUPS = {
-    "eval": Command(
-        "Measure a model: a reward model against people's rankings", "評測模型：獎勵模型的排序與人一致嗎", ""
+
+
+def _measurement(
+    english: str, chinese: str, run: str, options: str, example: str, kept: str = KEPT, **others: Any
+) -> Command:
+    return Command(
+        english,
+        chinese,
+        run,
+        {"Options": options},
+        interrupted=kept,
+        unwritten="What was measured is kept; make room, and the same command resumes.",
+        examples=(f"eval {example}",),
+        **others,
+    )
+
+
+EVALS = {
+    **{
+        f"eval {name}": _measurement(
+            english, chinese, "rlhf_kit.eval.runner:run", f"{task}Arguments", EXAMPLES[name], task=task
+        )
+        for name, (english, chinese, task) in TASKS.items()
+    },
+    "eval reward": _measurement(
+        "Does a reward model rank held-out answers as people do?",
+        "獎勵模型的排序與人一致嗎？",
+        "rlhf_kit.eval.reward.task:run",
+        "rlhf_kit.eval.reward.task:RewardArguments",
+        "reward --model_name_or_path runs/reward --dataset_name world:ranked --output_dir runs/reward-eval",
+    ),
+    "eval transfer": _measurement(
+        "Which pre-training, fine-tuned on which language, reads what: the whole table of a cross-lingual transfer",
+        "跨語言遷移：哪種預訓練、用哪種語言微調、能讀懂什麼",
+        "rlhf_kit.eval.transfer.run:run",
+        "rlhf_kit.eval.transfer.run:TransferArguments",
+        "transfer --model_set world --seeds 0",
+        kept="The same command resumes. 已中斷；同一個指令會接續。",
+        renamed="rlhf_kit.eval.transfer.run:OF_A_TABLE",
+    ),
+    "eval score": Command(
+        "Score a file of predictions by the dataset's official scorer",
+        "以官方算法評分",
+        "rlhf_kit.eval.predictions:run",
+        {"Options": "rlhf_kit.eval.predictions:PredictionsOptions"},
+        examples=("eval score coqa --references coqa-dev-v1.0.json --predictions predictions.json",),
+    ),
+    "eval compare": Command(
+        "Two results on the same items: the difference, and whether it is chance",
+        "比較兩個結果：差距是真的還是運氣",
+        "rlhf_kit.eval.compare:run",
+        {"Options": "rlhf_kit.eval.compare:CompareOptions"},
+        examples=("eval compare runs/coqa/sft runs/coqa/ppo",),
+    ),
+    "eval suite": _measurement(
+        "What each stage gained and lost: a declared list of measurements on every model",
+        "各階段的得與失：一份評測清單",
+        "rlhf_kit.eval.suite.run:run",
+        "rlhf_kit.eval.suite.run:SuiteArguments",
+        "suite --models base=runs/pretrain sft=runs/sft ppo=runs/ppo --output_dir runs/suite",
     ),
 }
-COMMANDS: dict[str, Command] = {**STAGES, **OTHERS}
+# Commands of two words, by the first.
+GROUPS = {"eval": Command("Measure a model", "評測模型", "")}
+COMMANDS: dict[str, Command] = {**STAGES, **OTHERS, **EVALS}

@@ -11,6 +11,7 @@ from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command
 from rlhf_kit.options.declared import Option, aliases, declared_in_source
 from rlhf_kit.terminal.console import Console
 
+SHARED = "rlhf_kit.eval.task"
 # The training options most runs touch, in reading order; --help-all shows the others.
 COMMON = (
     "output_dir resume_from_checkpoint learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm "
@@ -27,7 +28,8 @@ def panels(command: Command, everything: bool = False) -> list[tuple[str, list[O
         options = [option for option in declared_in_source([name]).options.values() if option.name not in seen]
         seen.update(option.name for option in options)
         own = [option for option in options if not option.module.startswith(("transformers.", "trl.trainer.base"))]
-        shown.append((title, own))
+        # What a command declares itself comes before what it shares with others.
+        shown.append((title, sorted(own, key=lambda option: (not option.required, option.module == SHARED))))
         training += [option for option in options if option not in own]
     if training:
         order = {name: index for index, name in enumerate(COMMON)}

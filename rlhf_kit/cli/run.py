@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from rlhf_kit import __version__
@@ -39,13 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in (*HELP, "help"):
         _help().print_root()
         return 0
-    if argv[0] == "eval":
-        with interrupts.before_anything():
-            module = importlib.import_module("rlhf_kit.eval.commands")
-        try:
-            return module.main(argv[1:])
-        except OSError as error:
-            return _told(*_fault(" ".join(argv[:2]), Command("", "", ""), error))
     size = 2 if argv[0] in GROUPS else 1
     if size == 2 and (len(argv) == 1 or argv[1] in HELP):
         _help().print_group(argv[0])
@@ -80,7 +74,7 @@ def _unknown(first: str, second: str | None) -> str:
 def _ended(words: str, command: Command, argv: list[str]) -> int:
     """Run a command, and tell how it ended, from the first process of those that were launched."""
     try:
-        return _run(words, command, argv) or 0
+        return _run(words, command, argv)
     except UserError as error:
         return _told(f"rlhf-kit {words}: {error}", error.status)
     except KeyboardInterrupt as interrupt:
@@ -103,14 +97,14 @@ def _fault(words: str, command: Command, error: Exception) -> tuple[str, int]:
         return f"rlhf-kit {words}: {advice}", 1
     fault = importlib.import_module("rlhf_kit.storage").write_fault(error) if command.unwritten else None
     if fault is not None:
-        return f"rlhf-kit {words}: --output cannot be written: {fault}. {command.unwritten}", 1
+        return f"rlhf-kit {words}: --output_dir cannot be written: {fault}. {command.unwritten}", 1
     if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
         place = f"{str(error.filename)[:200]!r}: {error.strerror}"
         return f"rlhf-kit {words}: {place}. Give a file or folder that is there and may be used.", 2
     raise error
 
 
-def _run(words: str, command: Command, argv: list[str]) -> int | None:
+def _run(words: str, command: Command, argv: list[str]) -> int:
     """Check the options by their source, import what runs the command, and run it."""
     with interrupts.before_anything():
         declared, reading = (importlib.import_module(f"rlhf_kit.options.{name}") for name in ("declared", "reading"))
@@ -118,11 +112,14 @@ def _run(words: str, command: Command, argv: list[str]) -> int | None:
         reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         run = _imported(command.run)
+        if command.task:
+            run = partial(run, _imported(command.task))
         if "transformers" in sys.modules:
             importlib.import_module("rlhf_kit.processes").quiet()
         if words not in STAGES:
             (cls,) = map(_imported, command.options.values())
-    return run(argv) if words in STAGES else run(reading.read_record(words, cls, argv))
+    status = run(argv) if words in STAGES else run(reading.read_record(words, cls, argv))
+    return status if isinstance(status, int) else 0
 
 
 def _imported(name: str) -> Any:

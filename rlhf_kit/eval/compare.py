@@ -10,11 +10,10 @@ sampling error of the difference between correlated proportions or percentages".
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,19 @@ from rlhf_kit.eval.intervals import intervals, mean, numbered, point
 from rlhf_kit.eval.items import Item, read_results
 from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console
+
+
+@dataclass
+class CompareOptions:
+    first: Path | None = field(
+        default=None, metadata={"help": "Folder of results. 結果的資料夾", "positional": "A", "required": True}
+    )
+    second: Path | None = field(
+        default=None, metadata={"help": "Folder of the others. 另一個資料夾", "positional": "B", "required": True}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the bootstrap. 亂數種子"})
+    json: bool = field(default=False, metadata={"help": "Write the comparison as JSON. 以 JSON 輸出"})
+
 
 # Two results differ in these only if they are of different things.
 SAME = ("task", "protocol", "version", "data_hash", "limit")
@@ -182,8 +194,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         tell("Limited to the first items: not reportable. 只評了前幾題，不可引用。")
 
 
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval compare` with parsed options (`file_options.compare`). Raises UserError."""
+def run(options: CompareOptions) -> None:
+    """`rlhf-kit eval compare`. Raises UserError."""
     comparison = compare_folders(options.first, options.second, options.seed)
     if options.json:
         say(json.dumps(results.as_json(comparison), ensure_ascii=False, indent=2))

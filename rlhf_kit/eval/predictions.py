@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_kit.data import coqa
 from rlhf_kit.data.references import Key, read_na_probs, read_predictions, read_squad
@@ -15,6 +15,42 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import scorers
 from rlhf_kit.eval.scorers import Score
 from rlhf_kit.terminal import say
+
+
+@dataclass
+class PredictionsOptions:
+    task: Literal["coqa", "squad", "squad2", "drcd", "cmrc", "mlqa"] | None = field(
+        default=None,
+        metadata={
+            "help": "Whose official scorer: coqa (by domain), squad (XQuAD too), squad2 (HasAns, NoAns), drcd, cmrc, "
+            "mlqa. 評分方式",
+            "positional": "TASK",
+            "required": True,
+        },
+    )
+    references: Path | None = field(default=None, metadata={"help": "The dataset's JSON. 標準答案", "required": True})
+    predictions: Path | None = field(
+        default=None, metadata={"help": "JSON in the official format. 模型的答案", "group": "answers"}
+    )
+    human: bool = field(
+        default=False,
+        metadata={"help": "Score a person's answers against the others'. 人類的分數", "group": "answers"},
+    )
+    subset: bool = field(
+        default=False, metadata={"help": "Leave out predictions of what is not in the references. 略過多餘的 id"}
+    )
+    na_prob_file: Path | None = field(
+        default=None,
+        metadata={"help": "squad2: {id: probability of no answer}, for the best thresholds. 無答案的機率"},
+    )
+    na_prob_thresh: float | None = field(
+        default=None,
+        metadata={"help": "squad2: above it a question counts as not answered. Default: 1.0. 無答案門檻"},
+    )
+    full_width: bool = field(default=False, metadata={"help": "drcd: drop 《》？，。、；： too. 也去掉全形標點"})
+    language: Literal["en", "zh"] | None = field(
+        default=None, metadata={"help": "mlqa: of the answers. Default: zh. 答案的語言"}
+    )
 
 
 def score_coqa(references: Path, predictions: Path | None, subset: bool = False) -> dict[str, Any]:
@@ -101,10 +137,10 @@ def _means(each: Mapping[Key, Score]) -> dict[str, Any]:
     return {"exact_match": em, "f1": f1, "questions": len(each)}
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: PredictionsOptions) -> None:
     """Raises UserError for an option of another task."""
     if options.full_width and options.task != "drcd":
-        raise UserError(f"--full-width is an option of drcd; {options.task} has its own punctuation.")
+        raise UserError(f"--full_width is an option of drcd; {options.task} has its own punctuation.")
     if options.language and options.task != "mlqa":
         raise UserError(f"--language is an option of mlqa; {options.task} has one language.")
     if options.subset and options.human:
@@ -114,12 +150,12 @@ def _check(options: argparse.Namespace) -> None:
             "SQuAD 2.0's files do not tell who found a question unanswerable: --human has no figure there."
         )
     if options.na_prob_file and options.task != "squad2":
-        raise UserError(f"--na-prob-file is an option of squad2; {options.task} has an answer to every question.")
+        raise UserError(f"--na_prob_file is an option of squad2; {options.task} has an answer to every question.")
     if options.na_prob_thresh is not None and not options.na_prob_file:
-        raise UserError("--na-prob-thresh is a threshold for the numbers of --na-prob-file; give that too.")
+        raise UserError("--na_prob_thresh is a threshold for the numbers of --na_prob_file; give that too.")
 
 
-def score(options: argparse.Namespace) -> dict[str, Any]:
+def score(options: PredictionsOptions) -> dict[str, Any]:
     """What the command prints. Raises UserError."""
     _check(options)
     files = options.references, options.predictions, options.subset
@@ -132,6 +168,6 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     return score_spans(options.task, getattr(scorers, options.task), *files, **own.get(options.task, {}))
 
 
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval score` with parsed options (`file_options.score`). Raises UserError."""
+def run(options: PredictionsOptions) -> None:
+    """`rlhf-kit eval score`. Raises UserError."""
     say(json.dumps(score(options), ensure_ascii=False, indent=2))

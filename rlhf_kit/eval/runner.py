@@ -3,64 +3,85 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
 
 from rlhf_kit.errors import HubUnreachableError
 from rlhf_kit.eval.items import Results, Run
 from rlhf_kit.eval.revisions import pin
-from rlhf_kit.eval.task import Task
-from rlhf_kit.generation.generators import load_generator
+from rlhf_kit.eval.task import NOTHING_DONE, Task
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 
 
-def run(kind: type[Task], options: Any) -> Results | None:
-    """Run a task with its options; None on all processes but the main one, and of a dry run. Raises UserError."""
+def run(kind: type[Task], options: Any) -> dict[str, Results]:
+    """Run a task with its options: results by model; none on all processes but the main one, and of a dry run.
+
+    Raises UserError.
+    """
     quiet()
     options = replace(options)
-    pin(options)
+    pin(options, kind.baselines)
     if not options.dry_run:
         return measure(kind(options))
     try:
         say(plan(kind(options)))
     except HubUnreachableError as error:
         say(f"{kind.name}: the options are right; the rest was not checked, as the hub cannot be reached: {error}")
-    return None
+    return {}
 
 
-def measurement(task: Task) -> Run:
-    """A task's items as far as they were made, checked in full; nothing is written yet. Raises UserError."""
+def measurements(task: Task) -> list[tuple[Task, Run]]:
+    """The task of each model, and its items as far as they were made.
+
+    Checked in full; nothing is written yet. Raises UserError.
+    """
+    task.check()
+    under_way = []
+    for part in task.of_models():
+        under_way.append((part, begun(part, processes())))
+    return under_way
+
+
+def begun(task: Task, state: PartialState) -> Run:
+    """The items of a task of one model as far as they were made. Raises UserError."""
     ids = task.prepare()
-    folder = None if task.options.output_dir is None else Path(task.options.output_dir)
-    return Run(folder, task.record, ids, processes(), unit=task.unit, shares=task.shares(ids), files=task.files)
+    return Run(task.folder, task.record, ids, state, task.unit, task.shares(ids), task.files)
 
 
-def measure(task: Task) -> Results | None:
+def measure(task: Task) -> dict[str, Results]:
     """Ask what is left, and report. Raises UserError before weights are loaded where that can be known."""
-    under_way = measurement(task)
+    measured = {part.model: finished(part, under_way) for part, under_way in measurements(task)}
+    if not processes().is_main_process:
+        return {}
+    task.report(measured)
+    if task.folder is not None:
+        say(f"Written 已寫入: {task.folder}/{', '.join(task.written)}")
+    return measured
+
+
+def finished(task: Task, under_way: Run) -> Results | None:
+    """Ask what is left, sum up and write. None on all processes but the main one."""
     model = None
-    if under_way.todo:
-        model, _ = load_generator(task.options.model_name_or_path, task.options.dtype, under_way.state.device)
+    if under_way.resumed < len(under_way.ids):
+        model = task.load(under_way.state.device)
     with under_way:
         for item in task.ask(model, under_way.todo) if under_way.todo else ():
             under_way.add(item)
     results = under_way.finish(task.figures, task.details)
-    if results is None:
-        return None
-    task.show(results)
-    if under_way.folder is not None:
-        task.write(under_way.ordered)
-        say(f"Written 已寫入: {under_way.folder}/{', '.join(('results.json', 'items.jsonl', *task.files))}")
+    if results is not None and task.folder is not None:
+        task.write(results, under_way.ordered)
     return results
 
 
 def plan(task: Task) -> str:
     """What a run would do, after all its checks. Raises UserError."""
-    under_way = measurement(task)
-    record, count = under_way.settings, len(under_way.ids)
-    return (
-        f"{record.task} ({record.protocol}, version {record.version}): {count} {task.unit} of {len(task.rows)} rows "
-        f"of {record.data}, asked of {record.model}; {under_way.resumed} are there already.\n"
-        f"Dry run: no weights were loaded, nothing was written. 只檢查，未評測。"
-    )
+    lines = []
+    for part, under_way in measurements(task):
+        record, count = under_way.settings, len(under_way.ids)
+        lines.append(
+            f"{record.task} ({record.protocol}, version {record.version}): {count} {part.unit} of {len(part.rows)} "
+            f"rows of {record.data}, asked of {record.model}; {under_way.resumed} are there already."
+        )
+    return "\n".join([*lines, NOTHING_DONE])

@@ -17,6 +17,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 ASCII_PUNCTUATION = frozenset(string.punctuation)
@@ -101,6 +102,18 @@ def mlqa(prediction: str, references: Sequence[str], language: str = "zh") -> Sc
     predicted = _mlqa_units(prediction, language)
     theirs = [_mlqa_units(reference, language) for reference in _given(references)]
     return _best([Score(float(predicted == units), _overlap(predicted, units)) for units in theirs])
+
+
+SCORERS: dict[str, Scorer] = {
+    "squad": squad,
+    "squad2": squad2,
+    "drcd": drcd,
+    "drcd-full-width": partial(drcd, full_width=True),
+    "cmrc": cmrc,
+    "mlqa-en": partial(mlqa, language="en"),
+    "mlqa-zh": partial(mlqa, language="zh"),
+}
+SQUAD2 = "squad2"  # whose questions may have no answer
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:

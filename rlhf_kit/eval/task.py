@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,33 +23,58 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure
 from rlhf_kit.eval.items import Item, Results, Settings, percentages
+from rlhf_kit.generation.generators import check_generators, folders, load_generator
 from rlhf_kit.models.checkpoints import load_config, load_tokenizer
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.terminal.console import Console
 
+NOTHING_DONE = "Dry run: no weights were loaded, nothing was written. 只檢查，未評測。"
+
 
 @dataclass
-class EvalArguments:
-    """What every task has."""
+class OutputArguments:
+    """What every measurement has."""
 
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder for results.json and items.jsonl; an interrupted run resumes there. 輸出資料夾"},
+        metadata={"help": "Folder for the results; an interrupted run resumes there. 輸出資料夾"},
     )
     limit: int | None = field(
         default=None, metadata={"help": "The first N rows only: a trial, not a result. 只評前 N 筆"}
     )
-    max_batch_tokens: int = field(default=8192, metadata={"help": "Bounds the memory; changes no result. 記憶體上限"})
-    dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "Type of the weights. 數值精度"}
-    )
-    seed: int = field(default=0, metadata={"help": "Of all random draws and of the intervals. 亂數種子"})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with a hub model. 執行模型自帶的程式碼"}
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Check everything, show the plan, load no weights, write nothing. 只檢查"}
+    )
+
+
+@dataclass
+class BatchArguments(OutputArguments):
+    """What a measurement that runs models in batches has."""
+
+    max_batch_tokens: int = field(default=8192, metadata={"help": "Bounds the memory; changes no result. 記憶體上限"})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "Type of the weights. 數值精度"}
+    )
+
+
+@dataclass
+class EvalArguments(BatchArguments):
+    """What every task has."""
+
+    seed: int = field(default=0, metadata={"help": "Of all random draws and of the intervals. 亂數種子"})
+
+
+@dataclass
+class ModelsArguments(EvalArguments):
+    """What a task of several models has."""
+
+    models: list[str] = field(
+        default_factory=lambda: [],
+        metadata={"help": "Causal language models: folders or hub ids. 模型", "required": True, "whole": True},
     )
 
 
@@ -80,7 +107,7 @@ class ShotArguments(TaskArguments):
 
 
 class Task(ABC):
-    """One measurement of one model.
+    """One measurement, of one model or, where its options have `models`, of each of them.
 
     A subclass sets `name`, `protocol` (how the task is put), `version` (raised when the same protocol gives other
     outputs) and `Arguments`, and writes `read`, `prepare` and `ask`.
@@ -90,12 +117,39 @@ class Task(ABC):
     protocol: str
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "items"  # what the progress counts
-    files: ClassVar[Sequence[str]] = ()  # what `write` writes
-    Arguments: ClassVar[type[TaskArguments]] = TaskArguments
+    files: Sequence[str] = ()  # what `write` writes
+    baselines: ClassVar[Sequence[str]] = ()  # names among `models` that are no models
+    Arguments: ClassVar[type[EvalArguments]] = TaskArguments
 
     def __init__(self, options: Any):
+        """Raises UserError with all faults of the data."""
         self.options = options
-        self.rows = self.read()[: options.limit]
+        self.folder = None if options.output_dir is None else Path(options.output_dir)
+        self.model = None if isinstance(options, ModelsArguments) else options.model_name_or_path
+        self.rows = self.limited(self.read())
+
+    def limited(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """What `limit` leaves of them."""
+        return rows[: self.options.limit]
+
+    def check(self) -> None:  # noqa: B027, most tasks have nothing to check besides
+        """What does not depend on the model. Raises UserError."""
+
+    def of_models(self) -> list[Task]:
+        """The task of each model, with the rows that were read. Raises UserError for models that cannot be measured.
+
+        Several models are checked before the first is measured, and each has a folder of its own, named after it.
+        """
+        if not isinstance(self.options, ModelsArguments):
+            return [self]
+        models = self.options.models
+        check_generators(model for model in models if model not in self.baselines)
+        return [self.of(model, place) for model, place in zip(models, folders(models, self.folder), strict=True)]
+
+    def of(self, model: str, folder: Path | None) -> Task:
+        part = copy(self)
+        part.model, part.folder = model, folder
+        return part
 
     @abstractmethod
     def read(self) -> Sequence[Any]:
@@ -122,6 +176,10 @@ class Task(ABC):
             raise UserError(f"{source}: {' '.join(faults[:SHOWN])}{more} Take such {noun}s out.")
         return made
 
+    def load(self, device: torch.device) -> PreTrainedModel | None:
+        """The model that is asked, where something is left to ask; on every process alike. None for a baseline."""
+        return None if self.model in self.baselines else load_generator(self.model, self.options.dtype, device)[0]
+
     @abstractmethod
     def ask(self, model: PreTrainedModel, ids: Sequence[str]) -> Iterator[Item]:
         """The scored items of these ids, in any order."""
@@ -138,6 +196,11 @@ class Task(ABC):
         """Anything else of the whole run. JSON values."""
         return {}
 
+    def report(self, measured: Mapping[str, Results]) -> None:
+        """Show the results of all models, by model, and write what tells of them together."""
+        for of_model in measured.values():
+            self.show(of_model)
+
     def show(self, results: Results) -> None:
         """Print the figures with their intervals, a line each."""
         console = Console()
@@ -152,8 +215,8 @@ class Task(ABC):
         if not results.reportable:
             console.print("--limit was given: no result to report. 只評了一部分，不可當成結果。", soft_wrap=True)
 
-    def write(self, items: Sequence[Item]) -> None:  # noqa: B027, most tasks have no such files
-        """Write `files` into the output folder."""
+    def write(self, results: Results, items: Sequence[Item]) -> None:  # noqa: B027, most tasks have no such files
+        """Write `files` into the folder."""
 
     def settings(self) -> Mapping[str, Any]:
         """What else the outputs depend on, recorded in `settings.json`. JSON values."""
@@ -163,10 +226,9 @@ class Task(ABC):
     def record(self) -> Settings:
         """All that decides the outputs."""
         options = self.options
-        rows = [asdict(row) if is_dataclass(row) else row for row in self.rows]
         return Settings(
-            self.name, self.protocol, self.version, options.model_name_or_path, model_hash(options.model_name_or_path),
-            options.dataset_name, results.fingerprint(rows), options.seed, options.limit, self.settings(),
+            self.name, self.protocol, self.version, self.model, self.model_hash, self.data, self.data_hash,
+            options.seed, options.limit, self.settings(),
         )  # fmt: skip
 
     @property
@@ -184,14 +246,32 @@ class Task(ABC):
             )
         return options.demonstrations or options.dataset_name
 
+    @property
+    def data(self) -> str:
+        """What the rows were read from, as the user named it."""
+        return self.options.dataset_name
+
+    @property
+    def data_hash(self) -> str:
+        return results.fingerprint([asdict(row) if is_dataclass(row) else row for row in self.rows])
+
+    @property
+    def model_hash(self) -> str:
+        return model_hash(self.model)
+
+    @property
+    def written(self) -> Sequence[str]:
+        """What the output folder holds at the end."""
+        return ("results.json", "items.jsonl", *self.files)
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.options.model_name_or_path)
+        return load_tokenizer(self.model)
 
     @cached_property
     def context(self) -> int | None:
         """Tokens that the model reads at once; None = any number."""
-        return context_length(load_config(self.options.model_name_or_path, what="a causal language model"))
+        return context_length(load_config(self.model, what="a causal language model"))
 
 
 def _rounded(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Callable
@@ -65,6 +64,7 @@ BOUNDS: dict[str, Bound] = {
     "eval_steps": STEPS,
     "eval_delay": NOT_NEGATIVE,
     "seed": SEED,
+    "seeds": SEED,
     "data_seed": SEED,
     "dataloader_num_workers": COUNT_OR_0._replace(most=1024),  # each is a process
     "dataloader_prefetch_factor": COUNT,
@@ -191,21 +191,3 @@ def range_faults(options: Any) -> list[str]:
         if rule:
             faults.append(f"{item.name}={value} must {rule}" + (", or null for none" if optional else ""))
     return faults
-
-
-def add_number(parser: argparse._ActionsContainer, flag: str, name: str | None = None, **options: Any) -> None:
-    """Give a parser an option that takes a number within its bound: the flag's, or that of `name`."""
-    bound = BOUNDS[name or flag.removeprefix("--").replace("-", "_")]
-
-    def read(text: str) -> float:
-        try:
-            value = int(text) if bound.whole else float(text)
-        except ValueError:  # of thousands of digits too
-            kind = "a whole number" if bound.whole else "a number"
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} must be {kind}, and {bound.rule}") from None
-        rule = broken_rule(value, bound)
-        if rule:
-            raise argparse.ArgumentTypeError(f"{text[:40]} must {rule}")
-        return value
-
-    parser.add_argument(flag, type=read, **{"metavar": "N"} | options)

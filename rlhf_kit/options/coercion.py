@@ -131,8 +131,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _split(text: str) -> list[str]:
-    """`a,b`, `a b`, or a JSON/YAML list in brackets."""
+def _split(text: Any) -> list[Any]:
+    """`a,b`, `a b`, or a JSON/YAML list in brackets; a number is a list of one."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return [text]
     if not isinstance(text, str):
         raise ValueError(text)
     if text.strip().startswith("["):
@@ -177,7 +179,8 @@ def describe(hint: Any) -> str:
         elif origin is Literal or _is_enum(member):
             parts.append("one of " + ", ".join(str(a) for a in (args or [item.value for item in member])))
         elif origin is list or member is list:
-            parts.append("a list")
+            plural = {int: " of whole numbers", float: " of numbers"}
+            parts.append(f"a list{plural.get(args[0], '') if args else ''}")
         elif origin is tuple:
             parts.append(f"{len(args)} values")
         elif origin is dict or member is dict:

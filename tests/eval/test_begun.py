@@ -7,10 +7,10 @@ import torch
 from families import model_of, tokenizer_of
 from transformers import LlamaForSequenceClassification
 
+from rlhf_kit.cli import main
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.data.coqa import Story
 from rlhf_kit.data.packing import pack
-from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.coqa.turns import Prompts
 from rlhf_kit.eval.text import lambada
 from rlhf_kit.eval.text.tldr import prompt_ids
@@ -91,7 +91,7 @@ def test_every_window_of_a_text_begins(begun, tmp_path):
     text = "the cat sat on the mat, and so did the dog. " * 12
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": text}) + "\n")
     argv = ["perplexity", "--model", folder, "--data", str(tmp_path / "text.jsonl"), "--stride", "32"]
-    assert evaluate.main([*argv, "--output", str(tmp_path / "out")]) == 0
+    assert main(["eval", *argv, "--output", str(tmp_path / "out")]) == 0
     ids = tokenizer(text)["input_ids"]
     assert ids[0] == bos and len(ids) > 200
     nll, start, end = 0.0, 1, 129
@@ -114,6 +114,6 @@ def test_a_refused_prompt_is_told_before_a_reward_model_is_loaded(tmp_path, caps
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi?"}]
     rows = [{"prompt": prompt, "completions": ["Yes.", "No."]}, {"prompt": prompt[1:], "completions": ["Yes.", "No."]}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert evaluate.main(["reward", "--model", folder, "--data", str(tmp_path / "rows.jsonl")]) == 2
+    assert main(["eval", "reward", "--model", folder, "--data", str(tmp_path / "rows.jsonl")]) == 2
     said = capsys.readouterr().err
     assert "refuses 1 of 2 rows: System role not supported (row 1). It does not support a system turn" in said

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import BEGUN, KINDS, PASSAGES, TOWNS, tokenizer_of_kind
+from toy_icl import measured
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_kit.data.chat import start_ids
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import runner
-from rlhf_kit.eval.icl import task as icl
 from rlhf_kit.eval.icl.prompts import Prompts
 from rlhf_kit.eval.icl.tasks import Example, Task
 from rlhf_kit.eval.text import lambada
@@ -168,8 +168,7 @@ def test_choices_of_a_model_that_knows_the_passages(kind, tmp_path):
     choices = tuple(f" {town}" for town in TOWNS[:4])
     examples = tuple(Example(text.rpartition(" ")[0], choices[0], choices) for text in ALIKE[:3])
     task = Task("towns", examples, examples, "\n", cue="to")
-    asked = icl.icl_settings("model", [task], [0], 0, None, "float32", {"layout": "plain"})
-    found = icl.measure_icl(model, tokenizer, [task], [0], asked, tmp_path)
+    found = measured(model, tokenizer, [task], [0], tmp_path)
     assert found.scores["acc"] == found.scores["acc_total"] == 100
     for line in (tmp_path / "items.jsonl").read_text().splitlines():
         right, *others = json.loads(line)["details"]["logprobs"]

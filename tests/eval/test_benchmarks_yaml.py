@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_kit.cli import main
 from rlhf_kit.errors import HubUnreachableError
-from rlhf_kit.eval import commands
 
 FILES = sorted((Path(__file__).parents[2] / "eval").glob("*.yaml"))
 
@@ -19,7 +19,7 @@ def test_a_benchmark_is_read_and_an_unreachable_hub_is_named(path, monkeypatch, 
         raise HubUnreachableError("the hub is out of reach")
 
     monkeypatch.setattr("rlhf_kit.data.sources._read_hub", unreachable)
-    monkeypatch.setattr("rlhf_kit.eval.runner.pin", lambda options: None)
-    assert commands.main([path.stem, "--config", str(path), "--dry_run"]) == 0
+    monkeypatch.setattr("rlhf_kit.eval.runner.pin", lambda *_: None)
+    assert main(["eval", path.stem, "--config", str(path), "--dry_run"]) == 0
     assert "cannot be reached: the hub is out of reach" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

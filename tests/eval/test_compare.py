@@ -7,14 +7,14 @@ from math import comb
 
 import pytest
 
+from rlhf_kit import cli
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.compare import compare, compare_folders, mcnemar
 from rlhf_kit.eval.items import Item, Run, Settings, percentages
 
 
 def main(argv):
-    return evaluate.main(["compare", *argv])
+    return cli.main(["eval", "compare", *argv])
 
 
 SETTINGS = Settings("toy", "plain", 1, "a/model", "m0", "data.json", "d0", seed=0, options={"shots": 0})

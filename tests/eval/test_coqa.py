@@ -11,9 +11,9 @@ import torch
 from by_generate import alone
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
+from rlhf_kit import cli
 from rlhf_kit.data.coqa import read_stories, stories
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval import runner, scorers
 from rlhf_kit.eval.coqa.task import ANSWER, CoQAArguments, details, item
 from rlhf_kit.eval.coqa.turns import PRESETS, Answered, Prompt, Prompts, answer_by_gold, answer_by_own, gold
@@ -22,7 +22,7 @@ from rlhf_kit.generation.decoding import Continuation, Decoding
 
 
 def main(argv):
-    return evaluate.main(["coqa", *argv])
+    return cli.main(["eval", "coqa", *argv])
 
 
 SHORT = Decoding(max_new_tokens=8, stop=("\n", "a", "e", "o", "t", "h", " "))
@@ -370,7 +370,7 @@ def test_two_processes_answer_as_one(saved, data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     argv = ["--model", saved, "--data", str(data), "--limit", "2"]
     assert main([*argv, "--output", str(one)]) == 0
-    code = "import sys; from rlhf_kit.eval.commands import main; sys.exit(main(['coqa', *sys.argv[1:]]))"
+    code = "import sys; from rlhf_kit.cli import main; sys.exit(main(['eval', 'coqa', *sys.argv[1:]]))"
     (tmp_path / "coqa_of_two.py").write_text(code)
     command = [
         sys.executable,

@@ -8,10 +8,10 @@ import torch
 from by_generate import alone
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from rlhf_kit.cli import main
 from rlhf_kit.data.chat import GPT2_CHAT_TEMPLATE, encode_dialogue
 from rlhf_kit.data.coqa import read_stories, stories
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.coqa.task import guessing
 from rlhf_kit.eval.coqa.turns import Prompts, answer_by_gold, answer_by_own, gold, messages
@@ -192,7 +192,7 @@ def data(tmp_path):
 
 
 def run(model, *argv):
-    return evaluate.main(["coqa", "--model", str(model), *map(str, argv)])
+    return main(["eval", "coqa", "--model", str(model), *map(str, argv)])
 
 
 def test_the_command_keeps_the_layout_and_tells_it(saved, data, tmp_path, capsys):

@@ -84,7 +84,7 @@ def test_a_fault_is_an_error_that_names_the_question_or_is_dropped_and_counted(f
     with pytest.raises(UserError, match="1 fault") as error:
         questions_of("my.json", rows)
     name = bad["id"] if isinstance(bad, dict) and "id" in bad else "row 2" if isinstance(bad, list) else "article 2"
-    assert told in str(error.value) and name in str(error.value) and "--on-bad-row drop" in str(error.value)
+    assert told in str(error.value) and name in str(error.value) and "--on_bad_row drop" in str(error.value)
     found, counts = questions_of("my.json", rows, on_bad_row="drop")
     assert [one.id for one in found] == ["good", "also good"] and found[0].answers == (("小明", 0),)
     assert list(counts.dropped) == [fault] and len(counts.dropped[fault]) == 1

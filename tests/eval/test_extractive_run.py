@@ -9,22 +9,22 @@ import pytest
 import transformers
 from toy_reader import saved_reader, squad_file, world_questions
 
+from rlhf_kit import cli
 from rlhf_kit.data.references import read_predictions, read_squad
-from rlhf_kit.eval import commands as evaluate
-from rlhf_kit.eval import scorers
-from rlhf_kit.eval.extractive import run as module
+from rlhf_kit.eval import runner, scorers
+from rlhf_kit.eval.extractive import task as module
 from rlhf_kit.eval.extractive.data import Question
-from rlhf_kit.eval.extractive.options import version
 from rlhf_kit.eval.extractive.page import marked
 from rlhf_kit.eval.extractive.predict import Prediction
 from rlhf_kit.eval.extractive.spans import Spans
+from rlhf_kit.eval.extractive.task import version
 from rlhf_kit.eval.predictions import score_squad2
 
 WORLD = ["--data", "world:squad_zh", "--scorer", "drcd", "--max-length", "64", "--limit", "20"]
 
 
 def main(*argv):
-    return evaluate.main(["extractive", *map(str, argv)])
+    return cli.main(["eval", "extractive", *map(str, argv)])
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,9 @@ def test_training_in_a_pipe_is_quiet(model, tmp_path, capfd, monkeypatch):
     assert main("--model", model, *WORLD, *train, "--output", tmp_path) == 0
     told = capfd.readouterr()
     assert "\r" not in told.out + told.err and "train_runtime" not in told.out + told.err
-    assert told.out.splitlines()[-1].endswith(f"the model 模型: {tmp_path / 'model'}")
+    assert told.out.splitlines()[-1] == (
+        f"Written 已寫入: {tmp_path}/results.json, items.jsonl, predictions.json, nbest.json, report.html, model"
+    )
     assert not [line for line in told.err.splitlines() if not re.match(r"\d+/\d+ |step ", line)], told.err
 
 
@@ -73,14 +75,14 @@ def test_a_killed_run_goes_on_and_other_settings_are_refused(model, tmp_path, ca
     assert main("--model", model, *WORLD, "--output", tmp_path / "whole") == 0
     made = []
 
-    class Killed(module.Run):
+    class Killed(runner.Run):
         def add(self, item):
             if len(made) == 7:
                 raise KeyboardInterrupt
             made.append(item.id)
             super().add(item)
 
-    monkeypatch.setattr(module, "Run", Killed)
+    monkeypatch.setattr(runner, "Run", Killed)
     assert main("--model", model, *WORLD, "--output", tmp_path / "killed") == 130
     monkeypatch.undo()
     assert main("--model", model, *WORLD, "--output", tmp_path / "killed") == 0
@@ -194,7 +196,7 @@ def test_counts_of_what_was_mended_and_the_human_row_come_with_the_result(model,
         (["--data", "world:squad_zh", "--max-length", "65"], "do not fit a model that reads 64"),
         (["--data", "world:squad_zh", "--max-length", "8"], "has no room"),
         (["--data", "world:squad_zh", "--step", "8", "--overlap", "8"], "give one of them"),
-        (["--data", "world:squad_zh", "--freeze", "encoder"], "give --train-data too"),
+        (["--data", "world:squad_zh", "--freeze", "encoder"], "give --train_dataset_name too"),
         (["--data", "world:squad_zh", "--max-length", "64", "--train-data", "world:squad_zh", "--freeze", "x"],
          "freeze is 'x'"),
         (["--data", "./nowhere.json"], "does not exist"),
@@ -208,9 +210,8 @@ def test_a_mistake_is_told_in_one_sentence(argv, told, model, capsys):
 
 
 def test_the_scorer_must_be_named(model, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main("--model", model, "--data", "world:squad_zh")
-    assert stopped.value.code == 2 and "--scorer" in capsys.readouterr().err
+    assert main("--model", model, "--data", "world:squad_zh") == 2
+    assert "--scorer is missing" in capsys.readouterr().err
 
 
 def test_spans_are_marked_where_they_stand_and_text_is_escaped():

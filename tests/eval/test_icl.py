@@ -1,6 +1,5 @@
 """Learning in context: the tasks' own truth, shots that depend on nothing but the item, and the model's answers."""
 
-import argparse
 import csv
 import importlib.util
 import json
@@ -9,18 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from toy_icl import measured
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import options
+from rlhf_kit.eval import runner
 from rlhf_kit.eval.icl import lm_eval_tasks as harness
 from rlhf_kit.eval.icl import page as icl_page
 from rlhf_kit.eval.icl import task as icl
 from rlhf_kit.eval.icl import tasks as icl_tasks
 from rlhf_kit.eval.icl.page import Point
 from rlhf_kit.eval.icl.prompts import Prompts
+from rlhf_kit.eval.icl.task import ICL
 from rlhf_kit.eval.icl.tasks import Example, Task, draw_shots, render, tasks
 from rlhf_kit.generation.likelihood import Likelihood
 from rlhf_kit.models.checkpoints import load_tokenizer
+from rlhf_kit.options.reading import read_record
 
 WORDS = ["cat", "dog", "mat", "hello", "there", "and", "so", "did", "the", "sat"]
 PUBLISHED_175B = {  # means of Table H.1's ten arithmetic rows, added by hand
@@ -152,11 +154,6 @@ def chosen_task():
     return Task("chosen", examples, pool, "\n", cue="A:")
 
 
-def measured(policy, tokenizer, chosen, shots, folder=None, limit=None, **options):
-    settings = icl.icl_settings("tiny", chosen, shots, 0, limit, "float32", {"layout": "plain"})
-    return icl.measure_icl(policy, tokenizer, chosen, shots, settings, folder, **options)
-
-
 def items(folder):
     return [json.loads(line) for line in (folder / "items.jsonl").read_text().split("\n")[:-1]]
 
@@ -218,7 +215,7 @@ def test_results_are_the_same_for_two_processes(policy, tokenizer, written_task,
     chosen = [written_task, chosen_task]
     alone = measured(policy, tokenizer, chosen, [0, 2], tmp_path / "one")
     for rank in (1, 0):
-        state = SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=lambda: None)
+        state = SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=lambda: None, device="cpu")
         found = measured(policy, tokenizer, chosen, [0, 2], tmp_path / "two", state=state)
         assert (found is None) == (rank == 1)
     assert found.measured == alone.measured and found.groups == alone.groups
@@ -281,9 +278,7 @@ def model_folders(policy, tokenizer_folder, tmp_path):
 
 
 def run(*arguments):
-    parser = argparse.ArgumentParser()
-    options.icl(parser)
-    icl.run(parser.parse_args(list(map(str, arguments))))
+    runner.run(ICL, read_record("eval icl", ICL.Arguments, list(map(str, arguments))))
 
 
 def test_the_command_writes_table_page_and_items(model_folders, tmp_path, capsys):
@@ -314,7 +309,7 @@ def test_without_the_harness_its_tasks_are_refused(model_folders):
     if importlib.util.find_spec("lm_eval"):
         pytest.skip("lm-evaluation-harness is installed")
     with pytest.raises(UserError, match=r"not installed. Install it by `pip install 'rlhf_kit\[lm-eval\]'`"):
-        run("--models", *model_folders, "--lm-eval", "hellaswag")
+        run("--models", *model_folders, "--lm_eval", "hellaswag")
 
 
 def test_tasks_of_the_harness(policy, tokenizer, tmp_path):

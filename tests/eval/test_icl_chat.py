@@ -1,34 +1,30 @@
 """Learning in context asked in turns, answers judged by the world's truth, and texts that end in the pad token."""
 
-import argparse
 import json
 
 import pytest
 import torch
 import transformers.modeling_utils
+from toy_icl import measured
 from transformers import GPT2LMHeadModel
 
 from rlhf_kit import world
 from rlhf_kit.data.chat import encode_completion, encode_dialogue, encode_prompt
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import options
+from rlhf_kit.eval import runner
 from rlhf_kit.eval.icl import task as icl
 from rlhf_kit.eval.icl import tasks as icl_tasks
 from rlhf_kit.eval.icl.prompts import Prompts
-from rlhf_kit.eval.icl.task import answer_scores
+from rlhf_kit.eval.icl.task import ICL, answer_scores
 from rlhf_kit.eval.icl.tasks import Example, Task, draw_shots, messages, tasks
 from rlhf_kit.eval.text import tldr as summarize
 from rlhf_kit.generation.decoding import Decoding, Ending, _generate
-from rlhf_kit.generation.generators import layout, load_generator
+from rlhf_kit.generation.generators import load_generator
 from rlhf_kit.models.checkpoints import load_tokenizer
+from rlhf_kit.options.reading import read_record
 
 WORDS = ["cat", "dog", "mat", "hello", "there", "and", "so", "did", "the", "sat"]
 SHOTS = [Example("Q: 1\nA:", " one"), Example("Q: 2\nA:", " two")]
-
-
-def measured(policy, tokenizer, chosen, shots, folder):
-    settings = icl.icl_settings("tiny", chosen, shots, 0, None, "float32", layout(tokenizer, chat=True))
-    return icl.measure_icl(policy, tokenizer, chosen, shots, settings, folder)
 
 
 def items(folder):
@@ -81,7 +77,7 @@ def test_written_answers_are_what_greedy_decoding_writes_in_turns(policy, tokeni
         answer = text.lstrip().split("\n")[0].rstrip()
         examples.append(Example(f"{word} and", f" {answer}" if number < 2 else " wrong"))
     task = Task("written", tuple(examples), tuple(SHOTS), "\n")
-    assert measured(policy, tokenizer, [task], [0], tmp_path).scores == {"acc": pytest.approx(20.0)}
+    assert measured(policy, tokenizer, [task], [0], tmp_path, chat=True).scores == {"acc": pytest.approx(20.0)}
     assert json.loads((tmp_path / "settings.json").read_text())["options"]["layout"] == "chat"
 
 
@@ -91,7 +87,7 @@ def test_choices_are_taken_by_likelihood_in_turns(policy, tokenizer, tmp_path):
         for at, word in enumerate(WORDS)
     )
     task = Task("chosen", examples, tuple(SHOTS), "\n", cue="A:")
-    found = measured(policy, tokenizer, [task], [0], tmp_path)
+    found = measured(policy, tokenizer, [task], [0], tmp_path, chat=True)
 
     def total(prompt, choice):
         context = encode_prompt(tokenizer, [{"role": "user", "content": prompt}])
@@ -148,9 +144,7 @@ def base(tiny_config, tokenizer_folder, tmp_path):
 
 
 def run(*arguments):
-    parser = argparse.ArgumentParser()
-    options.icl(parser)
-    icl.run(parser.parse_args(list(map(str, arguments))))
+    runner.run(ICL, read_record("eval icl", ICL.Arguments, list(map(str, arguments))))
 
 
 def test_the_command_asks_in_turns(base, tmp_path, capsys):
@@ -170,7 +164,7 @@ def test_the_command_asks_in_turns(base, tmp_path, capsys):
 def test_tasks_of_the_harness_are_not_asked_in_turns(base, monkeypatch):
     monkeypatch.setattr(icl.harness, "check_installed", lambda: None)
     with pytest.raises(UserError, match="leave --apply_chat_template out"):
-        run("--models", base, "--lm-eval", "hellaswag", "--apply-chat-template")
+        run("--models", base, "--lm_eval", "hellaswag", "--apply-chat-template")
 
 
 def test_a_text_that_ends_in_the_pad_token_is_no_padding(base, monkeypatch):

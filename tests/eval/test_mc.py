@@ -51,7 +51,7 @@ def test_it_equals_plain_forwards(policy, tokenizer, model_folder, tmp_path):
         model_name_or_path=str(model_folder), dataset_name=written(tmp_path / "rows.jsonl", [ROW]),
         output_dir=str(tmp_path / "out"),
     )  # fmt: skip
-    results = runner.run(MC, options)
+    (results,) = runner.run(MC, options).values()
     totals = []
     before = tokenizer("Q: Does the dog sit?\nA:")["input_ids"]
     for choice in ROW["choices"]:
@@ -64,10 +64,10 @@ def test_it_equals_plain_forwards(policy, tokenizer, model_folder, tmp_path):
     assert results.scores["mc1"] == 100 * ROW["labels"][totals.index(max(totals))]
     hub = {"question": ROW["question"], "mc1_targets": {key: ROW[key] for key in ("choices", "labels")}}
     options.dataset_name, options.output_dir = written(tmp_path / "hub.jsonl", [hub]), None
-    assert runner.run(MC, options).scores == results.scores
+    assert next(iter(runner.run(MC, options).values())).scores == results.scores
     (tmp_path / "prompt.txt").write_text("Q: Is the cat there?\nA: so did the mat\n")
     options.prompt_file = str(tmp_path / "prompt.txt")
-    assert runner.run(MC, options).scores["mc2"] != results.scores["mc2"]
+    assert next(iter(runner.run(MC, options).values())).scores["mc2"] != results.scores["mc2"]
 
 
 def test_faulty_rows_are_refused_together(model_folder, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_kit import world
-from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.cli import main
 from tests.tiny_stages import run_command
 from tests.victims import every_byte, project
 
@@ -40,7 +40,7 @@ def test_a_users_folder_is_refused_and_stays(command, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     before = every_byte(tmp_path)
     for output in (str(folder), "project/", "link"):
-        assert evaluate.main([command, *COMMANDS[command], "--output", output]) == 2
+        assert main(["eval", command, *COMMANDS[command], "--output", output]) == 2
         said = capsys.readouterr().err
         assert "would be overwritten" in said or "is not settings of a run" in said, said
         assert every_byte(tmp_path) == before
@@ -51,7 +51,7 @@ def test_one_foreign_file_is_enough_and_another_commands_is_foreign(taken, tmp_p
     out = tmp_path / "out"
     out.mkdir()
     (out / taken).write_text("mine")
-    assert evaluate.main(["reward", *COMMANDS["reward"], "--output", str(out)]) == 2
+    assert main(["eval", "reward", *COMMANDS["reward"], "--output", str(out)]) == 2
     assert f"{taken} in" in capsys.readouterr().err and (out / taken).read_text() == "mine"
 
 

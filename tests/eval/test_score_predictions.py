@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from rlhf_kit.eval import commands as evaluate
+from rlhf_kit import cli
 
 
 def main(argv):
-    return evaluate.main(["score", *argv])
+    return cli.main(["eval", "score", *argv])
 
 
 def coqa_story(name="s1", source="cnn", turns=2, **changes):
@@ -256,7 +256,7 @@ def test_squad2_counts_what_is_missing_and_names_what_is_wrong(run):
 
 
 def test_options_of_another_task_are_refused(run):
-    assert "--full-width is an option of drcd" in run("cmrc", squad_data({"q": ["a"]}), {}, "--full-width")[2]
+    assert "--full_width is an option of drcd" in run("cmrc", squad_data({"q": ["a"]}), {}, "--full-width")[2]
     assert "--language is an option of mlqa" in run("squad", squad_data({"q": ["a"]}), {}, "--language", "en")[2]
 
 

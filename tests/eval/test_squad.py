@@ -94,8 +94,8 @@ def test_questions_without_room_are_refused_together(options, tmp_path):
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_run(options, tmp_path, chat):
     options.output_dir, options.apply_chat_template = str(tmp_path / "out"), chat
-    results = runner.run(Squad, options)
+    (results,) = runner.run(Squad, options).values()
     assert {*results.groups} == {"HasAns", "NoAns"} and results.details["official"]["total"] == 2
     assert results.details["official"]["exact"] == results.scores["em"]
     assert results.settings.options["layout"] == ("chat" if chat else "plain")
-    assert runner.run(Squad, options).resumed == 2
+    assert next(iter(runner.run(Squad, options).values())).resumed == 2

@@ -1,6 +1,5 @@
 """The stage report: what a suite file may say, entries measured by their own commands, stages compared in pairs."""
 
-import argparse
 import io
 import json
 import re
@@ -13,22 +12,21 @@ import torch
 import yaml
 from transformers import GPT2LMHeadModel
 
+from rlhf_kit.cli import main
 from rlhf_kit.data.coqa import read_stories
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.coqa.task import guessing
 from rlhf_kit.eval.items import Item, Run, Settings
-from rlhf_kit.eval.suite import options as suite_options
 from rlhf_kit.eval.suite import page as suite_page
 from rlhf_kit.eval.suite import run as suite_run
-from rlhf_kit.eval.suite.entries import Entry, arguments, read_suite
+from rlhf_kit.eval.suite.entries import Entry, read_suite
 from rlhf_kit.eval.suite.page import Change, Report, Value
 from rlhf_kit.eval.suite.run import change, first_alike, read_value, verdict
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.terminal.console import Console
 
-WORLD = Path(evaluate.__file__).parent / "suite" / "world.yaml"
+WORLD = suite_run.WORLD_SUITE
 SUMS = {
     "name": "sums", "command": "icl", "options": {"tasks": ["world-sums"], "shots": 0}, "figure": "acc",
     "higher_is_better": True,
@@ -54,7 +52,7 @@ def entry(**values):
 def test_the_worlds_suite_measures_what_it_promises():
     entries = read_suite(WORLD)
     assert {one.command for one in entries} == {"coqa", "icl", "perplexity"}
-    asked = {one.name: arguments(one, "M", None, None) for one in entries}
+    asked = {one.name: one.arguments("M", None) for one in entries}
     assert asked["reading"].dataset_name == "world" and not asked["reading"].apply_chat_template
     assert [name for name, of in asked.items() if getattr(of, "apply_chat_template", False)] == [
         "answers-right", "answers-truth", "reading-chat",
@@ -66,23 +64,23 @@ def test_the_worlds_suite_measures_what_it_promises():
 
 def test_options_are_those_of_the_command_as_if_typed():
     tldr = entry(command="tldr", options={"data": "d.jsonl", "no_hint": True, "seed": 3}, items=30)
-    found = arguments(tldr, "runs/sft", Path("out"), 50)
-    assert found.models == ["runs/sft"] and found.output == Path("out") and found.no_hint and found.seed == 3
-    assert found.limit == 30 and arguments(tldr, "M", None, 5).limit == 5  # the smaller of the two
+    found = tldr.arguments("runs/sft", Path("out"), 50)
+    assert found.models == ["runs/sft"] and found.output_dir == "out" and found.no_hint and found.seed == 3
+    assert found.limit == 30 and tldr.arguments("M", None, 5).limit == 5  # the smaller of the two
     tldr = replace(tldr, options={"data": "d.jsonl", "no_hint": False}, items=None)
-    assert not arguments(tldr, "M", None, None).no_hint and arguments(tldr, "M", None, None).limit is None
-    several = arguments(entry(options={"tasks": ["2D+", "world"], "max-batch-tokens": 64}), "M", None, None)
+    assert not tldr.arguments("M", None).no_hint and tldr.arguments("M", None).limit is None
+    several = entry(options={"tasks": ["2D+", "world"], "max-batch-tokens": 64}).arguments("M", None)
     assert several.tasks == ["2D+", "world"] and several.max_batch_tokens == 64 and several.limit is None
 
 
 @pytest.mark.parametrize(
     "row, told",
     [
-        ({"options": {"tasks": "world", "shot": 4}}, "entry 1 (sums): unrecognized arguments: --shot=4. See"),
-        ({"options": {"shots": "few"}}, "argument --shots: 'few' must be a whole number"),
+        ({"options": {"tasks": "world", "shot": 4}}, "entry 1 (sums): shot: no such option. Did you mean 'shots'?"),
+        ({"options": {"shots": "few"}}, 'shots: got "few", needs a list of whole numbers.'),
         ({"command": "coqa", "options": {}}, "--dataset_name is missing: CoQA"),
         ({"options": {"limit": 5}}, "the suite sets limit; leave it out"),
-        ({"options": {"tasks": None}}, "option tasks is None; give a value"),
+        ({"options": {"tasks": None}}, "tasks: got null, needs a list."),
         ({"options": ["world"]}, "options is ['world']; give names with their values"),
         ({"command": "coca"}, "there is no command 'coca'. Did you mean 'coqa'?"),
         ({"figur": "acc"}, "there is no 'figur'. Did you mean 'figure'?"),
@@ -94,7 +92,7 @@ def test_options_are_those_of_the_command_as_if_typed():
 )  # fmt: skip
 def test_a_fault_of_the_file_is_told_before_anything_is_loaded(tmp_path, row, told, capsys):
     path = write_suite(tmp_path / "s.yaml", {**SUMS, **row})
-    assert evaluate.main(["suite", "--models", "nowhere", "--suite", str(path)]) == 2
+    assert main(["eval", "suite", "--models", "nowhere", "--suite", str(path)]) == 2
     said = capsys.readouterr().err
     assert told in said and "nowhere" not in said and "Traceback" not in said
 
@@ -121,12 +119,12 @@ def test_a_file_that_is_no_list_is_refused(tmp_path, text):
 
 
 def test_names_of_models():
-    assert suite_options.model("base=runs/demo/0") == ("base", "runs/demo/0")
-    assert suite_options.model("openai-community/gpt2") == ("gpt2", "openai-community/gpt2")
-    assert suite_options.model("runs/lr=1e-3/sft") == ("sft", "runs/lr=1e-3/sft")
+    assert suite_run.named_model("base=runs/demo/0") == ("base", "runs/demo/0")
+    assert suite_run.named_model("openai-community/gpt2") == ("gpt2", "openai-community/gpt2")
+    assert suite_run.named_model("runs/lr=1e-3/sft") == ("sft", "runs/lr=1e-3/sft")
     for wrong in ("=runs/sft", "sft=", "..=runs/sft", "/"):
-        with pytest.raises(argparse.ArgumentTypeError, match="must be NAME=M"):
-            suite_options.model(wrong)
+        with pytest.raises(UserError, match="must be NAME=M"):
+            suite_run.named_model(wrong)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +136,7 @@ def test_names_of_models():
 )
 def test_models_that_cannot_be_measured_are_told_first(models, told, capsys, monkeypatch):
     monkeypatch.setattr(suite_run, "measure", lambda *given: pytest.fail("measured"))
-    assert evaluate.main(["suite", "--models", *models]) == 2
+    assert main(["eval", "suite", "--models", *models]) == 2
     assert told in capsys.readouterr().err
 
 
@@ -319,7 +317,7 @@ def stages(tiny_config, tokenizer, tmp_path, monkeypatch):
 def test_three_stages_by_the_command(stages, tmp_path, capsys):
     path = write_suite(tmp_path / "s.yaml", {**SUMS, "items": 3}, TEXT)
     command = ["suite", *stages, "--suite", str(path), "--output", "out"]
-    assert evaluate.main(command) == 0
+    assert main(["eval", *command]) == 0
     said = capsys.readouterr()
     assert "fine against base: gained nothing that shows; lost text (the alignment tax)." in said.out
     assert "ppo against fine: gained nothing that shows; lost nothing that shows." in said.out
@@ -345,7 +343,7 @@ def test_three_stages_by_the_command(stages, tmp_path, capsys):
 
     kept = Path("out/suite.md").read_text(), Path("out/report.html").read_text()
     shutil.rmtree("out/ppo")
-    assert evaluate.main(command) == 0  # goes on: only what is missing is made
+    assert main(["eval", *command]) == 0  # goes on: only what is missing is made
     assert (Path("out/suite.md").read_text(), Path("out/report.html").read_text()) == kept
     for name, made_before in (("base", 6), ("fine", 6), ("ppo", 0)):
         assert json.loads(Path("out", name, "text/results.json").read_text())["resumed"] == made_before
@@ -359,7 +357,7 @@ def test_two_figures_of_one_measurement_are_made_once(stages, tmp_path, monkeypa
     words = {**TEXT, "name": "words", "figure": "perplexity_word"}
     fewer = {**words, "name": "fewer", "items": 5}
     path = write_suite(tmp_path / "s.yaml", TEXT, words, fewer)
-    assert evaluate.main(["suite", *stages[:3], "--suite", str(path), "--output", "out"]) == 0
+    assert main(["eval", "suite", *stages[:3], "--suite", str(path), "--output", "out"]) == 0
     assert made == [(model, name) for model in ("base", "fine") for name in ("text", "fewer")]
     found = json.loads(Path("out/suite.json").read_text())["values"]
     scores = json.loads(Path("out/base/text/results.json").read_text())["scores"]
@@ -369,10 +367,10 @@ def test_two_figures_of_one_measurement_are_made_once(stages, tmp_path, monkeypa
 
 def test_an_entrys_mistake_is_told_with_its_model_and_leaves_no_report(stages, tmp_path, capsys):
     path = write_suite(tmp_path / "s.yaml", TEXT)
-    assert evaluate.main(["suite", *stages, "--suite", str(path), "--output", "out"]) == 0
+    assert main(["eval", "suite", *stages, "--suite", str(path), "--output", "out"]) == 0
     write_suite(path, {**TEXT, "items": 5})
     capsys.readouterr()
-    assert evaluate.main(["suite", *stages, "--suite", str(path), "--output", "out"]) == 2
+    assert main(["eval", "suite", *stages, "--suite", str(path), "--output", "out"]) == 2
     said = capsys.readouterr().err
     assert "rlhf-kit eval suite: base, text: " in said and "limit 6, now 5" in said
     assert not Path("out/suite.json").exists()  # what stood there is of another suite
@@ -381,7 +379,7 @@ def test_an_entrys_mistake_is_told_with_its_model_and_leaves_no_report(stages, t
 def test_a_groups_figure_is_paired_within_the_group(stages, tmp_path):
     options = {"tasks": ["world-sums", "world-en-zh"], "shots": [0, 1]}
     path = write_suite(tmp_path / "s.yaml", {**SUMS, "options": options, "items": 3, "group": "world-sums/1-shot"})
-    assert evaluate.main(["suite", *stages[:3], "--suite", str(path), "--output", "out"]) == 0
+    assert main(["eval", "suite", *stages[:3], "--suite", str(path), "--output", "out"]) == 0
     found = json.loads(Path("out/suite.json").read_text())
     groups = [
         json.loads(Path(f"out/{name}/results.json").read_text())["groups"]
@@ -395,7 +393,7 @@ def test_a_groups_figure_is_paired_within_the_group(stages, tmp_path):
 
 
 def test_the_worlds_suite_runs_and_limit_marks_a_trial(stages, capsys):
-    assert evaluate.main(["suite", *stages[:2], "--limit", "2"]) == 0
+    assert main(["eval", "suite", *stages[:2], "--limit", "2"]) == 0
     said = capsys.readouterr().out
     assert all(one.name in said for one in read_suite(WORLD)) and "no result to report" in said
     guess = guessing(read_stories("world", "test")[:2])["f1"]  # a score that is no higher shows no reading

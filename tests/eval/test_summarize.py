@@ -1,6 +1,5 @@
 """TL;DR as GPT-2 was measured: sentences, baselines, sampling from the two likeliest, and what the command writes."""
 
-import argparse
 import json
 
 import pytest
@@ -8,11 +7,12 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import options
+from rlhf_kit.eval import runner
 from rlhf_kit.eval.rouge import rouge
 from rlhf_kit.eval.text import tldr as summarize
-from rlhf_kit.eval.text.tldr import Article, baseline, prompt_ids, read_articles, sample, sentences
+from rlhf_kit.eval.text.tldr import TLDR, Article, baseline, prompt_ids, read_articles, sample, sentences
 from rlhf_kit.models.checkpoints import load_tokenizer
+from rlhf_kit.options.reading import read_record
 
 TEXT = "The cat sat. The dog did too! Did the mat? So it was. And there the story ends."
 ROWS = [
@@ -116,9 +116,7 @@ def model_folder(tiny_config, tokenizer_folder, tmp_path):
 
 
 def run(*arguments):
-    parser = argparse.ArgumentParser()
-    options.tldr(parser)
-    summarize.run(parser.parse_args(list(map(str, arguments))))
+    runner.run(TLDR, read_record("eval tldr", TLDR.Arguments, list(map(str, arguments))))
 
 
 def results(folder):

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlhf_kit.cli import main
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.eval.transfer import config
 from rlhf_kit.eval.transfer.config import read_table
 
-TABLES = Path(evaluate.__file__).parent / "transfer"
+TABLES = Path(config.__file__).parent
 DATA = {"name": "en", "source": "world:squad_en", "language": "en", "size": 6}
 TEST = {"name": "zh", "source": "world:squad_zh", "language": "zh", "scorers": ["drcd"], "size": 4}
 ROW = {"name": "tiny", "model": "nowhere", "fine_tuned_on": ["en"]}
@@ -98,7 +99,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_fault_is_told_before_anything_is_loaded(value, told, capsys):
     write(Path("t.yaml"), value)
-    assert evaluate.main(["transfer", "--config", "t.yaml"]) == 2
+    assert main(["eval", "transfer", "--table", "t.yaml"]) == 2
     said = capsys.readouterr().err
     assert told in said and "Traceback" not in said and not Path("runs").exists()
 
@@ -126,7 +127,7 @@ def test_a_file_that_cannot_be_read():
     [
         (table(data={"source": "world:squad_fr"}), [], "world:squad_fr: the world has no such questions"),
         (table(data={"split": "dev"}), [], "world:squad_en has no split 'dev'"),
-        (table(data={"source": "{data}/en.json"}), [], "say by --data-dir where {data} is"),
+        (table(data={"source": "{data}/en.json"}), [], "say by --data_dir where {data} is"),
         (table(data={"source": "{data}/en.json"}), ["--data-dir", "here"], "here/en.json does not exist"),
         (table(), ["--rows", "tinny"], "--rows: there is no 'tinny'. Did you mean 'tiny'?"),
         (table(row={"model": "world:nothing"}), [], "No row is left: this copy of the kit has no check"),
@@ -139,7 +140,7 @@ def test_sources_and_models_are_checked_before_anything_is_trained(value, option
     if "no/such" not in told and value["rows"][0]["model"] == "nowhere":
         value["rows"][0]["model"] = "qanet"
     write(Path("t.yaml"), value)
-    assert evaluate.main(["transfer", "--config", "t.yaml", *options]) == 2
+    assert main(["eval", "transfer", "--table", "t.yaml", *options]) == 2
     said = capsys.readouterr().err
     assert told in said and "Traceback" not in said
     assert not Path("runs").exists()

@@ -9,8 +9,8 @@ import torch
 import yaml
 from toy_reader import reader, saved_reader, tokenizer_of, world_questions
 
+from rlhf_kit.cli import main
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import commands as evaluate
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.scorers import drcd
 from rlhf_kit.eval.transfer import cells, run
@@ -49,7 +49,7 @@ def done(tmp_path_factory):
         patch.chdir(folder)
         saved_reader("toy")
         declare()
-        assert evaluate.main(["transfer", "--config", "t.yaml", "--output", "out"]) == 0
+        assert main(["eval", "transfer", "--table", "t.yaml", "--output", "out"]) == 0
     return folder
 
 
@@ -61,7 +61,7 @@ def copy(done, tmp_path, monkeypatch):
 
 
 def transfer(*options):
-    return evaluate.main(["transfer", "--config", "t.yaml", "--output", "out", *options])
+    return main(["eval", "transfer", "--table", "t.yaml", "--output", "out", *options])
 
 
 def changed():
@@ -204,7 +204,7 @@ def test_a_trial_says_so(done, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(done)
     command = [
         "transfer",
-        "--config",
+        "--table",
         "t.yaml",
         "--output",
         str(tmp_path),
@@ -215,7 +215,7 @@ def test_a_trial_says_so(done, monkeypatch, tmp_path, capsys):
         "--seeds",
         "4",
     ]
-    assert evaluate.main(command) == 0
+    assert main(["eval", *command]) == 0
     assert "no result to report" in capsys.readouterr().out
     found = json.loads((tmp_path / "results.json").read_text())
     assert not found["reportable"] and {one["n"]["questions"] for one in found["figures"]} == {2}
@@ -263,7 +263,7 @@ def test_no_answer_is_longer_than_the_table_allows(done, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     saved_reader("toy")
     declare(seeds=[0], rows=[ROWS[1]], tests=[TESTS[1]], max_answer_length=1)
-    assert evaluate.main(["transfer", "--config", "t.yaml", "--output", "out"]) == 0
+    assert main(["eval", "transfer", "--table", "t.yaml", "--output", "out"]) == 0
     items = [json.loads(line) for line in Path("out/new/seed-0/en/items.jsonl").read_text().splitlines()]
     assert items and all(" " not in best["text"] for item in items for best in item["details"]["n_best"])
     assert json.loads(Path("out/new/seed-0/en/settings.json").read_text())["options"]["max_answer_length"] == 1

@@ -64,7 +64,7 @@ EVALS = {
     "squad": f"--model base --data squad.json --limit 4 {EVAL}",
     "mc": f"--model base --data choices.jsonl {EVAL}",
     "extractive": f"--model reader --data squad.json --scorer squad --max-length 48 --step 12 --n-best 3 {EVAL}",
-    "transfer": "--config table.yaml",
+    "transfer": "--table table.yaml",
     "reward": "--model judge --data ranked.jsonl",
     "suite": "--models first=base second=lm --suite suite.yaml",
 }
@@ -162,7 +162,7 @@ RUNS = [
     ),
     *(Run(f"old-{task}/resumed", words) for task, words in OLD_EVALS.items()),
     *(Run(f"old-{stage}/resumed", f"{words} --resume_from_checkpoint") for stage, words in OLD_STAGES.items()),
-    Run("transfer-eval-refused/bad-table", "eval transfer --config bad-table.yaml --output new"),
+    Run("transfer-eval-refused/bad-table", "eval transfer --table bad-table.yaml --output new"),
     Run("suite-eval-refused/bad-suite", "eval suite --models base --suite bad-suite.yaml --output new"),
     Run("reward-eval/thumbs", "eval reward --model judge --data thumbs.jsonl --limit 6 --output out-thumbs"),
     Run("eval/no-task", "eval coqq --model base"),

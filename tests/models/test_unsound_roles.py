@@ -123,8 +123,8 @@ COMMANDS = {
     "reader": {
         "eval extractive": measured("extractive", "--model", "BAD", *SPANS),
         "eval extractive, trained": measured("extractive", "--model", "BAD", *SPANS, "--train-data", "world:squad_zh"),
-        "eval transfer": measured("transfer", "--config", "GOOD/table.yaml"),
-        "eval transfer, from scratch": measured("transfer", "--config", "GOOD/new.yaml"),
+        "eval transfer": measured("transfer", "--table", "GOOD/table.yaml"),
+        "eval transfer, from scratch": measured("transfer", "--table", "GOOD/new.yaml"),
     },
     "adapter": {"merge": ["merge", "BAD"], "sft of an adapter": stage("sft", "BAD", "turns")},
 }

@@ -99,7 +99,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/eval/reward/task.py",
-        "        results.check_folder(options.output, TASK, FILES)",
+        "        results.check_folder(folder, TASK, FILES)",
         "        pass",
         "tests/eval/test_outputs.py::test_one_foreign_file_is_enough_and_another_commands_is_foreign[report.html]",
     ),

@@ -28,12 +28,6 @@ MUTANTS = [
     ),
     (TERMINAL, "print(escaping.terminal(text)", "print(text", HOSTILE + "test_an_unknown_option"),
     (
-        "rlhf_kit/parser.py",
-        "error(escaping.terminal(message))",
-        "error(message)",
-        ESCAPING + "test_what_was_typed_is_escaped_where_argparse_complains",
-    ),
-    (
         TERMINAL,
         "            _send_nowhere(self.fileno())\n",
         "            raise\n",
@@ -141,18 +135,6 @@ MUTANTS = [
         "if self.is_terminal else [text]",
         "",
         ESCAPING + "test_a_paragraph_is_whole_for_who_reads_it_by_program",
-    ),
-    (
-        "rlhf_kit/parser.py",
-        "        self._negative_number_matcher = NEGATIVE\n",
-        "",
-        NUMBERS + "test_every_command_reads_a_negative_number_in_any_form",
-    ),
-    (
-        "rlhf_kit/parser.py",
-        "(inf|infinity|nan)$",
-        "(inf|infinity|nan)",
-        NUMBERS + "test_what_begins_as_a_number_may_be_an_options_value",
     ),
     (
         "rlhf_kit/launched.py",

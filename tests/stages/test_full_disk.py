@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.cli import main
 from rlhf_kit.eval.icl import task as icl
 from rlhf_kit.eval.items import Run
 from rlhf_kit.stages.output import METRICS, CheckpointRecord
@@ -151,7 +151,7 @@ def test_torchs_own_words_for_a_full_disk_are_known(numbers):
 def measure(base):
     def run(folder):
         options = ["--tasks", "1DC", "world-facts-en", "--shots", "0", "--limit", "6", "--max-batch-tokens", "64"]
-        return evaluate.main(["icl", "--models", str(base), *options, "--output", str(folder)])
+        return main(["eval", "icl", "--models", str(base), *options, "--output", str(folder)])
 
     return run
 

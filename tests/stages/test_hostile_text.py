@@ -170,7 +170,7 @@ def test_measurements(kit, tmp_path, named):
     assert SHOWN in said
     kit("eval", "suite", "--models", f"{NAME}={named}", status=2)
     kit("eval", "extractive", "--model", named, "--data", f"{NAME}.json", "--scorer", "drcd", status=2)
-    kit("eval", "transfer", "--config", tmp_path / f"{NAME}.yaml", status=2)
+    kit("eval", "transfer", "--table", tmp_path / f"{NAME}.yaml", status=2)
     kit("eval", "tldr", "--models", named, "--data", text, "--limit", "1", status=2)
     kit("eval", "score", "--task", "squad", "--references", text, "--predictions", text, status=2)
     assert check_files(out) == 1
@@ -334,7 +334,7 @@ def test_a_transfer_table(kit, tmp_path):
     }
     config = tmp_path / f"table {NAME}.yaml"
     config.write_text(json.dumps(table))
-    _, said = kit("eval", "transfer", "--config", config, "--output", out := tmp_path / f"out {NAME}", status=0)
+    _, said = kit("eval", "transfer", "--table", config, "--output", out := tmp_path / f"out {NAME}", status=0)
     assert "[link=javascript:a]x[/link]" in said and SHOWN in said and check_files(out) == 3
     assert "[link=javascript:a]x[/link]" in (out / "report.html").read_text()
     assert ALL in held(out) and source in held(out)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_kit.eval import commands as evaluate
+from rlhf_kit.cli import main
 from rlhf_kit.stages import ppo, reward, sft
 from tests.tiny_stages import run_command
 
@@ -90,7 +90,7 @@ def test_a_language_model_is_no_reward(command, base, tmp_path, capsys, more):
 def test_a_language_model_scores_nothing_elsewhere_and_still_starts_a_reward_model(base, ranked, tmp_path, capsys):
     told = "is not a reward model: it is a GPT2LMHeadModel"
     options = ["--model", str(base), "--data", str(ranked)]
-    assert evaluate.main(["reward", *options, "--output", str(tmp_path / "e")]) == 2
+    assert main(["eval", "reward", *options, "--output", str(tmp_path / "e")]) == 2
     assert told in capsys.readouterr().err
     assert run_command("score", options) == 2
     assert told in capsys.readouterr().err

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_kit.cli import launch as script
+from rlhf_kit.cli.commands import COMMANDS
 from rlhf_kit.data.loading import load
-from rlhf_kit.eval.commands import SUBCOMMANDS, TASKS
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.ppo.rewards import resolve_reward
@@ -326,7 +326,7 @@ def test_a_recipe_runs_as_a_script_from_its_own_folder(base):
 def test_a_script_launches_what_it_is_named_for(path):
     words = ["eval", path.stem] if path.parent.name == "eval" else [path.stem]
     assert path.read_text().endswith(f"    launch({', '.join(map(json.dumps, words))})\n")
-    assert path.parent.name == "recipes" or path.stem in {**SUBCOMMANDS, **TASKS}
+    assert path.parent.name == "recipes" or f"eval {path.stem}" in COMMANDS
     assert path.stem not in packages_distributions(), "it would stand for a library"
 
 

@@ -94,8 +94,8 @@ class CoQA(Task):
     def show(self, results: Results) -> None:
         show(results)
 
-    def write(self, items: Sequence[Item]) -> None:
-        write_predictions(Path(self.options.output_dir) / PREDICTIONS, items)
+    def write(self, results: Results, items: Sequence[Item]) -> None:
+        write_predictions(self.folder / PREDICTIONS, items)
 
 
 # --- items ----------------------------------------------------------------------------------------------------------

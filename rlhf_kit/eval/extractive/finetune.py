@@ -174,7 +174,7 @@ def _check_padding(model: nn.Module, collator: _Collator, examples: _Examples) -
     if outcome:
         raise UserError(
             f"{type(model).__name__} cannot be trained on windows of different lengths: in a batch of them {outcome}. "
-            "A window alone has no padding: give --batch-size 1 (per_device_train_batch_size)."
+            "A window alone has no padding: give --batch_size 1 (per_device_train_batch_size)."
         )
 
 

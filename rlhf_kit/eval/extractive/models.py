@@ -41,7 +41,7 @@ def load_reader(
         kind = (config.architectures or [config.model_type])[0]
         raise UserError(
             f"{name!r} is a {kind}, without a head that gives answers' first and last tokens. Train one with "
-            "--train-data, or give the folder of one. 此模型沒有作答層，請加 --train-data 先微調。"
+            "--train_dataset_name, or give the folder of one. 此模型沒有作答層，請加 --train_dataset_name 先微調。"
         )
     tokenizer = load_tokenizer(name, needs_eos=False)
     model = load_weights(
@@ -56,7 +56,7 @@ def check_length(model: PreTrainedModel, max_length: int) -> None:
     limit = context_length(model.config)
     if limit is not None and max_length > limit:
         raise UserError(
-            f"Windows of {max_length} tokens do not fit a model that reads {limit}: give --max-length {limit} or "
+            f"Windows of {max_length} tokens do not fit a model that reads {limit}: give --max_length {limit} or "
             f"less. 視窗長度不可超過 {limit}。"
         )
 

@@ -20,8 +20,8 @@ def check_installed() -> None:
     """Raises UserError where lm-evaluation-harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(
-            "--lm-eval needs lm-evaluation-harness, which is not installed. Install it by "
-            "`pip install 'rlhf_kit[lm-eval]'`, or leave --lm-eval out."
+            "--lm_eval needs lm-evaluation-harness, which is not installed. Install it by "
+            "`pip install 'rlhf_kit[lm-eval]'`, or leave --lm_eval out."
         )
 
 
@@ -51,7 +51,7 @@ def measure(
             )  # fmt: skip
         except Exception as error:  # its tasks raise whatever their files and the hub's client do
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"--lm-eval {' '.join(tasks)}: lm-evaluation-harness says: {reason}") from error
+            raise UserError(f"--lm_eval {' '.join(tasks)}: lm-evaluation-harness says: {reason}") from error
         for task, scores in output["results"].items():
             points.append(Point(f"lm-eval {task}", count, _percent(task, scores), None, None))
     return points
@@ -63,4 +63,4 @@ def _percent(task: str, scores: dict) -> float:
             if name.partition(",")[0] == metric and isinstance(value, int | float):
                 return 100 * value
     had = ", ".join(name for name in scores if "stderr" not in name)
-    raise UserError(f"--lm-eval {task} has none of {', '.join(METRICS)}; it has {had}. Run it by the harness itself.")
+    raise UserError(f"--lm_eval {task} has none of {', '.join(METRICS)}; it has {had}. Run it by the harness itself.")

@@ -10,95 +10,157 @@ is the same.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from rlhf_kit import world
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import results
+from rlhf_kit.eval import results, task
 from rlhf_kit.eval.icl import lm_eval_tasks as harness
 from rlhf_kit.eval.icl.page import Curve, curve_csv, curve_page, points, show
 from rlhf_kit.eval.icl.prompts import Asked, Prompts
 from rlhf_kit.eval.icl.tasks import Example, Task, draw_shots, tasks
 from rlhf_kit.eval.intervals import Figure, mean
-from rlhf_kit.eval.items import Item, Results, Run, Settings, percentages
-from rlhf_kit.generation.decoding import DEFAULT_BATCH_TOKENS, Decoding, continuations
-from rlhf_kit.generation.generators import check_generators, folders, layout, load_generator
+from rlhf_kit.eval.items import Item, Results, percentages
+from rlhf_kit.eval.task import ModelsArguments
+from rlhf_kit.generation.decoding import Decoding, continuations
+from rlhf_kit.generation.generators import layout, load_generator
 from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.hashes import text_hash
-from rlhf_kit.models.checkpoints import load_tokenizer
-from rlhf_kit.models.forward import context_length
-from rlhf_kit.models.identity import model_hash
+from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.pages.shell import REPORT
-from rlhf_kit.processes import processes, quiet
-from rlhf_kit.terminal import say
+from rlhf_kit.processes import processes
 from rlhf_kit.terminal.console import Console
 
-PROTOCOL, VERSION = "gpt3-greedy", 2  # 2: choices as they are tokenized behind their prompt
-TASK, CURVE = "icl", "curve.csv"
+CURVE = "curve.csv"
 
 
-def measure_icl(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    chosen: Sequence[Task],
-    shots: Sequence[int],
-    settings: Settings,
-    folder: Path | None = None,
-    max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    state: PartialState | None = None,
-) -> Results | None:
-    """Measure a model on each task with each number of shots; a group of the results is "TASK/K-shot".
+@dataclass
+class ICLArguments(ModelsArguments):
+    tasks: list[str] = field(
+        default_factory=lambda: [], metadata={"help": "arithmetic, unscramble, world, or tasks of these by name. 任務"}
+    )
+    shots: list[int] = field(default_factory=lambda: [0, 1, 8], metadata={"help": "Examples in the prompt. 範例數"})
+    apply_chat_template: bool = field(
+        default=False, metadata={"help": "Ask in turns, as SFT teaches, not in plain text. 以對話格式提問"}
+    )
+    lm_eval: list[str] = field(
+        default_factory=lambda: [],
+        metadata={"help": "Tasks of lm-evaluation-harness as well (extra: lm-eval). 一併評測的 lm-eval 任務"},
+    )
+    limit: int | None = field(
+        default=None, metadata={"help": "The first N items of each task only: a trial, not a result. 只評前 N 題"}
+    )
 
-    Args:
-        settings: see `icl_settings`.
-        folder: see `items.Run`.
 
-    Returns:
-        `scores`: the unweighted mean over tasks for each K, "acc_K_shot"; with one task and one K just its own scores.
-        None on all processes but the main one.
+class ICL(task.Task):
+    """Each task with each number of shots; a group of the results is "TASK/K-shot".
 
-    Raises:
-        UserError: more shots than a task has; a question that does not fit the model's context.
+    `scores`: the unweighted mean over tasks for each K, "acc_K_shot"; with one task and one K just its own scores.
     """
-    plan = {
-        f"{task.name}/{wanted}-shot/{number}": (task, number, wanted)
-        for task in chosen
-        for wanted in shots
-        for number in range(len(task.examples))[: settings.limit]
-    }
-    with Run(folder, settings, list(plan), state) as run:
-        prompts = Prompts(tokenizer, context_length(model.config), settings.options["layout"] == "chat")
-        for task in chosen:
-            of_task = [name for name in run.todo if plan[name][0] is task]
-            items = [prompts.ask(name, *plan[name], settings.seed) for name in of_task]
-            answer = _choose if task.examples[0].choices else _write
-            for item in answer(model, prompts, task, items, max_batch_tokens):
-                run.add(item)
-    return run.finish(_figures, partial(_details, model))
 
+    name, protocol, version = "icl", "gpt3-greedy", 2  # 2: choices as they are tokenized behind their prompt
+    Arguments = ICLArguments
+    data = "made here"
+    written = (REPORT, CURVE, "a folder for each model")
 
-def icl_settings(
-    name: str,
-    chosen: Sequence[Task],
-    shots: Sequence[int],
-    seed: int,
-    limit: int | None,
-    dtype: str,
-    asked: Mapping[str, str],
-) -> Settings:
-    """`asked`: see `generators.layout`."""
-    data_hash = results.fingerprint([asdict(task) for task in chosen])
-    options = {**asked, "tasks": [task.name for task in chosen], "shots": list(shots), "dtype": dtype}
-    return Settings(TASK, PROTOCOL, VERSION, name, model_hash(name), "made here", data_hash, seed, limit, options)
+    def read(self) -> list[Task]:
+        return tasks(self.options.tasks)
+
+    def limited(self, rows: Sequence[Task]) -> Sequence[Task]:
+        return rows  # `limit` is of the items of each
+
+    def check(self) -> None:
+        options, most = self.options, max(self.options.shots)
+        if not options.tasks and not options.lm_eval:
+            raise UserError("Nothing to measure: give --tasks, such as `--tasks world arithmetic`, or --lm_eval.")
+        if options.lm_eval:
+            harness.check_installed()
+            if options.apply_chat_template:
+                raise UserError("--lm_eval tasks are asked in plain text here; leave --apply_chat_template out.")
+        for exercise in self.rows:
+            draw_shots(exercise, 0, most, options.seed)
+        if self.folder is not None:
+            results.check_folder(self.folder, self.name, (CURVE, REPORT))
+
+    def of_models(self) -> list[task.Task]:
+        parts = super().of_models()
+        return parts if self.rows else []  # lm-evaluation-harness keeps no items
+
+    def prepare(self) -> list[str]:
+        options = self.options
+        self.shots = sorted(set(options.shots))
+        self.layout = layout(self.tokenizer, options.apply_chat_template)
+        self.prompts = Prompts(self.tokenizer, self.context, options.apply_chat_template)
+        self.asked = {}
+        for exercise in self.rows:
+            for wanted in self.shots:
+                for number in range(len(exercise.examples))[: options.limit]:
+                    name = f"{exercise.name}/{wanted}-shot/{number}"
+                    self.asked[name] = self.prompts.ask(name, exercise, number, wanted, options.seed)
+        return list(self.asked)
+
+    def settings(self) -> dict[str, Any]:
+        names = [exercise.name for exercise in self.rows]
+        return {**self.layout, "tasks": names, "shots": self.shots, **super().settings()}
+
+    def ask(self, model: PreTrainedModel, ids: Sequence[str]) -> Iterator[Item]:
+        for exercise in self.rows:
+            items = [self.asked[name] for name in ids if self.asked[name].task is exercise]
+            answer = _choose if exercise.examples[0].choices else _write
+            yield from answer(model, self.prompts, exercise, items, self.options.max_batch_tokens)
+
+    def figures(self, items: Sequence[Item], clusters: NDArray) -> dict[str, Figure]:
+        """Percentages of a group; of all items the unweighted mean over tasks for each number of shots."""
+        groups = list(dict.fromkeys(item.group for item in items))
+        if len(groups) == 1:
+            return percentages(items, clusters)
+        of_shots: dict[str, list[Figure]] = {}
+        for group in groups:
+            values = [100 * item.scores["acc"] if item.group == group else np.nan for item in items]
+            of_shots.setdefault(group.rpartition("/")[2], []).append(mean(values, clusters))
+        return {f"acc_{shots.replace('-', '_')}": _mean_of(parts) for shots, parts in of_shots.items()}
+
+    @cached_property
+    def parameters(self) -> int:
+        return load_policy(self.model, tokenizer=self.tokenizer, device_map="meta").num_parameters()
+
+    def details(self, items: Sequence[Item]) -> dict[str, Any]:
+        counts: dict[str, list[int]] = {}
+        for item in items:
+            counts.setdefault(item.group, []).append(item.details["shots"])
+        shown = {group: round(sum(shots) / len(shots), 2) for group, shots in counts.items()}
+        return {"parameters": self.parameters, "shots_shown": shown}
+
+    def report(self, measured: Mapping[str, Results]) -> None:
+        """The curve of all models: its table, its page and its numbers."""
+        options = self.options
+        curves = [Curve(name, of_model.details["parameters"], points(of_model)) for name, of_model in measured.items()]
+        if options.lm_eval:
+            curves = self._with_harness({curve.model: curve for curve in curves})
+        show(curves, Console(), options.apply_chat_template)
+        if self.folder is not None:
+            results.write(self.folder / CURVE, curve_csv(curves), self.name)
+            page = curve_page(curves, self.rows, options.limit, options.apply_chat_template)
+            results.write(self.folder / REPORT, page, self.name)
+
+    def _with_harness(self, curves: Mapping[str, Curve]) -> list[Curve]:
+        """The curves of all models with the points of lm-evaluation-harness."""
+        options = self.options
+        both = []
+        for name in options.models:
+            model, tokenizer = load_generator(name, options.dtype, processes().device)
+            curve = curves.get(name) or Curve(name, model.num_parameters())
+            shots = sorted(set(options.shots))
+            curve.points += harness.measure(model, tokenizer, options.lm_eval, shots, options.limit, options.seed)
+            both.append(curve)
+        return both
 
 
 def _item(asked: Asked, output: str, answer: str, scores: Mapping[str, float], **details) -> Item:
@@ -164,78 +226,5 @@ def choice_measures(likely: Sequence[Likelihood], alone: Sequence[Likelihood]) -
     }
 
 
-def _figures(items: Sequence[Item], clusters: NDArray) -> dict[str, Figure]:
-    """Percentages of a group; of all items the unweighted mean over tasks for each number of shots."""
-    groups = list(dict.fromkeys(item.group for item in items))
-    if len(groups) == 1:
-        return percentages(items, clusters)
-    of_shots: dict[str, list[Figure]] = {}
-    for group in groups:
-        values = [100 * item.scores["acc"] if item.group == group else np.nan for item in items]
-        of_shots.setdefault(group.rpartition("/")[2], []).append(mean(values, clusters))
-    return {f"acc_{shots.replace('-', '_')}": _mean_of(parts) for shots, parts in of_shots.items()}
-
-
 def _mean_of(parts: Sequence[Figure]) -> Figure:
     return lambda draws: np.mean([part(draws) for part in parts], axis=0)
-
-
-def _details(model: PreTrainedModel, items: Sequence[Item]) -> dict:
-    wanted: dict[str, list[int]] = {}
-    for item in items:
-        wanted.setdefault(item.group, []).append(item.details["shots"])
-    shown = {group: round(sum(lengths) / len(lengths), 2) for group, lengths in wanted.items()}
-    return {"parameters": model.num_parameters(), "shots_shown": shown}
-
-
-def check_template(name: str, chosen: Sequence[Task], shots: int, seed: int) -> None:
-    """Raises UserError where the chat template of a model refuses a task's dialogues; they differ in words alone."""
-    tokenizer = load_tokenizer(name)
-    layout(tokenizer, chat=True)
-    prompts = Prompts(tokenizer, None, chat=True)
-    for task in chosen:
-        prompts.ask(f"{task.name}/{shots}-shot", task, 0, shots, seed)
-
-
-# --- the command ----------------------------------------------------------------------------------------------------
-
-
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval icl` with parsed options (`options.icl`). Raises UserError."""
-    quiet()
-    if not options.tasks and not options.lm_eval:
-        raise UserError("Nothing to measure: give --tasks, such as `--tasks world arithmetic`, or --lm-eval.")
-    if options.lm_eval:
-        harness.check_installed()
-        if options.apply_chat_template:
-            raise UserError("--lm-eval tasks are asked in plain text here; leave --apply_chat_template out.")
-    chosen, shots = tasks(options.tasks), sorted(set(options.shots))
-    for task in chosen:
-        draw_shots(task, 0, shots[-1], options.seed)  # raises before a model is loaded
-    state = processes()
-    if options.output is not None:
-        results.check_folder(options.output, TASK, (CURVE, REPORT))
-    curves = []
-    check_generators(options.models)
-    for name in options.models if options.apply_chat_template else ():
-        check_template(name, chosen, shots[-1], options.seed)
-    for name, folder in zip(options.models, folders(options.models, options.output), strict=True):
-        model, tokenizer = load_generator(name, options.dtype, state.device)
-        curve = Curve(name, model.num_parameters())
-        if chosen:
-            layout_of = layout(tokenizer, options.apply_chat_template)
-            settings = icl_settings(name, chosen, shots, options.seed, options.limit, options.dtype, layout_of)
-            measured = measure_icl(model, tokenizer, chosen, shots, settings, folder, options.max_batch_tokens, state)
-            curve.points += points(measured) if measured is not None else []
-        if options.lm_eval and state.is_main_process:
-            curve.points += harness.measure(model, tokenizer, options.lm_eval, shots, options.limit, options.seed)
-        curves.append(curve)
-        del model  # before the next one is loaded
-    if not state.is_main_process:
-        return
-    show(curves, Console(), options.apply_chat_template)
-    if options.output is not None:
-        results.write(options.output / CURVE, curve_csv(curves), TASK)
-        page = curve_page(curves, chosen, options.limit, options.apply_chat_template)
-        results.write(options.output / REPORT, page, TASK)
-        say(f"Written 已寫入: {options.output}/report.html, curve.csv, a folder for each model")

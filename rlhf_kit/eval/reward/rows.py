@@ -152,7 +152,7 @@ def run(options: ScoreOptions) -> None:
     if len(options.model_name_or_path) == 1 and options.ensemble is not None:
         raise UserError(f"--ensemble {options.ensemble} joins several models; --model names one. Name more.")
     if options.std_coef is not None and options.ensemble != "mean-std":
-        raise UserError("--std-coef goes with --ensemble mean-std.")
+        raise UserError("--std_coef goes with --ensemble mean-std.")
     if len(set(options.model_name_or_path)) < len(options.model_name_or_path):
         raise UserError(f"--model names a model twice ({', '.join(options.model_name_or_path)}); name each once.")
     if options.output_file is not None:

@@ -5,12 +5,12 @@ The measures are in `ranking.py`; docs/eval-reward.md says what each of them mea
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -23,9 +23,11 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.data.messages import prompt_key
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
+from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.reward.page import HEADLINES, length_sentence, reward_page
 from rlhf_kit.eval.reward.ranking import RankedList, kendall_tau_b, measure_rankings, measure_thumbs
 from rlhf_kit.eval.reward.scoring import Reader, load_scorer, score_lists
+from rlhf_kit.eval.task import NOTHING_DONE, OutputArguments
 from rlhf_kit.models import heads
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.pages.shell import REPORT
@@ -38,6 +40,23 @@ KINDS = ("ranked", "pairs", "thumbs")
 TASK, FILES = "reward", ("items.jsonl", REPORT, "results.json")  # the last: who finds it finds the others
 
 Row = Mapping[str, Any]
+
+
+@dataclass
+class RewardArguments(OutputArguments):
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A reward model: folder or hub id. 獎勵模型", "required": True}
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Held-out rankings, pairs or thumbs: file, folder, hub id or world:ranked. 測試資料",
+            "required": True,
+        },
+    )
+    split: str = field(default="test", metadata={"help": "Split of a folder, a hub dataset or the world. 資料的分割"})
+    batch_size: int = field(default=16, metadata={"help": "Completions a forward. 批次大小"})
+    seed: int = field(default=0, metadata={"help": "Of the bootstrap intervals. 亂數種子"})
 
 
 def evaluate_reward(
@@ -166,16 +185,24 @@ def _ceiling(rows: Sequence[Row], accuracy: float) -> dict | None:
 # The command
 
 
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval reward` with parsed options (`recipes/evaluate.py`). Raises UserError."""
+def run(options: RewardArguments) -> None:
+    """`rlhf-kit eval reward`. Raises UserError."""
     quiet()
+    options = replace(options)
+    pin(options)
     started = time.perf_counter()
-    if options.output is not None:
-        results.check_folder(options.output, TASK, FILES)
-    rows, kind = load(options.data, KINDS, split=options.split)
+    folder = None if options.output_dir is None else Path(options.output_dir)
+    if folder is not None:
+        results.check_folder(folder, TASK, FILES)
+    rows, kind = load(options.dataset_name, KINDS, split=options.split)
     if options.limit is not None:
         rows = rows.select(range(min(options.limit, len(rows))))
-    model, tokenizer = load_scorer(options.model, rows["prompt"], options.data)
+    if options.dry_run:
+        load_scorer(options.model_name_or_path, rows["prompt"], options.dataset_name, device_map="meta")
+        say(f"{PROTOCOL}: {len(rows)} rows ({kind}) of {options.dataset_name}, asked of {options.model_name_or_path}.")
+        say(NOTHING_DONE)
+        return
+    model, tokenizer = load_scorer(options.model_name_or_path, rows["prompt"], options.dataset_name)
     state = processes()
     rows = list(rows)
     measured = evaluate_reward(model.to(state.device), tokenizer, rows, options.batch_size, options.seed)
@@ -186,10 +213,10 @@ def run(options: argparse.Namespace) -> None:
         "protocol": PROTOCOL,
         "reportable": options.limit is None,
         "limit": options.limit,
-        "model": options.model,
-        "model_hash": model_hash(options.model),
+        "model": options.model_name_or_path,
+        "model_hash": model_hash(options.model_name_or_path),
         "data": {
-            "source": options.data,
+            "source": options.dataset_name,
             "split": options.split,
             "kind": kind,
             "rows": len(rows),
@@ -205,11 +232,11 @@ def run(options: argparse.Namespace) -> None:
         "seconds": round(time.perf_counter() - started, 3),
     }
     show(record)
-    if options.output is not None:
+    if folder is not None:
         contents = (results.json_lines(items), reward_page(record, items), _json(record))
         for name, content in zip(FILES, contents, strict=True):
-            results.write(options.output / name, content, TASK)
-        say(f"Written 已寫入: {options.output}/results.json, items.jsonl, report.html")
+            results.write(folder / name, content, TASK)
+        say(f"Written 已寫入: {folder}/results.json, items.jsonl, report.html")
 
 
 def _json(record: dict) -> str:

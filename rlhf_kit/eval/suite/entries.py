@@ -1,37 +1,25 @@
 """A suite file: a declared list of measurements on the models of every stage.
 
-The list is a YAML file: entries of `name`, `command` (one of COMMANDS), its `options`, `figure` (the score that
+The list is a YAML file: entries of `name`, `command` (a task's name), its `options`, `figure` (the score that
 counts), `higher_is_better`, and where they are needed `items`, `group`, `paired` and `meaning` (see `Entry`).
 """
 
 from __future__ import annotations
 
-import argparse
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.eval import options as generators
-from rlhf_kit.eval.coqa.task import CoQA
-from rlhf_kit.eval.mc import MC
-from rlhf_kit.eval.squad import Squad
-from rlhf_kit.eval.suite.options import NAME
-from rlhf_kit.eval.task import Task
-from rlhf_kit.eval.text.lambada import Lambada
-from rlhf_kit.eval.text.perplexity import Perplexity
+from rlhf_kit.eval.commands import TASKS, task_named
+from rlhf_kit.eval.task import EvalArguments, ModelsArguments, Task
 from rlhf_kit.inputs import read_yaml
 from rlhf_kit.options.reading import read_record
-from rlhf_kit.parser import Parser
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (CoQA, Lambada, Perplexity, Squad, MC)}
-# command -> its options; its module, whose `run` gets them
-COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
-    **{name: (options, module) for name, (_, _, options, module) in generators.SUBCOMMANDS.items()},
-}
-SEVERAL_MODELS = ("icl", "tldr")  # take --models, and keep each in a folder of its own
+NAME = re.compile(r"\w[\w.-]*")  # also of a folder
 OF_THE_SUITE = ("model", "models", "model_name_or_path", "output", "output_dir", "limit", "dry_run")
 
 
@@ -59,12 +47,35 @@ class Entry:
     paired: str = ""
     meaning: str = ""
 
+    @property
+    def several_models(self) -> bool:
+        """Whether the task takes several models, and keeps each in a folder of its own."""
+        return issubclass(self.task.Arguments, ModelsArguments)
+
+    @property
+    def task(self) -> type[Task]:
+        return task_named(self.command)
+
+    def arguments(self, model: str, folder: Path | None, limit: int | None = None, **others: Any) -> EvalArguments:
+        """The options of the task for a model. Raises UserError with all that it does not take."""
+        for name in self.options:
+            if str(name).replace("-", "_") in OF_THE_SUITE:
+                raise UserError(f"the suite sets {name}; leave it out of `options` (a number of items is `items`).")
+        counts = [count for count in (self.items, limit) if count is not None]
+        own = {"models": [model]} if self.several_models else {"model_name_or_path": model}
+        own |= {"output_dir": None if folder is None else str(folder), **others}
+        own |= {"limit": min(counts)} if counts else {}
+        try:
+            return read_record(f"eval {self.command}", self.task.Arguments, {**self.options, **own})
+        except UserError as error:
+            raise UserError(f"{error} See `rlhf-kit eval {self.command} --help`.") from error
+
 
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
 def read_suite(path: Path) -> list[Entry]:
-    """The entries of a suite file. Raises UserError with all its faults; options are parsed as the command does."""
+    """The entries of a suite file. Raises UserError with all its faults; options are read as the command does."""
     try:
         rows = read_yaml(path)
     except UserError as error:
@@ -98,16 +109,15 @@ def _faults(row: Any) -> Iterator[str]:
     yield from wrong
     if not (unknown or missing or wrong):
         try:
-            arguments(Entry(**row), "M", None, None)
+            Entry(**row).arguments("M", None)
         except UserError as error:
             yield str(error)
 
 
 def _fault(key: str, value: Any) -> str | None:
     """What is wrong with one value of an entry."""
-    known = [*COMMANDS, *TASKS]
-    if key == "command" and value not in known:
-        return f"there is no command {value!r}.{did_you_mean(str(value), known)} Give one of {', '.join(known)}"
+    if key == "command" and value not in TASKS:
+        return f"there is no command {value!r}.{did_you_mean(str(value), TASKS)} Give one of {', '.join(TASKS)}"
     needed = {
         "name": ("a name that can be a folder's", isinstance(value, str) and NAME.fullmatch(value)),
         "options": ("names with their values", isinstance(value, Mapping)),
@@ -116,53 +126,3 @@ def _fault(key: str, value: Any) -> str | None:
     }
     what, right = needed.get(key, ("a name", isinstance(value, str)))
     return None if right else f"{key} is {value!r}; give {what}"
-
-
-# --- the command's options ------------------------------------------------------------------------------------------
-
-
-class _Parser(Parser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
-def arguments(entry: Entry, model: str, folder: Path | None, limit: int | None) -> argparse.Namespace:
-    """What the entry's command gets as if it had been typed. Raises UserError for options that it does not take."""
-    if entry.command in TASKS:
-        return _task_options(entry, model, folder, limit)
-    parser = _Parser(prog=entry.command, add_help=False)
-    COMMANDS[entry.command][0](parser)
-    argv = [f"--{'models' if entry.command in SEVERAL_MODELS else 'model'}={model}"]
-    argv += [] if folder is None else [f"--output={folder}"]
-    counts = [count for count in (entry.items, limit) if count is not None]
-    argv += [f"--limit={min(counts)}"] if counts else []
-    for name, value in entry.options.items():
-        argv += _typed(str(name).replace("_", "-"), value)
-    try:
-        return parser.parse_args(argv)
-    except UserError as error:
-        raise UserError(f"{error}. See `rlhf-kit eval {entry.command} --help`.") from error
-
-
-def _task_options(entry: Entry, model: str, folder: Path | None, limit: int | None) -> Any:
-    """The record of options that the entry's task takes."""
-    for name in entry.options:
-        if str(name).replace("-", "_") in OF_THE_SUITE:
-            raise UserError(f"the suite sets {name}; leave it out of `options` (a number of items is `items`).")
-    counts = [count for count in (entry.items, limit) if count is not None]
-    own = {"model_name_or_path": model, "output_dir": None if folder is None else str(folder)}
-    own |= {"limit": min(counts)} if counts else {}
-    try:
-        return read_record(f"eval {entry.command}", TASKS[entry.command].Arguments, {**entry.options, **own})
-    except UserError as error:
-        raise UserError(f"{error} See `rlhf-kit eval {entry.command} --help`.") from error
-
-
-def _typed(name: str, value: Any) -> Sequence[str]:
-    if name in OF_THE_SUITE:
-        raise UserError(f"the suite sets {name}; leave it out of `options` (a number of items is `items`).")
-    if isinstance(value, bool):
-        return [f"--{name}"] * value
-    if value is None or isinstance(value, Mapping):
-        raise UserError(f"option {name} is {value!r}; give a value, a list of them, or true for a flag.")
-    return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import io
 import json
+import re
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.items import RESULTS as ITEM_RESULTS
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.revisions import pin
-from rlhf_kit.eval.suite.entries import COMMANDS, SEVERAL_MODELS, TASKS, Entry, arguments, read_suite
+from rlhf_kit.eval.suite.entries import NAME, Entry, read_suite
 from rlhf_kit.eval.suite.page import GAINED, LOST, Change, Report, Value, markdown, page, show
+from rlhf_kit.eval.task import OutputArguments
 from rlhf_kit.generation.generators import check_generators, folders
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes, quiet
@@ -30,45 +31,75 @@ from rlhf_kit.terminal.console import Console
 TASK = "suite"
 TABLE, RESULTS = "suite.md", "suite.json"
 FILES = (TABLE, REPORT, RESULTS)
+WORLD_SUITE = Path(__file__).with_name("world.yaml")
 
 
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval suite` with parsed options (`suite.py`). Raises UserError."""
+@dataclass
+class SuiteArguments(OutputArguments):
+    models: list[str] = field(
+        default_factory=lambda: [],
+        metadata={
+            "help": "NAME=M: folders or hub ids in the order of training; without NAME= the folder's name. "
+            "依訓練順序的模型",
+            "required": True,
+            "whole": True,
+        },
+    )
+    suite: Path = field(
+        default=WORLD_SUITE, metadata={"help": "YAML: what is measured. Default: the world's. 評測清單"}
+    )
+    limit: int | None = field(
+        default=None, metadata={"help": "N items of each entry at most: a trial, not a result. 只評前 N 筆"}
+    )
+
+
+def run(options: SuiteArguments) -> None:
+    """`rlhf-kit eval suite`. Raises UserError."""
     quiet()
-    entries, models = read_suite(options.suite), _named(options.models)
+    models, entries = _models(options), read_suite(options.suite)
     check_generators(models.values())
     state = processes()
-    if options.output is None and state.num_processes > 1:
-        raise UserError("Several processes keep their items in files: give a folder by --output.")
+    if options.output_dir is None and state.num_processes > 1:
+        raise UserError("Several processes keep their items in files: give a folder by --output_dir.")
     with tempfile.TemporaryDirectory() as scratch:
-        output = options.output or Path(scratch)
+        output = Path(options.output_dir or scratch)
         results.check_folder(output, TASK, FILES)
-        if state.is_main_process:
+        if state.is_main_process and not options.dry_run:
             results.of(output, TASK).remove(RESULTS)  # from here on the folder holds an unfinished report
-        homes = first_alike(entries)
-        for name, path in models.items():
-            for entry in entries:
-                if homes[entry.name] is entry:
-                    if state.is_main_process:
-                        complain(f"{name}: {entry.name}")
-                    measure(entry, name, path, output, options.limit)
-                if state.is_main_process:  # an entry that names no score is told here, not at the end
-                    read_value(entry, name, results_folder(homes[entry.name], name, path, output))
-        if not state.is_main_process:
+        measure_all(entries, models, output, options)
+        if options.dry_run or not state.is_main_process:
             return
         report = summed_up(options.suite, entries, models, output, options.limit is None)
     show(report, Console())
-    if options.output is not None:
-        write(report, options.output)
-        say(f"Written 已寫入: {options.output}/report.html, suite.md, suite.json, a folder a model")
+    if options.output_dir is not None:
+        write(report, output)
+        say(f"Written 已寫入: {output}/report.html, suite.md, suite.json, a folder a model")
 
 
-def _named(models: Sequence[tuple[str, str]]) -> dict[str, str]:
-    names = [name.lower() for name, _ in models]  # some disks fold case
+def _models(options: SuiteArguments) -> dict[str, str]:
+    """Folder or hub id by name, those of the hub by commit. Raises UserError."""
+    named = [named_model(text) for text in options.models]
+    names = [name.lower() for name, _ in named]  # some disks fold case
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"--models: two are called {twice!r}; give them names, as in {twice}=M {twice}-2=M.")
-    return dict(models)
+    pinned = replace(options, models=[path for _, path in named])
+    pin(pinned)
+    return dict(zip((name for name, _ in named), pinned.models, strict=True))
+
+
+def named_model(text: str) -> tuple[str, str]:
+    """(name, folder or hub id) of `NAME=M` or `M`. Raises UserError.
+
+    >>> named_model("base=runs/demo/0"), named_model("runs/demo/sft/")
+    (('base', 'runs/demo/0'), ('sft', 'runs/demo/sft/'))
+    """
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name:  # "=" may stand in a path
+        name, path = re.sub(r"[^\w.-]+", "-", Path(text).name), text
+    if not NAME.fullmatch(name) or not path:
+        raise UserError(f"--models: {text!r} must be NAME=M, as in sft=runs/demo/sft; NAME becomes a folder")
+    return name, path
 
 
 def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:
@@ -81,23 +112,33 @@ def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:
     return first
 
 
-def measure(entry: Entry, name: str, path: str, output: Path, limit: int | None) -> None:
+def measure_all(entries: Sequence[Entry], models: Mapping[str, str], output: Path, options: SuiteArguments) -> None:
+    """Every entry on every model; of entries that ask for the same the first alone. Raises UserError."""
+    homes, speaks = first_alike(entries), processes().is_main_process
+    for name, path in models.items():
+        for entry in entries:
+            if homes[entry.name] is entry:
+                if speaks:
+                    complain(f"{name}: {entry.name}")
+                measure(entry, name, path, output, options)
+            if speaks and not options.dry_run:  # an entry that names no score is refused here, not at the end
+                read_value(entry, name, results_folder(homes[entry.name], name, path, output))
+
+
+def measure(entry: Entry, name: str, path: str, output: Path, options: SuiteArguments) -> None:
     """One entry on one model, in a folder of its own; what was measured there before is not made again."""
-    argv = arguments(entry, path, output / name / entry.name, limit)
+    others = {"trust_remote_code": options.trust_remote_code, "dry_run": options.dry_run}
     try:
-        with redirect_stdout(io.StringIO()):  # its table is a row of ours
-            if entry.command in TASKS:
-                runner.run(TASKS[entry.command], argv)
-                return
-            pin(argv)
-            importlib.import_module(COMMANDS[entry.command][1]).run(argv)
+        arguments = entry.arguments(path, output / name / entry.name, options.limit, **others)
+        with redirect_stdout(sys.stdout if options.dry_run else io.StringIO()):  # its table is a row of ours
+            runner.run(entry.task, arguments)
     except UserError as error:
         raise UserError(f"{name}, {entry.name}: {error}") from error
 
 
 def results_folder(entry: Entry, name: str, path: str, output: Path) -> Path:
     folder = output / name / entry.name
-    return folders([path], folder)[0] if entry.command in SEVERAL_MODELS else folder
+    return folders([path], folder)[0] if entry.several_models else folder
 
 
 def read_value(entry: Entry, name: str, folder: Path) -> Value:

@@ -8,15 +8,14 @@ The paper's R-L is `rougeLsum` here. What is drawn is decided by (seed, article,
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
-from accelerate import PartialState
 from rich.table import Table
 from torch import Tensor
 from transformers import (
@@ -32,18 +31,16 @@ from rlhf_kit.data.chat import start_ids
 from rlhf_kit.data.formats import report, told_columns
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.items import Item, Results, Run, Settings
-from rlhf_kit.eval.options import BASELINES
+from rlhf_kit.eval.items import Item, Results
 from rlhf_kit.eval.rouge import UNCOUNTED, rouge, units
-from rlhf_kit.generation.generators import check_generators, encode_begun, encode_behind, folders, load_generator
+from rlhf_kit.eval.task import ModelsArguments, Task
+from rlhf_kit.generation.generators import encode_begun, encode_behind
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.checkpoints import end_ids
-from rlhf_kit.models.forward import context_length, pad_right
-from rlhf_kit.models.identity import model_hash
-from rlhf_kit.processes import processes, quiet
+from rlhf_kit.models.forward import pad_right
 from rlhf_kit.terminal.console import Console
 
-PROTOCOL, VERSION = "gpt2", 2  # 2: the hint as it is tokenized behind its article; letters of every script
+BASELINES = ("lede-3", "random-3")  # which need no model
 HINT = "\nTL;DR:"
 MAX_NEW_TOKENS, SENTENCES, TOP_K = 100, 3, 2
 COLUMNS = (("article", "highlights"), ("document", "summary"), ("text", "summary"))
@@ -165,36 +162,75 @@ def sample(
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure_tldr(
-    system: str,
-    articles: Sequence[Article],
-    settings: Settings,
-    folder: Path | None = None,
-    max_batch_tokens: int = 8192,
-    state: PartialState | None = None,
-) -> Results | None:
-    """Summaries by a model or one of BASELINES, scored: rouge1, rouge2, rougeL, rougeLsum. See `items.Run`."""
-    by_id = {article.id: article for article in articles}
-    run = Run(folder, settings, list(by_id), state, unit="articles")
-    asked = [by_id[name] for name in run.todo]
-    if asked and system not in BASELINES:
-        device = state.device if state else "cpu"
-        model, tokenizer = load_generator(system, settings.options["dtype"], device)
-    with run:
-        if system in BASELINES:
-            for article in asked:
-                summary = baseline(system, article, settings.seed)
-                run.add(_item(article, article.text, summary, summary))
-        elif asked:
-            prompts, hint = [], HINT if settings.options["hint"] else ""
-            for article in asked:
-                prompts.append(prompt_ids(tokenizer, article.text, hint, context_length(model.config)))
-            draws = [_random(settings.seed, article) for article in asked]
-            numbers = [[draw.random() for _ in range(MAX_NEW_TOKENS)] for draw in draws]
-            for at, text in sample(model, tokenizer, prompts, numbers, max_batch_tokens):
-                summary = "\n".join(sentences(text)[:SENTENCES])
-                run.add(_item(asked[at], str(prompts[at]), text, summary))
-    return run.finish()
+@dataclass
+class TLDRArguments(ModelsArguments):
+    models: list[str] = field(
+        default_factory=lambda: list(BASELINES),
+        metadata={
+            "help": "Folders, hub ids, and the baselines lede-3 and random-3, which need no model. 模型與基準",
+            "whole": True,
+        },
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Articles with summaries (article + highlights, document + summary, or text + summary): file, "
+            "folder or hub id. 測試資料",
+            "required": True,
+        },
+    )
+    split: str = field(default="test", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
+    no_hint: bool = field(
+        default=False, metadata={"help": "Leave out TL;DR:, which shows what the hint is worth. 不加提示"}
+    )
+
+
+class TLDR(Task):
+    """Summaries by models and by BASELINES, scored: rouge1, rouge2, rougeL, rougeLsum."""
+
+    name, protocol, unit = "tldr", "gpt2", "articles"
+    version = 2  # 2: the hint as it is tokenized behind its article; letters of every script
+    Arguments, baselines = TLDRArguments, BASELINES
+    written = ("a folder for each model",)
+
+    def read(self) -> list[Article]:
+        return read_articles(self.options.dataset_name, self.options.split)
+
+    def prepare(self) -> list[str]:
+        self.articles = {article.id: article for article in self.rows}
+        if self.model not in BASELINES:
+            hint = "" if self.options.no_hint else HINT
+            make = partial(prompt_ids, self.tokenizer, hint=hint, limit=self.context)
+            prompts = self.each(lambda article: make(article.text), "article", self.articles)
+            self.prompts = dict(zip(self.articles, prompts, strict=True))
+        return list(self.articles)
+
+    @property
+    def model_hash(self) -> str:
+        return super().model_hash if self.model not in BASELINES else text_hash(self.model)
+
+    @property
+    def data_hash(self) -> str:
+        return results.fingerprint([[article.text, article.summary] for article in self.rows])
+
+    def settings(self) -> dict[str, Any]:
+        return {"hint": not self.options.no_hint, **super().settings()} if self.model not in BASELINES else {}
+
+    def ask(self, model: PreTrainedModel | None, ids: Sequence[str]) -> Iterator[Item]:
+        articles, seed = [self.articles[name] for name in ids], self.options.seed
+        if model is None:
+            for article in articles:
+                summary = baseline(self.model, article, seed)
+                yield _item(article, article.text, summary, summary)
+            return
+        prompts, draws = [self.prompts[name] for name in ids], [_random(seed, article) for article in articles]
+        numbers = [[draw.random() for _ in range(MAX_NEW_TOKENS)] for draw in draws]
+        for at, text in sample(model, self.tokenizer, prompts, numbers, self.options.max_batch_tokens):
+            summary = "\n".join(sentences(text)[:SENTENCES])
+            yield _item(articles[at], str(prompts[at]), text, summary)
+
+    def report(self, measured: Mapping[str, Results]) -> None:
+        show(measured, self.options.limit)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, article: str, hint: str, limit: int | None) -> list[int]:
@@ -226,27 +262,7 @@ def _item(article: Article, prompt: str, output: str, summary: str) -> Item:
     return Item(article.id, article.id, text_hash(prompt), output, summary, rouge(summary, article.summary))
 
 
-# --- the command ----------------------------------------------------------------------------------------------------
-
-
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval tldr` with parsed options (`options.tldr`). Raises UserError."""
-    quiet()
-    articles = read_articles(options.data, options.split)[: options.limit]
-    data_hash = results.fingerprint([[article.text, article.summary] for article in articles])
-    state, measured = processes(), {}
-    check_generators(name for name in options.models if name not in BASELINES)
-    for system, folder in zip(options.models, folders(options.models, options.output), strict=True):
-        of_model = system not in BASELINES
-        made_by = {"hint": not options.no_hint, "dtype": options.dtype} if of_model else {}
-        system_hash = model_hash(system) if of_model else text_hash(system)
-        settings = Settings(
-            "tldr", PROTOCOL, VERSION, system, system_hash, options.data, data_hash, options.seed,
-            options.limit, made_by,
-        )  # fmt: skip
-        measured[system] = measure_tldr(system, articles, settings, folder, options.max_batch_tokens, state)
-    if state.is_main_process:
-        show(measured, options.limit)
+# --- the table -------------------------------------------------------------------------------------------------------
 
 
 def show(found: Mapping[str, Results], limit: int | None) -> None:

@@ -21,11 +21,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.extractive import run as extractive
+from rlhf_kit.eval.extractive import task as extractive
 from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig, finetune
 from rlhf_kit.eval.extractive.models import load_reader
-from rlhf_kit.eval.extractive.options import version
 from rlhf_kit.eval.extractive.predict import Prediction
 from rlhf_kit.eval.extractive.windows import make_windows
 from rlhf_kit.eval.items import Item, Run, Settings
@@ -187,8 +186,9 @@ def _run_of(test: Test, cell: Cell, making: Making) -> Run:
     args = extractive.as_cut(
         {name: training.get(name, getattr(ExtractiveConfig, name)) for name in extractive.CUTTING}
     )
+    scorers = [name.removesuffix(FIRST) for name in test.scorers]
     settings = Settings(
-        TASK, " ".join(test.scorers), version(*(name.removesuffix(FIRST) for name in test.scorers)), cell.row.model,
+        TASK, " ".join(test.scorers), extractive.version(*scorers), cell.row.model,
         results.fingerprint(making.deciding(cell)),
         read.source, read.hash, cell.seed, making.limit,
         {"split": test.split, "max_answer_length": making.table.max_answer_length, **args},
@@ -211,13 +211,15 @@ def _measure(
     options = run.settings.options
     windows = make_windows(read.questions, tokenizer, **{name: options[name] for name in extractive.CUTTING})
     with run:
-        extractive.answer(
-            run, model, tokenizer, read.questions, windows, partial(_item, test),
+        answered = extractive.answered(
+            model, tokenizer, read.questions, windows, run.todo,
             max_answer_length=making.table.max_answer_length, max_batch_tokens=making.max_batch_tokens,
         )  # fmt: skip
+        for question, prediction in answered:
+            run.add(_item(test, question, prediction))
     first = test.scorers[0].removesuffix(FIRST)
-    told = {"scorer": test.scorers[0]}  # with its ":first"
-    measured = run.finish(details=lambda items: extractive.details(read.questions, read.counts, windows, first) | told)
+    details = extractive.details(read.questions, read.counts, windows, first) | {"scorer": test.scorers[0]}  # ":first"
+    measured = run.finish(details=lambda items: details)
     if measured is not None:
         extractive.write(run.folder, measured, run.ordered, read.questions, TASK)
 

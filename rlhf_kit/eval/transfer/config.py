@@ -19,7 +19,7 @@ from typing import Any
 from rlhf_kit.data.loading import ON_BAD_ROW
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
-from rlhf_kit.eval.extractive.options import SCORERS, SQUAD2
+from rlhf_kit.eval.scorers import SCORERS, SQUAD2
 from rlhf_kit.eval.transfer.word_order import ORDERS
 from rlhf_kit.inputs import read_yaml
 from rlhf_kit.options.bounds import bound_of, broken_rule
@@ -38,7 +38,7 @@ class Data:
 
     Args:
         source: a file in SQuAD v1.1's format, a folder, a hub id or a kind of the world, as "world:squad_en". In it
-            "{data}" is the folder of --data-dir.
+            "{data}" is the folder of --data_dir.
         language: "en" or "zh", of the passages: rows that learned from it read it as their own.
         size: the first so many questions; of the world so many are made. None = all.
         word_order: of the passages (`word_order.ORDERS`); "" = their own.
@@ -58,7 +58,7 @@ class Test:
     """Questions to be tested on, as `Data`.
 
     Args:
-        scorers: names of `extractive.options.SCORERS`, the first for the table's comparisons; "drcd:first" takes the
+        scorers: names of `scorers.SCORERS`, the first for the table's comparisons; "drcd:first" takes the
             first reference alone.
         published_human: [EM, F1] of people, by the first scorer.
     """
@@ -118,10 +118,10 @@ def read_table(path: Path) -> Table:
     try:
         content = read_yaml(path)
     except UserError as error:
-        raise UserError(f"--config: {error} Give a YAML file with a table.") from error
+        raise UserError(f"--table: {error} Give a YAML file with a table.") from error
     if not isinstance(content, Mapping):
         raise UserError(
-            f"--config {str(path)!r} must hold `data`, `tests` and `rows`, as rlhf_kit/eval/transfer/world.yaml."
+            f"--table {str(path)!r} must hold `data`, `tests` and `rows`, as rlhf_kit/eval/transfer/world.yaml."
         )
     faults = list(_key_faults(content, Table))
     for key, kind in PARTS.items():
@@ -144,7 +144,7 @@ def read_table(path: Path) -> Table:
     if not faults:
         faults += _link_faults(content)
     if faults:
-        raise UserError(f"--config {str(path)!r}:" + "".join(f"\n  {fault}" for fault in faults))
+        raise UserError(f"--table {str(path)!r}:" + "".join(f"\n  {fault}" for fault in faults))
     return _made(content)
 
 

@@ -15,8 +15,7 @@ from rlhf_kit.data.sources import WORLD, WORLD_SPLITS, pinned
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.eval import results
 from rlhf_kit.eval.extractive.data import WORLD_KINDS, Counts, Question, questions_of, read_questions
-from rlhf_kit.eval.extractive.options import SCORERS
-from rlhf_kit.eval.scorers import Score, Scorer
+from rlhf_kit.eval.scorers import SCORERS, Score, Scorer
 from rlhf_kit.eval.transfer.config import FIRST, Data, Table, Test
 from rlhf_kit.eval.transfer.word_order import reorder
 from rlhf_kit.eval.type_guess import guess_score, type_guess
@@ -63,7 +62,7 @@ def read(one: Data | Test, data_dir: Path | None = None, limit: int | None = Non
     if PLACE in source:
         if data_dir is None:
             raise UserError(
-                f"{source} is a file of yours; say by --data-dir where {PLACE} is. 請用 --data-dir 指定資料夾。"
+                f"{source} is a file of yours; say by --data_dir where {PLACE} is. 請用 --data_dir 指定資料夾。"
             )
         source = source.replace(PLACE, str(data_dir))
     if source.partition(":")[0] == WORLD:

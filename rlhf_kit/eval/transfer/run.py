@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
+from rlhf_kit.eval.task import NOTHING_DONE, BatchArguments
 from rlhf_kit.eval.transfer import readers
 from rlhf_kit.eval.transfer.cells import TASK, Cell, Making, arguments, finished, make
 from rlhf_kit.eval.transfer.config import Table, read_table
@@ -18,6 +19,7 @@ from rlhf_kit.eval.transfer.data import all_guesses, read_all
 from rlhf_kit.eval.transfer.page import markdown, page, show
 from rlhf_kit.eval.transfer.table import Report, summed_up
 from rlhf_kit.eval.transfer.words import sentences
+from rlhf_kit.models.weights import TRUSTS_CODE
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
@@ -27,25 +29,66 @@ TABLE, RESULTS = "table.md", "results.json"
 FILES = (TABLE, REPORT, RESULTS)
 
 
-def run(options: argparse.Namespace) -> None:
-    """`rlhf-kit eval transfer` with parsed options (`options.py`). Raises UserError."""
+TABLES = Path(__file__).parent
+# What a file of options does not have, and a table has.
+OF_A_TABLE = dict.fromkeys(("data", "tests", "training", "max_answer_length"), "--table FILE: --config has options")
+
+
+@dataclass
+class TransferArguments(BatchArguments):
+    output_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the cells and the table, where an interrupted run resumes. Default: "
+            "runs/transfer/TABLE. 輸出資料夾"
+        },
+    )
+    limit: int | None = field(
+        default=None, metadata={"help": "The first N questions of each test: a trial, not a result. 只評前 N 題"}
+    )
+    model_set: Literal["world", "hub"] | None = field(
+        default=None,
+        metadata={
+            "help": "The table that is made: the embedded world's, which needs no network, or the paper's. Default: "
+            "world. 模型組"
+        },
+    )
+    table: Path | None = field(
+        default=None, metadata={"help": "Another table: YAML, as rlhf_kit/eval/transfer/ has them. 另一張表"}
+    )
+    rows: list[str] = field(
+        default_factory=lambda: [], metadata={"help": "These rows only, by name. 只做這幾列", "whole": True}
+    )
+    seeds: list[int] | None = field(default=None, metadata={"help": "Instead of the table's. 亂數種子"})
+    data_dir: Path | None = field(
+        default=None, metadata={"help": "The folder that {data} stands for in the table. 資料夾"}
+    )
+
+
+def run(options: TransferArguments) -> None:
+    """`rlhf-kit eval transfer`. Raises UserError."""
     quiet()
-    if options.config and options.model_set:
-        raise UserError("--config is a table of its own; leave out --model_set.")
-    path = options.config or options.tables / f"{options.model_set or 'world'}.yaml"
+    TRUSTS_CODE.set(options.trust_remote_code)
+    if options.table and options.model_set:
+        raise UserError("--table is a table of its own; leave out --model_set.")
+    path = options.table or TABLES / f"{options.model_set or 'world'}.yaml"
     table, skipped = chosen(read_table(path), options.rows, options.seeds)
     table = replace(table, rows=tuple(map(readers.pinned, table.rows)))
     for row in table.rows:
         if row.name not in skipped:
             readers.check(row)
     read = read_all(table, options.data_dir, options.limit)
-    output, state = options.output or Path("runs/transfer") / path.stem, processes()
+    output, state = Path(options.output_dir or f"runs/transfer/{path.stem}"), processes()
     results.check_folder(output, TASK, FILES)
     making = Making(table, read, output, state, options.dtype, options.limit, options.max_batch_tokens)
     cells = ordered(table, skipped)
     for cell in cells:
         arguments("", cell, making)  # before the first is trained
     done = [cell for cell in cells if finished(cell, making)]
+    if options.dry_run:
+        names = ", ".join(row.name for row in table.rows if row.name not in skipped)
+        say(f"{path}: {len(cells)} cells ({names}) in {output}; {len(done)} are there already.\n{NOTHING_DONE}")
+        return
     guesses = all_guesses(table, read["tests"])
 
     def report() -> Report:
