@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from rlhf_kit.cli import main
-from rlhf_kit.eval.icl import task as icl
+from rlhf_kit.eval import task as eval_task
 from rlhf_kit.eval.items import Run
 from rlhf_kit.stages.output import METRICS, CheckpointRecord
 from rlhf_kit.storage import LOCK, write_fault
@@ -176,7 +176,7 @@ def test_an_evaluation_on_a_full_disk_keeps_what_it_measured(
         status = measure(small_disk / "out")
     told = capsys.readouterr().err
     assert status == 1, told
-    told_once(told, "What was measured is kept; make room, and the same command goes on")
+    told_once(told, "What was measured is kept; make room, and the same command resumes")
     (small_disk / "filler").unlink()
     assert measure(small_disk / "out") == 0
     folders = [folder / "base" for folder in (tmp_path / "whole", small_disk / "out")]
@@ -189,6 +189,6 @@ def test_an_evaluation_on_a_full_disk_keeps_what_it_measured(
 
 def test_an_evaluation_into_a_folder_that_cannot_be_written_loads_nothing(measure, small_disk, monkeypatch, capsys):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    monkeypatch.setattr(icl, "load_generator", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(eval_task, "load_generator", lambda *_: pytest.fail("a model was loaded"))
     for folder, said in ((small_disk, "cannot be written into"), (small_disk / "new", "Read-only file system")):
         assert measure(folder) == 2 and said in capsys.readouterr().err
