@@ -1,0 +1,1 @@
+"""Models: loading and saving, heads, adapters, ensembles, precision, and the checks before a first step."""
