@@ -5,6 +5,7 @@ import doctest
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import drawing
 import pytest
@@ -12,6 +13,7 @@ import torch
 from imports import ROOT
 
 from rlhf_kit.cli import main
+from rlhf_kit.stages.advice import after_end
 from tests.tiny_stages import PPO, QUIET
 
 PAGES = [drawing.PAGE, ROOT / "CONTRIBUTING.md"]
@@ -79,8 +81,8 @@ def walk(title: str) -> list[str]:
     return [f"{first[1]}::{first[2]}" for first in firsts]
 
 
-def calls_of(run) -> list[str]:
-    """The functions of the kit that `run` calls, in the order of their first calls."""
+def calls_of(argv: list[str]) -> list[str]:
+    """The functions of the kit that a command calls, in the order of their first calls."""
     calls: dict[str, None] = {}
     prefix = f"{ROOT}/"
 
@@ -91,7 +93,7 @@ def calls_of(run) -> list[str]:
 
     sys.setprofile(note)
     try:
-        run()
+        assert main(argv) == 0
     finally:
         sys.setprofile(None)
     return [*calls]
@@ -107,7 +109,8 @@ def assert_walked(title: str, calls: list[str]):
 def folder(policy, tokenizer, tmp_path):
     policy.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    rows = [{"prompt": f"say {at}", "completions": ["cat", "a dog", "mat"], "ranks": [1, 2, 2]} for at in range(4)]
+    prompts = [[{"role": "user", "content": f"say {at}"}] for at in range(4)]
+    rows = [{"prompt": prompt, "completions": ["cat", "a dog", "mat"], "ranks": [1, 2, 2]} for prompt in prompts]
     (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -116,7 +119,7 @@ def test_a_prompt_reaches_ppos_loss_and_an_option_its_trainer(folder):
     (folder / "ppo.yaml").write_text(f"model_name_or_path: {folder}/base\ncliprange: 0.1\n")
     data = ["--dataset_name", f"{folder}/ranked.jsonl", "--output_dir", f"{folder}/ppo"]
     argv = ["ppo", "--config", f"{folder}/ppo.yaml", *data, *PPO, *QUIET]
-    calls = calls_of(lambda: main(argv))
+    calls = calls_of(argv)
     assert_walked("A prompt to PPO's loss", calls)
     assert_walked("A YAML option to the trainer", calls)
 
@@ -124,7 +127,7 @@ def test_a_prompt_reaches_ppos_loss_and_an_option_its_trainer(folder):
 def test_a_ranked_list_reaches_its_loss(folder):
     data = ["--dataset_name", f"{folder}/ranked.jsonl", "--output_dir", f"{folder}/reward", "--max_steps", "1"]
     argv = ["reward", "--model_name_or_path", f"{folder}/base", *data, *QUIET]
-    assert_walked("A ranked list to its loss", calls_of(lambda: main(argv)))
+    assert_walked("A ranked list to its loss", calls_of(argv))
 
 
 def test_a_coqa_question_reaches_its_score(folder):
@@ -133,4 +136,9 @@ def test_a_coqa_question_reaches_its_score(folder):
     (folder / "coqa.json").write_text(json.dumps({"data": [story]}))
     argv = ["eval", "coqa", "--model", f"{folder}/base", "--data", f"{folder}/coqa.json"]
     torch.manual_seed(0)
-    assert_walked("A CoQA question to its score", calls_of(lambda: main(argv)))
+    assert_walked("A CoQA question to its score", calls_of(argv))
+
+
+def test_a_new_stage_needs_no_row_in_the_table_of_what_comes_next():
+    records = {"training": SimpleNamespace(output_dir="runs/a"), "model": SimpleNamespace(model_name_or_path="gpt2")}
+    assert "rlhf-kit eval suite --models runs/a " in after_end(SimpleNamespace(stage="dpo", **records))

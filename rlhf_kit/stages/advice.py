@@ -20,12 +20,13 @@ NEXT = {  # after each stage; what is in capitals is the user's to give
     "--output_dir FOLDER",
     "ppo": "rlhf-kit doctor {folder}",
 }
+MEASURE = "rlhf-kit eval suite --models {folder} --output FOLDER"  # after any other
 
 
 def after_end(settings: Settings) -> str:
     """One line for the terminal: where the model is, and what comes next."""
     folder, model = str(settings.training.output_dir), str(settings.model.model_name_or_path)
-    following = NEXT[settings.stage].format(folder=shlex.quote(folder), model=shlex.quote(model))
+    following = NEXT.get(settings.stage, MEASURE).format(folder=shlex.quote(folder), model=shlex.quote(model))
     return f"The model is in 模型在 {folder}. Next 接下來: {following}"
 
 

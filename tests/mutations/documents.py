@@ -1,8 +1,37 @@
-"""Pages in two languages: what stands in one and not in the other is seen."""
+"""Pages in two languages, the drawing of the folders, and the places and walks that pages name."""
 
 DOCTOR, PAIRS = "docs/zh-TW/doctor.md", "tests/test_zh_pages.py::"
 
+HOUSE, ARCHITECTURE = "docs/architecture.md", "tests/test_architecture.py::"
+PLACES = ARCHITECTURE + "test_every_place_that_a_page_names_is_there"
+
 MUTANTS = [
+    (
+        HOUSE,
+        "generation --> models",
+        "generation --> data",
+        ARCHITECTURE + "test_the_drawing_and_the_table_are_those_of_the_imports",
+    ),
+    (
+        "tests/drawing.py",
+        "others - set().union(*map(reached, others))",
+        "others",
+        ARCHITECTURE + "test_the_drawing_leaves_out_what_a_longer_way_says",
+    ),
+    (HOUSE, "config.py::PPOConfig.cliprange", "config.py::PPOConfig.clip_range", PLACES + "[architecture.md]"),
+    ("CONTRIBUTING.md", "interchange/__init__.py::FORMATS", "interchange.py::FORMATS", PLACES + "[CONTRIBUTING.md]"),
+    (
+        "rlhf_kit/ops.py",
+        "    better, worse = ordered_pairs(groups, ranks)\n    difference",
+        "    better, worse = ordered_pairs.__wrapped__(groups, ranks)\n    difference",
+        ARCHITECTURE + "test_a_ranked_list_reaches_its_loss",
+    ),
+    (
+        HOUSE,
+        "5. `rlhf_kit/generation/sampling.py::sample`",
+        "5. `rlhf_kit/ppo/experience.py::losses`",
+        ARCHITECTURE + "test_a_prompt_reaches_ppos_loss_and_an_option_its_trainer",
+    ),
     (DOCTOR, "ppo --truth truth_reward", "ppo --truth other", PAIRS + "test_both_pages_show_the_same_code"),
     (
         DOCTOR,
