@@ -20,11 +20,12 @@ MUTANTS = [
     ),
     (HOUSE, "config.py::PPOConfig.cliprange", "config.py::PPOConfig.clip_range", PLACES + "[architecture.md]"),
     ("CONTRIBUTING.md", "interchange/__init__.py::FORMATS", "interchange.py::FORMATS", PLACES + "[CONTRIBUTING.md]"),
+    (HOUSE, "ops.py::ordered_pairs", "ops.py::best_of_losses", ARCHITECTURE + "test_a_ranked_list_reaches_its_loss"),
     (
-        "rlhf_kit/ops.py",
-        "    better, worse = ordered_pairs(groups, ranks)\n    difference",
-        "    better, worse = ordered_pairs.__wrapped__(groups, ranks)\n    difference",
-        ARCHITECTURE + "test_a_ranked_list_reaches_its_loss",
+        "rlhf_kit/stages/advice.py",
+        "NEXT.get(settings.stage, MEASURE)",
+        "NEXT[settings.stage]",
+        ARCHITECTURE + "test_a_new_stage_needs_no_row_in_the_table_of_what_comes_next",
     ),
     (
         HOUSE,
