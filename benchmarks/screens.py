@@ -1,6 +1,8 @@
-"""What the demo and its stage report show on a terminal of 80 and of 120 columns, as pictures for docs/screens.md.
+"""Pictures for the docs: the demo and its stage report on terminals of 80 and 120 columns, and the top of their pages.
 
 python benchmarks/screens.py runs/demo docs/screens
+
+The pages need Chromium or Chrome and a font with Chinese, such as Debian's `chromium` and `fonts-noto-cjk`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ import html
 import io
 import json
 import re
+import shutil
+import subprocess
+import tempfile
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +34,12 @@ from rlhf_kit.training.progress import ProgressBar
 WIDTHS = (80, 120)
 CELL = 12.2  # of rich's picture
 TITLES = {"demo": "rlhf-kit demo", "suite": "rlhf-kit eval suite"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PAGE_WIDTH, PAGE_SCALE = 1000, 1.25
+PAGES = {  # picture: the page in the demo's folder, and the element above which the picture ends
+    "report": ("report.html", "figure:nth-of-type(3)"),
+    "suite": ("suite/report.html", "dl"),
+}
 # rich's own format, without the fonts that it would load from elsewhere.
 FORMAT = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>.{unique_id}-title {{ font-family: "DejaVu Sans", sans-serif; font-size: 16px }}
@@ -89,6 +100,30 @@ def _placed(text: re.Match) -> str:
     return "".join(parts)
 
 
+def show_page(browser: str, page: Path, end: str, picture: Path) -> None:
+    """A picture of the page down to the element `end`, which a script finds in a copy of the page."""
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-lcd-text"]
+    script = f"document.title = document.querySelector('{end}').getBoundingClientRect().top - 8"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / page.name
+        copy.write_text(page.read_text(encoding="utf-8") + f"<script>{script}</script>", encoding="utf-8")
+        measured = [*command, f"--window-size={PAGE_WIDTH},1000", "--dump-dom", copy.as_uri()]
+        content = subprocess.run(measured, check=True, capture_output=True, text=True).stdout
+    height = int(float(re.search(r"<title>([\d.]+)</title>", content)[1]))
+    size = [f"--window-size={PAGE_WIDTH},{height}", f"--force-device-scale-factor={PAGE_SCALE}"]
+    subprocess.run(
+        [*command, *size, f"--screenshot={picture}", page.resolve().as_uri()], check=True, capture_output=True
+    )
+
+
+def show_pages(folder: Path, output: Path) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise SystemExit(f"No browser for the pictures of the pages: install one of {', '.join(BROWSERS)}.")
+    for name, (page, end) in PAGES.items():
+        show_page(browser, folder / page, end, output.resolve() / f"{name}-page.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path, help="a demo's folder")
@@ -103,6 +138,7 @@ def main() -> None:
             title = f"{TITLES[name]}, {width} columns"
             picture = console.export_svg(title=title, theme=MONOKAI, code_format=FORMAT, unique_id=f"{name}-{width}")
             (options.output / f"{name}-{width}.svg").write_text(in_cells(picture), encoding="utf-8")
+    show_pages(options.demo, options.output)
 
 
 if __name__ == "__main__":
