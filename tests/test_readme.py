@@ -1,6 +1,6 @@
 """The documents against the code: commands run, Python runs, links resolve, the tree is the tree.
 
-Commands run with `--dry-run` in a folder that holds the README's own example data and tiny models where it says.
+Commands run with `--dry_run` in a folder that holds the tour's own example data and tiny models where it says.
 """
 
 import ast
@@ -32,9 +32,10 @@ from rlhf_kit.stages.mlm import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = (ROOT / name for name in ("README.md", "README.zh-TW.md"))
-TREE, GUARANTEES = (ROOT / "docs" / name for name in ("files.md", "guarantees.md"))
-DOCUMENTS = [README, CHINESE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-SQUAD = [  # a file in SQuAD's format, as the README's my/squad.json
+TOUR, TREE, GUARANTEES = (ROOT / "docs" / name for name in ("tour.md", "files.md", "guarantees.md"))
+PAGES = {page: page.parent / "zh-TW" / page.name for page in (TOUR, TREE, GUARANTEES)} | {README: CHINESE}
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")]
+SQUAD = [  # a file in SQuAD's format, as the tour's my/squad.json
     {
         "title": "mat",
         "paragraphs": [
@@ -48,6 +49,7 @@ SQUAD = [  # a file in SQuAD's format, as the README's my/squad.json
         ],
     }
 ]
+ARTICLE = {"article": "the cat sat on the mat. it slept.", "highlights": "a cat slept."}  # as my/articles.jsonl
 LAUNCHER = Path(sys.executable).with_name("accelerate")
 
 
@@ -55,18 +57,26 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def commands(path: Path) -> list[str]:
-    """Each command of the bash blocks; those that `&&` joins apart."""
-    lines = [line.partition("  #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
-    return [part.strip() for line in lines if line and not line.startswith("#") for part in line.split("&&")]
+def commands(*paths: Path) -> list[str]:
+    """Each command of the bash blocks, those that `&&` joins apart, then of the tables: each once."""
+    lines = [line.partition("  #")[0].strip() for path in paths for line in "".join(blocks(path, "bash")).splitlines()]
+    typed = [part.strip() for line in lines if line and not line.startswith("#") for part in line.split("&&")]
+    tables = [command for path in paths for _, command, _ in wishes(path) if command.split()[0] in RULES]
+    return list(dict.fromkeys(typed + tables))
 
 
-def snippets(path: Path) -> tuple[dict[str, str], list[str]]:
-    """(files: name -> source, programs). A block that begins with `# NAME.py` is a file."""
+def wishes(path: Path) -> list[tuple[str, str, str]]:
+    """(wish, command or import, pages) of each row of the front page's table that has code."""
+    return re.findall(r"^\| ([^|]+) \| `([^`|]+)` \| (\[[^|]+\)) \|$", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def snippets(*paths: Path) -> tuple[dict[str, str], list[str]]:
+    """(files: name -> source, programs), each once. A block that begins with `# NAME.py` is a file."""
     files, programs = {}, []
-    for block in blocks(path, "python"):
+    for block in dict.fromkeys(block for path in paths for block in blocks(path, "python")):
         name = re.match(r"# (\w+\.py)\n", block)
         if name:
+            assert name[1] not in files, f"{name[1]} is told in two ways"
             files[name[1]] = block
         else:
             programs.append(block)
@@ -75,7 +85,7 @@ def snippets(path: Path) -> tuple[dict[str, str], list[str]]:
 
 @pytest.fixture
 def tiny_config(tokenizer) -> GPT2Config:
-    """conftest's, with room for the README's examples at three bytes a Chinese character."""
+    """conftest's, with room for the tour's examples at three bytes a Chinese character."""
     eos = tokenizer.eos_token_id
     size = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 512}
     return GPT2Config(**size, vocab_size=len(tokenizer), bos_token_id=eos, eos_token_id=eos)
@@ -83,23 +93,25 @@ def tiny_config(tokenizer) -> GPT2Config:
 
 @pytest.fixture
 def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
-    """place(names) puts tiny models there; the current folder has the README's data, reward function and recipes."""
+    """place(names) puts tiny models there; the current folder has the tour's data, reward function and recipes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
     monkeypatch.setenv("COLUMNS", "300")
-    rows = re.findall(r"^\| `(my/\S+)` \| `(\{.*?\})` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `(my/\S+)` \| `(\{.*?\})` \|", TOUR.read_text(encoding="utf-8"), re.MULTILINE)
     assert [name for name, _ in rows] == [f"my/{n}.jsonl" for n in ("text", "demonstrations", "ranked", "prompts")]
     (tmp_path / "my").mkdir()
     for name, row in rows:
         (tmp_path / name).write_text(row + "\n", encoding="utf-8")
-    for name, source in snippets(README)[0].items():
+    for name, source in snippets(README, TOUR)[0].items():
         (tmp_path / name).write_text(source, encoding="utf-8")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "rlhf_kit").mkdir()
-    (tmp_path / "rlhf_kit" / "stages").symlink_to(ROOT / "rlhf_kit" / "stages")
+    for folder in ("stages", "world"):
+        (tmp_path / "rlhf_kit" / folder).symlink_to(ROOT / "rlhf_kit" / folder)
 
     (tmp_path / "my" / "squad.json").write_text(json.dumps({"data": SQUAD}), encoding="utf-8")
+    (tmp_path / "my" / "articles.jsonl").write_text(json.dumps(ARTICLE) + "\n", encoding="utf-8")
     bert = BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32)
 
     def put(names):
@@ -129,7 +141,7 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
 def models_of(words: list[str]) -> set[str]:
     """Model folders that a command or a program reads: below runs/, the hub's gpt2; not what it writes."""
     written = {words[at + 1] for at, word in enumerate(words[:-1]) if word in ("--output_dir", "--output")}
-    return {word for word in words if re.fullmatch(r"gpt2|runs/(my|my-lora|demo)/[\w-]+", word)} - written
+    return {word for word in words if re.fullmatch(r"gpt2|runs/(my|my-lora|demo|quick)/[\w-]+", word)} - written
 
 
 # -- one rule a kind of command ------------------------------------------------------------------------------------
@@ -157,7 +169,7 @@ def check_pip(words, place, capsys):
 
 
 def check_kit(words, place, capsys):
-    """A stage as it stands, with --dry-run; the demo runs elsewhere, here its options are known."""
+    """A stage as it stands, with --dry_run; the demo runs elsewhere, here its options are known."""
     stage, rest = words[1], words[2:]
     assert stage in {*COMMANDS, *GROUPS}
     if stage == "demo":
@@ -175,7 +187,7 @@ def check_kit(words, place, capsys):
     if stage in ("eval", "score", "convert", "merge", "completion"):
         assert cli.main([stage, *rest]) == 0, capsys.readouterr().err
         return
-    status = cli.main([stage, *rest] if "--dry-run" in rest else [stage, *rest, "--dry-run"])
+    status = cli.main([stage, *rest] if "--dry_run" in rest else [stage, *rest, "--dry_run"])
     told = capsys.readouterr()
     assert status == 0, told.err
     if "--help" in rest:
@@ -196,7 +208,7 @@ def check_accelerate(words, place, capsys):
         return
     place(models_of(rest))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [str(LAUNCHER), *words[1:], "--dry-run"]
+    command = [str(LAUNCHER), *words[1:], "--dry_run"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert f"Plan of {stage}" in ended.stdout
@@ -217,9 +229,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize(
-    "command", dict.fromkeys(commands(README) + commands(GUARANTEES) + commands(ROOT / "CONTRIBUTING.md"))
-)
+@pytest.mark.parametrize("command", commands(*PAGES, ROOT / "CONTRIBUTING.md"))
 def test_a_command_does_what_it_says(command, place, capsys):
     words = shlex.split(command)
     assert words[0] in RULES, f"no rule checks {command!r}: write one"
@@ -227,7 +237,7 @@ def test_a_command_does_what_it_says(command, place, capsys):
 
 
 def test_the_two_commands_come_first_and_every_stage_is_shown():
-    shown = commands(README)
+    shown = commands(README, TOUR)
     made = ["make demo", "make test", "source .venv/bin/activate"]
     assert shown[:5] == [*made, "pip install -e . -c constraints.txt", "rlhf-kit demo"]
     assert {words[1] for words in map(shlex.split, shown) if words[0] == "rlhf-kit"} == {
@@ -261,6 +271,23 @@ def test_the_function_for_rewards_takes_texts_and_messages(place):
 
 
 @pytest.mark.parametrize("path", [README, CHINESE], ids=lambda path: path.name)
+def test_a_front_page_is_short_and_has_two_pictures(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    pictures = [ROOT / picture for picture in re.findall(r"^!\[[^]]+\]\((.+)\)$", text, re.MULTILINE)]
+    assert len(pictures) == 2 and all(picture.read_bytes()[:4] == b"\x89PNG" for picture in pictures)
+
+
+@pytest.mark.parametrize("path", [README, CHINESE], ids=lambda path: path.name)
+def test_every_wish_has_a_command_or_an_import_that_works(path):
+    rows = wishes(path)
+    assert len(rows) >= 20
+    for _, command, _ in rows:
+        if command not in commands(path):
+            exec(command, {})
+
+
+@pytest.mark.parametrize("path", [TOUR, PAGES[TOUR]], ids=["English", "Chinese"])
 def test_questions_worth_asking_are_of_the_demos_world(path):
     text = path.read_text(encoding="utf-8")
     table = re.search(r"\n\n\| (?:worth asking|值得問的) \|.*?\n\n", text, re.DOTALL)[0]
@@ -279,11 +306,11 @@ SECTIONS = ["Supervised fine-tuning", "Reward model", "PPO", None]
 
 @pytest.mark.parametrize("number, section", enumerate(SECTIONS), ids=str)
 def test_python_runs_and_logs_what_the_document_says(number, section, place):
-    programs = snippets(README)[1]
+    programs = snippets(TOUR, README)[1]
     assert len(programs) == len(SECTIONS)
     place(models_of(re.findall(r'"(.*?)"', programs[number])))
     namespace: dict = {}
-    exec(compile(programs[number], f"README.md, program {number + 1}", "exec"), namespace)
+    exec(compile(programs[number], f"tour.md, program {number + 1}", "exec"), namespace)
     if section is None:
         return
     assert logged(namespace["trainer"]) == documented(section)
@@ -303,10 +330,18 @@ def test_the_loop_of_your_own_runs_in_thirty_lines(place, capsys):
 # -- what stands still ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def anchors(path: Path) -> set[str]:
+    """What a link may name behind `#`: the headings as GitHub makes them addresses."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_resolve(path):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
-    assert not [link for link in links if not (path.parent / link).exists()]
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text(encoding="utf-8"))
+    targets = [(path.parent / link if link else path, anchor) for link, anchor in links]
+    assert not [target for target, _ in targets if not target.exists()]
+    assert not [(target.name, anchor) for target, anchor in targets if anchor and anchor not in anchors(target)]
 
 
 def test_the_tests_that_are_named_are_there():
@@ -347,12 +382,16 @@ def test_the_tree_is_the_tree():
         assert names == real(ROOT / folder) - {"__init__.py"}, folder or "the top"
 
 
-def test_both_languages_hold_the_same():
-    assert commands(README) == commands(CHINESE)
-    for mine, theirs in zip(blocks(README, "python"), blocks(CHINESE, "python"), strict=True):
-        assert ast.dump(ast.parse(mine)) == ast.dump(ast.parse(theirs))  # comments may be translated
-    examples = [re.findall(r"`(\{.*?\})`", path.read_text(encoding="utf-8")) for path in (README, CHINESE)]
-    assert examples[0] == examples[1]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_both_languages_hold_the_same(page):
+    assert commands(page) == commands(PAGES[page])
+    for english, chinese in zip(blocks(page, "python"), blocks(PAGES[page], "python"), strict=True):
+        assert ast.dump(ast.parse(english)) == ast.dump(ast.parse(chinese))  # comments may be translated
+    texts = [path.read_text(encoding="utf-8") for path in (page, PAGES[page])]
+    for pattern in (r"`(\{.*?\})`", r"`(test_\w+)`"):
+        assert re.findall(pattern, texts[0]) == re.findall(pattern, texts[1])
+    if page == TREE:
+        assert tree(page) == tree(PAGES[page])
 
 
 @pytest.mark.parametrize("kind", KINDS)

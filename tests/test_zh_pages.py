@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-DOCS = Path(__file__).parents[1] / "docs"
-CHINESE = DOCS / "zh-TW"
-PAGES = sorted(path.name for path in CHINESE.glob("*.md"))
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = {DOCS / path.name: path for path in sorted((DOCS / "zh-TW").glob("*.md"))}
+PAGES[ROOT / "README.md"] = ROOT / "README.zh-TW.md"
 MAINLAND = "數據 文件 默認 信息 軟件 程序 命令行 內存 字符 加載 運行 調用 支持 網絡 質量 視頻 緩存 點贊 自助法 數組"
 _BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
-def texts(name: str) -> tuple[str, str]:
-    return tuple((folder / name).read_text(encoding="utf-8") for folder in (DOCS, CHINESE))
+def texts(page: Path) -> tuple[str, str]:
+    return tuple(path.read_text(encoding="utf-8") for path in (page, PAGES[page]))
 
 
 def code_of(text: str) -> list[tuple[str, object]]:
@@ -60,15 +61,15 @@ def targets_of(path: Path) -> set[str | Path]:
     return {link if link.startswith("https:") else (path.parent / link).resolve() for link in links}
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_both_pages_show_the_same_code(name):
-    english, chinese = map(code_of, texts(name))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_both_pages_show_the_same_code(page):
+    english, chinese = map(code_of, texts(page))
     assert english and chinese == english
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_both_pages_have_the_same_sections_names_and_figures(name):
-    english, chinese = map(sections_of, texts(name))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_both_pages_have_the_same_sections_names_and_figures(page):
+    english, chinese = map(sections_of, texts(page))
     assert [level for level, _ in chinese] == [level for level, _ in english]
     for (_, original), (_, translated) in zip(english, chinese, strict=True):
         assert tables_of(translated) == tables_of(original)
@@ -77,19 +78,18 @@ def test_both_pages_have_the_same_sections_names_and_figures(name):
         assert translated.count("\n* ") == original.count("\n* ")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_links_lead_to_the_same_pages_in_chinese_where_there_are_such(name):
-    english, chinese = targets_of(DOCS / name), targets_of(CHINESE / name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_the_same_pages_in_chinese_where_there_are_such(page):
+    english, chinese = targets_of(page), targets_of(PAGES[page])
     assert not [path for path in english | chinese if isinstance(path, Path) and not path.is_file()]
-    assert CHINESE / name in english and DOCS / name in chinese
-    translated = {DOCS / page: CHINESE / page for page in PAGES}
-    expected = {translated.get(target, target) for target in english - {CHINESE / name}}
-    assert chinese - {DOCS / name} == expected - {CHINESE / name}
+    assert PAGES[page] in english and page in chinese
+    expected = {PAGES.get(target, target) for target in english - {PAGES[page]}}
+    assert chinese - {page} == expected - {PAGES[page]}
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_the_chinese_is_taiwans(name):
-    text = (CHINESE / name).read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_chinese_is_taiwans(page):
+    text = PAGES[page].read_text(encoding="utf-8")
     assert not [word for word in MAINLAND.split() if word in text]
     letters = set(re.findall(r"[\u4e00-\u9fff]", text))
     assert len(letters) > 100

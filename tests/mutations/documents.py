@@ -1,6 +1,7 @@
-"""Pages in two languages, the drawing of the folders, and the places and walks that pages name."""
+"""Pages in two languages, the front pages, the drawing of the folders, and the places and walks that pages name."""
 
 DOCTOR, PAIRS = "docs/zh-TW/doctor.md", "tests/test_zh_pages.py::"
+FRONT = "tests/test_readme.py::"
 
 HOUSE, ARCHITECTURE = "docs/architecture.md", "tests/test_architecture.py::"
 PLACES = ARCHITECTURE + "test_every_place_that_a_page_names_is_there"
@@ -47,4 +48,41 @@ MUTANTS = [
         PAIRS + "test_links_lead_to_the_same_pages_in_chinese_where_there_are_such",
     ),
     (DOCTOR, "不會載入任何模型", "不會加載任何模型", PAIRS + "test_the_chinese_is_taiwans"),
+    (
+        "README.md",
+        "## Install\n",
+        "## Install\n" + "\n" * 60,
+        FRONT + "test_a_front_page_is_short_and_has_two_pictures",
+    ),
+    (
+        "README.zh-TW.md",
+        "(docs/screens/suite-page.png)",
+        "(docs/screens/none.png)",
+        FRONT + "test_a_front_page_is_short_and_has_two_pictures[README.zh-TW.md]",
+    ),
+    ("README.md", "(docs/tour.md#lora)", "(docs/tour.md#qlora)", FRONT + "test_links_resolve[README.md]"),
+    (
+        "README.md",
+        "`from rlhf_kit.ppo import advantages, losses, sample`",
+        "`from rlhf_kit.ppo import advantages, losses, samples`",
+        FRONT + "test_every_wish_has_a_command_or_an_import_that_works[README.md]",
+    ),
+    (
+        "README.md",
+        "| `rlhf-kit doctor runs/demo/ppo-no-kl` |",
+        "| `rlhf-kit doctor runs/demo/ppo` |",
+        FRONT + "test_both_languages_hold_the_same[README.md]",
+    ),
+    (
+        "README.zh-TW.md",
+        "微調後的答對 73 題",
+        "微調後的答對 37 題",
+        PAIRS + "test_both_pages_have_the_same_sections_names_and_figures[README.md]",
+    ),
+    (
+        "docs/zh-TW/files.md",
+        "  sft.py reward/ ppo/ ",
+        "  sft.py reward/ ",
+        PAIRS + "test_both_pages_show_the_same_code[files.md]",
+    ),
 ]
