@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {DOCS / path.name: path for path in sorted((DOCS / "zh-TW").glob("*.md"))}
 PAGES[ROOT / "README.md"] = ROOT / "README.zh-TW.md"
+NEEDED = {"coqa.md", "data.md", "doctor.md", "eval-reward.md", "interchange.md", "transfer.md"}  # what a learner reads
 MAINLAND = "數據 文件 默認 信息 軟件 程序 命令行 內存 字符 加載 運行 調用 支持 網絡 質量 視頻 緩存 點贊 自助法 數組"
 _BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
@@ -59,6 +60,10 @@ def inline_code(text: str) -> list[str]:
 def targets_of(path: Path) -> set[str | Path]:
     links = re.findall(r"\]\(([^)#]+)", _BLOCK.sub("", path.read_text(encoding="utf-8")))
     return {link if link.startswith("https:") else (path.parent / link).resolve() for link in links}
+
+
+def test_the_pages_that_a_learner_needs_are_there():
+    assert {page.name for page in PAGES} >= NEEDED
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
