@@ -18,7 +18,7 @@ from rlhf_kit.models.checkpoints import end_ids, load_config, load_policy, load_
 from rlhf_kit.models.forward import context_length, unwrapped
 from rlhf_kit.models.heads import center_scores, score_texts
 from rlhf_kit.models.weights import is_here
-from rlhf_kit.reward import RewardTrainer
+from rlhf_kit.reward.trainer import RewardTrainer
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import read_rows
 from rlhf_kit.stages.plan import Notes

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    set_seed,
 )
 
 from rlhf_kit.data.loading import select
@@ -28,7 +29,6 @@ from rlhf_kit.stages.arguments import ModelArguments, Settings
 from rlhf_kit.stages.publishing import check_push, open_repository
 from rlhf_kit.stages.resume import Provenance
 from rlhf_kit.stages.revisions import check_revision, pin
-from rlhf_kit.stages.run import seed_everything
 from rlhf_kit.training.launch import refuse_data_parallel
 from rlhf_kit.training.reports import refuse_reports
 from rlhf_kit.training.schedule import schedule_faults
@@ -167,7 +167,7 @@ def load_model(
 
     In a dry run it is without weights: they stand in its files, and none is read.
     """
-    seed_everything(settings)  # a new model draws its weights
+    set_seed(settings.training.seed)  # a new model draws its weights
     model_args = settings.model
     overrides = model_args.config_overrides
     model = load(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from rlhf_kit.data.chat import encode_each, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
@@ -15,8 +15,8 @@ from rlhf_kit.eval.reward.task import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
 from rlhf_kit.models.heads import PLAIN, row_format
 from rlhf_kit.models.prefix import check_shared_prefix
-from rlhf_kit.reward import RewardConfig, RewardTrainer
-from rlhf_kit.reward.trainer import encode_lists
+from rlhf_kit.reward.config import RewardConfig
+from rlhf_kit.reward.trainer import RewardTrainer, encode_lists
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.calibration import (
@@ -30,7 +30,7 @@ from rlhf_kit.stages.calibration import (
 from rlhf_kit.stages.card import reward_card
 from rlhf_kit.stages.loading import check_model, check_settings, load_data, peft_config, refuse_new_model, tokenizer_of
 from rlhf_kit.stages.output import check_output, numbers
-from rlhf_kit.stages.run import finish, run_stage, seed_everything, train
+from rlhf_kit.stages.run import finish, run_stage, train
 
 
 def run(settings: Settings) -> dict:
@@ -76,7 +76,7 @@ def run(settings: Settings) -> dict:
 
 def load_scorer(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model to train, its scalar head new where it has none; in a dry run without weights."""
-    seed_everything(settings)  # a new head is drawn
+    set_seed(settings.training.seed)  # a new head is drawn
     model = settings.model
     return load_reward_model(
         model.model_name_or_path,

@@ -17,7 +17,6 @@ from typing import Any
 
 import peft
 import transformers
-from transformers import set_seed
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import is_main_process
@@ -194,8 +193,3 @@ def config_record(settings: Settings) -> dict[str, Any]:
         if name not in SECRET
     }
     return json.loads(json.dumps(record, default=str))
-
-
-def seed_everything(settings: Settings) -> None:
-    """Before a model is built: a new model's weights and a new head's are drawn from the run's seed."""
-    set_seed(settings.training.seed)
