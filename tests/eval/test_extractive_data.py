@@ -7,7 +7,7 @@ from toy_reader import squad_file
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.extractive.data import nearest, questions_of, read_questions
-from rlhf_kit.eval.extractive.kinds import KINDS, kind_of
+from rlhf_kit.eval.extractive.questions import KINDS, kind_of
 
 CONTEXT = "小明在臺北，小華在高雄，小明也在高雄。"
 

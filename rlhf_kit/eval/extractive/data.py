@@ -18,7 +18,7 @@ from rlhf_kit.data.faults import describe, is_list
 from rlhf_kit.data.loading import ON_BAD_ROW
 from rlhf_kit.data.references import contradicts, is_raw_cmrc
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.eval.extractive.kinds import kind_of
+from rlhf_kit.eval.extractive.questions import kind_of
 from rlhf_kit.hashes import text_hash
 
 WORLD_KINDS = ("squad_en", "squad_zh", "crowd_en", "crowd_zh")
@@ -30,7 +30,7 @@ class Question:
     """A question, its passage, and its answers: (text, start in `context`), `context[start:][:len(text)] == text`.
 
     Training learns the first answer, scoring takes them all; none: the passage does not tell. `group`: one for each
-    passage, since questions about the same passage are not independent. `kind`: `kinds.kind_of` the question.
+    passage, since questions about the same passage are not independent. `kind`: `kind_of` the question.
     """
 
     id: str

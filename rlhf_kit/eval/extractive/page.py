@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rlhf_kit.escaping import html
 from rlhf_kit.eval.extractive.data import Question
-from rlhf_kit.eval.extractive.kinds import KINDS
+from rlhf_kit.eval.extractive.questions import KINDS
 from rlhf_kit.eval.items import Item, Measured, Results
 from rlhf_kit.pages.shell import document, number, section, table, zh
 
