@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_kit.errors import UserError, did_you_mean
+
 WRONG_TYPE = "wrong type"
+ON_BAD_ROW = ("error", "drop")  # what becomes of a source, or of its rows, with faults
 
 
 class Fault(str):
@@ -64,6 +67,12 @@ def half_characters(value: Any, name: str = "") -> Iterator[Fault]:
     elif is_list(value):
         for at, member in enumerate(value, start=1):
             yield from half_characters(member, f"{name}, {at}")
+
+
+def check_on_bad_row(on_bad_row: str) -> None:
+    if on_bad_row not in ON_BAD_ROW:
+        hint = did_you_mean(on_bad_row, ON_BAD_ROW)
+        raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
 
 
 @dataclass

@@ -14,6 +14,7 @@ import pyarrow
 from rlhf_kit.data import shapes, sources
 from rlhf_kit.data.checks import ranks_of
 from rlhf_kit.data.columns import Exact, exact_columns, exact_rows, rows_of
+from rlhf_kit.data.faults import check_on_bad_row
 from rlhf_kit.data.files import Source
 from rlhf_kit.data.formats import columns_fault, detect_kind, report, sift, validate
 from rlhf_kit.data.groups import EXTRAS, Row, rankings
@@ -28,9 +29,8 @@ from rlhf_kit.data.messages import (
 )
 from rlhf_kit.data.prompts import handed_on, prompt_of
 from rlhf_kit.data.unread import notices, refused_columns
-from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.errors import UserError
 
-ON_BAD_ROW = ("error", "drop")
 NAMED_ROWS = 3  # numbers of dropped rows named, for each kind of fault
 logger = logging.getLogger(__name__)
 # Kinds of the data sets whose rows are checked and canonical, by the very object: what is mapped, filtered, renamed or
@@ -68,9 +68,7 @@ def load(
     Raises:
         UserError: with all faults of the source, or when nothing is left.
     """
-    if on_bad_row not in ON_BAD_ROW:
-        hint = did_you_mean(on_bad_row, ON_BAD_ROW)
-        raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
+    check_on_bad_row(on_bad_row)
     source_read = sources.read(str(source), kinds, split, seed)
     rows, kind, _ = _canonical(source_read, kinds, on_bad_row, tell)
     return _known(_dataset(rows, kind, source_read.name), kind), kind

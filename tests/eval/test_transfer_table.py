@@ -9,8 +9,7 @@ from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.items import Item, Run, Settings
 from rlhf_kit.eval.scorers import Score
 from rlhf_kit.eval.transfer import config, page, words
-from rlhf_kit.eval.transfer.cells import Cell
-from rlhf_kit.eval.transfer.config import Data, Row, Table
+from rlhf_kit.eval.transfer.config import Cell, Data, Row, Table
 from rlhf_kit.eval.transfer.data import guessing, scores
 from rlhf_kit.eval.transfer.table import KEPT, OPEN, TURNED, Gate, Measured, _drawn, summed_up
 from rlhf_kit.hashes import text_hash

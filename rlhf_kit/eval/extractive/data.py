@@ -14,35 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rlhf_kit.data import sources
-from rlhf_kit.data.faults import describe, is_list
-from rlhf_kit.data.loading import ON_BAD_ROW
+from rlhf_kit.data.faults import check_on_bad_row, describe, is_list
 from rlhf_kit.data.references import contradicts, is_raw_cmrc
-from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.eval.extractive.questions import kind_of
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval.extractive.questions import Question, kind_of
 from rlhf_kit.hashes import text_hash
 
 WORLD_KINDS = ("squad_en", "squad_zh", "crowd_en", "crowd_zh")
 SHOWN = 20  # faults told in full
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, its passage, and its answers: (text, start in `context`), `context[start:][:len(text)] == text`.
-
-    Training learns the first answer, scoring takes them all; none: the passage does not tell. `group`: one for each
-    passage, since questions about the same passage are not independent. `kind`: `kind_of` the question.
-    """
-
-    id: str
-    context: str
-    question: str
-    answers: tuple[tuple[str, int], ...]
-    group: str
-    kind: str = ""
-
-    @property
-    def references(self) -> list[str]:
-        return [text for text, _ in self.answers]
 
 
 @dataclass(frozen=True)
@@ -88,9 +67,7 @@ def questions_of(
     Raises:
         UserError: also when no question is left.
     """
-    if on_bad_row not in ON_BAD_ROW:
-        hint = did_you_mean(on_bad_row, ON_BAD_ROW)
-        raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'.{hint}")
+    check_on_bad_row(on_bad_row)
     if any(map(is_raw_cmrc, rows)):
         raise UserError(
             f"{name} is in CMRC's own layout, which does not say where in its passage an answer stands; take the file "

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import check_length, reads_types
+from rlhf_kit.eval.extractive.questions import Question
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
 from rlhf_kit.models import adapters, preflight
 from rlhf_kit.models.weights import head_modules

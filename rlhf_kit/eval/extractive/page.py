@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlhf_kit.escaping import html
-from rlhf_kit.eval.extractive.data import Question
-from rlhf_kit.eval.extractive.questions import KINDS
+from rlhf_kit.eval.extractive.questions import KINDS, Question
 from rlhf_kit.eval.items import Item, Measured, Results
 from rlhf_kit.pages.shell import document, number, section, table, zh
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import check_length, reads_types
+from rlhf_kit.eval.extractive.questions import Question
 from rlhf_kit.eval.extractive.spans import Spans, best_spans
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
 from rlhf_kit.progress import Counter

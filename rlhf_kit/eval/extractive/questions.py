@@ -1,8 +1,9 @@
-"""What a question asks for, by its question word, English and Chinese (traditional and simplified) alike."""
+"""A question about a passage, and what it asks for by its question word, English and Chinese (both scripts) alike."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 OTHER = "other"
 # kind -> how it is called in Chinese, and what tells it. Of equal places the first kind wins: 什麼時候 is no 什麼.
@@ -17,6 +18,26 @@ KINDS = {
     "what": ("什麼", r"\bwhat\b|[什甚][麼么]|何"),
 }
 _WORDS = re.compile("|".join(f"({pattern})" for _, pattern in KINDS.values()), re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its passage, and its answers: (text, start in `context`), `context[start:][:len(text)] == text`.
+
+    Training learns the first answer, scoring takes them all; none: the passage does not tell. `group`: one for each
+    passage, since questions about the same passage are not independent. `kind`: `kind_of` the question.
+    """
+
+    id: str
+    context: str
+    question: str
+    answers: tuple[tuple[str, int], ...]
+    group: str
+    kind: str = ""
+
+    @property
+    def references(self) -> list[str]:
+        return [text for text, _ in self.answers]
 
 
 def kind_of(question: str) -> str:

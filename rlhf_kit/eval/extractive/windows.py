@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.extractive.data import Question
+from rlhf_kit.eval.extractive.questions import Question
 
 STEP = 128  # tokens from one window to the next: BERT's doc_stride
 NAMED = 10  # questions that a message names

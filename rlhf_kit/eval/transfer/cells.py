@@ -22,13 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.extractive import task as extractive
-from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig, finetune
 from rlhf_kit.eval.extractive.models import load_reader
 from rlhf_kit.eval.extractive.predict import Prediction
+from rlhf_kit.eval.extractive.questions import Question
 from rlhf_kit.eval.extractive.windows import make_windows
 from rlhf_kit.eval.items import Item, Run, Settings
-from rlhf_kit.eval.transfer.config import FIRST, Row, Table, Test
+from rlhf_kit.eval.transfer.config import FIRST, Cell, Row, Table, Test
 from rlhf_kit.eval.transfer.data import Read, scores
 from rlhf_kit.eval.transfer.readers import missing, new_reader, row_hash, training_defaults, training_parts
 from rlhf_kit.inputs import read_json
@@ -37,15 +37,6 @@ from rlhf_kit.storage import replace
 
 TASK, VERSION = "transfer", 1
 CELL, MODEL, TRAINED = "cell.json", "model", "trained"
-
-
-@dataclass(frozen=True)
-class Cell:
-    row: Row
-    seed: int
-
-    def folder(self, output: Path) -> Path:
-        return output / self.row.name / f"seed-{self.seed}"
 
 
 @dataclass(frozen=True)

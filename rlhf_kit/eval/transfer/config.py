@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rlhf_kit.data.loading import ON_BAD_ROW
+from rlhf_kit.data.faults import ON_BAD_ROW
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.extractive.finetune import ExtractiveConfig
 from rlhf_kit.eval.scorers import SCORERS, SQUAD2
@@ -111,6 +111,17 @@ class Table:
     def languages(self, row: Row) -> set[str]:
         """Of what a row is fine-tuned on."""
         return {data.language for data in self.data if data.name in row.fine_tuned_on}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row trained with one seed, and its folder."""
+
+    row: Row
+    seed: int
+
+    def folder(self, output: Path) -> Path:
+        return output / self.row.name / f"seed-{self.seed}"
 
 
 def read_table(path: Path) -> Table:

@@ -14,8 +14,8 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrai
 from rlhf_kit import world
 from rlhf_kit.data.sources import WORLD
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.eval.extractive.data import Question
 from rlhf_kit.eval.extractive.models import load_reader
+from rlhf_kit.eval.extractive.questions import Question
 from rlhf_kit.eval.transfer.config import QANET, Row
 from rlhf_kit.hashes import file_hash
 from rlhf_kit.models import weights

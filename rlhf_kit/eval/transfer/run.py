@@ -13,8 +13,8 @@ from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
 from rlhf_kit.eval.task import NOTHING_DONE, BatchArguments
 from rlhf_kit.eval.transfer import readers
-from rlhf_kit.eval.transfer.cells import TASK, Cell, Making, arguments, finished, make
-from rlhf_kit.eval.transfer.config import Table, read_table
+from rlhf_kit.eval.transfer.cells import TASK, Making, arguments, finished, make
+from rlhf_kit.eval.transfer.config import Cell, Table, read_table
 from rlhf_kit.eval.transfer.data import all_guesses, read_all
 from rlhf_kit.eval.transfer.page import markdown, page, show
 from rlhf_kit.eval.transfer.table import Report, summed_up

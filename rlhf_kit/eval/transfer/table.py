@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from rlhf_kit.eval.intervals import DRAWS, LEVEL, numbered
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.scorers import Score
-from rlhf_kit.eval.transfer.cells import Cell
-from rlhf_kit.eval.transfer.config import FIRST, QANET, Row, Table, Test
+from rlhf_kit.eval.transfer.config import FIRST, QANET, Cell, Row, Table, Test
 
 GATE = 25.0  # points of exact match above guessing, in the language that was learned, before transfer is claimed
 KEPT, TURNED, OPEN = "kept", "turned round", "cannot be told"

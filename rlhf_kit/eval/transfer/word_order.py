@@ -10,7 +10,7 @@ import random
 import re
 from dataclasses import replace
 
-from rlhf_kit.eval.extractive.data import Question
+from rlhf_kit.eval.extractive.questions import Question
 from rlhf_kit.hashes import text_hash
 
 ORDERS = ("random", "reversed")
