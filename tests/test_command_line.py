@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_kit import cli
-from rlhf_kit.cli.commands import COMMANDS
+from rlhf_kit.cli.commands import COMMANDS, GROUPS
 from rlhf_kit.cli.completion import script
 from rlhf_kit.errors import UserError
 from rlhf_kit.options.declared import aliases, declared_fields, declared_in_source
@@ -81,7 +81,8 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
 def completed(*words):
     """What bash offers for the last of these words."""
     quoted = " ".join(f"'{word}'" for word in words)
-    code = f'{script("bash")}\nCOMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _rlhf_kit; echo "${{COMPREPLY[@]}}"'
+    bash = script("bash", COMMANDS, GROUPS)
+    code = f'{bash}\nCOMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _rlhf_kit; echo "${{COMPREPLY[@]}}"'
     return subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -100,7 +101,7 @@ def test_completion_offers_every_option_that_the_class_declares():
 def test_the_scripts_are_of_the_shells_language(shell):
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} here")
-    subprocess.run([shell, "-n"], input=script(shell), text=True, check=True)
+    subprocess.run([shell, "-n"], input=script(shell, COMMANDS, GROUPS), text=True, check=True)
 
 
 def test_the_page_of_options_is_that_of_the_dataclasses():

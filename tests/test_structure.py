@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from imports import files, graph
+from imports import circles, files, graph, longest_chain, top_level
 
 ROOT = Path(__file__).parents[1]
 FILES = files()
@@ -32,7 +32,7 @@ LAYERS = [
     ["world", "ops", "errors", "escaping", "launched", "hashes"],
 ]
 LEVEL = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-LONG_FILE, LONG_FUNCTION = 500, 60
+LONG_FILE, LONG_FUNCTION, LONG_CHAIN = 500, 60, 14
 WORDS = {"found", "told", "given", "said", "asked", "mine"}  # which say nothing of what a variable holds
 
 
@@ -59,6 +59,17 @@ def test_the_floor_imports_nothing_of_ours(name):
     for module in FILES:
         if part(module) == name:
             assert {part(other) for other in imported(module)} <= {name}
+
+
+def test_no_modules_import_one_another():
+    """Over any number of others; an import inside a function, for types alone or by a string is one too."""
+    assert not circles(graph())
+
+
+def test_the_longest_way_down_is_short():
+    """Of the imports that are made when a module is loaded."""
+    chain = longest_chain(top_level())
+    assert len(chain) <= LONG_CHAIN, " → ".join(chain)
 
 
 def test_files_and_functions_stay_readable():

@@ -5,10 +5,10 @@ The script holds every name, so that Tab starts no Python; after an update of th
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from rlhf_kit.cli.commands import COMMANDS, GROUPS
 from rlhf_kit.options.declared import aliases, declared_in_source
 from rlhf_kit.terminal import say
 
@@ -44,14 +44,15 @@ class CompletionOptions:
     )
 
 
-def run(options: CompletionOptions) -> None:
-    say(script(options.shell))
+def run(commands: Mapping[str, Any], groups: Collection[str], options: CompletionOptions) -> None:
+    """`commands`: the table of all (`commands.COMMANDS`); `groups`: the first words of those that have two."""
+    say(script(options.shell, commands, groups))
 
 
-def script(shell: str) -> str:
+def script(shell: str, commands: Mapping[str, Any], groups: Collection[str]) -> str:
     """What the shell evaluates."""
     names, values = [], []
-    for words, command in COMMANDS.items():
+    for words, command in commands.items():
         declared = declared_in_source([*command.options.values()]).options
         spelt = [*declared, *aliases(declared), "config", "help"]
         names.append(f'            "{words}") words="{" ".join(f"--{name}" for name in spelt)}";;')
@@ -59,14 +60,14 @@ def script(shell: str) -> str:
             if option.values:
                 values.append(f'    "{words}:--{name}") words="{" ".join(option.values)}";;')
     nested = [
-        f'            2:{group}) words="{" ".join(w.split()[1] for w in COMMANDS if w.startswith(f"{group} "))}";;'
-        for group in GROUPS
+        f'            2:{group}) words="{" ".join(w.split()[1] for w in commands if w.startswith(f"{group} "))}";;'
+        for group in groups
     ]
-    first = [*(words for words in COMMANDS if " " not in words), *GROUPS]
+    first = [*(words for words in commands if " " not in words), *groups]
     return SCRIPT.format(
         shell=shell,
         start=ZSH if shell == "zsh" else "",
-        groups="|".join(GROUPS),
+        groups="|".join(groups),
         values="\n".join(values),
         options="\n".join(names),
         commands=" ".join(first),

@@ -116,6 +116,8 @@ def _run(words: str, command: Command, argv: list[str]) -> int:
             run = partial(run, _imported(command.task))
         if "transformers" in sys.modules:
             importlib.import_module("rlhf_kit.processes").quiet()
+        if words == "completion":
+            run = partial(run, COMMANDS, GROUPS)
         if words not in STAGES:
             (cls,) = map(_imported, command.options.values())
     status = run(argv) if words in STAGES else run(reading.read_record(words, cls, argv))

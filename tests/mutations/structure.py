@@ -7,6 +7,18 @@ ESCAPING, ERRORS = "rlhf_kit/escaping.py", "rlhf_kit/errors.py"
 STATUS = "    status = 2\n"
 
 MUTANTS = [
+    (
+        "rlhf_kit/data/faults.py",
+        "import numbers\n",
+        "import numbers\n\nfrom rlhf_kit.data import loading\n",
+        TEST + "test_no_modules_import_one_another",
+    ),
+    (
+        "rlhf_kit/errors.py",
+        "import difflib\n",
+        "import difflib\n\nfrom rlhf_kit.world import kinds\n",
+        TEST + "test_the_longest_way_down_is_short",
+    ),
     (ESCAPING, "import re\n", "import re\nfrom rlhf_kit.errors import UserError\n", LAYERS + "[rlhf_kit.escaping]"),
     (
         ESCAPING,
