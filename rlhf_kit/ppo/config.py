@@ -100,7 +100,7 @@ class PPOConfig(TrainingArguments):
             "before both."
         },
     )
-    rollout_batch_size: int = field(default=256, metadata={"help": "Prompts a rollout, over all processes."})
+    rollout_batch_size: int = field(default=256, metadata={"help": "Prompts per rollout, over all processes."})
     max_completion_length: int = field(default=53, metadata={"help": "Longest completion, in tokens."})
     temperature: float = field(
         default=1.0, metadata={"help": "Softmax temperature, when sampling and when scoring alike."}
@@ -111,10 +111,10 @@ class PPOConfig(TrainingArguments):
 
     # Rewards
     reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "One weight a reward function, in order; None: 1.0 each."}
+        default=None, metadata={"help": "One weight per reward function, in order; None: 1.0 each."}
     )
     reward_clip: float | None = field(
-        default=10.0, metadata={"help": "Scores are held to +- this (OpenRLHF's default); None: never."}
+        default=10.0, metadata={"help": "Scores are clipped to +- this (OpenRLHF's default); None: never."}
     )
     reward_scaling: bool = field(
         default=False,
@@ -126,8 +126,8 @@ class PPOConfig(TrainingArguments):
     missing_eos_penalty: float | None = field(
         default=1.0,
         metadata={
-            "help": "Taken off the score of a completion that never ended, after scaling and clip (the 'EOS trick' of "
-            "Huang et al. 2024, arXiv:2403.17031, as TRL has it); None: nothing."
+            "help": "Subtracted from the score of a completion that never ended, after scaling and clip (the 'EOS "
+            "trick' of Huang et al. 2024, arXiv:2403.17031, as TRL has it); None: nothing."
         },
     )
     bootstrap_truncated: bool = field(
@@ -140,7 +140,7 @@ class PPOConfig(TrainingArguments):
     )
     kl_target: float | None = field(
         default=None,
-        metadata={"help": "Adapt `kl_coef` to hold this KL, in nats a completion (Ziegler et al.: 6); None: fixed."},
+        metadata={"help": "Adapt `kl_coef` to hold this KL, in nats per completion (Ziegler et al.: 6); None: fixed."},
     )
     kl_horizon: int = field(
         default=10000, metadata={"help": "Completions over which the adaptive `kl_coef` reacts (Ziegler et al. 2019)."}
@@ -148,12 +148,12 @@ class PPOConfig(TrainingArguments):
 
     max_kl: float | None = field(
         default=None,
-        metadata={"help": "Stop when a rollout's KL passes this many nats a completion; None: never."},
+        metadata={"help": "Stop when a rollout's KL passes this many nats per completion; None: never."},
     )
 
     # The update
     num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over a rollout (Ziegler et al. 2019)."})
-    mini_batch_size: int = field(default=64, metadata={"help": "Completions an optimizer step, over all processes."})
+    mini_batch_size: int = field(default=64, metadata={"help": "Completions per optimizer step, over all processes."})
     gamma: float = field(default=1.0, metadata={"help": "Discount (Ziegler et al. 2019: none)."})
     lam: float = field(default=0.95, metadata={"help": "GAE's lambda (Ziegler et al. 2019)."})
     cliprange: float = field(default=0.2, metadata={"help": "Clip range of the policy's probability ratio."})
@@ -171,7 +171,7 @@ class PPOConfig(TrainingArguments):
     )
     ptx_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Texts of `ptx_dataset` an optimizer step, over all processes; None: `mini_batch_size`."},
+        metadata={"help": "Texts of `ptx_dataset` per optimizer step, over all processes; None: `mini_batch_size`."},
     )
     ptx_max_length: int | None = field(
         default=None,
@@ -180,7 +180,7 @@ class PPOConfig(TrainingArguments):
     ema_decay: float | None = field(
         default=None,
         metadata={
-            "help": "Keep a moving average of the policy, saved in `ema/` beside it: the decay an optimizer step "
+            "help": "Keep a moving average of the policy, saved in `ema/` beside it: the decay per optimizer step "
             "(InstructGPT, appendix C.4: 0.992 an iteration); None: none."
         },
     )
@@ -204,7 +204,7 @@ class PPOConfig(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Keep further columns: they are handed to the reward functions."}
     )
-    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts anew each pass."})
+    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts again for each pass."})
 
     def __post_init__(self):
         sharded = sharding_faults(self)
@@ -254,7 +254,7 @@ class PPOConfig(TrainingArguments):
         return faults + [f"{name}={getattr(self, name)}: {why}" for name, why in REFUSED.items() if name in changed]
 
     def micro_batches(self, processes: int) -> int:
-        """Forwards an optimizer step on each process."""
+        """Forwards per optimizer step on each process."""
         if self.rollout_batch_size % processes:
             raise UserError(
                 f"rollout_batch_size={self.rollout_batch_size} must be a multiple of the {processes} processes."

@@ -35,10 +35,10 @@ class RewardConfig(TrainingArguments):
         default=1.0, metadata={"help": "Passes over the data; more overfit (InstructGPT, appendix C.2)."}
     )
     per_device_train_batch_size: int = field(
-        default=8, metadata={"help": "Prompts a forward, with all their answers."}
+        default=8, metadata={"help": "Prompts per forward, with all their answers."}
     )
     gradient_accumulation_steps: int = field(
-        default=8, metadata={"help": "Forwards an optimizer step; 8 x 8 = InstructGPT's 64 prompts."}
+        default=8, metadata={"help": "Forwards per optimizer step; 8 x 8 = InstructGPT's 64 prompts."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Optimizer steps between logs."})
     max_length: int | None = field(

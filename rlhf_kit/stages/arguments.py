@@ -82,7 +82,9 @@ class DataArguments:
 class RunArguments:
     overwrite_output_dir: bool = field(
         default=False,
-        metadata={"help": "Remove the run that output_dir holds, by its own record and nothing else, and start anew."},
+        metadata={
+            "help": "Remove the run that output_dir holds, by its own record and nothing else, and start again."
+        },
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Check config and data, print the plan, train nothing, write nothing."}

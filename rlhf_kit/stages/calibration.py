@@ -37,7 +37,7 @@ class CalibrationArguments:
             "usually the SFT model that PPO starts from."
         },
     )
-    calibration_samples: int = field(default=256, metadata={"help": "Answers that the policy gives for it."})
+    calibration_samples: int = field(default=256, metadata={"help": "Answers sampled from the policy for it."})
     calibration_max_completion_length: int = field(default=128, metadata={"help": "Tokens of such an answer."})
 
 

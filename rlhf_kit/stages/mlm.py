@@ -81,7 +81,7 @@ class MaskedConfig(TrainingArguments):
         },
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "Tokens a row. Default: the model's positions, 512 at most."}
+        default=None, metadata={"help": "Tokens per row. Default: the model's positions, 512 at most."}
     )
     train_tokenizer: int | None = field(
         default=None,

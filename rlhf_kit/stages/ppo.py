@@ -49,10 +49,10 @@ class PPOArguments:
         default=None, metadata={"help": "Make all reward models one reward: their mean, min, or mean less their std."}
     )
     reward_ensemble_std_coef: float = field(
-        default=1.0, metadata={"help": "How much of their standard deviation mean-std takes off."}
+        default=1.0, metadata={"help": "How many of their standard deviations mean-std subtracts."}
     )
     ref_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Policy to stay near. Default: the model as it starts."}
+        default=None, metadata={"help": "Reference policy of the KL penalty. Default: the model as it starts."}
     )
     max_prompt_length: int | None = field(
         default=None,

@@ -56,7 +56,7 @@ class PretrainConfig(TrainingArguments):
     adam_beta2: float = field(default=0.95, metadata={"help": "Adam's beta2."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the text."})
     block_size: int | None = field(
-        default=None, metadata={"help": "Tokens a row. Default: the model's context, 1,024 at most."}
+        default=None, metadata={"help": "Tokens per row. Default: the model's context, 1,024 at most."}
     )
     train_tokenizer: int | None = field(
         default=None,
