@@ -27,7 +27,7 @@ LAYERS = [
     ["pages"],
     ["storage"],
     ["progress", "processes", "options", "versions"],
-    ["inputs", "parser"],
+    ["inputs", "references"],
     ["terminal"],
     ["world", "ops", "errors", "escaping", "launched", "hashes"],
 ]

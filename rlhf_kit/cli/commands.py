@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_kit.eval.commands import TASKS
+from rlhf_kit.references import search_here
 
 ARGUMENTS = "rlhf_kit.stages.arguments"
+RUNNER = "rlhf_kit.eval.runner:run"
 KEPT = (
     "The same command resumes from what --output_dir has; without it nothing was kept. "
     "已中斷；有 --output_dir 時，同一個指令會接續。"
@@ -41,7 +43,7 @@ class Command:
     interrupted: str = "The same command begins again."
     unwritten: str = ""
     examples: tuple[str, ...] = ()
-    task: str = ""  # `module:Class` of an evaluation task, which the runner runs
+    task: str = ""  # of `eval`: a name of TASKS, or one's own as `module:Class`; the runner runs it
 
 
 def _stage(name: str, english: str, chinese: str, **classes: str) -> Command:
@@ -160,9 +162,7 @@ def _measurement(
 
 EVALS = {
     **{
-        f"eval {name}": _measurement(
-            english, chinese, "rlhf_kit.eval.runner:run", f"{task}Arguments", EXAMPLES[name], task=task
-        )
+        f"eval {name}": _measurement(english, chinese, RUNNER, f"{task}Arguments", EXAMPLES[name], task=name)
         for name, (english, chinese, task) in TASKS.items()
     },
     "eval reward": _measurement(
@@ -206,3 +206,12 @@ EVALS = {
 # Commands of two words, by the first.
 GROUPS = {"eval": Command("Measure a model", "評測模型", "")}
 COMMANDS: dict[str, Command] = {**STAGES, **OTHERS, **EVALS}
+
+
+def command_of(words: str) -> Command | None:
+    """The command; `eval module:Class` is a task of the user's own. None where there is no such command."""
+    group, _, name = words.partition(" ")
+    if group != "eval" or ":" not in name:
+        return COMMANDS.get(words)
+    search_here()  # for the help
+    return _measurement("A task of your own", "自訂的評測", RUNNER, f"{name}Arguments", f"{name} --help", task=name)

@@ -47,8 +47,8 @@ def usage(words: str, command: Command) -> str:
     return " ".join([words, *places, "[--config X.yaml]", "[--key value ...]"])
 
 
-def print_command(words: str, everything: bool = False) -> None:
-    command, console = COMMANDS[words], Console()
+def print_command(words: str, command: Command, everything: bool = False) -> None:
+    console = Console()
     options = declared_in_source([*command.options.values()]).options
     short = {name: word for word, name in reversed(aliases(options).items())}
     console.print(

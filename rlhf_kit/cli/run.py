@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from rlhf_kit import __version__
-from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command
+from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command, command_of
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.launched import is_main_process
 from rlhf_kit.terminal import complain, escape_logs, interrupts, outlive_readers, say
@@ -45,13 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _help().print_group(argv[0])
         return 0 if len(argv) > 1 else 2
     words, rest = " ".join(argv[:size]), argv[size:]
-    if words not in COMMANDS:
+    command = command_of(words)
+    if command is None:
         complain(_unknown(argv[0], argv[1] if size == 2 else None))
         return 2
     if HELP & {*rest}:
-        _help().print_command(words, everything=bool({"--help-all", "--help_all"} & {*rest}))
+        _help().print_command(words, command, everything=bool({"--help-all", "--help_all"} & {*rest}))
         return 0
-    return _ended(words, COMMANDS[words], rest)
+    return _ended(words, command, rest)
 
 
 def _help() -> Any:
@@ -112,13 +113,14 @@ def _run(words: str, command: Command, argv: list[str]) -> int:
         reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         run = _imported(command.run)
-        if command.task:
-            run = partial(run, _imported(command.task))
         if "transformers" in sys.modules:
             importlib.import_module("rlhf_kit.processes").quiet()
         if words == "completion":
             run = partial(run, COMMANDS, GROUPS)
-        if words not in STAGES:
+        if command.task:
+            kind = importlib.import_module("rlhf_kit.eval.commands").task_named(command.task)
+            run, cls = partial(run, kind), kind.Arguments
+        elif words not in STAGES:
             (cls,) = map(_imported, command.options.values())
     status = run(argv) if words in STAGES else run(reading.read_record(words, cls, argv))
     return status if isinstance(status, int) else 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.errors import UserError
+from rlhf_kit.references import load_reference
 
 # name -> what it measures, in English and Chinese; the task, whose options are `module:ClassArguments`
 TASKS: dict[str, tuple[str, str, str]] = {
@@ -37,8 +37,8 @@ TASKS: dict[str, tuple[str, str, str]] = {
 
 
 def task_named(name: str) -> Any:
-    """The task's class. Raises UserError where there is none."""
-    if name not in TASKS:
-        raise UserError(f"there is no command {name!r}.{did_you_mean(name, TASKS)} Give one of {', '.join(TASKS)}")
-    module, _, attribute = TASKS[name][2].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    """The class of a task of TASKS, or of one's own by `module:Class`. Raises UserError where there is none."""
+    kind = load_reference(TASKS[name][2] if name in TASKS else name, "task")
+    if not hasattr(kind, "Arguments"):
+        raise UserError(f"task {name!r} is not a subclass of rlhf_kit.eval.task.Task, with its `Arguments`.")
+    return kind

@@ -322,6 +322,7 @@ def _file(module: str) -> Path | None:
         return None
     if spec is None or spec.origin is None:
         return None
+    if not parts:
+        return Path(spec.origin)
     base = Path(spec.origin).parent.joinpath(*parts)
-    paths = (base / "__init__.py", base.with_suffix(".py")) if parts else (base / "__init__.py",)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import importlib
 import inspect
 import logging
 import math
 import numbers
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,13 +33,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_each, encode_prompt
 from rlhf_kit.data.prompts import handed_on
-from rlhf_kit.errors import UserError, did_you_mean, each
+from rlhf_kit.errors import UserError, each
 from rlhf_kit.models.checkpoints import check_scorer, check_vocabulary, load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.forward import context_length, unwrapped
 from rlhf_kit.models.heads import check_head, fit_context, row_format, score_texts
 from rlhf_kit.models.weights import origin, pinned, refuse_not_finite, short_name
+from rlhf_kit.references import load_reference
 
 logger = logging.getLogger(__name__)
 RewardFunc = str | PreTrainedModel | PeftModel | Ensemble | Callable
@@ -83,24 +82,9 @@ def resolve_reward(func: RewardFunc | os.PathLike) -> RewardFunc:
     func = str(func) if isinstance(func, os.PathLike) else func
     if not isinstance(func, str) or not FUNCTION.fullmatch(func):
         return func
-    module_name, function_name = func.split(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that no file of the user's stands for a library
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises
-        raise UserError(
-            f"reward_funcs {func!r}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
-            "The module must be installed or stand in the current folder."
-        ) from error
-    function = getattr(module, function_name, None)
+    function = load_reference(func, "reward_funcs")
     if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        fault = "is no function" if hasattr(module, function_name) else "does not exist"
-        raise UserError(
-            f"reward_funcs {func!r}: {function_name!r} {fault} in {module_name!r}."
-            f"{did_you_mean(function_name, functions)}"
-        )
+        raise UserError(f"reward_funcs {func!r} is a {type(function).__name__}, not a function.")
     return function
 
 

@@ -10,7 +10,7 @@ MUTANTS = [
     (
         "rlhf_kit/data/faults.py",
         "import numbers\n",
-        "import numbers\n\nfrom rlhf_kit.data import loading\n",
+        'import numbers\n\nREAD_BY = "rlhf_kit.data.loading:load"\n',
         TEST + "test_no_modules_import_one_another",
     ),
     (

@@ -199,7 +199,7 @@ def test_a_reward_model_with_two_labels(base, ranked, reward_model, tokenizer, t
     [
         ("no_such_module:f", "importing 'no_such_module' failed"),
         ("rlhf_kit.world:truth_rewards", "does not exist.*Did you mean 'truth_reward'"),
-        ("rlhf_kit.world:BASE", "is no function"),
+        ("rlhf_kit.world:BASE", "is a PosixPath, not a function"),
     ],
 )
 def test_reward_functions_that_do_not_resolve(base, ranked, tmp_path, capsys, name, message):

@@ -98,13 +98,20 @@ class ICL(task.Task):
         self.shots = sorted(set(options.shots))
         self.layout = layout(self.tokenizer, options.apply_chat_template)
         self.prompts = Prompts(self.tokenizer, self.context, options.apply_chat_template)
-        self.asked = {}
-        for exercise in self.rows:
-            for wanted in self.shots:
-                for number in range(len(exercise.examples))[: options.limit]:
-                    name = f"{exercise.name}/{wanted}-shot/{number}"
-                    self.asked[name] = self.prompts.ask(name, exercise, number, wanted, options.seed)
-        return list(self.asked)
+        self.items = {
+            f"{exercise.name}/{wanted}-shot/{number}": (exercise, number, wanted)
+            for exercise in self.rows
+            for wanted in self.shots
+            for number in range(len(exercise.examples))[: options.limit]
+        }
+        for exercise in self.rows:  # all prompts would take minutes: the longest question of each
+            examples = exercise.examples[: options.limit]
+            longest = max(range(len(examples)), key=lambda number: len(examples[number].prompt))
+            self._prompt(f"{exercise.name}/{self.shots[-1]}-shot/{longest}")
+        return list(self.items)
+
+    def _prompt(self, name: str) -> Asked:
+        return self.prompts.ask(name, *self.items[name], self.options.seed)
 
     def settings(self) -> dict[str, Any]:
         names = [exercise.name for exercise in self.rows]
@@ -112,7 +119,7 @@ class ICL(task.Task):
 
     def ask(self, model: PreTrainedModel, ids: Sequence[str]) -> Iterator[Item]:
         for exercise in self.rows:
-            items = [self.asked[name] for name in ids if self.asked[name].task is exercise]
+            items = [self._prompt(name) for name in ids if self.items[name][0] is exercise]
             answer = _choose if exercise.examples[0].choices else _write
             yield from answer(model, self.prompts, exercise, items, self.options.max_batch_tokens)
 

@@ -116,7 +116,7 @@ def _faults(row: Any) -> Iterator[str]:
 
 def _fault(key: str, value: Any) -> str | None:
     """What is wrong with one value of an entry."""
-    if key == "command" and value not in TASKS:
+    if key == "command" and value not in TASKS and ":" not in str(value):
         return f"there is no command {value!r}.{did_you_mean(str(value), TASKS)} Give one of {', '.join(TASKS)}"
     needed = {
         "name": ("a name that can be a folder's", isinstance(value, str) and NAME.fullmatch(value)),

@@ -1,0 +1,35 @@
+"""Code of the user's by name: `package.module:NAME`, from what is installed or from the current folder."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from rlhf_kit.errors import UserError, did_you_mean
+
+
+def search_here() -> None:
+    """Let the current folder be searched for modules, after all others: no file there stands for a library."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def load_reference(reference: str, what: str) -> Any:
+    """What `module:NAME` names; `what` begins the message. Raises UserError: no such module or name, or it fails."""
+    module_name, _, name = reference.partition(":")
+    search_here()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module raises
+        raise UserError(
+            f"{what} {reference!r}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
+            "The module must be installed or be in the current folder."
+        ) from error
+    if not hasattr(module, name):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(
+            f"{what} {reference!r}: {name!r} does not exist in {module_name!r}.{did_you_mean(name, names)}"
+        )
+    return getattr(module, name)
