@@ -7,10 +7,9 @@ from typing import Any
 
 from accelerate import PartialState
 
-from rlhf_kit.errors import HubUnreachableError
 from rlhf_kit.eval.items import Results, Run
 from rlhf_kit.eval.revisions import pin
-from rlhf_kit.eval.task import NOTHING_DONE, Task
+from rlhf_kit.eval.task import NOTHING_DONE, Task, planned
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 
@@ -23,12 +22,11 @@ def run(kind: type[Task], options: Any) -> dict[str, Results]:
     quiet()
     options = replace(options)
     pin(options, kind.baselines)
-    if not options.dry_run:
-        return measure(kind(options))
-    try:
-        say(plan(kind(options)))
-    except HubUnreachableError as error:
-        say(f"{kind.name}: the options are right; the rest was not checked, as the hub cannot be reached: {error}")
+    with planned(kind.name, options.dry_run):
+        task = kind(options)
+        if not options.dry_run:
+            return measure(task)
+        say(plan(task))
     return {}
 
 

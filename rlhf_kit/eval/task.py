@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.formats import SHOWN
-from rlhf_kit.errors import UserError
+from rlhf_kit.errors import HubUnreachableError, UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure
 from rlhf_kit.eval.items import Item, Results, Settings, percentages
@@ -27,9 +28,21 @@ from rlhf_kit.generation.generators import check_generators, folders, load_gener
 from rlhf_kit.models.checkpoints import load_config, load_tokenizer
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.identity import model_hash
+from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console
 
 NOTHING_DONE = "Dry run: no weights were loaded, nothing was written. 只檢查，未評測。"
+
+
+@contextmanager
+def planned(name: str, dry_run: bool) -> Iterator[None]:
+    """Around a measurement: in a dry run a hub that cannot be reached is named, and is no fault."""
+    try:
+        yield
+    except HubUnreachableError as error:
+        if not dry_run:
+            raise
+        say(f"{name}: the options are right; the rest was not checked, as the hub cannot be reached: {error}")
 
 
 @dataclass
@@ -143,7 +156,8 @@ class Task(ABC):
         if not isinstance(self.options, ModelsArguments):
             return [self]
         models = self.options.models
-        check_generators(model for model in models if model not in self.baselines)
+        if not self.options.dry_run:  # it reads the weights' headers, so a hub's model is fetched
+            check_generators(model for model in models if model not in self.baselines)
         return [self.of(model, place) for model, place in zip(models, folders(models, self.folder), strict=True)]
 
     def of(self, model: str, folder: Path | None) -> Task:

@@ -7,7 +7,26 @@ SPANS, SPANS_TEST = "rlhf_kit/eval/extractive/spans.py", "tests/eval/test_extrac
 SCORED, REFERENCES = "tests/eval/test_score_predictions.py::", "rlhf_kit/data/references.py"
 WINDOWS_TEST, PREDICT_TEST = "tests/eval/test_extractive_windows.py::", "tests/eval/test_extractive_predict.py::"
 
+YAMLS = "tests/eval/test_benchmarks_yaml.py::"
 MUTANTS = [
+    (
+        "rlhf_kit/eval/task.py",
+        "        if not self.options.dry_run:  # it",
+        "        if True:  # it",
+        YAMLS + "test_a_benchmark_dry_runs_and_fetches_no_weights[icl]",
+    ),
+    (
+        "rlhf_kit/eval/task.py",
+        "        if not dry_run:\n            raise",
+        "        raise",
+        YAMLS + "test_an_unreachable_hub_is_named_and_no_fault[coqa]",
+    ),
+    (
+        "rlhf_kit/references.py",
+        "    search_here()\n    try",
+        "    try",
+        "tests/stages/test_stages.py::test_a_reward_function_of_the_current_folder",
+    ),
     (
         SCORERS,
         "_best(pairs[:left_out] + pairs[left_out + 1 :])",

@@ -21,21 +21,26 @@ BATCHES = 8  # scored between two looks at the progress; sorted by length within
 
 
 def load_scorer(
-    name: str, prompts: Iterable[Prompt] = (), source: str = "", device_map: str | None = None
+    name: str, prompts: Iterable[Prompt] = (), source: str = ""
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A trained reward model (or its adapter, merged) in eval mode, and its tokenizer.
 
     Args:
         prompts: of `source`, that it is to read: what its chat template refuses is told before it is loaded.
-        device_map: as for `load_reward_model`; "meta" loads no weights.
 
     Raises:
         UserError: also for a language model, whose scores would come from a head that nobody trained.
     """
+    tokenizer = checked_tokenizer(name, prompts, source)
+    return load_reward_model(name, tokenizer=tokenizer).eval(), tokenizer
+
+
+def checked_tokenizer(name: str, prompts: Iterable[Prompt], source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a reward model, all of whose checks but those of its weights are made. See `load_scorer`."""
     check_scorer(name, load_config(name, what="a reward model"))
     tokenizer = load_tokenizer(name, needs_eos=False)
     encode_each(prompts, partial(encode_prompt, tokenizer), source)
-    return load_reward_model(name, tokenizer=tokenizer, device_map=device_map).eval(), tokenizer
+    return tokenizer
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from rlhf_kit.eval import results
 from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.reward.page import HEADLINES, length_sentence, reward_page
 from rlhf_kit.eval.reward.ranking import RankedList, kendall_tau_b, measure_rankings, measure_thumbs
-from rlhf_kit.eval.reward.scoring import Reader, load_scorer, score_lists
-from rlhf_kit.eval.task import NOTHING_DONE, OutputArguments
+from rlhf_kit.eval.reward.scoring import Reader, checked_tokenizer, load_scorer, score_lists
+from rlhf_kit.eval.task import NOTHING_DONE, OutputArguments, planned
 from rlhf_kit.models import heads
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.pages.shell import REPORT
@@ -187,6 +187,11 @@ def _ceiling(rows: Sequence[Row], accuracy: float) -> dict | None:
 
 def run(options: RewardArguments) -> None:
     """`rlhf-kit eval reward`. Raises UserError."""
+    with planned(TASK, options.dry_run):
+        _run(options)
+
+
+def _run(options: RewardArguments) -> None:
     quiet()
     options = replace(options)
     pin(options)
@@ -198,7 +203,7 @@ def run(options: RewardArguments) -> None:
     if options.limit is not None:
         rows = rows.select(range(min(options.limit, len(rows))))
     if options.dry_run:
-        load_scorer(options.model_name_or_path, rows["prompt"], options.dataset_name, device_map="meta")
+        checked_tokenizer(options.model_name_or_path, rows["prompt"], options.dataset_name)
         say(f"{PROTOCOL}: {len(rows)} rows ({kind}) of {options.dataset_name}, asked of {options.model_name_or_path}.")
         say(NOTHING_DONE)
         return

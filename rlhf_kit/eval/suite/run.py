@@ -57,7 +57,8 @@ def run(options: SuiteArguments) -> None:
     """`rlhf-kit eval suite`. Raises UserError."""
     quiet()
     models, entries = _models(options), read_suite(options.suite)
-    check_generators(models.values())
+    if not options.dry_run:
+        check_generators(models.values())
     state = processes()
     if options.output_dir is None and state.num_processes > 1:
         raise UserError("Several processes keep their items in files: give a folder by --output_dir.")

@@ -11,7 +11,7 @@ from typing import Literal
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
-from rlhf_kit.eval.task import NOTHING_DONE, BatchArguments
+from rlhf_kit.eval.task import NOTHING_DONE, BatchArguments, planned
 from rlhf_kit.eval.transfer import readers
 from rlhf_kit.eval.transfer.cells import TASK, Making, arguments, finished, make
 from rlhf_kit.eval.transfer.config import Cell, Table, read_table
@@ -69,6 +69,11 @@ def run(options: TransferArguments) -> None:
     """`rlhf-kit eval transfer`. Raises UserError."""
     quiet()
     TRUSTS_CODE.set(options.trust_remote_code)
+    with planned(TASK, options.dry_run):
+        _run(options)
+
+
+def _run(options: TransferArguments) -> None:
     if options.table and options.model_set:
         raise UserError("--table is a table of its own; leave out --model_set.")
     path = options.table or TABLES / f"{options.model_set or 'world'}.yaml"
@@ -76,7 +81,7 @@ def run(options: TransferArguments) -> None:
     table = replace(table, rows=tuple(map(readers.pinned, table.rows)))
     for row in table.rows:
         if row.name not in skipped:
-            readers.check(row)
+            readers.check(row, weights=not options.dry_run)
     read = read_all(table, options.data_dir, options.limit)
     output, state = Path(options.output_dir or f"runs/transfer/{path.stem}"), processes()
     results.check_folder(output, TASK, FILES)
