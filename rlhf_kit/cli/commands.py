@@ -60,7 +60,7 @@ def _stage(name: str, english: str, chinese: str, **classes: str) -> Command:
         },
         renamed="rlhf_kit.ppo.config:RENAMED" if name == "ppo" else "",
         examples=(
-            f"{name} --config recipes/gpt2/{name}.yaml --dry-run",
+            f"{name} --config recipes/gpt2/{name}.yaml --dry_run",
             f"{name} --config recipes/gpt2/{name}.yaml --learning_rate 1e-5 --output_dir runs/{name}",
         ),
     )
@@ -111,7 +111,7 @@ OTHERS = {
         "rlhf_kit.eval.reward.rows:run",
         {"Options": "rlhf_kit.eval.reward.rows:ScoreOptions"},
         interrupted="Nothing was written. 已中斷，沒有寫入任何結果。",
-        examples=("score --model runs/reward --data answers.jsonl --output scored.jsonl",),
+        examples=("score --model_name_or_path runs/reward --dataset_name answers.jsonl --output_file scored.jsonl",),
     ),
     "convert": Command(
         "Rankings and pairs from and to other projects' formats",

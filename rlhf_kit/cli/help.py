@@ -98,7 +98,7 @@ def print_root() -> None:
         "\nExamples:\n"
         "  rlhf-kit demo\n"
         "  rlhf-kit sft --help\n"
-        "  rlhf-kit sft --model_name_or_path gpt2 --dataset_name my.jsonl --output_dir runs/sft --dry-run\n"
+        "  rlhf-kit sft --model_name_or_path gpt2 --dataset_name my.jsonl --output_dir runs/sft --dry_run\n"
         "  rlhf-kit ppo --config recipes/gpt2/ppo.yaml --resume_from_checkpoint"
     )
 

@@ -14,13 +14,14 @@ from rlhf_kit.training.checkpoints import checkpoints, is_cut_off, record
 
 NEXT = {  # after each stage; what is in capitals is the user's to give
     "pretrain": "rlhf-kit sft --model_name_or_path {folder} --dataset_name DEMONSTRATIONS --output_dir FOLDER",
-    "mlm": "rlhf-kit eval extractive --model {folder} --train-data SQUAD --data SQUAD --scorer squad --output FOLDER",
+    "mlm": "rlhf-kit eval extractive --model_name_or_path {folder} --train_dataset_name SQUAD --dataset_name SQUAD "
+    "--scorer squad --output_dir FOLDER",
     "sft": "rlhf-kit reward --model_name_or_path {folder} --dataset_name RANKINGS --output_dir FOLDER",
     "reward": "rlhf-kit ppo --model_name_or_path {model} --reward_funcs {folder} --dataset_name PROMPTS "
     "--output_dir FOLDER",
     "ppo": "rlhf-kit doctor {folder}",
 }
-MEASURE = "rlhf-kit eval suite --models {folder} --output FOLDER"  # after any other
+MEASURE = "rlhf-kit eval suite --models {folder} --output_dir FOLDER"  # after any other
 
 
 def after_end(settings: Settings) -> str:
