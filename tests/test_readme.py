@@ -28,6 +28,7 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import save, wrap
 from rlhf_kit.models.checkpoints import load_policy
+from rlhf_kit.options.declared import declared_in_source
 from rlhf_kit.stages.mlm import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -334,6 +335,27 @@ def anchors(path: Path) -> set[str]:
     """What a link may name behind `#`: the headings as GitHub makes them addresses."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def shown(path: Path) -> list[tuple[str, str]]:
+    """(command, name of an option) as a page shows them: in blocks and in lines, and where a line goes on below."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"(?:rlhf-kit|recipes/|eval/)[^`\n]* --[^`\n]*", text)
+    pairs = []
+    for line in lines:
+        words = re.sub(r"\b(recipes|eval)/(\w+)\.py", lambda at: "eval " * (at[1] == "eval") + at[2], line).split()
+        words = words[words[0] == "rlhf-kit" :]
+        name = " ".join(words[: 1 + (words[0] in GROUPS)])
+        pairs += [(name, word.partition("=")[0][2:]) for word in words if word.startswith("--") and name in COMMANDS]
+    return pairs
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_name_options_as_the_help_does(path):
+    history, spoken = path.name in ("CHANGELOG.md", "LOG.md"), {"from", "to"}  # convert's, shorter than source_format
+    for command, option in [] if history else shown(path):
+        declared = declared_in_source([*COMMANDS[command].options.values()]).options
+        assert option in {*declared, "config", "help", "help-all"} | spoken, f"{command} --{option}"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

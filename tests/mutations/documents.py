@@ -85,4 +85,10 @@ MUTANTS = [
         "  sft.py reward/ ",
         PAIRS + "test_both_pages_show_the_same_code[files.md]",
     ),
+    (
+        "docs/icl.md",
+        "eval lambada --model_name_or_path gpt2 ",
+        "eval lambada --model gpt2 ",
+        FRONT + "test_pages_name_options_as_the_help_does[docs/icl.md]",
+    ),
 ]
