@@ -40,7 +40,7 @@ from rlhf_kit.options import reading
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.report.page import write_report
 from rlhf_kit.stages import ppo, pretrain, reward, sft
-from rlhf_kit.stages.output import check_contents, check_place
+from rlhf_kit.stages.output import check_contents
 from rlhf_kit.storage import RUN, Folder, clear, listed, strangers
 from rlhf_kit.terminal import complain
 from rlhf_kit.terminal.console import Console
@@ -382,7 +382,8 @@ def tell(story: Demo, pretrain: bool) -> int:
 def check_folder(folder: Path) -> None:
     """Raises UserError for a folder that is not a demo's, or holds what a demo would replace and has not written."""
     files, advice = Folder(folder, "demo"), "Nothing was changed: give another --output_dir, or move it away."
-    check_place(files)
+    files.check("--output_dir")
+    files.check_lock()
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     known = files.entries()
     if held and not known:

@@ -103,6 +103,47 @@ class Folder:
             return True
         return entry is not None and fingerprint(path) in entry.prints
 
+    # --- before hours are spent -------------------------------------------------------------------------------------
+
+    def check(self, option: str, names: Iterable[str] = ()) -> None:
+        """Whether files of these `names` can be written; nothing is made. `option`: that which gives the folder.
+
+        Raises UserError where no folder can be, or no file in it (that is tried, as root may write by its rights alone
+        into /proc and a disk that is read only), and for a file that is there and is not this command's own.
+        """
+        folder = self.path
+        shown = f"{option} {str(folder)[:200]!r}"
+        named, whole = (
+            max(len(os.fsencode(part)) for part in (".", *folder.parts)),
+            len(os.fsencode(folder.absolute())),
+        )
+        if named > LONGEST_NAME or whole > LONGEST_PATH:
+            limits = f"a name may have {LONGEST_NAME} bytes, a path {LONGEST_PATH}"
+            raise UserError(f"{shown}... is too long: {limits}. Give a shorter one.")
+        home = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        if not home.is_dir():
+            where = "is" if home == folder else f"lies under {str(home)!r}, which is"
+            raise UserError(f"{shown} {where} {'a file' if home.is_file() else 'no folder'}; give a folder.")
+        try:
+            tempfile.TemporaryFile(dir=home).close()
+        except OSError as error:
+            raise UserError(
+                f"{shown}: {str(home)!r} cannot be written into ({error.strerror}). Give another folder."
+            ) from error
+        self.refuse_foreign(names)
+
+    def check_file(self, name: str, option: str, source: str | Path, source_option: str) -> None:
+        """As `check`, of the one file that `option` gives, made of the `source` that `source_option` gives."""
+        path = self.path / name
+        self.check(option)
+        if path.is_dir():
+            raise UserError(f"{option} {str(path)!r} is a folder; give a file.")
+        if path.exists() and os.path.exists(source) and path.samefile(source):
+            raise UserError(
+                f"{option} {str(path)!r} is the file of {source_option} {str(source)!r}; give another one."
+            )
+        self.refuse_foreign([name])
+
     # --- one at a time ----------------------------------------------------------------------------------------------
 
     def check_lock(self) -> dict | None:
@@ -244,29 +285,6 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(b"\n" * (before not in (b"", b"\n")) + "".join(f"{line}\n" for line in lines).encode())
-
-
-def check_place(folder: Path, called: str) -> None:
-    """Before hours are spent; nothing is made. `called`: the option that gives the folder.
-
-    Raises UserError where no folder can be, or no file in it. That is tried, as root may write by its rights alone
-    into /proc and a disk that is read only.
-    """
-    shown = f"{called} {str(folder)[:200]!r}"
-    named, whole = max(len(os.fsencode(part)) for part in (".", *folder.parts)), len(os.fsencode(folder.absolute()))
-    if named > LONGEST_NAME or whole > LONGEST_PATH:
-        limits = f"a name may have {LONGEST_NAME} bytes, a path {LONGEST_PATH}"
-        raise UserError(f"{shown}... is too long: {limits}. Give a shorter one.")
-    home = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not home.is_dir():
-        where = "is" if home == folder else f"lies under {str(home)!r}, which is"
-        raise UserError(f"{shown} {where} {'a file' if home.is_file() else 'no folder'}; give a folder.")
-    try:
-        tempfile.TemporaryFile(dir=home).close()
-    except OSError as error:
-        raise UserError(
-            f"{shown}: {str(home)!r} cannot be written into ({error.strerror}). Give another folder."
-        ) from error
 
 
 def replace(path: Path, content: str | bytes, before: Callable[[Path], None] = lambda unfinished: None) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import rlhf_kit
 
@@ -14,10 +15,20 @@ TRAINING = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 MEASURING = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
 
 
-def versions(libraries: Iterable[str]) -> dict[str, str]:
+def versions(libraries: Iterable[str] = MEASURING) -> dict[str, str]:
     """Of Python, the kit and these installed packages."""
     known = {"python": platform.python_version(), "rlhf_kit": rlhf_kit.__version__}
     return known | {name: importlib.metadata.version(name) for name in libraries}
+
+
+def provenance() -> dict[str, Any]:
+    """What the record of a result says of the code that made it: its `versions` and `commit`."""
+    return {"versions": versions(), "commit": commit()}
+
+
+def made_by(record: Mapping[str, Any]) -> list[str]:
+    """The same of a record, in words: what stands at the foot of its page."""
+    return [f"commit {record['commit']}", *(f"{name} {version}" for name, version in record["versions"].items())]
 
 
 def commit() -> str | None:

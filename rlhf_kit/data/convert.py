@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
-from rlhf_kit.errors import UserError
-from rlhf_kit.storage import Folder, check_place
+from rlhf_kit.storage import Folder
 from rlhf_kit.terminal import say
 
 
@@ -66,12 +64,7 @@ def convert(
 
     Raises UserError for what cannot be read or written.
     """
-    check_place(target.parent, "OUT")
-    if os.path.realpath(source) == os.path.realpath(target) or (
-        source.exists() and target.exists() and source.samefile(target)
-    ):
-        raise UserError(f"IN and OUT are the same file {str(source)!r}; give another name for OUT.")
-    Folder(target.parent, CONVERT).refuse_foreign([target.name])
+    Folder(target.parent, CONVERT).check_file(target.name, "OUT", source, "IN")
     rows, left_out = read(source, source_format, sides)
     lines = [f"{source}: {_rankings(len(rows))} read ({source_format})", *_left_out(left_out)]
     lines += _agreement(agreement(rows))

@@ -23,6 +23,7 @@ from rlhf_kit.eval.intervals import Figure, intervals, mean, numbered, point
 from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes, read_json
 from rlhf_kit.progress import Counter
 from rlhf_kit.storage import Folder
+from rlhf_kit.versions import provenance
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -184,9 +185,9 @@ class Run:
         self.items: dict[str, Item] = {}
         self.file = None
         if folder is not None:
-            results.check_folder(folder, settings.task)
+            results.of(folder, settings.task).check("--output_dir")
             _check_settings(folder, settings)
-            results.check_folder(folder, settings.task, [SETTINGS, ITEMS, RESULTS, *files])
+            results.of(folder, settings.task).check("--output_dir", [SETTINGS, ITEMS, RESULTS, *files])
             self.items = _read_items([folder / ITEMS, *sorted(folder.glob(PER_PROCESS))])
         shares = self.ids if shares is None else shares
         unmade = {share for name, share in zip(self.ids, shares, strict=True) if name not in self.items}
@@ -266,8 +267,7 @@ class Run:
             prompt_hash=results.fingerprint([item.prompt_hash for item in ordered]),
             reportable=self.settings.limit is None,
             details=dict(details(ordered)),
-            versions=results.versions(),
-            commit=results.commit(),
+            **provenance(),
             resumed=self.resumed,
             seconds=round(self.seconds, 3),
         )

@@ -10,16 +10,8 @@ from typing import Any
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.hashes import text_hash
-from rlhf_kit.pages.shell import keep_back
-from rlhf_kit.storage import Folder, check_place, write_fault
-from rlhf_kit.versions import MEASURING
-from rlhf_kit.versions import commit as commit
-from rlhf_kit.versions import versions as versions_of
-
-
-def versions() -> dict[str, str]:
-    """Of Python, the kit and the libraries that numbers depend on."""
-    return versions_of(MEASURING)
+from rlhf_kit.pages.shell import write_page
+from rlhf_kit.storage import Folder, write_fault
 
 
 def fingerprint(values: Any) -> str:
@@ -41,16 +33,6 @@ def json_lines(rows: Iterable[Any]) -> str:
     return "".join(json.dumps(as_json(row), ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
-def check_folder(folder: Path, task: str, names: Iterable[str] = ()) -> None:
-    """Before hours are spent; nothing is made, as what is to be measured may turn out to be nothing.
-
-    Raises UserError where the folder cannot be made or written into, or one of `names` is there and is no result of
-    this task as it was left.
-    """
-    check_place(folder, "--output")
-    of(folder, task).refuse_foreign(names)
-
-
 def of(folder: Path, task: str) -> Folder:
     """The folder as one that `rlhf-kit eval TASK` writes into."""
     return Folder(folder, f"eval {task}")
@@ -62,7 +44,8 @@ def write(path: Path, text: str, task: str) -> None:
     Raises UserError where it may not be written, or is no result of this task; OSError where there is no room.
     """
     try:
-        of(path.parent, task).write(path.name, keep_back(path, text) if path.suffix == ".html" else text)
+        files = of(path.parent, task)
+        write_page(files, path.name, text) if path.suffix == ".html" else files.write(path.name, text)
     except OSError as error:
         if write_fault(error):
             raise

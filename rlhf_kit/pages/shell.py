@@ -43,11 +43,24 @@ th,td{padding:.5rem .35rem}}
 """
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page with `parts` one below the other; charts.py's pictures find their colours in it."""
+def document(title: str, parts: Iterable[str], foot: Iterable[str] = ()) -> str:
+    """A whole page with `parts` one below the other; charts.py's pictures find their colours in it. `foot`: texts."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     head += f"<title>{title}</title><style>{charts.STYLE}{STYLE}</style>"
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{MAIN}{"".join(parts)}</main></body></html>\n'
+    foot = html(" · ".join(foot))
+    body = "".join(parts) + (foot and f"<footer>{foot}</footer>")
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{MAIN}{body}</main></body></html>\n'
+
+
+def write_page(files: Folder, name: str, text: str) -> Path:
+    """A page whole or not at all; one that led back to the whole that it is a part of still does.
+
+    Raises UserError where it would replace a file that is no page of ours.
+    """
+    path = files.path / name
+    link = BACK.search(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    is_there = link is not None and (path.parent / unquote(link[1])).is_file()
+    return files.write(name, text.replace(MAIN, link[0], 1) if is_there else text)
 
 
 def number(value: object, form: str) -> str:
@@ -76,13 +89,6 @@ def link_back(page: Path, by: str, whole: Path) -> None:
     text = page.read_text(encoding="utf-8")
     if back not in text:
         pages.write(page.name, text.replace(MAIN, back, 1))
-
-
-def keep_back(page: Path, text: str) -> str:
-    """The `text` that takes a page's place, with the way back that the page has, where the whole is still there."""
-    link = BACK.search(page.read_text(encoding="utf-8", errors="replace")) if page.is_file() else None
-    is_there = link is not None and (page.parent / unquote(link[1])).is_file()
-    return text.replace(MAIN, link[0], 1) if is_there else text
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

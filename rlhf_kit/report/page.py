@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf_kit.escaping import html
 from rlhf_kit.inputs import parse_json
 from rlhf_kit.pages.charts import Line, Points, figure, is_number, svg_bars
-from rlhf_kit.pages.shell import document, link, number, section, table, zh
+from rlhf_kit.pages.shell import document, link, number, section, table, write_page, zh
 from rlhf_kit.storage import Folder
 
 STAGES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "ppo_no_kl": "PPO, no KL penalty"}
@@ -55,7 +55,7 @@ def write_report(
     metrics = {label: read_metrics(folder) for label, folder in runs.items()}
     path = Path(path)
     pages = {place: words for place, words in (pages or {}).items() if (path.parent / place).is_file()}
-    return Folder(path.parent, "demo").write(path.name, _page(summary, metrics, pages))
+    return write_page(Folder(path.parent, "demo"), path.name, _page(summary, metrics, pages))
 
 
 def result(summary: dict) -> str:
@@ -169,7 +169,7 @@ def _page(summary: dict, metrics: dict[str, list[dict]], pages: dict[str, str]) 
         _samples_section(summary.get("samples", [])),
         _costs_section(summary),
     ]
-    return document("rlhf_kit: report 報告", body)
+    return document("rlhf_kit: report 報告", body, _foot(summary))
 
 
 def _results_section(stages: dict, reward_model: dict) -> str:
@@ -277,8 +277,10 @@ def _costs_section(summary: dict) -> str:
     seconds = {name: value for name, value in summary.get("seconds", {}).items() if is_number(value)}
     bars = [(_name(name), value, _colour(name, seconds)) for name, value in seconds.items() if name != "total"]
     total = f"{seconds['total']:.1f} s in all 總計." if "total" in seconds else ""
-    versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
-    facts = [f"{key} {summary[key]}" for key in ("machine", "seed", "commit") if summary.get(key) is not None]
     chart = f"<figure>{svg_bars('Seconds a stage 各階段秒數', bars, 's')}</figure>" if bars else ""
-    footer = html(" · ".join([*facts, *filter(None, [versions])]))
-    return section(("Time", "時間"), total, chart) + (footer and f"<footer>{footer}</footer>")
+    return section(("Time", "時間"), total, chart)
+
+
+def _foot(summary: dict) -> list[str]:
+    facts = [f"{key} {summary[key]}" for key in ("machine", "seed", "commit") if summary.get(key) is not None]
+    return [*facts, *(f"{name} {version}" for name, version in summary.get("versions", {}).items())]

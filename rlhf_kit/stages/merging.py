@@ -22,7 +22,7 @@ from rlhf_kit.models.checkpoints import (
 from rlhf_kit.models.weights import adapter_config, holds, is_classifier_config, located, pinned
 from rlhf_kit.processes import quiet
 from rlhf_kit.stages.card import merged_card
-from rlhf_kit.stages.output import SAVING, check_place
+from rlhf_kit.stages.output import SAVING
 from rlhf_kit.storage import LOCK, RECORD, Folder, listed
 from rlhf_kit.terminal import say
 
@@ -71,7 +71,8 @@ def merge(adapter: str, output_dir: Path, dtype: str = "auto", overwrite_output_
         raise UserError(f"{adapter!r} is not an adapter: it has no adapter_config.json. There is nothing to merge.")
     _refuse_own_folders(adapter, output_dir)
     target = Folder(output_dir, "merge")
-    check_place(target)
+    target.check("--output_dir")
+    target.check_lock()
     _check_contents(target, overwrite_output_dir)
     config = load_config(adapter, what="an adapter")
     is_reward = is_classifier_config(config)

@@ -18,7 +18,6 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from rlhf_kit import storage
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes
 from rlhf_kit.launched import process_count
@@ -104,7 +103,9 @@ def check_output(settings: Settings) -> Output:
 def _look(settings: Settings, folder: Path, wanted: str | None) -> Path | None:
     """The checkpoint to go on from, if any; `wanted`: of `--resume_from_checkpoint`. Raises UserError."""
     overwrite, checkpoint = settings.run.overwrite_output_dir, None
-    check_place(Folder(folder, RUN))
+    files = Folder(folder, RUN)
+    files.check("--output_dir")
+    files.check_lock()
     if wanted is not None:
         if overwrite:
             raise UserError(
@@ -115,13 +116,6 @@ def _look(settings: Settings, folder: Path, wanted: str | None) -> Path | None:
         refuse_own_sources(settings, folder)
     check_contents(folder, checkpoint, overwrite or wanted is not None)
     return checkpoint
-
-
-def check_place(files: Folder) -> None:
-    """Raises UserError where no folder can be, nobody can write, or another run does."""
-    folder = files.path
-    storage.check_place(folder, "--output_dir")
-    files.check_lock()
 
 
 def say_unwritten(folder: Path, fault: str) -> str:

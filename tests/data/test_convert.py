@@ -55,7 +55,7 @@ def test_labelers_who_agree_less_than_by_chance(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{in}", "{in}", "--from", "trl"], "IN and OUT are the same file"),
+        (["{in}", "{in}", "--from", "trl"], "is the file of IN"),
         (["{in}", "{out}", "--from", "webgpt"], "holds no ranking in the format webgpt"),
         (["{in}", "{out}.txt", "--from", "trl"], "give a .jsonl or a .json file"),
         (["nowhere.jsonl", "{out}", "--from", "trl"], "nowhere.jsonl does not exist"),

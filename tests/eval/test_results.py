@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import intervals, results
+from rlhf_kit.eval import intervals
 from rlhf_kit.eval.intervals import numbered
 from rlhf_kit.eval.items import Item, Run, Settings, measure, read_results
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.identity import model_hash
+from rlhf_kit.versions import commit
 
 SETTINGS = Settings("toy", "plain", 1, "some/model", "m0", "data.json", "d0", seed=3, options={"shots": 2})
 IDS = [f"story{number // 3}/{number % 3}" for number in range(12)]
@@ -265,4 +266,4 @@ def test_a_model_is_known_by_its_files(tmp_path):
 
 
 def test_the_commit_and_versions_are_of_this_kit():
-    assert results.commit() is None or len(results.commit().removesuffix("-dirty")) == 40
+    assert commit() is None or len(commit().removesuffix("-dirty")) == 40

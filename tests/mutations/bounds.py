@@ -133,9 +133,9 @@ MUTANTS = [
         ROLES + "test_several_models_are_looked_at_before_the_first_is_measured",
     ),
     (
-        "rlhf_kit/eval/results.py",
-        'check_place(folder, "--output")\n',
-        'check_place(folder, "--output")\n    folder.mkdir(parents=True, exist_ok=True)\n',
+        "rlhf_kit/storage.py",
+        "            tempfile.TemporaryFile(dir=home).close()\n",
+        "            folder.mkdir(parents=True, exist_ok=True)\n",
         ROLES + "test_each_command_loads_models_by_the_one_gate",
     ),
     (

@@ -190,14 +190,14 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/storage.py",
-        "        tempfile.TemporaryFile(dir=home).close()\n",
-        "        pass\n",
+        "            tempfile.TemporaryFile(dir=home).close()\n",
+        "            pass\n",
         BAD + "test_a_place_where_nothing_can_be_written_is_one_message[demo --output_dir {}-/proc/out]",
     ),
     (
         "rlhf_kit/storage.py",
-        "    if named > LONGEST_NAME or",
-        "    if",
+        "        if named > LONGEST_NAME or",
+        "        if",
         BAD + "test_a_place_where_nothing_can_be_written_is_one_message",
     ),
     (

@@ -92,14 +92,14 @@ MUTANTS = [
         "tests/test_demo.py::test_a_suite_that_no_demo_has_made_stays",
     ),
     (
-        "rlhf_kit/eval/reward/rows.py",
-        "output.samefile(data)",
-        "output == Path(data)",
+        "rlhf_kit/storage.py",
+        "path.samefile(source)",
+        "str(path) == str(source)",
         "tests/eval/test_outputs.py::test_scores_never_replace_their_data_or_a_foreign_file",
     ),
     (
         "rlhf_kit/eval/reward/task.py",
-        "        results.check_folder(folder, TASK, FILES)",
+        '        results.of(folder, TASK).check("--output_dir", FILES)',
         "        pass",
         "tests/eval/test_outputs.py::test_one_foreign_file_is_enough_and_another_commands_is_foreign[report.html]",
     ),
@@ -128,9 +128,9 @@ MUTANTS = [
         "tests/stages/test_full_disk.py::test_an_evaluation_on_a_full_disk_keeps_what_it_measured[0-finish]",
     ),
     (
-        "rlhf_kit/eval/results.py",
-        '    check_place(folder, "--output")\n',
-        "",
+        "rlhf_kit/storage.py",
+        "            tempfile.TemporaryFile(dir=home).close()",
+        "            pass",
         "tests/stages/test_full_disk.py::test_an_evaluation_into_a_folder_that_cannot_be_written_loads_nothing",
     ),
 ]

@@ -55,7 +55,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/stages/merging.py",
-        "    check_place(target)",
+        '    target.check("--output_dir")',
         "    pass",
         CHAINS_TEST + "test_merge_refuses_what_is_no_adapter_and_keeps_what_is_there",
     ),

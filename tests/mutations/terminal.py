@@ -168,14 +168,14 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/pages/shell.py",
-        "is_there = link is not None and (page.parent / unquote(link[1])).is_file()",
+        "is_there = link is not None and (path.parent / unquote(link[1])).is_file()",
         "is_there = link is not None",
         LINKS + "test_a_page_is_led_back_once_and_only_where_it_is_ours",
     ),
     (
         "rlhf_kit/eval/results.py",
-        'keep_back(path, text) if path.suffix == ".html" else text',
-        "text",
+        'write_page(files, path.name, text) if path.suffix == ".html" else files.write(path.name, text)',
+        "files.write(path.name, text)",
         LINKS + "test_every_page_of_a_demo_leads_to_the_others",
     ),
     (

@@ -87,7 +87,7 @@ class ICL(task.Task):
         for exercise in self.rows:
             draw_shots(exercise, 0, most, options.seed)
         if self.folder is not None:
-            results.check_folder(self.folder, self.name, (CURVE, REPORT))
+            results.of(self.folder, self.name).check("--output_dir", (CURVE, REPORT))
 
     def of_models(self) -> list[task.Task]:
         parts = super().of_models()

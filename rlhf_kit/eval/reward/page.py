@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_kit.escaping import html
 from rlhf_kit.pages.charts import Line, figure, svg_bars
 from rlhf_kit.pages.shell import document, number, section, table, zh
+from rlhf_kit.versions import made_by
 
 # name -> English, Chinese, how it is written
 CALIBRATION = {
@@ -86,12 +87,6 @@ def reward_page(record: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -
     """The page of `eval.reward`'s results and items."""
     source = f"{record['data']['source']} ({record['data']['split']})"
     english, chinese = length_sentence(record)
-    facts = [
-        f"protocol {record['protocol']}",
-        f"commit {record['commit']}",
-        f"{record['seconds']:.1f} s",
-        *(f"{name} {version}" for name, version in record["versions"].items()),
-    ]
     body = [
         f"<h1>Reward model {zh('獎勵模型評測')}</h1>",
         f'<p class="soft">{html(str(record["model"]))} · {html(source)}</p>',
@@ -112,9 +107,9 @@ def reward_page(record: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -
         ),
         section(("Agreement by list", "各份排序的一致程度"), "", _taus(items)),
         _counts_section(record["n"]),
-        f"<footer>{html(' · '.join(facts))}</footer>",
     ]
-    return document("rlhf_kit: reward model 獎勵模型", body)
+    foot = [f"protocol {record['protocol']}", f"{record['seconds']:.1f} s", *made_by(record)]
+    return document("rlhf_kit: reward model 獎勵模型", body, foot)
 
 
 def _figures_section(record: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from rlhf_kit.eval.reward.scoring import Prompt, Reader, load_scorer, score_list
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.processes import processes
-from rlhf_kit.storage import Folder, check_place
+from rlhf_kit.storage import Folder
 from rlhf_kit.terminal import complain, say
 
 KINDS = ("ranked", "pairs", "thumbs", "demonstrations")
@@ -156,7 +156,8 @@ def run(options: ScoreOptions) -> None:
     if len(set(options.model_name_or_path)) < len(options.model_name_or_path):
         raise UserError(f"--model names a model twice ({', '.join(options.model_name_or_path)}); name each once.")
     if options.output_file is not None:
-        check_file(options.output_file, options.dataset_name)
+        output = options.output_file
+        Folder(output.parent, SCORE).check_file(output.name, "--output", options.dataset_name, "--data")
     source = read(options.dataset_name, KINDS, options.split, seed=0)
     ours = Source(source.name, shapes.read(source.rows, KINDS)[0], source.context)
     form = form_of(ours)
@@ -180,16 +181,6 @@ def run(options: ScoreOptions) -> None:
             Folder(options.output_file.parent, SCORE).write(options.output_file.name, text)
         except OSError as error:
             raise UserError(f"--output {str(options.output_file)!r} cannot be written: {error.strerror}.") from error
-
-
-def check_file(output: Path, data: str) -> None:
-    """Raises UserError where the scores would replace their own data, or a file that is none of scores."""
-    check_place(output.parent, "--output")
-    if output.is_dir():
-        raise UserError(f"--output {str(output)!r} cannot be written: it is a folder. Give a file.")
-    if output.exists() and Path(data).exists() and output.samefile(data):
-        raise UserError(f"--output {str(output)!r} is the file of --data {data!r}; give another one for the scores.")
-    Folder(output.parent, SCORE).refuse_foreign([output.name])
 
 
 def _scorer(options: ScoreOptions, loaded: Sequence[tuple]):

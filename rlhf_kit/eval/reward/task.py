@@ -34,6 +34,7 @@ from rlhf_kit.pages.shell import REPORT
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console
+from rlhf_kit.versions import provenance
 
 PROTOCOL = "reward-1"  # goes up when a figure of the same name would come out otherwise
 KINDS = ("ranked", "pairs", "thumbs")
@@ -198,7 +199,7 @@ def _run(options: RewardArguments) -> None:
     started = time.perf_counter()
     folder = None if options.output_dir is None else Path(options.output_dir)
     if folder is not None:
-        results.check_folder(folder, TASK, FILES)
+        results.of(folder, TASK).check("--output_dir", FILES)
     rows, kind = load(options.dataset_name, KINDS, split=options.split)
     if options.limit is not None:
         rows = rows.select(range(min(options.limit, len(rows))))
@@ -232,8 +233,7 @@ def _run(options: RewardArguments) -> None:
         "processes": state.num_processes,
         **measured,
         "logit_scale": heads.logit_scale(model.config),
-        "versions": results.versions(),
-        "commit": results.commit(),
+        **provenance(),
         "seconds": round(time.perf_counter() - started, 3),
     }
     show(record)

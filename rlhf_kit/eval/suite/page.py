@@ -199,8 +199,8 @@ def markdown(report: Report) -> str:
     return "\n\n".join(filter(None, [*parts, *map(escaped, notes(report))])) + "\n"
 
 
-def page(report: Report, facts: Sequence[str]) -> str:
-    """The report as HTML: the sentences, the table, a picture of each entry. `facts` stand at the foot."""
+def page(report: Report, foot: Sequence[str]) -> str:
+    """The report as HTML: the sentences, the table, a picture of each entry. `foot`: what stands below it."""
     paragraphs = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in sentences(report))
     meant = "".join(f"<dt>{html(name)}</dt><dd>{html(meaning)}</dd>" for name, meaning in meanings(report).items())
     stages = " → ".join(f"{name} ({path})" for name, path in report.models.items())
@@ -213,9 +213,8 @@ def page(report: Report, facts: Sequence[str]) -> str:
             meant and f"<dl>{meant}</dl>", *map(_paragraph, notes(report)), grid="results",
         ),
         section(("Stage by stage", "逐階段"), "", *(_bars(report, entry) for entry in report.entries)),
-        f"<footer>{html(' · '.join(facts))}</footer>",
     ]  # fmt: skip
-    return document("rlhf_kit: stages 各階段評測", body)
+    return document("rlhf_kit: stages 各階段評測", body, foot)
 
 
 def _linked_rows(report: Report) -> list[list[str]]:

@@ -27,6 +27,7 @@ from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
 from rlhf_kit.terminal.console import Console
+from rlhf_kit.versions import made_by, provenance
 
 TASK = "suite"
 TABLE, RESULTS = "suite.md", "suite.json"
@@ -64,7 +65,7 @@ def run(options: SuiteArguments) -> None:
         raise UserError("Several processes keep their items in files: give a folder by --output_dir.")
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(options.output_dir or scratch)
-        results.check_folder(output, TASK, FILES)
+        results.of(output, TASK).check("--output_dir", FILES)
         if state.is_main_process and not options.dry_run:
             results.of(output, TASK).remove(RESULTS)  # from here on the folder holds an unfinished report
         measure_all(entries, models, output, options)
@@ -233,13 +234,12 @@ def verdict(difference: float | None, interval: tuple[float, float] | None, high
 
 def write(report: Report, output: Path) -> None:
     """suite.md, report.html, and suite.json last: who finds that one finds the others."""
-    versions, commit = results.versions(), results.commit()
-    facts = [report.suite, f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
+    made = provenance()
     results.write(output / TABLE, markdown(report), TASK)
-    results.write(output / REPORT, page(report, facts), TASK)
+    results.write(output / REPORT, page(report, [report.suite, *made_by(made)]), TASK)
     for entry in report.entries:
         for name in report.models:
             link_back(output / name / entry.name / REPORT, f"eval {entry.command}", output / REPORT)
     declared = [{key: value for key, value in asdict(entry).items() if key != "meaning"} for entry in report.entries]
-    record = {**asdict(report), "suite_hash": results.fingerprint(declared), "versions": versions, "commit": commit}
+    record = {**asdict(report), "suite_hash": results.fingerprint(declared), **made}
     results.write(output / RESULTS, json.dumps(results.as_json(record), indent=2, ensure_ascii=False) + "\n", TASK)

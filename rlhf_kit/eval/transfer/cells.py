@@ -34,6 +34,7 @@ from rlhf_kit.eval.transfer.readers import missing, new_reader, row_hash, traini
 from rlhf_kit.inputs import read_json
 from rlhf_kit.models.checkpoints import training_precision
 from rlhf_kit.storage import replace
+from rlhf_kit.versions import versions
 
 TASK, VERSION = "transfer", 1
 CELL, MODEL, TRAINED = "cell.json", "model", "trained"
@@ -73,7 +74,7 @@ class Making:
             "sizes": dict(row.sizes), "training": self.training(row),
             "data": [[self.read["data"][name].source, self.read["data"][name].hash] for name in row.fine_tuned_on],
             "seed": cell.seed, "processes": self.state.num_processes, **training_precision(), "dtype": self.dtype,
-            "version": VERSION, "versions": results.versions(),
+            "version": VERSION, "versions": versions(),
         }  # fmt: skip
         return json.loads(json.dumps(record))
 
@@ -110,7 +111,7 @@ def check(cell: Cell, making: Making) -> None:
 def make(cell: Cell, making: Making) -> None:
     """Train it and test it, as far as that is not done yet; on every process alike."""
     folder, state = cell.folder(making.output), making.state
-    results.check_folder(folder, TASK, (CELL, MODEL, extractive.LEARNED))
+    results.of(folder, TASK).check("--output_dir", (CELL, MODEL, extractive.LEARNED))
     set_seed(cell.seed)  # of new weights
     new = None if (folder / MODEL / TRAINED).is_file() else new_reader(cell.row, making.learned(cell.row))
     if state.is_main_process:

@@ -121,8 +121,8 @@ def show(report: Report, console: Console) -> None:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def page(report: Report, facts: Sequence[str]) -> str:
-    """`facts` stand at the foot."""
+def page(report: Report, foot: Sequence[str]) -> str:
+    """`foot`: what stands below it."""
     paragraphs = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in sentences(report))
     words = "F1, darker where it is higher; below it exact match, and what was published. 顏色越深 F1 越高。"
     foot = "".join(f"<li>{html(note)}</li>" for note in notes(report))
@@ -133,9 +133,8 @@ def page(report: Report, facts: Sequence[str]) -> str:
         section(("The table", "總表"), words, _heat_map(report), f'<ul class="soft">{foot}</ul>', grid="results"),
         section(("The published order", "論文的順序"), "", _order_table(report), grid="results"),
         section(("Errors, cell by cell", "各格的錯誤"), "", _links(report), grid="results"),
-        f"<footer>{html(' · '.join(facts))}</footer>",
     ]
-    return document("rlhf_kit: cross-lingual transfer 跨語言遷移", body)
+    return document("rlhf_kit: cross-lingual transfer 跨語言遷移", body, foot)
 
 
 def _heat_map(report: Report) -> str:

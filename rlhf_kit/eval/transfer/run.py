@@ -24,6 +24,7 @@ from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
 from rlhf_kit.terminal.console import Console
+from rlhf_kit.versions import made_by, provenance
 
 TABLE, RESULTS = "table.md", "results.json"
 FILES = (TABLE, REPORT, RESULTS)
@@ -84,7 +85,7 @@ def _run(options: TransferArguments) -> None:
             readers.check(row, weights=not options.dry_run)
     read = read_all(table, options.data_dir, options.limit)
     output, state = Path(options.output_dir or f"runs/transfer/{path.stem}"), processes()
-    results.check_folder(output, TASK, FILES)
+    results.of(output, TASK).check("--output_dir", FILES)
     making = Making(table, read, output, state, options.dtype, options.limit, options.max_batch_tokens)
     cells = ordered(table, skipped)
     for cell in cells:
@@ -149,16 +150,15 @@ def tell(cell: Cell, number: int, cells: int, seconds: float) -> None:
 
 def write(report: Report, output: Path) -> None:
     """table.md, report.html, and results.json last: who finds that one finds the others."""
-    versions, commit = results.versions(), results.commit()
-    facts = [f"commit {commit}", *(f"{name} {version}" for name, version in versions.items())]
+    made = provenance()
     results.write(output / TABLE, markdown(report), TASK)
-    results.write(output / REPORT, page(report, facts), TASK)
+    results.write(output / REPORT, page(report, made_by(made)), TASK)
     for figure in report.figures:
         for seed in figure.seeds:
             link_back(output / figure.row / f"seed-{seed}" / figure.test / REPORT, f"eval {TASK}", output / REPORT)
     record = {
         **asdict(report), "sentences": sentences(report), "table_hash": results.fingerprint(asdict(report.table)),
-        "versions": versions, "commit": commit,
+        **made,
     }  # fmt: skip
     record["guesses"] = {name: score._asdict() for name, score in report.guesses.items()}
     record["orders"] = [{**asdict(order), "verdict": order.verdict} for order in report.orders]
