@@ -162,7 +162,7 @@ def test_changed_settings_are_refused_and_nothing_is_touched(copy, capsys, chang
 
 def test_other_versions_and_another_model_are_other_settings(copy, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(cells.results, "versions", lambda: {"torch": "9.9"})
+        patch.setattr(cells, "versions", lambda: {"torch": "9.9"})
         assert transfer() == 2
     assert "now {'torch': '9.9'}" in capsys.readouterr().err
     tokenizer = tokenizer_of([one.context + one.question for one in world_questions(60)])
