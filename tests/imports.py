@@ -47,13 +47,22 @@ def graph(root: Path = ROOT) -> dict[str, frozenset[str]]:
     return {module: frozenset(imports(path, modules, root) - {module}) for module, path in modules.items()}
 
 
+def _run(node: ast.AST):
+    """The nodes below this one that can run: neither what is for types alone nor a string."""
+    for child in ast.iter_child_nodes(node):
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(child, ast.Constant):
+            yield child
+            yield from _run(child)
+
+
 @cache
-def top_level(root: Path = ROOT) -> dict[str, frozenset[str]]:
-    """As `graph`, of the imports alone that are made when a module is loaded."""
+def statements(root: Path = ROOT) -> dict[str, frozenset[str]]:
+    """As `graph`, of the import statements that can run, at the top or in a function: no string, no type's import."""
     modules = files(root)
     trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in modules.items()}
     return {
-        module: frozenset(_modules(tree.body, modules[module], modules, root) - {module})
+        module: frozenset(_modules(_run(tree), modules[module], modules, root) - {module})
         for module, tree in trees.items()
     }
 

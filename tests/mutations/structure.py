@@ -19,6 +19,12 @@ MUTANTS = [
         "import difflib\n\nfrom rlhf_kit.world import kinds\n",
         TEST + "test_the_longest_way_down_is_short",
     ),
+    (
+        "rlhf_kit/errors.py",
+        "import difflib\n",
+        "import difflib\n\n\ndef hidden():\n    from rlhf_kit.world import kinds\n",
+        TEST + "test_the_longest_way_down_is_short",
+    ),
     (ESCAPING, "import re\n", "import re\nfrom rlhf_kit.errors import UserError\n", LAYERS + "[rlhf_kit.escaping]"),
     (
         ESCAPING,
