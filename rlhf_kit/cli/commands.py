@@ -160,9 +160,14 @@ def _measurement(
     )
 
 
+def _example(task: str) -> str:
+    usual = f"{task} --model_name_or_path runs/sft --dataset_name rows.jsonl --output_dir runs/{task}"
+    return EXAMPLES.get(task, usual)
+
+
 EVALS = {
     **{
-        f"eval {name}": _measurement(english, chinese, RUNNER, f"{task}Arguments", EXAMPLES[name], task=name)
+        f"eval {name}": _measurement(english, chinese, RUNNER, f"{task}Arguments", _example(name), task=name)
         for name, (english, chinese, task) in TASKS.items()
     },
     "eval reward": _measurement(

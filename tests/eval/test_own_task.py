@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,15 @@ def test_a_suite_may_hold_it(place):
     Path("s.yaml").write_text(json.dumps([{**entry, "higher_is_better": True}]))
     assert main(["eval", "suite", "--models", "m=model", "--suite", "s.yaml", "--output", "out"]) == 0
     assert json.loads(Path("out/suite.json").read_text())["values"][0]["entry"] == "mine"
+
+
+def test_a_name_in_the_table_is_all_that_a_task_of_the_kit_needs():
+    code = (
+        "from rlhf_kit.eval.commands import TASKS\n"
+        "TASKS['haiku'] = ('Haiku', '俳句', 'rlhf_kit.eval.mc:MC')\n"
+        "from rlhf_kit.cli import main\n"
+        "raise SystemExit(main(['eval', 'haiku', '--help']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "rlhf-kit eval haiku --model_name_or_path" in ended.stdout and "--prompt_file" in ended.stdout

@@ -172,7 +172,7 @@ def test_faults_of_the_data_are_told_and_nothing_is_written(folders, tmp_path, c
         (["{0}", "{0}"], "names a model twice"),
         (["{0}", "{1}", "--std-coef", "2"], "goes with --ensemble mean-std"),
         (["{0}/none"], "no folder"),
-        (["{0}", "--output", "{0}"], "cannot be written"),
+        (["{0}", "--output", "{0}"], "is a folder; give a file"),
     ],
 )
 def test_mistakes_are_one_sentence(folders, tmp_path, capsys, arguments, message):

@@ -10,6 +10,12 @@ WINDOWS_TEST, PREDICT_TEST = "tests/eval/test_extractive_windows.py::", "tests/e
 YAMLS = "tests/eval/test_benchmarks_yaml.py::"
 MUTANTS = [
     (
+        "rlhf_kit/cli/commands.py",
+        "return EXAMPLES.get(task, usual)",
+        "return EXAMPLES[task]",
+        "tests/eval/test_own_task.py::test_a_name_in_the_table_is_all_that_a_task_of_the_kit_needs",
+    ),
+    (
         "rlhf_kit/eval/task.py",
         "        if not self.options.dry_run:  # it",
         "        if True:  # it",
