@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and its hint "Did you mean ...?"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we write, and the record of it: a file is ours only where a record says so and nobody has changed it since.
+"""Atomic writes, the record of them, and the lock of a folder: only recorded, unchanged files are overwritten.
 
 Every command writes through a `Folder`. Its record, the hidden file `.rlhf_kit`, gets a line for each file before the
 file appears: the command, the name, and a fingerprint of the content. So a run that is killed at any moment leaves no

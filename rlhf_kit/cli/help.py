@@ -115,6 +115,8 @@ def print_group(group: str) -> None:
 
 def _list(console: Console, commands: dict[str, Command]) -> None:
     table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(overflow="fold")
     for words, command in commands.items():
         table.add_row(Text(f"  {words}", "cyan"), command.english, command.chinese)
     console.print(table)

@@ -1,4 +1,4 @@
-"""Dialogue as token ids: the only place where the text of a prompt or a completion is encoded.
+"""Dialogue as token ids, and a template for tokenizers without one: all prompts and completions are encoded here.
 
 Prompt and completion are always encoded apart, so the border between them is the same token border in training, in
 sampling and in scoring; each as it stands behind what is before it (`templates.text_ids`), as the whole text has it.

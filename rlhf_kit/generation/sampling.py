@@ -1,4 +1,4 @@
-"""Sampling: one loop that stops each completion at its end token and drops it from the batch.
+"""Sampling by the token loop (`loop.py`): each completion stops at its end token and leaves the batch.
 
 It keeps a cache of what it read; a model that a cache or padding on the left would make wrong (`check_sampling`) reads
 each row anew for every token.

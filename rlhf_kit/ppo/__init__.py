@@ -1,4 +1,4 @@
-"""Proximal policy optimisation against reward models and Python functions."""
+"""Proximal policy optimisation against reward models and Python functions; the formulas are in `ops.py`."""
 
 from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.ppo.best_of_n import BestOfN, best_of_n

@@ -1,4 +1,4 @@
-"""What PPO makes of a rollout, and what it minimises: pure functions that serve the trainer and any loop of your own.
+"""Advantages, losses and the KL controllers of PPO, for the trainer and for any loop of your own.
 
 rollout  -> scores, log-probs, values -> `advantages` -> Experience -> micro-batches -> `losses`
 """

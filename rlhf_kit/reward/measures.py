@@ -1,4 +1,4 @@
-"""Losses and measures, one number a list.
+"""The losses of ranked lists, and measures; one number per list.
 
 Notation: G prompts ("lists") in a batch, N answers of all of them.
 """

@@ -85,7 +85,7 @@ def complete_for_machine(values: dict[str, Any], training_class: type) -> dict[s
         values["use_cpu"] = True
         values.setdefault("dataloader_pin_memory", False)
     if values.get("bf16") and values.get("fp16"):
-        raise UserError("--bf16 and --fp16 are two answers to the same question; give one.")
+        raise UserError("--bf16 and --fp16 cannot be combined; give one.")
     if values.get("bf16") or values.get("fp16"):
         values.update(training_precision("bf16" if values.get("bf16") else "fp16"))
     elif values.get("use_cpu") or values.get("bf16") is False or values.get("dtype") == "float32":

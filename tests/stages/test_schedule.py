@@ -66,7 +66,7 @@ ASKED = [
     (["--lr_scheduler_type", "cosine_with_min_lr"], "One of min_lr or min_lr_rate should be set"),
     (["--optim", "stable_adamw"], "--optim stable_adamw: You need to install `torch-optimi`"),
     (["--optim", "grokadamw"], "--optim grokadamw: Please install grokadamw"),
-    (["--bf16", "--fp16"], "--bf16 and --fp16 are two answers to the same question"),
+    (["--bf16", "--fp16"], "--bf16 and --fp16 cannot be combined"),
     (["--save_steps", "0"], "save_steps=0.0 must be above 0"),
 ]
 

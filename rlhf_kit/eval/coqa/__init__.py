@@ -1,1 +1,1 @@
-"""CoQA's dialogues, all turns, by the official scorer."""
+"""CoQA's dialogues, all turns, by the official scorer (`eval/scorers.py::coqa`)."""

@@ -46,8 +46,8 @@ class SuiteArguments(OutputArguments):
             "whole": True,
         },
     )
-    suite: Path = field(
-        default=WORLD_SUITE, metadata={"help": "YAML: what is measured. Default: the world's. 評測清單"}
+    suite: Path | None = field(
+        default=None, metadata={"help": "YAML: what is measured. Default: the world's suite. 評測清單"}
     )
     limit: int | None = field(
         default=None, metadata={"help": "N items of each entry at most: a trial, not a result. 只評前 N 筆"}
@@ -57,7 +57,8 @@ class SuiteArguments(OutputArguments):
 def run(options: SuiteArguments) -> None:
     """`rlhf-kit eval suite`. Raises UserError."""
     quiet()
-    models, entries = _models(options), read_suite(options.suite)
+    suite = options.suite or WORLD_SUITE
+    models, entries = _models(options), read_suite(suite)
     if not options.dry_run:
         check_generators(models.values())
     state = processes()
@@ -71,7 +72,7 @@ def run(options: SuiteArguments) -> None:
         measure_all(entries, models, output, options)
         if options.dry_run or not state.is_main_process:
             return
-        report = summed_up(options.suite, entries, models, output, options.limit is None)
+        report = summed_up(suite, entries, models, output, options.limit is None)
     show(report, Console())
     if options.output_dir is not None:
         write(report, output)
