@@ -1,4 +1,4 @@
-"""Code of the user's by name: `package.module:NAME`, from what is installed or from the current folder."""
+"""What `package.module:NAME` names: in the kit, or in code of the user's, installed or in the current folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from typing import Any
 from rlhf_kit.errors import UserError, did_you_mean
 
 
+def imported(reference: str) -> Any:
+    """What a reference of the kit's own names."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def search_here() -> None:
     """Let the current folder be searched for modules, after all others: no file there stands for a library."""
     if os.getcwd() not in sys.path:
@@ -17,7 +23,10 @@ def search_here() -> None:
 
 
 def load_reference(reference: str, what: str) -> Any:
-    """What `module:NAME` names; `what` begins the message. Raises UserError: no such module or name, or it fails."""
+    """What `module:NAME` of the user's names; `what` begins the message.
+
+    Raises UserError: no such module or name, or the import fails.
+    """
     module_name, _, name = reference.partition(":")
     search_here()
     try:

@@ -14,12 +14,15 @@ KEPT = (
     "The same command resumes from what --output_dir has; without it nothing was kept. "
     "已中斷；有 --output_dir 時，同一個指令會接續。"
 )
+# What an example of a task gives, where that is not rows.jsonl, or more than a model and data.
+DATA = {
+    "lambada": "lambada.jsonl",
+    "perplexity": "wiki.txt",
+    "coqa": "coqa-dev-v1.0.json",
+    "squad": "dev-v2.0.json",
+    "mc": "questions.jsonl",
+}
 EXAMPLES = {
-    "lambada": "lambada --model_name_or_path runs/sft --dataset_name lambada.jsonl --output_dir runs/lambada",
-    "perplexity": "perplexity --model_name_or_path runs/sft --dataset_name wiki.txt --output_dir runs/perplexity",
-    "coqa": "coqa --model_name_or_path runs/sft --dataset_name coqa-dev-v1.0.json --output_dir runs/coqa",
-    "squad": "squad --model_name_or_path runs/sft --dataset_name dev-v2.0.json --output_dir runs/squad",
-    "mc": "mc --model_name_or_path runs/sft --dataset_name questions.jsonl --output_dir runs/mc",
     "icl": "icl --models runs/sft --tasks arithmetic --shots 0 1 8 --output_dir runs/icl",
     "tldr": "tldr --models lede-3 runs/sft --dataset_name articles.jsonl --output_dir runs/tldr",
     "extractive": "extractive --model_name_or_path runs/mlm --train_dataset_name train.json --dataset_name dev.json "
@@ -161,7 +164,8 @@ def _measurement(
 
 
 def _example(task: str) -> str:
-    usual = f"{task} --model_name_or_path runs/sft --dataset_name rows.jsonl --output_dir runs/{task}"
+    data = DATA.get(task, "rows.jsonl")
+    usual = f"{task} --model_name_or_path runs/sft --dataset_name {data} --output_dir runs/{task}"
     return EXAMPLES.get(task, usual)
 
 

@@ -17,6 +17,7 @@ from rlhf_kit import __version__
 from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command, command_of
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.launched import is_main_process
+from rlhf_kit.references import imported
 from rlhf_kit.terminal import complain, escape_logs, interrupts, outlive_readers, say
 
 # What is wrong with a name of the user's, wherever it turns out.
@@ -112,7 +113,7 @@ def _run(words: str, command: Command, argv: list[str]) -> int:
         renamed = declared.constant(command.renamed) if command.renamed else {}
         reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        run = _imported(command.run)
+        run = imported(command.run)
         if "transformers" in sys.modules:
             importlib.import_module("rlhf_kit.processes").quiet()
         if words == "completion":
@@ -121,11 +122,6 @@ def _run(words: str, command: Command, argv: list[str]) -> int:
             kind = importlib.import_module("rlhf_kit.eval.commands").task_named(command.task)
             run, cls = partial(run, kind), kind.Arguments
         elif words not in STAGES:
-            (cls,) = map(_imported, command.options.values())
+            (cls,) = map(imported, command.options.values())
     status = run(argv) if words in STAGES else run(reading.read_record(words, cls, argv))
     return status if isinstance(status, int) else 0
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)

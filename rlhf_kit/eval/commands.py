@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.references import load_reference
+from rlhf_kit.references import imported, load_reference
 
 # name -> what it measures, in English and Chinese; the task, whose options are `module:ClassArguments`
 TASKS: dict[str, tuple[str, str, str]] = {
@@ -38,7 +38,9 @@ TASKS: dict[str, tuple[str, str, str]] = {
 
 def task_named(name: str) -> Any:
     """The class of a task of TASKS, or of one's own by `module:Class`. Raises UserError where there is none."""
-    kind = load_reference(TASKS[name][2] if name in TASKS else name, "task")
+    if name in TASKS:
+        return imported(TASKS[name][2])
+    kind = load_reference(name, "task")
     if not hasattr(kind, "Arguments"):
         raise UserError(f"task {name!r} is not a subclass of rlhf_kit.eval.task.Task, with its `Arguments`.")
     return kind

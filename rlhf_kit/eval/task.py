@@ -156,6 +156,8 @@ class Task(ABC):
         if not isinstance(self.options, ModelsArguments):
             return [self]
         models = self.options.models
+        if not models:
+            raise UserError("--models is an empty list; give a model at least.")
         if not self.options.dry_run:  # it reads the weights' headers, so a hub's model is fetched
             check_generators(model for model in models if model not in self.baselines)
         return [self.of(model, place) for model, place in zip(models, folders(models, self.folder), strict=True)]

@@ -82,3 +82,29 @@ def test_a_name_in_the_table_is_all_that_a_task_of_the_kit_needs():
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "rlhf-kit eval haiku --model_name_or_path" in ended.stdout and "--prompt_file" in ended.stdout
+
+
+def test_a_task_of_the_kit_does_not_search_the_current_folder(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from rlhf_kit.eval.commands import task_named\n"
+        "task_named('mc')\n"
+        "raise SystemExit(os.getcwd() in sys.path)"
+    )
+    ended = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path)
+    assert ended.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "task, options, message",
+    [
+        ("icl", {"tasks": ["2D+"], "models": []}, "--models is missing"),
+        ("tldr", {"dataset_name": "rows.jsonl", "models": []}, "--models is an empty list"),
+        ("icl", {"tasks": ["2D+"], "models": ["model"], "shots": []}, "--shots is an empty list"),
+    ],
+)
+def test_an_empty_list_is_refused_and_measures_nothing(place, capsys, task, options, message):
+    Path("rows.jsonl").write_text(json.dumps({"text": "the cat sat. so did the dog.", "summary": "the cat"}) + "\n")
+    Path("options.yaml").write_text(json.dumps(options))
+    assert main(["eval", task, "--config", "options.yaml", "--output", "out"]) == 2
+    assert message in capsys.readouterr().err and not Path("out").exists()

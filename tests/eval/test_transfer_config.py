@@ -144,3 +144,9 @@ def test_sources_and_models_are_checked_before_anything_is_trained(value, option
     said = capsys.readouterr().err
     assert told in said and "Traceback" not in said
     assert not Path("runs").exists()
+
+
+def test_a_table_given_as_options_is_told_where_it_goes(capsys):
+    assert main(["eval", "transfer", "--config", str(TABLES / "world.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert "tests: this name is gone; write --table FILE: --config has options" in message

@@ -231,7 +231,8 @@ def test_the_table_as_markdown(tmp_path):
 def test_the_page_colours_by_f1_and_links_every_cell(tmp_path):
     rows = [row("a&b", published=(60.0, 70.5))]
     found = report(tmp_path, rows, {("a&b", "zh"): 15, ("a&b", "en"): 20}, seeds=(0, 1))
-    shown = page.page(found, ["commit x"])
+    shown = page.page(found, ["commit x", "torch <1>"])
+    assert shown.count("<footer>") == 1 and "<footer>commit x · torch &lt;1&gt;</footer>" in shown
     assert 'style="--f1:75.0"><b>75.0' in shown and "published 60.0 / 70.5" in shown and "seeds 0, 1" in shown
     assert shown.count('href="a%26b/seed-1/') == 2 and "a&b" not in shown
     assert 'style="--f1:40.0">40.0<small>EM 30.0' in shown  # guessing

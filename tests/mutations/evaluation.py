@@ -7,13 +7,44 @@ SPANS, SPANS_TEST = "rlhf_kit/eval/extractive/spans.py", "tests/eval/test_extrac
 SCORED, REFERENCES = "tests/eval/test_score_predictions.py::", "rlhf_kit/data/references.py"
 WINDOWS_TEST, PREDICT_TEST = "tests/eval/test_extractive_windows.py::", "tests/eval/test_extractive_predict.py::"
 
+OWN = "tests/eval/test_own_task.py::"
 YAMLS = "tests/eval/test_benchmarks_yaml.py::"
 MUTANTS = [
     (
+        "rlhf_kit/eval/commands.py",
+        "return imported(TASKS[name][2])",
+        "return load_reference(TASKS[name][2], 'task')",
+        OWN + "test_a_task_of_the_kit_does_not_search_the_current_folder",
+    ),
+    (
+        "rlhf_kit/eval/task.py",
+        "if not models:",
+        "if False:",
+        OWN + "test_an_empty_list_is_refused_and_measures_nothing",
+    ),
+    (
+        "rlhf_kit/eval/icl/task.py",
+        "if not self.shots:",
+        "if False:",
+        OWN + "test_an_empty_list_is_refused_and_measures_nothing",
+    ),
+    (
+        "rlhf_kit/eval/transfer/page.py",
+        '跨語言遷移", body, foot)',
+        '跨語言遷移", body, remarks)',
+        "tests/eval/test_transfer_table.py::test_the_page_colours_by_f1_and_links_every_cell",
+    ),
+    (
+        "rlhf_kit/cli/commands.py",
+        '        renamed="rlhf_kit.eval.transfer.run:OF_A_TABLE",\n',
+        "",
+        "tests/eval/test_transfer_config.py::test_a_table_given_as_options_is_told_where_it_goes",
+    ),
+    (
         "rlhf_kit/cli/commands.py",
         "return EXAMPLES.get(task, usual)",
-        "return EXAMPLES[task]",
-        "tests/eval/test_own_task.py::test_a_name_in_the_table_is_all_that_a_task_of_the_kit_needs",
+        "return EXAMPLES.get(task, task)",
+        OWN + "test_a_name_in_the_table_is_all_that_a_task_of_the_kit_needs",
     ),
     (
         "rlhf_kit/eval/task.py",

@@ -76,8 +76,14 @@ class ICL(task.Task):
     def limited(self, rows: Sequence[Task]) -> Sequence[Task]:
         return rows  # `limit` is of the items of each
 
+    @property
+    def shots(self) -> list[int]:
+        return sorted(set(self.options.shots))
+
     def check(self) -> None:
-        options, most = self.options, max(self.options.shots)
+        options = self.options
+        if not self.shots:
+            raise UserError("--shots is an empty list; give a number of examples at least, such as 0.")
         if not options.tasks and not options.lm_eval:
             raise UserError("Nothing to measure: give --tasks, such as `--tasks world arithmetic`, or --lm_eval.")
         if options.lm_eval:
@@ -85,7 +91,7 @@ class ICL(task.Task):
             if options.apply_chat_template:
                 raise UserError("--lm_eval tasks are asked in plain text here; leave --apply_chat_template out.")
         for exercise in self.rows:
-            draw_shots(exercise, 0, most, options.seed)
+            draw_shots(exercise, 0, self.shots[-1], options.seed)
         if self.folder is not None:
             results.of(self.folder, self.name).check("--output_dir", (CURVE, REPORT))
 
@@ -95,7 +101,6 @@ class ICL(task.Task):
 
     def prepare(self) -> list[str]:
         options = self.options
-        self.shots = sorted(set(options.shots))
         self.layout = layout(self.tokenizer, options.apply_chat_template)
         self.prompts = Prompts(self.tokenizer, self.context, options.apply_chat_template)
         self.items = {
@@ -164,8 +169,7 @@ class ICL(task.Task):
         for name in options.models:
             model, tokenizer = load_generator(name, options.dtype, processes().device)
             curve = curves.get(name) or Curve(name, model.num_parameters())
-            shots = sorted(set(options.shots))
-            curve.points += harness.measure(model, tokenizer, options.lm_eval, shots, options.limit, options.seed)
+            curve.points += harness.measure(model, tokenizer, options.lm_eval, self.shots, options.limit, options.seed)
             both.append(curve)
         return both
 

@@ -125,12 +125,12 @@ def page(report: Report, foot: Sequence[str]) -> str:
     """`foot`: what stands below it."""
     paragraphs = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in sentences(report))
     words = "F1, darker where it is higher; below it exact match, and what was published. 顏色越深 F1 越高。"
-    foot = "".join(f"<li>{html(note)}</li>" for note in notes(report))
+    remarks = "".join(f"<li>{html(note)}</li>" for note in notes(report))
     body = [
         f"<h1>Cross-lingual transfer of reading {zh('閱讀理解的跨語言遷移')}</h1>",
         f'<p class="soft">{html(report.name)}</p>{STYLE}',
         paragraphs,
-        section(("The table", "總表"), words, _heat_map(report), f'<ul class="soft">{foot}</ul>', grid="results"),
+        section(("The table", "總表"), words, _heat_map(report), f'<ul class="soft">{remarks}</ul>', grid="results"),
         section(("The published order", "論文的順序"), "", _order_table(report), grid="results"),
         section(("Errors, cell by cell", "各格的錯誤"), "", _links(report), grid="results"),
     ]

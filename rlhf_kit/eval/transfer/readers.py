@@ -45,12 +45,12 @@ def pinned(row: Row) -> Row:
     return replace(row, model=weights.pinned("a question answering model", row.model))
 
 
-def check(row: Row, weights: bool = True) -> None:
+def check(row: Row, read_headers: bool = True) -> None:
     """Raises UserError for a model that by its files cannot be loaded, or sizes that QANet does not have.
 
-    `weights`: read their headers too, for which a hub's model is fetched.
+    `read_headers`: of the weights too, for which a hub's model is fetched.
     """
-    if row.model != QANET and (row.from_scratch or not weights):
+    if row.model != QANET and (row.from_scratch or not read_headers):
         load_config(checkpoint(row.model), what="a question answering model")
         load_tokenizer(checkpoint(row.model), needs_eos=False)
         return

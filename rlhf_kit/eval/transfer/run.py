@@ -28,8 +28,6 @@ from rlhf_kit.versions import made_by, provenance
 
 TABLE, RESULTS = "table.md", "results.json"
 FILES = (TABLE, REPORT, RESULTS)
-
-
 TABLES = Path(__file__).parent
 # What a file of options does not have, and a table has.
 OF_A_TABLE = dict.fromkeys(("data", "tests", "training", "max_answer_length"), "--table FILE: --config has options")
@@ -82,7 +80,7 @@ def _run(options: TransferArguments) -> None:
     table = replace(table, rows=tuple(map(readers.pinned, table.rows)))
     for row in table.rows:
         if row.name not in skipped:
-            readers.check(row, weights=not options.dry_run)
+            readers.check(row, read_headers=not options.dry_run)
     read = read_all(table, options.data_dir, options.limit)
     output, state = Path(options.output_dir or f"runs/transfer/{path.stem}"), processes()
     results.of(output, TASK).check("--output_dir", FILES)
