@@ -180,13 +180,12 @@ def stages(monkeypatch):
     def stage(self, name, recipe, config, **options):
         Folder(self.folder / demo.FOLDERS.get(name, name), RUN).write("config.json", name)
 
-    def suite(argv):
-        Folder(Path(argv[-1]), "eval suite").write("report.html", "page")
-        return 0
+    def suite(options):
+        Folder(Path(options.output_dir), "eval suite").write("report.html", "page")
 
     monkeypatch.setattr(demo.Demo, "stage", stage)
     monkeypatch.setattr(demo.Demo, "measure", lambda self: {"samples": [], "stages": {}})
-    monkeypatch.setattr(demo.evaluate, "main", suite)
+    monkeypatch.setattr(demo.suite, "run", suite)
     monkeypatch.setattr(demo, "show", lambda summary, folder: None)
 
 
