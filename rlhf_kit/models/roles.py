@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel
@@ -13,6 +14,7 @@ from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.adapters import off_is_as_it_was
 from rlhf_kit.models.checkpoints import load_config, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.forward import context_length, unwrapped
+from rlhf_kit.models.value import PolicyAndValue, build_policy_and_value
 from rlhf_kit.models.weights import is_classifier_config, is_here, origin, refuse_not_finite
 
 VALUE_MODELS = ("shared", "separate", "reward")
@@ -82,6 +84,30 @@ def refuse_shared_weights(policy: nn.Module, reference: nn.Module | str | None, 
                     else "."
                 )
             )
+
+
+def with_value(
+    policy: PreTrainedModel | PeftModel,
+    value_model: str | nn.Module,
+    lora: LoraConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    *,
+    ref_model: nn.Module | None,
+    rewards: Sequence[tuple[str, nn.Module, PreTrainedTokenizerBase]],
+) -> PolicyAndValue:
+    """The policy with its value function beside it, once reference and value model are sure to read what it reads.
+
+    Args:
+        value_model: as `load_value_model` gives it. lora: of the policy, and so of a value trunk of its own.
+        tokenizer, longest, ref_model: as for `check_readers`. rewards: name, model and tokenizer of each reward model.
+
+    Raises:
+        UserError: of `value_source`, `build_policy_and_value` and `check_readers`.
+    """
+    module = build_policy_and_value(policy, *value_source(value_model, [model for _, model, _ in rewards]), lora)
+    check_readers(tokenizer, longest, ref_model, value_model, module.value_trunk, rewards[0][2] if rewards else None)
+    return module
 
 
 def check_readers(

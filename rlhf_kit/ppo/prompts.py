@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -93,6 +93,11 @@ def encode_prompts(
     if limit is not None:
         _refuse_long({at + 1: len(encoded[at]) for at in kept}, max_completion_length, limit, name)
     return Prompts({**rows[at], "prompt_ids": encoded[at]} for at in kept)
+
+
+def longest_row(prompts: Iterable[Prompts], max_completion_length: int) -> int:
+    """Tokens of the longest prompt of all with its completion."""
+    return max((len(row["prompt_ids"]) for rows in prompts for row in rows), default=0) + max_completion_length
 
 
 def _refuse_long(lengths: dict[int, int], max_completion_length: int, limit: int, name: str) -> None:

@@ -39,7 +39,7 @@ from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.forward import context_length, unwrapped
 from rlhf_kit.models.heads import check_head, fit_context, row_format, score_texts
-from rlhf_kit.models.weights import origin, pinned, refuse_not_finite, short_name
+from rlhf_kit.models.weights import is_here, origin, pinned, refuse_not_finite, short_name
 from rlhf_kit.references import load_reference
 
 logger = logging.getLogger(__name__)
@@ -177,6 +177,24 @@ class Rewards:
             check_vocabulary(model.config._name_or_path, tokenizer, model)
             disable_dropout(model.eval().requires_grad_(False))
 
+    @classmethod
+    def looked_at(
+        cls,
+        funcs: list[str | Callable],
+        weights: list[float] | None,
+        policy_tokenizer: PreTrainedTokenizerBase,
+        ensemble: str | None = None,
+        std_coef: float | None = None,
+    ) -> Rewards:
+        """Rewards whose models have no weights, for a dry run; `unseen` stands for those not on this machine."""
+        here = [callable(func) or is_here("a reward model", func) for func in funcs]
+        if ensemble is not None and not all(here):
+            funcs, ensemble, std_coef = [*filter(callable, funcs), unseen], None, None
+        else:
+            funcs = [func if there else unseen for func, there in zip(funcs, here, strict=True)]
+        options = {"ensemble": ensemble, "std_coef": std_coef, "device_map": "meta"}
+        return cls(funcs, None, weights, policy_tokenizer, 1, **options)
+
     @property
     def readers(self) -> list[Reader]:
         """All reward models by name, each with its tokenizer, those of ensembles included."""
@@ -192,11 +210,6 @@ class Rewards:
     def models(self) -> list[PreTrainedModel | PeftModel]:
         """All reward models, those of ensembles included."""
         return [reader.model for reader in self.readers]
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """Of the first reward model; None where there is none."""
-        return self.readers[0].tokenizer if self.readers else None
 
     def check(self, rows: list[dict], max_completion_length: int, **extra) -> None:
         """Raise UserError, before anything is sampled, for prompts that a reward model or function cannot take.
@@ -257,6 +270,10 @@ class Rewards:
                 "holds; lower them."
             )
         return scores, parts
+
+
+def unseen(**arguments) -> None:
+    """Stands for a reward model that is not on this machine."""
 
 
 def _own_tokenizer(

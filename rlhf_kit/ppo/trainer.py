@@ -12,14 +12,14 @@ the end token is an action like any other, and a completion that was cut off is 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rlhf_kit import ops
@@ -35,14 +35,13 @@ from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.heads import check_scores
 from rlhf_kit.models.precision import cast_frozen
 from rlhf_kit.models.preflight import check_texts, short_texts
-from rlhf_kit.models.roles import check_readers, load_value_model, reference_of, refuse_shared_weights, value_source
+from rlhf_kit.models.roles import load_value_model, reference_of, refuse_shared_weights, value_source, with_value
 from rlhf_kit.models.value import (
     PolicyAndValue,
     adapters_off,
-    build_policy_and_value,
     completion_logprobs,
 )
-from rlhf_kit.models.weights import short_name, with_origin
+from rlhf_kit.models.weights import is_here, short_name, with_origin
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.experience import Experience, TokenReadings, advantages, less_missing_eos, losses
 from rlhf_kit.ppo.loop import RolloutTrainer
@@ -55,7 +54,7 @@ from rlhf_kit.ppo.metrics import (
     rollout_metrics,
     timed,
 )
-from rlhf_kit.ppo.prompts import PretrainingTexts, encode_prompts, next_token_mask, text_length
+from rlhf_kit.ppo.prompts import PretrainingTexts, Prompts, encode_prompts, longest_row, next_token_mask, text_length
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, check_functions, read_rewards
 from rlhf_kit.training.launch import usable
 
@@ -105,7 +104,8 @@ class PPOTrainer(RolloutTrainer):
         reward_funcs = read_rewards(reward_funcs, reward_ensemble, reward_ensemble_std_coef, value_model)
         data = (train_dataset, eval_dataset, ptx_dataset)
         self._read_data(args, tokenizer, context_length(config), max_prompt_length, *data)
-        for prompts in filter(None, (self.prompts, self.eval_prompts)):
+        prompt_sets = [*filter(None, (self.prompts, self.eval_prompts))]
+        for prompts in prompt_sets:
             check_functions(reward_funcs, prompts[0])
         value_model = load_value_model(value_model)
         policy = load_policy(model) if isinstance(model, str) else model
@@ -124,13 +124,12 @@ class PPOTrainer(RolloutTrainer):
             ensemble=reward_ensemble,
             std_coef=reward_ensemble_std_coef,
         )
-        for prompts in filter(None, (self.prompts, self.eval_prompts)):
+        for prompts in prompt_sets:
             self.rewards.check(prompts, args.max_completion_length, trainer_state=None)
-        module = build_policy_and_value(policy, *value_source(value_model, self.rewards.models), peft_config)
-        longest = max(len(row["prompt_ids"]) for row in self.prompts + (self.eval_prompts or []))
-        longest += args.max_completion_length
         reference = None if ref_model is None else self.ref_model
-        check_readers(tokenizer, longest, reference, value_model, module.value_trunk, self.rewards.tokenizer)
+        longest = longest_row(prompt_sets, args.max_completion_length)
+        roles = {"ref_model": reference, "rewards": self.rewards.readers}
+        module = with_value(policy, value_model, peft_config, tokenizer, longest, **roles)
         self._freeze_roles(module)
 
         args.gradient_accumulation_steps = args.micro_batches(args.world_size)
@@ -419,3 +418,42 @@ class PPOTrainer(RolloutTrainer):
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
+
+
+def check_models(
+    policy: PreTrainedModel | PeftModel | None,
+    reward_funcs: list[RewardFunc],
+    prompts: Sequence[Prompts],
+    tokenizer: PreTrainedTokenizerBase,
+    args: PPOConfig,
+    *,
+    ref_model: str | None = None,
+    value_model: str | nn.Module | None = "shared",
+    peft_config: LoraConfig | None = None,
+    reward_ensemble: str | None = None,
+    reward_ensemble_std_coef: float | None = None,
+) -> None:
+    """Raise UserError where a `PPOTrainer` of these models would before its first rollout; no weight is read.
+
+    A model that would have to be fetched from the hub is left out of the check.
+
+    Args:
+        policy: without weights (`load_policy(..., device_map="meta")`), its adapter put on; None: not on this machine.
+        reward_funcs: functions, and hub ids or folders of models.
+        prompts: as `encode_prompts` gives them, of training and of evaluation.
+        value_model: a word of `VALUE_MODELS`, a folder, or a model without weights; None: not on this machine.
+    """
+    if value_model == "reward":  # counted whether they are here or not
+        value_source(value_model, [func for func in reward_funcs if isinstance(func, str)])
+    ensemble = (reward_ensemble, reward_ensemble_std_coef)
+    rewards = Rewards.looked_at(reward_funcs, args.reward_weights, tokenizer, *ensemble)
+    for rows in prompts:
+        rewards.check(rows, args.max_completion_length, trainer_state=None)
+    reference = None
+    if ref_model is not None and is_here("a reference", ref_model):
+        reference = load_policy(ref_model, device_map="meta")
+    value = None if value_model is None else load_value_model(value_model, device_map="meta")
+    if policy is not None and value is not None and (value != "reward" or rewards.models):
+        longest = longest_row(prompts, args.max_completion_length)
+        roles = {"ref_model": reference, "rewards": rewards.readers}
+        with_value(policy, value, peft_config, tokenizer, longest, **roles)

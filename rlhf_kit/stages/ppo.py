@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -14,13 +14,16 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError, each
 from rlhf_kit.models.checkpoints import check_scorer, load_config
 from rlhf_kit.models.forward import context_length
+from rlhf_kit.models.roles import load_value_model
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
-from rlhf_kit.ppo.prompts import Prompts, encode_prompts, text_length
+from rlhf_kit.ppo.metrics import check_share
+from rlhf_kit.ppo.prompts import PretrainingTexts, Prompts, encode_prompts, text_length
 from rlhf_kit.ppo.rewards import FUNCTION, check_functions, read_rewards
-from rlhf_kit.ppo.trainer import PPOTrainer
+from rlhf_kit.ppo.trainer import PPOTrainer, check_models
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import (
+    check_model,
     check_settings,
     load_data,
     load_model,
@@ -30,7 +33,6 @@ from rlhf_kit.stages.loading import (
     tokenizer_of,
 )
 from rlhf_kit.stages.output import check_output, numbers
-from rlhf_kit.stages.roles import dry_run, std_coef
 from rlhf_kit.stages.run import finish, run_stage, train
 
 KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # all are read as prompts
@@ -93,7 +95,7 @@ def run(settings: Settings) -> dict:
         text_length(settings.training.ptx_max_length, context_length(config))
     if settings.run.dry_run:
         data = {"train": train_data, "eval": eval_data, "ptx": ptx_data}
-        dry_run(settings, rewards, data, tokenizer, config, notes)
+        _dry_run(settings, rewards, data, tokenizer, config, notes)
         return {}
 
     trainer = PPOTrainer(
@@ -114,6 +116,11 @@ def run(settings: Settings) -> dict:
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
     return finish(trainer, settings, output, metrics)
+
+
+def std_coef(settings: Settings) -> float | None:
+    """`--reward_ensemble_std_coef` where it is given."""
+    return settings.extra.reward_ensemble_std_coef if "reward_ensemble_std_coef" in settings.given else None
 
 
 def check_scorers(names: list[str], notes: plan.Notes) -> None:
@@ -157,6 +164,57 @@ def encoded(
     limit = context_length(config) if config is not None else None
     longest, most = settings.training.max_completion_length, settings.extra.max_prompt_length
     return encode_prompts(rows, tokenizer, longest, limit, source, most, notes.tell)
+
+
+def _dry_run(
+    settings: Settings,
+    rewards: list[str | Callable],
+    data: dict[str, Prompts | Dataset | None],
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: PretrainedConfig | None,
+    notes: plan.Notes,
+) -> None:
+    """Raise UserError where the run would before its first rollout, and show the plan.
+
+    Args:
+        data: "train" and "eval" prompts, with their tokens where there is a tokenizer, and "ptx" texts; None where
+            there are none, or the hub could not be asked.
+    """
+    args, extra, train_data = settings.training, settings.extra, data["train"]
+    tokens = None
+    if tokenizer is not None:
+        if data["eval"] is not None:
+            check_share(data["eval"], args.world_size)
+        if data["ptx"] is not None:
+            limit = context_length(config) if config is not None else None
+            PretrainingTexts(data["ptx"], tokenizer, text_length(args.ptx_max_length, limit))
+        if train_data is not None:
+            tokens = sum(len(row["prompt_ids"]) + args.max_completion_length for row in train_data)
+        check_models(
+            check_model(settings, tokenizer),
+            rewards,
+            [data[name] for name in ("train", "eval") if data[name] is not None],
+            tokenizer,
+            args,
+            ref_model=extra.ref_model_name_or_path,
+            value_model=notes.reach("model", extra.value_model, load_value_model, extra.value_model, "meta"),
+            peft_config=peft_config(settings),
+            reward_ensemble=extra.reward_ensemble,
+            reward_ensemble_std_coef=std_coef(settings),
+        )
+    names = [name for name in [*rewards, extra.ref_model_name_or_path] if isinstance(name, str)]
+    configs = [notes.reach("model", name, load_config, name) for name in names]
+    steps = args.steps(0 if train_data is None else len(train_data))
+    plan.show_plan(
+        settings,
+        None if train_data is None else len(train_data),
+        tokens,
+        notes,
+        tokenizer,
+        steps=steps if steps > 0 else None,
+        copies=(extra.ref_model_name_or_path is None and not settings.model.use_peft, extra.value_model != "shared"),
+        frozen=sum(plan.count_parameters(each) for each in configs if each is not None),
+    )
 
 
 def start(options: Sequence[str] | Mapping[str, Any]) -> None:

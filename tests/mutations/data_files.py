@@ -63,10 +63,22 @@ MUTANTS = [
         DRY + "test_what_stops_a_run_stops_its_dry_run[reward-evaluation of answers too long]",
     ),
     (
-        "rlhf_kit/stages/roles.py",
-        "judges.check(rows, args.max_completion_length, trainer_state=None)",
-        "pass",
+        "rlhf_kit/ppo/trainer.py",
+        "        rewards.check(rows, args.max_completion_length, trainer_state=None)",
+        "        pass",
         DRY + "test_what_stops_a_run_stops_its_dry_run[ppo-a reward that reads too little]",
+    ),
+    (
+        "rlhf_kit/ppo/prompts.py",
+        "for row in rows), default=0) + max_completion_length",
+        "for row in rows)) + max_completion_length",
+        DRY + "test_models_are_looked_at_without_prompts",
+    ),
+    (
+        "rlhf_kit/ppo/trainer.py",
+        'reference = load_policy(ref_model, device_map="meta")',
+        "pass",
+        "tests/ppo/test_readers.py::test_a_reference_is_looked_at_without_its_weights",
     ),
     (
         "rlhf_kit/data/formats.py",

@@ -7,6 +7,9 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_tokenizer
+from rlhf_kit.ppo.config import PPOConfig
+from rlhf_kit.ppo.prompts import Prompts
+from rlhf_kit.ppo.trainer import check_models
 
 
 @pytest.fixture
@@ -35,6 +38,20 @@ def test_a_context_shorter_than_prompt_and_completion_is_refused(make_trainer, s
     with pytest.raises(UserError, match=f"value_model: GPT2Model {told}"):
         make_trainer(value_model=judge, max_completion_length=24)
     make_trainer(ref_model=GPT2LMHeadModel(short_config), reward_funcs=judge, max_completion_length=4)
+
+
+def test_a_reference_is_looked_at_without_its_weights(tmp_path, policy, tokenizer, short_config):
+    """As `PPOTrainer` would refuse it, by a Python user too, and by its files alone."""
+    GPT2LMHeadModel(short_config).save_pretrained(tmp_path)
+    args = PPOConfig(str(tmp_path / "out"), max_completion_length=24, use_cpu=True, report_to="none")
+    prompts = [Prompts([{"prompt": "hello", "prompt_ids": [1] * length}]) for length in (8, 9)]
+    roles = ([lambda prompts, **_: [0.0] * len(prompts)], prompts, tokenizer, args)
+    with pytest.raises(UserError, match="reads 32 tokens, and a prompt and its completion may have 33: lower"):
+        check_models(policy, *roles, ref_model=str(tmp_path))
+    check_models(policy, *roles)
+    check_models(None, *roles, ref_model=str(tmp_path))
+    with pytest.raises(UserError, match="value_model='reward' needs exactly one reward model; reward_funcs has 0"):
+        check_models(policy, *roles, value_model="reward")
 
 
 def test_an_evaluation_s_prompts_count_too(make_trainer, short_config, prompts):

@@ -278,6 +278,11 @@ def test_only_what_the_hub_was_to_be_asked_for_is_not_checked(stage, here, capsy
     assert "owner/data" in both_refuse(stage, {"dataset_name": "owner/data"}, here, capsys)
 
 
+def test_models_are_looked_at_without_prompts(here, capsys):
+    told = planned("ppo", {"dataset_name": "owner/data", "value_model": "separate"}, capsys)
+    assert "not checked │ data 'owner/data'" in told and told.count("not checked") == 1
+
+
 def test_an_answer_of_the_hub_is_no_silence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     missing = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # it would want the hub's response
