@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
 
@@ -13,3 +16,14 @@ def disable_dropout(model: nn.Module) -> None:
         # Rates kept as plain numbers: Llama's attention_dropout, OPT's activation_dropout and layerdrop.
         for name in [name for name, rate in vars(module).items() if "drop" in name and isinstance(rate, float)]:
             setattr(module, name, 0.0)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within, `model` draws no dropout; then it is in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

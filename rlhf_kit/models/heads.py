@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_prompt, start_ids
 from rlhf_kit.errors import UserError
+from rlhf_kit.models.dropout import eval_mode
 from rlhf_kit.models.forward import context_length, pad_right, taken, unwrapped
 from rlhf_kit.models.preflight import agreed, gap, short_texts, tried
 from rlhf_kit.ops import length_mask
@@ -345,15 +346,11 @@ def score_texts(
     device = next(inner.parameters()).device
     pad_token_id = inner.config.get_text_config().pad_token_id
     scores = torch.zeros(len(rows))
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             input_ids, lengths = pad_right([rows[row] for row in batch], pad_token_id)
             scores[batch] = sequence_scores(model, input_ids.to(device), lengths, form).cpu()
-    finally:
-        model.train(was_training)
     gain, bias = calibration(inner.config)
     return gain * scores + bias
 

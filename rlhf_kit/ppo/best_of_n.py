@@ -11,8 +11,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,7 @@ from rlhf_kit.data.prompts import RESERVED
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import end_ids
+from rlhf_kit.models.dropout import eval_mode
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.options.bounds import number_faults
 from rlhf_kit.ppo.experience import less_missing_eos
@@ -142,7 +142,7 @@ def best_of_n(
     rewards, heldout = (_rewards(funcs, tokenizer, batch_size, device) for funcs in (reward_funcs, heldout_funcs))
     for judges in filter(None, (rewards, heldout)):
         judges.check(rows, max_completion_length)
-    with _eval_mode(policy):
+    with eval_mode(policy):
         rollout = sample(
             policy,
             [row["prompt_ids"] for row in rows for _ in range(n)],
@@ -173,16 +173,6 @@ def best_of_n(
         result.heldout_scores = heldout(*arguments, repeated)[0].cpu().view(-1, n)
         result.heldout_curve = expected_best_of_m(scores, result.heldout_scores).mean(0)
     return result
-
-
-@contextmanager
-def _eval_mode(policy: PreTrainedModel) -> Iterator[None]:
-    was_training = policy.training
-    policy.eval()
-    try:
-        yield
-    finally:
-        policy.train(was_training)
 
 
 def _check(numbers: dict[str, float | None], prompts: list, columns: dict[str, list]) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from rlhf_kit.data.chat import encode_each, encode_prompt, set_chat_template
 from rlhf_kit.data.loading import load
 from rlhf_kit.eval.reward.task import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
 from rlhf_kit.models.heads import PLAIN, row_format
 from rlhf_kit.models.prefix import check_shared_prefix
+from rlhf_kit.reward.calibration import demonstrated_answers, recenter
 from rlhf_kit.reward.config import RewardConfig
 from rlhf_kit.reward.trainer import RewardTrainer, encode_lists
 from rlhf_kit.stages import plan
@@ -25,7 +24,6 @@ from rlhf_kit.stages.calibration import (
     calibration_data,
     check_calibration,
     check_policy,
-    recalibrate,
 )
 from rlhf_kit.stages.card import reward_card
 from rlhf_kit.stages.loading import check_model, check_settings, load_data, peft_config, refuse_new_model, tokenizer_of
@@ -44,13 +42,14 @@ def run(settings: Settings) -> dict:
     demonstrations = calibration_data(settings, notes)
     tokenizer = tokenizer_of(settings, notes)
     lists, counts = encoded_lists(settings, {"train": train_data, "eval": eval_data}, tokenizer, notes)
+    demonstrated = None
     if tokenizer is not None and demonstrations is not None:
-        check_prompts(tokenizer, demonstrations)
+        demonstrated = demonstrated_answers(demonstrations, tokenizer)
     if settings.run.dry_run:
         _dry_run(settings, train_data, lists, tokenizer, notes)
         return {}
 
-    answers = answers_to_calibrate_on(settings, train_data, demonstrations)
+    answers = answers_to_calibrate_on(settings, train_data, demonstrated)
     trainer = RewardTrainer(
         load_scorer(settings, tokenizer),
         args=args,
@@ -62,7 +61,7 @@ def run(settings: Settings) -> dict:
     trainer.data_counts |= counts
     metrics = train(trainer, settings, output)
     if answers is not None:
-        recalibrate(trainer, answers, scale=demonstrations is None)
+        recenter(trainer, answers, scale=demonstrated is None)
     evaluation = None
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
@@ -122,14 +121,6 @@ def encoded_lists(
             encoded = encode_lists(rows, tokenizer, limit, reads, name, settings.training, notes.tell)
             lists[name], counts[name] = encoded
     return lists, counts
-
-
-def check_prompts(tokenizer: PreTrainedTokenizerBase, demonstrations: Dataset) -> None:
-    """Raises UserError, naming the rows, where the chat template refuses prompts: before a model is loaded."""
-    prompts = [row["messages"][:-1] if "messages" in row else row["prompt"] for row in demonstrations]
-    if not isinstance(prompts[0], str):
-        set_chat_template(tokenizer)
-    encode_each(prompts, partial(encode_prompt, tokenizer), "calibration")
 
 
 def start(options: Sequence[str] | Mapping[str, Any]) -> None:

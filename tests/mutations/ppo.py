@@ -253,7 +253,7 @@ MUTANTS = [
     ),
     (
         TRAINER,
-        "for prompts in filter(None, (self.prompts, self.eval_prompts)):\n            self.rewards",
+        "for prompts in prompt_sets:\n            self.rewards",
         "for prompts in (self.prompts,):\n            self.rewards",
         MODELS + "test_prompts_that_the_reward_s_template_refuses_are_found_first",
     ),
@@ -358,8 +358,8 @@ MUTANTS = [
     ),
     (
         TRAINER,
-        "for row in self.prompts + (self.eval_prompts or []))",
-        "for row in self.prompts)",
+        "        longest = longest_row(prompt_sets, args",
+        "        longest = longest_row(prompt_sets[:1], args",
         READERS_TEST + "test_an_evaluation_s_prompts_count_too",
     ),
     # What is refused before anything is loaded.

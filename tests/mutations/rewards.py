@@ -2,9 +2,22 @@
 
 OPS, OPS_TEST = "rlhf_kit/ops.py", "tests/test_ops.py::"
 TRAINER, TRAINER_TEST = "rlhf_kit/reward/trainer.py", "tests/reward/test_reward_trainer.py::"
+ZERO, ZERO_TEST = "rlhf_kit/reward/calibration.py", "tests/reward/test_calibration.py::"
 HEADS, HEADS_TEST = "rlhf_kit/models/heads.py", "tests/models/test_heads.py::"
 
 MUTANTS = [
+    (
+        ZERO,
+        "    with eval_mode(policy):\n",
+        "    if True:\n",
+        ZERO_TEST + "test_what_a_policy_answers_gets_mean_zero",
+    ),
+    (
+        ZERO,
+        'list({prompt_key(prompt): prompt for prompt in rows.shuffle(seed=seed)["prompt"]}.values())',
+        'list(rows.shuffle(seed=seed)["prompt"])',
+        ZERO_TEST + "test_prompts_are_different_and_come_again_where_they_are_few",
+    ),
     (
         OPS,
         "(ranks[:, None] < ranks[None, :])  # (N, N)\n    return better.nonzero(as_tuple=True)",

@@ -170,8 +170,8 @@ MUTANTS = [
         "tests/eval/test_begun.py::test_a_refused_prompt_is_told_before_a_reward_model_is_loaded",
     ),
     (
-        "rlhf_kit/stages/reward.py",
-        'encode_each(prompts, partial(encode_prompt, tokenizer), "calibration")',
+        "rlhf_kit/reward/calibration.py",
+        '_encoded(answers.prompts, tokenizer, "calibration")',
         "pass",
         "tests/stages/test_other_makers.py::test_refused_demonstrations_to_calibrate_on_are_told_too",
     ),

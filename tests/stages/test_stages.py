@@ -20,6 +20,7 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.ppo.rewards import resolve_reward
+from rlhf_kit.reward import policy_answers
 from rlhf_kit.stages import calibration, ppo, pretrain, reward, sft
 from rlhf_kit.stages.output import MetricsFile
 from rlhf_kit.terminal import interrupts
@@ -370,16 +371,17 @@ def test_demonstrations_can_be_the_zero_of_the_scores(base, ranked, demonstratio
 
 def test_a_policys_answers_can_be_the_scale_of_the_scores(base, ranked, tmp_path, monkeypatch):
     made = []
-    real = calibration.sampled
-    monkeypatch.setattr(calibration, "sampled", lambda *given: made.append(real(*given)) or made[-1])
-    asked = []
-    real_scores = calibration.score_texts
-    monkeypatch.setattr(calibration, "score_texts", lambda *given: asked.append(given[2:4]) or real_scores(*given))
+
+    def answered(*arguments):
+        made.append(policy_answers(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(calibration, "policy_answers", answered)
     options = ["--calibration_policy", base, "--calibration_samples", 12, "--calibration_max_completion_length", 8]
     assert calibrated(tmp_path / "reward", base, ranked, *options) == 0
-    assert len(made[0]) == 12 and asked[0][1] == made[0]
+    assert len(made) == 1 and len(made[0].completions) == 12
     model, tokenizer = load_reward_model(tmp_path / "reward"), load_tokenizer(tmp_path / "reward")
-    scores = score_texts(model, tokenizer, *asked[0])
+    scores = score_texts(model, tokenizer, *made[0])
     assert scores.mean().item() == pytest.approx(0, abs=1e-3)
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-3)
 
