@@ -59,11 +59,12 @@ def show_bar(folder: Path, console: Console) -> None:
     unseen = Console(file=io.StringIO(), width=console.width, force_terminal=True)  # where it moves
     bar, state = ProgressBar(unseen), SimpleNamespace(is_world_process_zero=True, max_steps=steps, global_step=0)
     bar.on_train_begin(None, state, None)
-    bar.bar.stop()
-    bar.bar.tasks[0].start_time = bar.bar.get_time() - logged[-1]["time"]
-    bar.bar.update(bar.task, completed=steps, rate=f"{steps / logged[-1]['time']:.1f}/s")
+    shown, seconds = bar.progress, logged[-1]["time"]
+    shown.bar.stop()
+    shown.bar.tasks[0].start_time = shown.bar.get_time() - seconds
+    shown.bar.update(shown.task, completed=steps, rate=f"{steps / seconds:.1f}/s")
     bar.on_log(None, state, None, logged[-1])
-    console.print(bar.bar.get_renderable())
+    console.print(shown.bar.get_renderable())
 
 
 def show_demo(folder: Path, console: Console) -> None:

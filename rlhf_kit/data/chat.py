@@ -14,7 +14,6 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit import progress
 from rlhf_kit.data.messages import Message, is_learnt
 from rlhf_kit.data.refusals import TemplateRefusal, UnstableTemplate, refused_rows
 from rlhf_kit.data.templates import (
@@ -40,6 +39,7 @@ from rlhf_kit.data.templates import (
 )
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import is_main_process
+from rlhf_kit.progress import Progress
 
 IGNORED = -100  # the label torch's cross entropy leaves out
 
@@ -199,13 +199,13 @@ def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
     """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
     encoded, refusals = [], {}
     rows = list(rows)
-    with progress.Counter(len(rows), "rows tokenized", shown=is_main_process()) as counter:
+    with Progress(len(rows), "rows tokenized", shown=is_main_process()) as progress:
         for number, row in enumerate(rows, start=1):
             try:
                 encoded.append(encode(row))
             except TemplateRefusal as refusal:
                 refusals[number] = refusal
-            counter.add(1)
+            progress.add(1)
     if refusals:
         raise refused_rows(refusals, len(encoded) + len(refusals), name)
     return encoded

@@ -21,7 +21,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import Figure, intervals, mean, numbered, point
 from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes, read_json
-from rlhf_kit.progress import Counter
+from rlhf_kit.progress import Progress
 from rlhf_kit.storage import Folder
 from rlhf_kit.versions import provenance
 
@@ -194,7 +194,7 @@ class Run:
         own_shares = unmade & set(list(dict.fromkeys(shares))[self.rank :: self.processes])
         self.todo = [name for name, share in zip(self.ids, shares, strict=True) if share in own_shares]
         self.resumed = sum(name in self.items for name in self.ids)
-        self.counter = Counter(len(self.todo), unit, shown=self.rank == 0)
+        self.progress = Progress(len(self.todo), unit, shown=self.rank == 0)
 
     def __enter__(self) -> Run:
         if self.state is not None:
@@ -210,11 +210,11 @@ class Run:
             self.home.claim(path.name)
             _drop_torn_line(path)
             self.file = path.open("a", encoding="utf-8")
-        self.counter.__enter__()
+        self.progress.start()
         return self
 
     def __exit__(self, *error) -> None:
-        self.counter.__exit__(*error)
+        self.progress.stop()
         self.seconds = time.perf_counter() - self.started
         if self.file is not None:
             self.file.close()
@@ -228,7 +228,7 @@ class Run:
             self.file.write(results.json_lines([asdict(item)]))
             self.file.flush()
         self.items[item.id] = item
-        self.counter.add(1)
+        self.progress.add(1)
 
     @property
     def ordered(self) -> list[Item]:

@@ -1,12 +1,11 @@
-"""One line that says how far a run is, how fast it goes and when it ends; the numbers that matter beside it."""
+"""The progress of a training run, and the numbers that matter beside it."""
 
 from __future__ import annotations
 
-from rich.progress import Progress, TextColumn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from rlhf_kit.progress import progress_bar
+from rlhf_kit.progress import Progress
 from rlhf_kit.terminal.console import Console
 
 # What a reader wants to see while it runs, first to last, and what to call it there; PPO's loss says nothing.
@@ -36,35 +35,28 @@ def show_progress(trainer: Trainer) -> None:
 
 
 class ProgressBar(TrainerCallback):
-    """A bar on a terminal; elsewhere (a file, a notebook's log) one plain line a log."""
+    """A trainer's steps and its last log as the kit's progress."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(stderr=True)
-        self.bar: Progress | None = None
+        self.console = console
+        self.progress: Progress | None = None  # while it trains
+
+    def _at(self, state: TrainerState) -> Progress:
+        options = {"done": state.global_step, "numbers": True}
+        return Progress(state.max_steps, "step", state.is_world_process_zero, self.console, **options)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero or not self.console.is_terminal:
-            return
-        self.bar = progress_bar(self.console, TextColumn("{task.fields[numbers]}", style="cyan", markup=False))
-        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, rate="", numbers="")
-        self.bar.start()
+        self.progress = self._at(state).start()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            speed = self.bar.tasks[0].speed
-            rate = f"{speed:.1f}/s" if speed else ""
-            self.bar.update(self.task, completed=state.global_step, rate=rate)
+        if self.progress is not None:
+            self.progress.reach(state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = numbers_shown(logs or {})
-        if not shown or not state.is_world_process_zero:
-            return
-        if self.bar is not None:
-            self.bar.update(self.task, numbers=shown)
-        else:
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {shown}")
+        if shown := numbers_shown(logs or {}):
+            (self.progress or self._at(state)).tell(shown)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None

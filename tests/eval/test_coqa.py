@@ -346,7 +346,7 @@ def test_an_interrupted_run_goes_on_and_the_batch_decides_nothing(history, saved
     class Counted(runner.Run):
         def __exit__(self, *error):
             super().__exit__(*error)
-            counts.append((self.counter.done, self.counter.total))
+            counts.append((self.progress.done, self.progress.total))
 
     counts = []
     monkeypatch.setattr(runner, "Run", Counted)

@@ -23,8 +23,6 @@ from rlhf_kit.eval.reward.scoring import load_scorer, score_lists
 from rlhf_kit.eval.reward.task import evaluate_reward
 from rlhf_kit.models import heads
 from rlhf_kit.models.adapters import save, wrap
-from rlhf_kit.progress import Counter
-from rlhf_kit.terminal.console import Console
 
 KINDS = ("ranked", "pairs", "thumbs")
 
@@ -280,38 +278,6 @@ print("HEAVY", sorted({"torch", "transformers", "datasets", "numpy"} & set(sys.m
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == "HEAVY []"
     assert "獎勵模型的排序與人一致嗎？" in ended.stdout
-
-
-# ------------------------------------------------------------------------------------------
-# Progress
-
-
-def test_progress_is_told_after_two_seconds_and_then_every_ten():
-    now = [0.0]
-    with open(os.devnull, "w") as nowhere:
-        console = Console(file=nowhere, force_terminal=False, width=100, record=True)
-        with Counter(100, "lists", console=console, clock=lambda: now[0]) as counter:
-            for _ in range(26):
-                now[0] += 1
-                counter.add(2)
-        told = console.export_text().splitlines()
-    assert told == [
-        "4/100 lists  2.0 lists/s  48 s left",
-        "24/100 lists  2.0 lists/s  38 s left",
-        "44/100 lists  2.0 lists/s  28 s left",
-    ]
-
-
-def test_progress_is_a_bar_on_a_terminal_and_silent_elsewhere():
-    now = [0.0]
-    with open(os.devnull, "w") as nowhere:
-        console = Console(file=nowhere, force_terminal=True, width=100, record=True)
-        for shown, step in ((True, 0.1), (False, 5.0), (True, 5.0)):
-            with Counter(4, "lists", shown, console, lambda: now[0]) as counter:
-                now[0] += step
-                counter.add(2)
-            assert (counter.bar is not None) == (shown and step > 2)
-        assert "2/4" in console.export_text()
 
 
 # ------------------------------------------------------------------------------------------

@@ -86,6 +86,18 @@ MUTANTS = [
         "tests/test_progress.py::test_the_kits_bar_is_the_only_one",
     ),
     (
+        "rlhf_kit/progress.py",
+        "rate = (done - self.before) / seconds",
+        "rate = done / seconds",
+        "tests/test_progress.py::test_a_resumed_run_does_not_take_its_earlier_steps_for_speed",
+    ),
+    (
+        "rlhf_kit/progress.py",
+        "seconds < QUIET_FOR and not self.numbers",
+        "False",
+        "tests/test_progress.py::test_progress_is_told_after_two_seconds_and_then_every_ten",
+    ),
+    (
         "rlhf_kit/processes.py",
         '"The tokenizer has new PAD/BOS/EOS tokens"',
         '"\\n"',

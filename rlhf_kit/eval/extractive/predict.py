@@ -17,7 +17,7 @@ from rlhf_kit.eval.extractive.models import check_length, reads_types
 from rlhf_kit.eval.extractive.questions import Question
 from rlhf_kit.eval.extractive.spans import Spans, best_spans
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
-from rlhf_kit.progress import Counter
+from rlhf_kit.progress import Progress
 
 TOGETHER = 256  # questions whose spans are searched at once while others are still being forwarded
 
@@ -111,13 +111,13 @@ def predict(
         questions, tokenizer, max_length, overlap=overlap, step=step, max_query_length=max_query_length
     )
     best = {}
-    with Counter(len(questions), "questions", shown) as counter:
+    with Progress(len(questions), "questions", shown) as progress:
         for one in predictions(
             model, tokenizer.pad_token_id, questions, windows, max_answer_length, n_best, null_threshold,
             max_batch_tokens,
         ):  # fmt: skip
             best[one.id] = one
-            counter.add(1)
+            progress.add(1)
     return [best[question.id] for question in questions]
 
 

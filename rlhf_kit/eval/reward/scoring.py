@@ -14,7 +14,7 @@ from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_p
 from rlhf_kit.models import heads
 from rlhf_kit.models.checkpoints import check_scorer, load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.forward import context_length, unwrapped
-from rlhf_kit.progress import Counter
+from rlhf_kit.progress import Progress
 
 Prompt = str | Sequence[Message]
 BATCHES = 8  # scored between two looks at the progress; sorted by length within
@@ -109,7 +109,7 @@ def score_lists(
     results: list[list[float]] = [[] for _ in lists]
     part: dict[tuple[str, str], Prompt] = {}
     waiting: list[int] = []
-    with Counter(len(lists), "lists", shown) as counter:
+    with Progress(len(lists), "lists", shown) as progress:
         longest_first = sorted(of_prompt, key=lambda key: -sizes[key])  # so the time left is rather too long a guess
         for number, key in enumerate(longest_first, start=1):
             waiting += of_prompt[key]
@@ -121,6 +121,6 @@ def score_lists(
                 by_row = dict(zip(part, scores, strict=True))
                 for at in waiting:
                     results[at] = [by_row[keys[at], text] for text in lists[at][1]]
-            counter.add(len(waiting))
+            progress.add(len(waiting))
             part, waiting = {}, []
     return results
