@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.generators import encode_begun, encode_behind, encode_messages
-from rlhf_kit.generation.likelihood import Request
+from rlhf_kit.generation.likelihood import Request, room_before
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.models.room import Room
 
 
 def draw(pool: Sequence[Any], count: int, row: Any, seed: int) -> list[Any]:
@@ -30,11 +31,12 @@ def fit(
 
     Raises UserError where the row alone has no room.
     """
+    room = Room(context, new_tokens, "the answer")
     for dropped in range(len(shots) + 1):
         ids = encode([*shots[dropped:], row])
-        if context is None or len(ids) + new_tokens <= context:
+        if room.holds(len(ids)):
             return ids, len(shots) - dropped
-    raise UserError(f"it is {len(ids)} tokens, and {new_tokens} must follow; the model reads {context}.")
+    raise UserError(f"it {room.lacks(len(ids))}.")
 
 
 def encode_questions(
@@ -58,7 +60,7 @@ def choices_behind(
 ) -> Request:
     """Raises UserError where the longest choice has no room behind the prompt, or the tokenizer drops one."""
     ids, continuations = encode_behind(tokenizer, prompt, choices)
-    size = len(ids) + max(map(len, continuations)) - 1  # the last token is not read
-    if context is not None and size > context:
-        raise UserError(f"it is {size} tokens with its longest choice; the model reads {context}.")
+    room = room_before(continuations, context)
+    if not room.holds(len(ids)):
+        raise UserError(f"it {room.lacks(len(ids))}.")
     return Request(ids, continuations)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from rlhf_kit.errors import UserError
 from rlhf_kit.generation.contexts import Contexts, can_cache, can_share
 from rlhf_kit.generation.loop import write_on
 from rlhf_kit.models.checkpoints import end_ids
 from rlhf_kit.models.forward import context_length, pad_right
+from rlhf_kit.models.room import Room
 
 DEFAULT_BATCH_TOKENS = 8192
 
@@ -117,13 +117,9 @@ class Dialogues:
 
 
 def check_room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], how: Decoding) -> None:
-    limit = context_length(model.config)
-    longest = max(map(len, prompts), default=0)
-    if limit is not None and longest + how.max_new_tokens > limit:
-        raise UserError(
-            f"A prompt of {longest} tokens and {how.max_new_tokens} new ones are more than the {limit} that the model "
-            "reads. Shorten the prompt or lower max_new_tokens."
-        )
+    room = Room(context_length(model.config), how.max_new_tokens, "max_new_tokens")
+    sizes = {f"prompt {number}": len(ids) for number, ids in enumerate(prompts, start=1)}
+    room.check(sizes, "prompts", "Shorten them or lower max_new_tokens.")
 
 
 def _begins(start: Sequence[int], whole: Sequence[int]) -> bool:

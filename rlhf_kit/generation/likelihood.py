@@ -24,6 +24,7 @@ from rlhf_kit.generation.contexts import can_share
 from rlhf_kit.generation.decoding import DEFAULT_BATCH_TOKENS
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.prefix import shared_prefix, tree_mask, tree_rows
+from rlhf_kit.models.room import Room
 
 PADDING = 0.1  # the most of a row that is padding: on a CPU that costs as much as a token
 
@@ -100,14 +101,17 @@ def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, i
         start, end = end, min(length, end + stride)
 
 
+def room_before(continuations: Sequence[Sequence[int]], limit: int | None) -> Room:
+    """For the context of a request, where the model reads `limit` tokens: the last of a continuation is not read."""
+    return Room(limit, max(map(len, continuations), default=1) - 1, "its longest continuation")
+
+
 def _check_room(model: PreTrainedModel, requests: Sequence[Request]) -> None:
     limit = context_length(model.config)
-    longest = max((len(r.context) + len(ids) - 1 for r in requests for ids in r.continuations), default=0)
-    if limit is not None and longest > limit:
-        raise UserError(
-            f"A context and what is to follow are {longest} tokens, more than the {limit} that the model reads. "
-            "Shorten the context."
-        )
+    for number, request in enumerate(requests, start=1):
+        room = room_before(request.continuations, limit)
+        if not room.holds(len(request.context)):
+            raise UserError(f"The prompt of request {number} {room.lacks(len(request.context))}. Shorten it.")
 
 
 def _batches(rows: Sequence[Sequence[Sequence[int]]], max_batch_tokens: int) -> Iterator[list[int]]:

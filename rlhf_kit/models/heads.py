@@ -26,6 +26,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.dropout import eval_mode
 from rlhf_kit.models.forward import context_length, pad_right, taken, unwrapped
 from rlhf_kit.models.preflight import agreed, gap, short_texts, tried
+from rlhf_kit.models.room import Room
 from rlhf_kit.ops import length_mask
 
 # ------------------------------------------------------------------------------------------
@@ -44,6 +45,15 @@ class RowFormat:
     between: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
     typed: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many special tokens a row has."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def room(self, limit: int | None) -> Room:
+        """For a completion, or with it for a prompt, in a row of `limit` tokens (None: any number)."""
+        return Room(limit, self.size, "special tokens")
 
     def token_types(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """0 up to the separator before the completion, 1 from there on, 0 for padding. (B, T), (B,) -> (B, T).
@@ -90,10 +100,8 @@ def fit_context(
     """
     before, kept = [*row_format.before], [*row_format.between, *completion_ids, *row_format.after]
     prompt_ids = prompt_ids[len(before) :] if list(prompt_ids[: len(before)]) == before else prompt_ids
-    room = len(prompt_ids) if limit is None else limit - len(before) - len(kept)
-    if room < 0:
-        return None
-    return [*before, *prompt_ids[max(len(prompt_ids) - room, 0) :], *kept]
+    room = Room(limit, len(before) + len(kept), "the completion")
+    return [*before, *prompt_ids[room.excess(len(prompt_ids)) :], *kept] if room.holds(0) else None
 
 
 # ------------------------------------------------------------------------------------------
@@ -330,16 +338,15 @@ def score_texts(
     limit, form = context_length(inner.config), row_format(inner.config, tokenizer)
     rows = []
     encoded = encode_each(prompts, partial(encode_prompt, tokenizer), "scores")
-    for number, (prompt_ids, completion) in enumerate(zip(encoded, completions, strict=True)):
+    for number, (prompt_ids, completion) in enumerate(zip(encoded, completions, strict=True), start=1):
         completion_ids = encode_completion(tokenizer, completion, eos=False)
         ids = fit_context(prompt_ids, completion_ids, limit, form)
         if ids is None:
-            room = limit - len(fit_context([], [], None, form))
             raise UserError(
-                f"Row {number}: the completion has {len(completion_ids)} tokens and the reward model reads {room}. "
-                "Shorten it: a completion is never cut, since its end is what is judged."
+                f"Row {number}: the completion {form.room(limit).lacks(len(completion_ids))}. Shorten it: a "
+                "completion is never cut, since its end is what is judged."
             )
-        if len(ids) == len(fit_context([], [], None, form)):
+        if len(ids) == form.size:
             raise UserError(f"Row {number}: prompt and completion are empty, there is nothing to score.")
         rows.append(ids)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)  # alike lengths pad little

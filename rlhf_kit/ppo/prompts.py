@@ -21,6 +21,7 @@ from rlhf_kit.data.loading import checked
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.forward import pad_right
+from rlhf_kit.models.room import Room
 from rlhf_kit.ops import length_mask
 from rlhf_kit.ppo.config import PPOConfig
 
@@ -71,7 +72,8 @@ def encode_prompts(
     """
     if isinstance(dataset, Prompts):
         return dataset
-    if limit is not None and max_completion_length >= limit:
+    room = Room(limit, max_completion_length, "max_completion_length")
+    if not room.holds(1):
         raise UserError(
             f"max_completion_length {max_completion_length} fills the context of {limit} tokens by itself."
         )
@@ -90,27 +92,14 @@ def encode_prompts(
         raise UserError(f"{name}: no prompt has at most max_prompt_length {most} tokens.")
     if len(kept) < len(rows):
         tell(f"{name}: {len(rows) - len(kept)} of {len(rows)} prompts, of more than {most} tokens, are left out")
-    if limit is not None:
-        _refuse_long({at + 1: len(encoded[at]) for at in kept}, max_completion_length, limit, name)
+    advice = f"Drop them (PPO's max_prompt_length={room.tokens} does), or lower max_completion_length."
+    room.check({f"row {at + 1}": len(encoded[at]) for at in kept}, "prompts", advice, name)
     return Prompts({**rows[at], "prompt_ids": encoded[at]} for at in kept)
 
 
 def longest_row(prompts: Iterable[Prompts], max_completion_length: int) -> int:
     """Tokens of the longest prompt of all with its completion."""
     return max((len(row["prompt_ids"]) for rows in prompts for row in rows), default=0) + max_completion_length
-
-
-def _refuse_long(lengths: dict[int, int], max_completion_length: int, limit: int, name: str) -> None:
-    """Refuse prompts, tokens by the number of their row, that leave no room for a completion."""
-    room = limit - max_completion_length
-    long = {row: tokens for row, tokens in lengths.items() if tokens > room}
-    if long:
-        row = max(long, key=long.get)
-        raise UserError(
-            f"{name}: {len(long)} of {len(lengths)} prompts are too long. The longest, row {row}, has {long[row]} "
-            f"tokens; the context of {limit} less max_completion_length {max_completion_length} leaves {room}. Drop "
-            f"these prompts (PPO's max_prompt_length={room} does), or lower max_completion_length."
-        )
 
 
 # --- texts ----------------------------------------------------------------------------------------------------------

@@ -298,11 +298,11 @@ def prompts_cut(
     """
     config = unwrapped(model).config
     limit, form = context_length(config), row_format(config, tokenizer)
-    room = None if limit is None else limit - len(fit_context([], [], None, form))
-    if room is not None and longest > room:
+    room = form.room(limit)
+    if not room.holds(longest):
         raise UserError(
-            f"Reward model {name!r} reads {room} tokens, and a completion may have max_completion_length={longest}: "
-            "its end is what is judged, and would be cut. Lower max_completion_length."
+            f"Reward model {name!r}: a completion of max_completion_length {room.lacks(longest)}. Its end is what is "
+            "judged, and would be cut. Lower max_completion_length."
         )
     try:
         ids = encode_each(prompts, partial(encode_prompt, tokenizer))

@@ -24,6 +24,7 @@ from rlhf_kit.models.checkpoints import end_ids
 from rlhf_kit.models.dropout import eval_mode
 from rlhf_kit.models.forward import unwrapped
 from rlhf_kit.models.heads import center_scores, score_texts
+from rlhf_kit.models.room import Room
 from rlhf_kit.reward.trainer import RewardTrainer
 
 
@@ -83,17 +84,12 @@ def choose_prompts(
     """
     prompts = list({prompt_key(prompt): prompt for prompt in rows.shuffle(seed=seed)["prompt"]}.values())
     ids = _encoded(prompts, tokenizer, name)
-    room = None if context is None else context - max_completion_length
-    fitting = [
-        ChosenPrompt(*pair)
-        for pair in zip(prompts, ids, strict=True)
-        if pair[1] and (room is None or len(pair[1]) <= room)
-    ]
+    room = Room(context, max_completion_length, "calibration_max_completion_length")
+    both = zip(prompts, ids, strict=True)
+    fitting = [ChosenPrompt(prompt, tokens) for prompt, tokens in both if tokens and room.holds(len(tokens))]
     if not fitting:
-        raise UserError(
-            f"{name}: no prompt leaves room for {max_completion_length} tokens in the policy's context of {context}. "
-            "Give fewer (calibration_max_completion_length)."
-        )
+        shortest = room.lacks(min(map(len, ids)))
+        raise UserError(f"{name}: the shortest prompt {shortest}. Lower calibration_max_completion_length.")
     return [fitting[at % len(fitting)] for at in range(samples)]
 
 

@@ -190,8 +190,10 @@ def test_stories_that_are_too_long_are_named(tokenizer):
     Prompts(tokenizer, longest + 8, 8).check([cat])
     with pytest.raises(UserError) as error:
         Prompts(tokenizer, longest + 8, 8).check([cat, dog, bird])
-    assert f"2 stories with a question are longer than the {longest} tokens" in str(error.value)
-    assert "'dog' (" in str(error.value) and "'bird' (" in str(error.value) and "'cat'" not in str(error.value)
+    message = str(error.value)
+    assert "2 of 3 stories with a question are too long" in message and "'cat'" not in message
+    assert f"tokens; the context of {longest + 8} less 8 for the answer leaves {longest}" in message
+    assert "'dog'" in message and "'bird'" in message
 
 
 def test_demonstrations_fill_the_room_and_leave_the_story_its_own(tokenizer):
@@ -410,4 +412,8 @@ def test_a_story_beyond_the_models_context_ends_with_2(tokenizer, data, tmp_path
     tokenizer.save_pretrained(folder)
     assert main(["--model", str(folder), "--data", str(data), "--output", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
-    assert "48 tokens" in told and "'bird'" in told and not (tmp_path / "out").exists()
+    assert (
+        "the context of 80 less 32 for the answer leaves 48." in told
+        and "'bird'" in told
+        and not (tmp_path / "out").exists()
+    )

@@ -132,7 +132,9 @@ def test_sums_and_means():
 def test_what_the_model_cannot_read_is_refused(policy):
     fits = Request([1] * 120, [[2] * 9])  # 128 positions; the last token is not read
     assert len(dict(likelihoods(policy, [fits]))) == 1
-    with pytest.raises(UserError, match="129 tokens, more than the 128"):
+    with pytest.raises(
+        UserError, match="request 1 has 120 tokens; the context of 128 less 9 for its longest continuation leaves 119"
+    ):
         dict(likelihoods(policy, [Request([1] * 120, [[2] * 10])]))
 
 

@@ -87,7 +87,7 @@ def test_questions_without_room_are_refused_together(options, tmp_path):
     long = "the cat sat on the mat and so did the dog " * 200
     rows = [{**row, "id": name, "context": row["context"] + long} for name in "xy" for row in ROWS[:1]]
     options.dataset_name = written(tmp_path / "long.jsonl", rows)
-    with pytest.raises(UserError, match="question x: .* must follow; the model reads 512. question y"):
+    with pytest.raises(UserError, match="question x: it has .* of 512 less 32 for the answer leaves 480. question y"):
         Squad(options).prepare()
 
 

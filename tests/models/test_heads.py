@@ -321,7 +321,7 @@ def test_the_prompt_gives_way_never_the_completion():
     long = score_texts(model, tokenizer, ["x" * 100 + "the end"], ["answer"])
     longer = score_texts(model, tokenizer, ["y" * 50 + "x" * 100 + "the end"], ["answer"])
     torch.testing.assert_close(long, longer)
-    with pytest.raises(UserError, match=r"Row 1: the completion has 71 tokens and the reward model reads 64"):
+    with pytest.raises(UserError, match=r"Row 2: the completion has 71 tokens; the context has 64. Shorten it"):
         score_texts(model, tokenizer, ["a", "a"], ["fine", "z" * 70])
     with pytest.raises(UserError, match="2 prompts and 1 completions"):
         score_texts(model, tokenizer, ["a", "a"], ["b"])
@@ -429,7 +429,7 @@ def test_an_encoder_reads_as_far_as_it_has_positions():
     tokenizer = roberta_tokenizer()
     full = score_texts(model, tokenizer, ["x" * 50], ["b" * 34])  # 34 and 4 special tokens
     torch.testing.assert_close(score_texts(model, tokenizer, [""], ["b" * 34]), full)
-    with pytest.raises(UserError, match="has 35 tokens and the reward model reads 34"):
+    with pytest.raises(UserError, match="has 35 tokens; the context of 38 less 4 for special tokens leaves 34"):
         score_texts(model, tokenizer, [""], ["b" * 35])
     with pytest.raises(UserError, match="nothing to score"):
         score_texts(model, tokenizer, [""], [""])

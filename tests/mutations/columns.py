@@ -137,8 +137,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/prompts.py",
-        "{at + 1: len(encoded[at]) for at in kept}",
-        "{n + 1: len(encoded[at]) for n, at in enumerate(kept)}",
+        '{f"row {at + 1}": len(encoded[at]) for at in kept}',
+        '{f"row {n + 1}": len(encoded[at]) for n, at in enumerate(kept)}',
         ONE + "test_the_row_of_a_long_prompt_is_that_of_the_data",
     ),
     (

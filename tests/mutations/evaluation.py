@@ -162,14 +162,14 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/eval/text/lambada.py",
-        "limit and max(1, limit + 1 - len(target))",
-        "limit and limit + 1 - len(target)",
+        "max(1, len(ids) - room_before([target], limit).excess(len(ids)))",
+        "len(ids) - room_before([target], limit).excess(len(ids))",
         BEHIND_TEST + "test_a_word_longer_than_the_model_reads_is_refused",
     ),
     (
-        "rlhf_kit/eval/icl/prompts.py",
-        "max(map(len, choices)) - 1 if choices",
-        "max(map(len, choices)) if choices",
+        "rlhf_kit/generation/likelihood.py",
+        "Room(limit, max(map(len, continuations), default=1) - 1,",
+        "Room(limit, max(map(len, continuations), default=1),",
         BEHIND_TEST + "test_choices_are_measured_with_the_shots_that_fit",
     ),
     (

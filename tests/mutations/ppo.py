@@ -247,7 +247,7 @@ MUTANTS = [
     ),
     (
         REWARDS,
-        "if room is not None and longest > room:",
+        "if not room.holds(longest):",
         "if False:",
         MODELS + "test_a_context_too_short_for_a_completion_is_refused_first",
     ),
@@ -462,8 +462,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/prompts.py",
-        "_refuse_long({at + 1: len(encoded[at]) for at in kept}",
-        "_refuse_long({at: len(encoded[at]) for at in kept}",
+        '{f"row {at + 1}": len(encoded[at]) for at in kept}',
+        '{f"row {at}": len(encoded[at]) for at in kept}',
         PYTHON + "test_a_long_prompt_has_one_number[best of n]",
     ),
     (

@@ -7,6 +7,24 @@ HEADS, HEADS_TEST = "rlhf_kit/models/heads.py", "tests/models/test_heads.py::"
 
 MUTANTS = [
     (
+        "rlhf_kit/models/room.py",
+        "max(0, tokens - self.tokens)",
+        "max(0, tokens - self.tokens + 1)",
+        "tests/models/test_room.py::test_a_context_of_ten_with_four_to_follow_leaves_six",
+    ),
+    (
+        "rlhf_kit/models/room.py",
+        "key=lambda name: -sizes[name]",
+        "key=lambda name: sizes[name]",
+        "tests/models/test_room.py::test_all_that_are_too_long_are_counted_and_the_longest_named_first",
+    ),
+    (
+        "rlhf_kit/reward/calibration.py",
+        "if tokens and room.holds(len(tokens))]",
+        "if tokens]",
+        "tests/reward/test_calibration.py::test_a_prompt_leaves_room_for_its_answer",
+    ),
+    (
         ZERO,
         "    with eval_mode(policy):\n",
         "    if True:\n",
@@ -93,8 +111,8 @@ MUTANTS = [
     ),
     (
         HEADS,
-        "[*before, *prompt_ids[max(len(prompt_ids) - room, 0) :], *kept]",
-        "[*before, *prompt_ids[:room], *kept]",
+        "[*before, *prompt_ids[room.excess(len(prompt_ids)) :], *kept]",
+        "[*before, *prompt_ids[: len(prompt_ids) - room.excess(len(prompt_ids))], *kept]",
         HEADS_TEST + "test_the_prompt_gives_way_never_the_completion",
     ),
     (

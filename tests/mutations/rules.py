@@ -78,9 +78,9 @@ MUTANTS = [
         TRAINER_TEST + "test_the_reference_is_the_policy_as_handed_over",
     ),
     (
-        "rlhf_kit/ppo/prompts.py",
-        "room = limit - max_completion_length",
-        "room = limit",
+        "rlhf_kit/models/room.py",
+        "self.context - self.following",
+        "self.context",
         TRAINER_TEST + "test_a_prompt_may_leave_just_the_room_of_a_completion",
     ),
     (

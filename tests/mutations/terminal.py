@@ -95,7 +95,7 @@ MUTANTS = [
         "rlhf_kit/progress.py",
         "seconds < QUIET_FOR and not self.numbers",
         "False",
-        "tests/test_progress.py::test_progress_is_told_after_two_seconds_and_then_every_ten",
+        "tests/test_progress.py::test_progress_is_a_bar_on_a_terminal_and_silent_elsewhere",
     ),
     (
         "rlhf_kit/processes.py",

@@ -215,8 +215,8 @@ def test_dropout_is_not_drawn_and_the_mode_comes_back(run, policy):
         ({"temperature": float("nan")}, "temperature=nan must be finite"),
         ({"missing_eos_penalty": -1.0}, "missing_eos_penalty=-1.0 must not be negative"),
         ({"n": 0, "temperature": -1.0}, "n=0 must be at least 1; temperature=-1.0 must be above 0"),
-        ({"max_completion_length": 127}, r"row 2, has \d\d tokens; the context of 128 less .* 127 leaves 1"),
-        ({"prompts": ["hi", "word " * 200]}, r"row 2, has \d+ tokens; the context of 128 less .* 8 leaves 120"),
+        ({"max_completion_length": 127}, r"row 2, has \d\d tokens; the context of 128 less 127 for .* leaves 1"),
+        ({"prompts": ["hi", "word " * 200]}, r"row 2, has \d+ tokens; the context of 128 less 8 for .* leaves 120"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_sampled(run, options, message):

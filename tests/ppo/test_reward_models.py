@@ -117,7 +117,7 @@ def test_a_context_too_short_for_a_completion_is_refused_first(make_trainer, rew
     shape = copy.deepcopy(tiny_config)
     shape.n_positions = 12
     small = type(reward_model)(shape)
-    with pytest.raises(UserError, match="'reward_model' reads 12 tokens, and .* max_completion_length=13"):
+    with pytest.raises(UserError, match="'reward_model': .* max_completion_length has 13 tokens; the context has 12"):
         make_trainer(reward_funcs=small, max_completion_length=13)
     with caplog.at_level(logging.WARNING):
         make_trainer(reward_funcs=small, train_dataset=asked("hi", "the cat sat on the mat, and so did the dog"))

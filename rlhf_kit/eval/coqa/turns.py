@@ -25,13 +25,13 @@ from rlhf_kit.data.refusals import TemplateRefusal, refused_rows
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.decoding import Continuation, Decoding, Dialogues, continuations
 from rlhf_kit.generation.generators import encode_begun, encode_messages
+from rlhf_kit.models.room import Room
 
 # GPT-2 (section 3.5) decodes greedily, GPT-3 (section 2.4) with 4 beams and 0.6. Neither says how an answer ends.
 PRESETS = {
     "gpt2": Decoding(max_new_tokens=32),
     "gpt3": Decoding(max_new_tokens=32, num_beams=4, length_penalty=0.6),
 }
-NAMED = 5  # stories that a message names
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Prompts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int | None, new_tokens: int, chat: bool = False):
         self.tokenizer, self.chat = tokenizer, chat
-        self.limit = None if context is None else context - new_tokens
+        self.room = Room(context, new_tokens, "the answer")
         self.demonstrations: dict[str, list[Story]] = {}  # by story, as packed
 
     def prompt(self, story: Story, turn: int, answers: Sequence[str]) -> Prompt:
@@ -73,32 +73,23 @@ class Prompts:
         for dropped in range(turn + 1):
             kept = replace(story, questions=story.questions[dropped : turn + 1])
             text, ids = self._put([*before, kept], answers[dropped:turn])
-            if self._fits(ids):
+            if self.room.holds(len(ids)):
                 break
         return Prompt(text, ids, dropped)
 
     def check(self, stories: Iterable[Story]) -> None:
         """Raises UserError where the template refuses a dialogue or a story with a question has no room: all such."""
-        long, refusals, stories = {}, {}, list(stories)
+        sizes, refusals, stories = {}, {}, list(stories)
         for story in stories:
             alone = [replace(story, questions=(question,)) for question in story.questions]
             try:
-                longest = max(len(self._put([one], [])[1]) for one in alone)
+                sizes[repr(story.id)] = max(len(self._put([one], [])[1]) for one in alone)
                 self._longest([], story)
             except TemplateRefusal as refusal:
                 refusals[story.id] = refusal
-                continue
-            if self.limit is not None and longest > self.limit:
-                long[story.id] = longest
         if refusals:
             raise UserError(f"{refused_rows(refusals, len(stories))} Or ask in plain text.")
-        if long:
-            named = [f"{name!r} ({tokens} tokens)" for name, tokens in long.items()]
-            more = f" and {len(long) - NAMED} more" if len(long) > NAMED else ""
-            raise UserError(
-                f"{len(long)} stories with a question are longer than the {self.limit} tokens the model has for a "
-                f"prompt: {', '.join(named[:NAMED])}{more}. Take them out, or give a model with a longer context."
-            )
+        self.room.check(sizes, "stories with a question", "Take them out, or give a model with a longer context.")
 
     def demonstrate(self, story: Story, pool: Sequence[Story], shots: int, seed: int) -> None:
         """Give a story up to `shots` demonstrations: whole ones, and of the first that has no room its first turns.
@@ -109,9 +100,13 @@ class Prompts:
         draw = random.Random(hashlib.sha256(key.encode()).digest())
         others = [other for other in pool if other.id != story.id]
         packed: list[Story] = []
+
+        def fits(before: Sequence[Story]) -> bool:
+            return self.room.holds(len(self._longest(before, story)))
+
         for other in draw.sample(others, min(shots, len(others))):
             parts = [_first(other, turns) for turns in range(1, len(other.questions) + 1)]
-            fitting = bisect_left(parts, True, key=lambda part: not self._fits(self._longest([*packed, part], story)))
+            fitting = bisect_left(parts, True, key=lambda part: not fits([*packed, part]))
             packed += parts[:fitting][-1:]
             if fitting < len(parts):
                 break
@@ -128,9 +123,6 @@ class Prompts:
             return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False), ids
         text = layout(stories, answers)
         return text, encode_begun(self.tokenizer, text)
-
-    def _fits(self, ids: Sequence[int]) -> bool:
-        return self.limit is None or len(ids) <= self.limit
 
 
 def gold(story: Story) -> list[str]:

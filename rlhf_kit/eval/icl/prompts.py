@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,8 @@ from rlhf_kit.data.refusals import TemplateRefusal
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.icl.tasks import Example, Task, draw_shots, messages, render
 from rlhf_kit.generation.generators import encode_begun, encode_behind, encode_messages
-from rlhf_kit.generation.likelihood import Request
+from rlhf_kit.generation.likelihood import Request, room_before
+from rlhf_kit.models.room import Room
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,18 @@ class Prompts:
         def put(shown: int) -> tuple[str, list[int], list[list[int]]]:
             return self._put(task, drawn[len(drawn) - shown :], example)
 
-        def sizes(shown: int) -> tuple[int, int]:
-            """Tokens of the prompt, and of what must follow: the last token of a choice is not read."""
-            _, ids, choices = put(shown)
-            return len(ids), max(map(len, choices)) - 1 if choices else task.max_new_tokens
+        def room(shown: int) -> Room:
+            *_, choices = put(shown)
+            return room_before(choices, self.context) if choices else Room(self.context, new_tokens, "the answer")
 
-        shown = wanted
-        if self.context is not None and sum(sizes(wanted)) > self.context:
-            shown = bisect_right(range(wanted), self.context, key=lambda count: sum(sizes(count))) - 1
+        def has_no_room(shown: int) -> bool:
+            return not room(shown).holds(len(put(shown)[1]))
+
+        shown, new_tokens = wanted, task.max_new_tokens
+        if has_no_room(wanted):
+            shown = bisect_left(range(wanted), True, key=has_no_room) - 1
             if shown < 0:
-                sizes_of, new = sizes(0)
-                raise UserError(
-                    f"{id}: the question alone is {sizes_of} tokens, and {new} must follow; the model reads "
-                    f"{self.context}. Leave the task out."
-                )
+                raise UserError(f"{id}: the question alone {room(0).lacks(len(put(0)[1]))}. Leave the task out.")
         return Asked(id, task, number, *put(shown), shown, wanted)
 
     def cue(self, task: Task, example: Example) -> Request:

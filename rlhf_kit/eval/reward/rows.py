@@ -128,7 +128,7 @@ def check_lengths(found: Source, lists: Sequence[List], readers: Mapping[str, Re
         readings = {name: reader(prompt, completions) for name, reader in readers.items()}
         cut += any(reading.prompt_cut for each in readings.values() for reading in each)
         faults += [
-            (number, f"a completion has {reading.length} tokens, more than {name} reads; shorten it or remove the row")
+            (number, f"a completion {readers[name].room.lacks(reading.length)} ({name}); shorten it or remove the row")
             for name, each in readings.items()
             for reading in each
             if not reading.fits

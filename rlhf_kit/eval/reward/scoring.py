@@ -59,6 +59,7 @@ class Reader:
         config = unwrapped(model).config
         self.model, self.tokenizer, self.limit = model, tokenizer, context_length(config)
         self.form = heads.row_format(config, tokenizer)
+        self.room = self.form.room(self.limit)  # of a completion
 
     def __call__(self, prompt: Prompt, completions: Sequence[str]) -> list[Reading]:
         prompt_ids = encode_prompt(self.tokenizer, prompt)

@@ -22,7 +22,7 @@ from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, percentages
 from rlhf_kit.eval.task import Task, TaskArguments
 from rlhf_kit.generation.generators import encode_behind
-from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods
+from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods, room_before
 from rlhf_kit.hashes import text_hash
 
 
@@ -79,7 +79,8 @@ def request_of(tokenizer: PreTrainedTokenizerBase, passage: str, limit: int | No
     if not context:
         raise UserError("it is one word, with nothing to guess it from.")
     ids, (target,) = encode_behind(tokenizer, context, [word])
-    return Request(last_tokens(ids, limit and max(1, limit + 1 - len(target)), start_ids(tokenizer)), [target])
+    most = max(1, len(ids) - room_before([target], limit).excess(len(ids)))
+    return Request(last_tokens(ids, most, start_ids(tokenizer)), [target])
 
 
 def item_of(number: int, passage: str, likelihood: Likelihood) -> Item:

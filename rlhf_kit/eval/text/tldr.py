@@ -38,6 +38,7 @@ from rlhf_kit.generation.generators import encode_begun, encode_behind
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.checkpoints import end_ids
 from rlhf_kit.models.forward import pad_right
+from rlhf_kit.models.room import Room
 from rlhf_kit.terminal.console import Console
 
 BASELINES = ("lede-3", "random-3")  # which need no model
@@ -237,15 +238,13 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, article: str, hint: str, limi
     """The article's first tokens, as many as leave room for the hint and the summary, and the hint."""
     context, (after,) = encode_behind(tokenizer, article, [hint])
     prompt, ids = context + after, encode_begun(tokenizer, article)
-    most = len(prompt) if limit is None else limit - MAX_NEW_TOKENS
-    while len(prompt) > most:
-        room = most - (len(prompt) - len(ids))
-        if room < 1:
-            raise UserError(
-                f"The model reads {limit} tokens; the hint and a summary alone are {limit - room}. "
-                "Give a model with a longer context."
-            )
-        ids = ids[:room]
+    room = Room(limit, MAX_NEW_TOKENS, "the summary")
+    while not room.holds(len(prompt)):
+        kept = len(ids) - room.excess(len(prompt))
+        if kept < 1:
+            shortest = len(prompt) - len(ids) + 1
+            raise UserError(f"its beginning with the hint {room.lacks(shortest)}. Give a model with a longer context.")
+        ids = ids[:kept]
         prompt = _hinted(tokenizer, ids, hint)
     return prompt
 
