@@ -150,7 +150,9 @@ def test_the_answer_is_cut_at_the_stop_after_leading_white_space(text, answer, e
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(policy, tokenizer):
-    with pytest.raises(UserError, match="120 tokens and 9 new ones are more than the 128"):
+    with pytest.raises(
+        UserError, match="prompt 1, has 120 tokens; the context of 128 less 9 for max_new_tokens leaves 119"
+    ):
         list(continuations(policy, tokenizer, [[5] * 120], Decoding(9)))
     assert together(policy, tokenizer, [[5] * 119], Decoding(9))
 
