@@ -27,6 +27,7 @@ EXAMPLES = {
     "tldr": "tldr --models lede-3 runs/sft --dataset_name articles.jsonl --output_dir runs/tldr",
     "extractive": "extractive --model_name_or_path runs/mlm --train_dataset_name train.json --dataset_name dev.json "
     "--scorer squad --output_dir runs/squad",
+    "reward": "reward --model_name_or_path runs/reward --dataset_name world:ranked --output_dir runs/reward-eval",
 }
 
 
@@ -174,13 +175,6 @@ EVALS = {
         f"eval {name}": _measurement(english, chinese, RUNNER, f"{task}Arguments", _example(name), task=name)
         for name, (english, chinese, task) in TASKS.items()
     },
-    "eval reward": _measurement(
-        "Does a reward model rank held-out answers as people do?",
-        "獎勵模型的排序與人一致嗎？",
-        "rlhf_kit.eval.reward.task:run",
-        "rlhf_kit.eval.reward.task:RewardArguments",
-        "reward --model_name_or_path runs/reward --dataset_name world:ranked --output_dir runs/reward-eval",
-    ),
     "eval transfer": _measurement(
         "Which pre-training, fine-tuned on which language, reads what: the whole table of a cross-lingual transfer",
         "跨語言遷移：哪種預訓練、用哪種語言微調、能讀懂什麼",

@@ -1,4 +1,4 @@
-"""The tasks of `rlhf-kit eval NAME`, which a suite may hold too: what each measures, and where it is."""
+"""The tasks of `rlhf-kit eval NAME`: what each measures, and where it is."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ TASKS: dict[str, tuple[str, str, str]] = {
         "Answers that are spans of a passage (SQuAD, XQuAD, MLQA, DRCD, CMRC), after fine-tuning or without",
         "抽取式問答，可先微調",
         "rlhf_kit.eval.extractive.task:Extractive",
+    ),
+    "reward": (
+        "Does a reward model rank held-out answers as people do?",
+        "獎勵模型的排序與人一致嗎？",
+        "rlhf_kit.eval.reward.task:Reward",
     ),
 }
 

@@ -146,9 +146,10 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     if unequal:
         what = ", ".join(f"{name} {settings.get(name)!r} and {its.get(name)!r}" for name in unequal)
         raise UserError(f"{str(first)!r} and {str(second)!r} cannot be compared, they measured other things: {what}.")
-    # A score that the results tell as well is a percentage there, of all items or group by group alone.
+    # A score that the results tell as well is a percentage there, where they do not say otherwise by `scale`; of all
+    # items or group by group alone.
     by_group = {name for part in summary["groups"].values() for name in part["scores"]} - set(summary["scores"])
-    scales = dict.fromkeys([*summary["scores"], *by_group], 100.0)
+    scales = dict.fromkeys([*summary["scores"], *by_group], summary["details"].get("scale", 100.0))
     try:
         rows = [row for row in compare(items, others, scales, seed) if row.group or row.score not in by_group]
     except ValueError as error:
@@ -174,12 +175,12 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     table = Table("", "A", "B", "B - A", "95 %", "only A/B", "p", "n", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for row in found["comparisons"]:
         tested = row["p"] is not None
+        digits = 3 if max(abs(row["first"]), abs(row["second"])) <= 1 else 2  # of shares and correlations
         table.add_row(
             " ".join(filter(None, [row["group"], row["score"]])),
-            f"{row['first']:.2f}",
-            f"{row['second']:.2f}",
-            f"{row['difference']:+.2f}",
-            "{:+.1f} to {:+.1f}".format(*row["interval"]) if row["interval"] else "–",
+            *(f"{row[name]:.{digits}f}" for name in ("first", "second")),
+            f"{row['difference']:+.{digits}f}",
+            " to ".join(f"{bound:+.{digits - 1}f}" for bound in row["interval"]) if row["interval"] else "–",
             f"{row['only_first']}/{row['only_second']}" if tested else "–",
             f"{row['p']:.2g}" if tested else "–",
             str(row["items"]),

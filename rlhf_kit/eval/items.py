@@ -239,12 +239,14 @@ class Run:
         self,
         figures: Figures = percentages,
         details: Callable[[Sequence[Item]], Mapping[str, Any]] = lambda items: {},
+        counted: Callable[[Sequence[Item]], Sequence[Item]] = lambda items: items,
     ) -> Results | None:
         """Wait for all processes, then sum up and write. None on all processes but the main one.
 
         Args:
-            figures: what is measured of all items and of each group.
+            figures: what is measured of all counted items and of each group.
             details: anything of the whole run that is worth a look, from all its items. JSON values.
+            counted: those of the items that have something to measure.
         """
         if self.state is not None:
             self.state.wait_for_everyone()
@@ -256,13 +258,14 @@ class Run:
         if missing:
             raise ValueError(f"{len(missing)} of {len(self.ids)} items were not made, such as {missing[0]!r}")
         ordered = self.ordered
+        with_figures = counted(ordered)
         parts: dict[str, list[Item]] = {}
-        for item in ordered:
+        for item in with_figures:
             parts.setdefault(item.group, []).append(item)
         seed = self.settings.seed
         summary = Results(
             settings=self.settings,
-            measured=measure(ordered, figures, seed),
+            measured=measure(with_figures, figures, seed),
             groups={name: measure(parts[name], figures, seed) for name in sorted(parts) if name},
             prompt_hash=results.fingerprint([item.prompt_hash for item in ordered]),
             reportable=self.settings.limit is None,
@@ -300,7 +303,10 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Item]]:
         raise UserError(f"{str(folder)!r} has no {RESULTS}.{more} Give the --output folder of `rlhf-kit eval`.")
     record = read_json(path)
     if isinstance(record, dict) and "settings" not in record:
-        raise UserError(f"{str(path)!r} was not measured item by item; give the folder of another `rlhf-kit eval`.")
+        raise UserError(
+            f"{str(path)!r} was not measured item by item, as by `eval reward` of an earlier version; measure again "
+            "into another folder, or give that of another `rlhf-kit eval`."
+        )
     items = list(_read_items([folder / ITEMS]).values())
     if not isinstance(record, dict) or not items:
         raise UserError(f"{str(folder)!r} holds no results with their items; give the folder of another run.")

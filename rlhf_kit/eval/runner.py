@@ -67,7 +67,7 @@ def finished(task: Task, under_way: Run) -> Results | None:
     with under_way:
         for item in task.ask(model, under_way.todo) if under_way.todo else ():
             under_way.add(item)
-    results = under_way.finish(task.figures, task.details)
+    results = under_way.finish(task.figures, task.details, task.counted)
     if results is not None and task.folder is not None:
         task.write(results, under_way.ordered)
     return results

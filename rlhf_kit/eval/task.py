@@ -204,12 +204,20 @@ class Task(ABC):
         """Of each id, what one process must make in one go, such as its story."""
         return ids
 
+    def counted(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Those of all items that have something to measure."""
+        return items
+
     def figures(self, items: Sequence[Item], clusters: NDArray) -> Mapping[str, Figure]:
-        """What is reported of all items, and of each group. clusters: (N,)."""
+        """What is reported of all counted items, and of each group. clusters: (N,)."""
         return percentages(items, clusters)
 
     def details(self, items: Sequence[Item]) -> Mapping[str, Any]:
-        """Anything else of the whole run. JSON values."""
+        """Anything else of the whole run. JSON values.
+
+        `scale`, if it is there: what a mean of the items' scores is multiplied by to be the figure of its name, for
+        `eval compare`; 100 without, a percentage.
+        """
         return {}
 
     def report(self, measured: Mapping[str, Results]) -> None:

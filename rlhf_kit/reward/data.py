@@ -144,7 +144,7 @@ def encode_comparisons(
     if wrong and on_bad_row == "error":
         faults = "; ".join(f"{len(rows)} with {fault} (row {_first(rows)})" for fault, rows in wrong.items())
         raise UserError(
-            f"Of {len(encoded)} lists there are {faults}. Mend them, or give on_bad_row=drop to leave them out."
+            f"Of {len(encoded)} lists there are {faults}. Fix them, or give on_bad_row=drop to leave them out."
         )
     kept = [row for row, fault in enumerate(encoded["fault"]) if not fault]
     if not kept:

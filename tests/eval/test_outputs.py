@@ -7,12 +7,14 @@ import pytest
 
 from rlhf_kit import world
 from rlhf_kit.cli import main
+from rlhf_kit.eval import results
+from tests.eval import toy
 from tests.tiny_stages import run_command
 from tests.victims import every_byte, project
 
 BASE = str(world.BASE)
 COMMANDS = {
-    "reward": ["--model", BASE, "--data", "world:ranked"],
+    "reward": ["--model", "judge", "--data", "world:ranked", "--limit", "1"],
     "coqa": ["--model", BASE, "--data", "world:conversations", "--limit", "1"],
     "extractive": [
         "--model",
@@ -36,6 +38,7 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_users_folder_is_refused_and_stays(command, tmp_path, monkeypatch, capsys):
     folder = project(tmp_path / "project")
+    toy.save_model(tmp_path / "judge")
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     before = every_byte(tmp_path)
@@ -46,13 +49,34 @@ def test_a_users_folder_is_refused_and_stays(command, tmp_path, monkeypatch, cap
         assert every_byte(tmp_path) == before
 
 
-@pytest.mark.parametrize("taken", ["report.html", "results.json", "items.jsonl"])
-def test_one_foreign_file_is_enough_and_another_commands_is_foreign(taken, tmp_path, capsys):
+ELSE = "holds results of something else"
+FOREIGN = {"report.html": "report.html in", "results.json": ELSE, "items.jsonl": ELSE}
+
+
+@pytest.mark.parametrize("taken", FOREIGN)
+def test_one_foreign_file_is_enough_and_another_commands_is_foreign(taken, tmp_path, monkeypatch, capsys):
+    toy.save_model(tmp_path / "judge")
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
     (out / taken).write_text("mine")
     assert main(["eval", "reward", *COMMANDS["reward"], "--output", str(out)]) == 2
-    assert f"{taken} in" in capsys.readouterr().err and (out / taken).read_text() == "mine"
+    assert FOREIGN[taken] in capsys.readouterr().err and (out / taken).read_text() == "mine"
+    assert [path.name for path in out.iterdir()] == [taken]  # refused before anything is measured
+
+
+def test_a_reward_models_results_of_an_earlier_version_stay(tmp_path, monkeypatch, capsys):
+    toy.save_model(tmp_path / "judge")
+    monkeypatch.chdir(tmp_path)
+    old = {"items.jsonl": '{"row": 0, "scores": [1.0, 0.0]}\n', "report.html": "<p>", "results.json": '{"seed": 0}\n'}
+    for name, text in old.items():
+        results.write(tmp_path / "out" / name, text, "reward")
+    before = every_byte(tmp_path)
+    assert main(["eval", "reward", *COMMANDS["reward"], "--output", "out"]) == 2
+    assert "'out' holds results of something else; give another folder" in capsys.readouterr().err
+    assert main(["eval", "compare", "out", "out"]) == 2
+    assert "not measured item by item, as by `eval reward` of an earlier version" in capsys.readouterr().err
+    assert every_byte(tmp_path) == before
 
 
 def data(folder: Path, name: str = "data.jsonl") -> Path:

@@ -11,11 +11,11 @@ from rlhf_kit import ops
 from rlhf_kit.eval import intervals as bootstrap
 from rlhf_kit.eval.reward.ranking import (
     RankedList,
+    Rankings,
+    Thumbs,
     accuracy_by_length,
     bottom_agreement,
     kendall_tau_b,
-    measure_rankings,
-    measure_thumbs,
     midranks,
     pair_accuracy,
     pairs,
@@ -25,6 +25,14 @@ from rlhf_kit.eval.reward.ranking import (
 )
 
 NAN = math.nan
+
+
+def measure_rankings(lists, logit_scale=1.0, seed=0):
+    return Rankings(lists, logit_scale).measure(seed)
+
+
+def measure_thumbs(*columns):
+    return Thumbs(*columns).measure()
 
 
 def random_lists(count=60, prompts=25, seed=0):

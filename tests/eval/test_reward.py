@@ -1,6 +1,7 @@
 """`rlhf-kit eval reward`: the figures of a model on data, however they are computed, and what is written of them."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -19,8 +20,10 @@ from rlhf_kit.data.labelers import agreement
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.reward.scoring import load_scorer, score_lists
-from rlhf_kit.eval.reward.task import evaluate_reward
+from rlhf_kit.eval.reward import held_out
+from rlhf_kit.eval.reward.ranking import RankedList, Rankings
+from rlhf_kit.eval.reward.scoring import BATCHES, load_scorer, score_each, score_lists
+from rlhf_kit.eval.reward.task import Reward, evaluate_reward
 from rlhf_kit.models import heads
 from rlhf_kit.models.adapters import save, wrap
 
@@ -93,6 +96,53 @@ def test_equal_texts_have_equal_scores_whatever_stands_beside_them():
     assert len(seen) == 4 == len(set(seen))
     assert found[0][0] == found[0][2] != found[1][0] and found[0][1] == found[2][0]
     assert score_lists(score, [("a", [])], batch_size=1) == [[]]
+
+
+def test_scores_come_as_they_are_made():
+    """A kill loses what is scored at a time, not what is done."""
+    scored = []
+
+    def score(prompts, completions):
+        scored.append(len(completions))
+        return torch.zeros(len(completions))
+
+    lists = [(f"q{number}", ["x", "y"]) for number in range(3 * BATCHES)]
+    each = score_each(score, lists, batch_size=2)
+    assert scored == [] and next(each)[1] == [0.0, 0.0] and scored == [2 * BATCHES]
+    assert len(list(each)) == len(lists) - 1 and scored == [2 * BATCHES] * 3
+
+
+@pytest.mark.parametrize("rows", [toy.ranked(), toy.thumbs()], ids=["ranked", "thumbs"])
+def test_the_mean_of_the_items_is_the_figure(folder, tmp_path, rows):
+    found, items, _ = measured(folder, tmp_path, rows)
+    of_items = {"ranked": 4, "thumbs": 2}[found["details"]["kind"]]
+    assert len(items[0]["scores"]) == of_items
+    for name in items[0]["scores"]:
+        known = [item["scores"][name] for item in items if item["scores"][name] is not None]
+        assert found["scores"][name] == pytest.approx(sum(known) / len(known)), name
+
+
+def test_what_has_nothing_to_measure_is_kept_and_not_drawn(folder, tmp_path):
+    """The figures and their intervals are of the lists that are left, to the last digit."""
+    rows = toy.ranked() + [{"prompt": "alone", "completions": ["x" * toy.CONTEXT, "bad"], "ranks": [1, 2]}]
+    found, items, _ = measured(folder, tmp_path, rows)
+    assert len(items) == 13 and items[-1]["details"]["scores"][0] is None
+    assert set(items[-1]["scores"].values()) == {None}
+    assert found["n"] == {"items": 12, "clusters": 6} and found["details"]["n"]["lists_left_out"] == 1
+    columns = [[item["details"][name] for name in ("scores", "ranks", "lengths")] for item in items]
+    lists = [RankedList(item["cluster"], *of) for item, of in zip(items, columns, strict=True)]
+    expected = results.as_json(Rankings(lists[:-1], 0.5).measure(seed=0))
+    assert found["scores"] == expected["scores"]
+    assert {name: list(each) for name, each in expected["intervals"].items()} == found["intervals"]
+
+
+@pytest.mark.parametrize("score", [math.nan, -math.inf])
+def test_a_score_that_is_no_number_is_refused_by_its_row(score, monkeypatch):
+    """Kept as null it would pass for that of a completion too long to be read."""
+    monkeypatch.setattr(held_out.heads, "score_texts", lambda *_, **__: torch.tensor([1.0, 0.5, score]))
+    rows = [{"prompt": "q", "completions": ["good", "bad", "no"], "ranks": [1, 2, 3]}]
+    with pytest.raises(UserError, match=rf"Row 1: the reward model gives the scores 1.0, 0.5, {score}. Its weights"):
+        evaluate_reward(toy.reward_model(), toy.byte_tokenizer(), rows)
 
 
 def test_prompts_that_are_cut_and_answers_that_do_not_fit_are_counted():
@@ -186,10 +236,9 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def measured(folder, tmp_path, rows, *more):
-    data = toy.write_lines(tmp_path / "rows.jsonl", rows)
-    assert main(["eval", "reward", "--model", folder, "--data", data, "--output", str(tmp_path / "out"), *more]) == 0
-    out = tmp_path / "out"
+def measured(folder, tmp_path, rows, *more, out="out"):
+    data, out = toy.write_lines(tmp_path / "rows.jsonl", rows), tmp_path / out
+    assert main(["eval", "reward", "--model", folder, "--data", data, "--output", str(out), *more]) == 0
     lines = [json.loads(line) for line in (out / "items.jsonl").read_text("utf-8").splitlines()]
     return json.loads((out / "results.json").read_text("utf-8")), lines, (out / "report.html").read_text("utf-8")
 
@@ -204,15 +253,23 @@ def test_the_command_writes_what_was_measured(folder, tmp_path, capsys):
     said = capsys.readouterr().out
     model, tokenizer = load_scorer(folder)
     expected = evaluate_reward(model, tokenizer, load(str(tmp_path / "rows.jsonl"), KINDS)[0])
+    details, settings = told["details"], told["settings"]
     assert toy.almost(told["scores"], results.as_json(expected["scores"]))
     assert toy.almost(told["intervals"], results.as_json(expected["intervals"]))
-    assert told["n"] == expected["n"] and told["reportable"] is True and told["protocol"] == "reward-1"
-    assert told["logit_scale"] == pytest.approx(0.5) and told["data"]["rows"] == 12
+    assert details["n"] == expected["n"] and told["reportable"] is True
+    assert told["n"] == {"items": 12, "clusters": 6} and told["groups"] == {}
+    for name in ("kind", "reliability", "length_bins", "ceiling"):
+        assert toy.almost(details[name], results.as_json(expected[name])), name
+    assert (settings["task"], settings["protocol"], settings["version"]) == ("reward", "reward", 1)
+    assert settings["options"]["calibration"] == {"gain": 2.0, "bias": 0.5, "logit_scale": 0.5, "logit_zero": 0.5}
+    assert details["logit_scale"] == pytest.approx(0.5)
     assert {"python", "rlhf_kit", "torch", "transformers"} <= set(told["versions"]) and told["seconds"] > 0
-    assert len(items) == 12 and {"prompt", "scores", "ranks", "lengths", "tau"} <= set(items[0])
-    assert items[0]["prompt"] == items[1]["prompt"] != items[2]["prompt"]
+    for item, one in zip(items, expected["items"], strict=True):
+        about = {"row": int(item["id"]), "prompt": item["cluster"], "tau": item["scores"]["kendall_tau"]}
+        assert toy.almost(item["details"] | about, results.as_json(one))
+    assert items[0]["cluster"] == items[1]["cluster"] != items[2]["cluster"]
     json.loads((tmp_path / "out/results.json").read_text("utf-8"), parse_constant=no_constants)
-    written = [".rlhf_kit", "items.jsonl", "report.html", "results.json"]
+    written = [".rlhf_kit", "items.jsonl", "report.html", "results.json", "settings.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
     assert f"{told['scores']['pair_accuracy']:.3f}" in said and "成對準確率" in said and "12 lists" in said
     page = Page(html)
@@ -225,17 +282,19 @@ def test_the_command_writes_what_was_measured(folder, tmp_path, capsys):
 
 def test_a_limited_run_says_that_it_is_no_result(folder, tmp_path, capsys):
     told, items, html = measured(folder, tmp_path, toy.ranked(), "--limit", "3")
-    assert told["reportable"] is False and told["limit"] == 3 and len(items) == 3 == told["data"]["rows"]
+    assert told["reportable"] is False and told["settings"]["limit"] == 3 and len(items) == 3 == told["n"]["items"]
     assert "not a result" in capsys.readouterr().out and "no result to report" in Page(html).text
 
 
 def test_thumbs_and_pairs_are_measured_too(folder, tmp_path, capsys):
     told, items, html = measured(folder, tmp_path, toy.thumbs())
-    assert told["kind"] == "thumbs" == told["data"]["kind"] and 0 <= told["scores"]["auc"] <= 1
-    assert Page(html).text and items[0]["label"] is False
+    assert told["details"]["kind"] == "thumbs" == told["settings"]["options"]["kind"]
+    assert 0 <= told["scores"]["auc"] <= 1
+    assert Page(html).text and items[0]["details"]["label"] is False
     pairs = [{"prompt": f"q{i}", "chosen": "good", "rejected": f"bad {i}"} for i in range(4)]
-    told, items, _ = measured(folder, tmp_path, pairs)
-    assert told["data"]["kind"] == "pairs" and told["n"]["ordered_pairs"] == 4 and items[0]["ranks"] == [1, 2]
+    told, items, _ = measured(folder, tmp_path, pairs, out="pairs")
+    assert told["settings"]["options"]["kind"] == "pairs" and told["details"]["n"]["ordered_pairs"] == 4
+    assert items[0]["details"]["ranks"] == [1, 2]
 
 
 def test_what_cannot_be_told_is_null_and_a_dash(folder, tmp_path, capsys):
@@ -281,14 +340,126 @@ print("HEAVY", sorted({"torch", "transformers", "datasets", "numpy"} & set(sys.m
 
 
 # ------------------------------------------------------------------------------------------
+# Resumed and compared
+
+
+class Cut(Exception):
+    pass
+
+
+def cut_short(monkeypatch, after):
+    """The next measurement ends with an exception after so many items."""
+    ask = Reward.ask
+
+    def first(self, model, ids):
+        for number, item in enumerate(ask(self, model, ids)):
+            if number == after:
+                raise Cut
+            yield item
+
+    monkeypatch.setattr(Reward, "ask", first)
+
+
+@pytest.mark.parametrize("rows", [toy.ranked(), toy.thumbs()], ids=["ranked", "thumbs"])
+def test_an_interrupted_measurement_scores_what_is_left(folder, tmp_path, rows, monkeypatch, capsys):
+    whole, items, html = measured(folder, tmp_path, rows, "--batch-size", "3", out="whole")
+    argv = ["eval", "reward", "--model", folder, "--data", str(tmp_path / "rows.jsonl"), "--output"]
+    argv += [str(tmp_path / "out"), "--batch-size", "3"]
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        cut_short(patch, after=5)
+        main(argv)
+    kept = [json.loads(line) for line in (tmp_path / "out/items-0.jsonl").read_text().splitlines()]
+    assert len(kept) == 5 and not (tmp_path / "out/results.json").exists()
+    capsys.readouterr()
+    assert main([*argv, "--dry_run"]) == 0 and f"of {len(rows)} rows" in (said := capsys.readouterr().out)
+    assert "5 are there already" in said
+    scored = []
+    monkeypatch.setattr(held_out.heads, "score_texts", counting(held_out.heads.score_texts, scored))
+    again, resumed, _ = measured(folder, tmp_path, rows, "--batch-size", "3")
+    done = [item["cluster"] for item in kept]
+    whole_prompts = {name for name in done if done.count(name) == 2}  # a prompt's two lists are scored in one go
+    left = [row for row, item in zip(rows, items, strict=True) if item["cluster"] not in whole_prompts]
+    assert len(left) < len(rows)
+    expected = {(row["prompt"], text) for row in left for text in row.get("completions", [row.get("completion")])}
+    assert sorted(scored) == sorted(expected)
+    assert again["resumed"] == 5 and [item["id"] for item in resumed] == [item["id"] for item in items]
+    for name in ("scores", "intervals", "n", "details"):
+        assert toy.almost(again[name], whole[name]), name
+    assert toy.almost(resumed, items)
+
+
+def counting(score, scored):
+    def counted(model, tokenizer, prompts, completions, **more):
+        scored.extend(zip(prompts, completions, strict=True))
+        return score(model, tokenizer, prompts, completions, **more)
+
+    return counted
+
+
+def test_a_finished_measurement_loads_no_model(folder, tmp_path, monkeypatch):
+    first, items, html = measured(folder, tmp_path, toy.ranked())
+    monkeypatch.setattr(Reward, "load", lambda *_: pytest.fail("loaded"))
+    again, same, page = measured(folder, tmp_path, toy.ranked())
+    assert again["resumed"] == 12 and same == items
+    assert [first[name] for name in ("scores", "intervals", "details")] == [
+        again[name] for name in ("scores", "intervals", "details")
+    ]
+
+
+def test_another_calibration_is_another_measurement(folder, tmp_path, capsys):
+    """An adapter's is in a file of its own, which the hash of a model does not read."""
+    base, tokenizer = load_scorer(folder)
+    model = wrap(base, LoraConfig(r=2))
+    save(model, tmp_path / "ours")
+    tokenizer.save_pretrained(tmp_path / "ours")
+    measured(str(tmp_path / "ours"), tmp_path, toy.ranked())
+    path = tmp_path / "ours" / "reward_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"reward_logit_scale": 0.25}))
+    data = ["--data", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
+    assert main(["eval", "reward", "--model", str(tmp_path / "ours"), *data]) == 2
+    assert "holds items of other settings (option calibration" in capsys.readouterr().err
+
+
+def test_two_reward_models_are_compared_list_by_list(folder, tmp_path, capsys):
+    other = toy.save_model(tmp_path / "other", toy.reward_model(seed=1))
+    first, items, _ = measured(folder, tmp_path, toy.ranked(), out="a")
+    second, others, _ = measured(other, tmp_path, toy.ranked(), out="b")
+    capsys.readouterr()
+    assert main(["eval", "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {row["score"]: row for row in found["comparisons"]}
+    assert list(rows) == ["pair_accuracy", "kendall_tau", "top1", "bottom1"] and found["other_prompts"] == 0
+    for name in ("pair_accuracy", "top1", "bottom1"):
+        row = rows[name]
+        assert (row["first"], row["second"]) == pytest.approx((first["scores"][name], second["scores"][name]))
+        assert row["difference"] == pytest.approx(row["second"] - row["first"]) and row["clusters"] == 6
+        assert row["interval"][0] <= row["difference"] <= row["interval"][1]
+    assert rows["pair_accuracy"]["difference"] != 0
+    assert main(["eval", "compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert f"{first['scores']['pair_accuracy']:.3f}" in said and f"{rows['top1']['difference']:+.3f}" in said
+
+
+def test_a_suite_refuses_it_by_name(tmp_path, capsys):
+    entry = {"name": "judge", "command": "reward", "options": {"data": "world:ranked"}, "figure": "pair_accuracy"}
+    (tmp_path / "s.yaml").write_text(json.dumps([{**entry, "higher_is_better": True}]))
+    assert main(["eval", "suite", "--models", "m=nowhere", "--suite", str(tmp_path / "s.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert "entry 1 (judge): command 'reward' measures reward models, and the models of a suite are language" in said
+
+
+# ------------------------------------------------------------------------------------------
 # Two processes
 
 
-def test_two_processes_measure_as_one(folder, tmp_path):
+def test_two_processes_measure_as_one_and_resume_what_one_began(folder, tmp_path, monkeypatch):
     told = {}
     for kind, rows in (("ranked", toy.ranked(13)), ("thumbs", toy.thumbs(9))):
         (tmp_path / kind).mkdir()
         told[kind], *_ = measured(folder, tmp_path / kind, rows)
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        cut_short(patch, after=3)
+        measured(folder, tmp_path / "ranked", toy.ranked(13), out="two")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, folder, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -297,8 +468,8 @@ def test_two_processes_measure_as_one(folder, tmp_path):
     assert done.stdout.count("Written") == 2
     for kind, one in told.items():
         two = json.loads((tmp_path / kind / "two/results.json").read_text("utf-8"))
-        assert (one["processes"], two["processes"]) == (1, 2)
-        for name in ("scores", "intervals", "n", "reliability", "length_bins"):
+        assert two["resumed"] == {"ranked": 3, "thumbs": 0}[kind]
+        for name in ("scores", "intervals", "n", "details"):
             assert toy.almost(one[name], two[name]), name
         first, second = ((tmp_path / kind / out / "items.jsonl").read_text().splitlines() for out in ("out", "two"))
         assert toy.almost([json.loads(line) for line in first], [json.loads(line) for line in second])

@@ -61,13 +61,13 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/eval/reward/task.py",
-        'reader.check_padding((row["prompt"], _completions(row)) for row in rows)',
-        "pass",
+        "        self.held_out.check_padding(model)",
+        "        pass",
         "tests/eval/test_reward.py::test_a_model_that_reads_padding_is_refused",
     ),
     (
         "rlhf_kit/eval/reward/rows.py",
-        "reader.check_padding(lists)",
+        "reader.check_padding(loaded[name][0], lists)",
         "pass",
         "tests/eval/test_score.py::test_a_model_that_reads_padding_is_refused",
     ),

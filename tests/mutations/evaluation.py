@@ -7,7 +7,7 @@ SPANS, SPANS_TEST = "rlhf_kit/eval/extractive/spans.py", "tests/eval/test_extrac
 SCORED, REFERENCES = "tests/eval/test_score_predictions.py::", "rlhf_kit/data/references.py"
 WINDOWS_TEST, PREDICT_TEST = "tests/eval/test_extractive_windows.py::", "tests/eval/test_extractive_predict.py::"
 
-OWN = "tests/eval/test_own_task.py::"
+OWN, REWARD = "tests/eval/test_own_task.py::", "tests/eval/test_reward.py::"
 YAMLS = "tests/eval/test_benchmarks_yaml.py::"
 MUTANTS = [
     (
@@ -99,6 +99,48 @@ MUTANTS = [
         "scorer(answers[1], [*answers[:1], *answers[2:]])",
         "scorer(answers[0], answers[1:])",
         SCORERS_TEST + "test_a_person_is_the_second_answer",
+    ),
+    (
+        "rlhf_kit/eval/reward/task.py",
+        "        return self.held_out.prompts",
+        "        return ids",
+        REWARD + "test_an_interrupted_measurement_scores_what_is_left[ranked]",
+    ),
+    (
+        "rlhf_kit/eval/reward/task.py",
+        '"logit_scale": self.held_out.scale, "scale": 1.0}',
+        '"logit_scale": self.held_out.scale}',
+        REWARD + "test_two_reward_models_are_compared_list_by_list",
+    ),
+    (
+        "rlhf_kit/eval/reward/task.py",
+        '"calibration": {"gain": gain, "bias": bias, **logits}',
+        '"calibration": {"gain": gain, "bias": bias}',
+        REWARD + "test_another_calibration_is_another_measurement",
+    ),
+    (
+        "rlhf_kit/eval/runner.py",
+        "task.details, task.counted)",
+        "task.details)",
+        REWARD + "test_what_has_nothing_to_measure_is_kept_and_not_drawn",
+    ),
+    (
+        "rlhf_kit/eval/reward/held_out.py",
+        "        if not all(map(math.isfinite, scores)):",
+        "        if False:",
+        REWARD + "test_a_score_that_is_no_number_is_refused_by_its_row[nan]",
+    ),
+    (
+        "rlhf_kit/eval/reward/scoring.py",
+        "if len(part) < BATCHES * batch_size and number",
+        "if number",
+        REWARD + "test_scores_come_as_they_are_made",
+    ),
+    (
+        "rlhf_kit/eval/suite/entries.py",
+        'if key == "command" and value == OF_REWARD_MODELS:',
+        "if False:",
+        REWARD + "test_a_suite_refuses_it_by_name",
     ),
     (
         "rlhf_kit/eval/intervals.py",

@@ -98,10 +98,16 @@ MUTANTS = [
         "tests/eval/test_outputs.py::test_scores_never_replace_their_data_or_a_foreign_file",
     ),
     (
-        "rlhf_kit/eval/reward/task.py",
-        '        results.of(folder, TASK).check("--output_dir", FILES)',
-        "        pass",
+        "rlhf_kit/eval/items.py",
+        '.check("--output_dir", [SETTINGS, ITEMS, RESULTS, *files])',
+        '.check("--output_dir", [SETTINGS, ITEMS, RESULTS])',
         "tests/eval/test_outputs.py::test_one_foreign_file_is_enough_and_another_commands_is_foreign[report.html]",
+    ),
+    (
+        "rlhf_kit/eval/items.py",
+        "        if (folder / ITEMS).exists() or (folder / RESULTS).exists():",
+        "        if False:",
+        "tests/eval/test_outputs.py::test_a_reward_models_results_of_an_earlier_version_stay",
     ),
     (
         "rlhf_kit/stages/output.py",

@@ -118,7 +118,7 @@ def _error(name: str, bad: Sequence[_Bad]) -> UserError:
     details = "".join(f"\n  {line}" for line in lines)
     return UserError(
         f"{name} is not data as SQuAD has it, {count} ({kinds}):{details}{more}\n"
-        "Mend the file, or leave such questions out with --on_bad_row drop. 請修正檔案，或用 --on_bad_row drop 略過。"
+        "Fix the file, or leave such questions out with --on_bad_row drop. 請修正檔案，或用 --on_bad_row drop 略過。"
     )
 
 

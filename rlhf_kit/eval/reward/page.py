@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.escaping import html
+from rlhf_kit.eval.items import Item, Results
 from rlhf_kit.pages.charts import Line, figure, svg_bars
 from rlhf_kit.pages.shell import document, number, section, table, zh
 from rlhf_kit.versions import made_by
@@ -83,14 +84,20 @@ def length_sentence(record: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def reward_page(record: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
-    """The page of `eval.reward`'s results and items."""
-    source = f"{record['data']['source']} ({record['data']['split']})"
+def record_of(results: Results) -> dict[str, Any]:
+    """The details of results, with `scores` and `intervals` among them: a record as `evaluate_reward` gives it."""
+    return {**results.details, "scores": results.scores, "intervals": results.measured.intervals}
+
+
+def report_page(results: Results, items: Sequence[Item]) -> str:
+    """The page of a reward model's results and items."""
+    record, settings = record_of(results), results.settings
+    source = f"{settings.data} ({settings.options['split']})"
     english, chinese = length_sentence(record)
     body = [
         f"<h1>Reward model {zh('獎勵模型評測')}</h1>",
-        f'<p class="soft">{html(str(record["model"]))} · {html(source)}</p>',
-        "" if record["reportable"] else "<p><b>--limit was given: no result to report. 只評了一部分。</b></p>",
+        f'<p class="soft">{html(settings.model)} · {html(source)}</p>',
+        "" if results.reportable else "<p><b>--limit was given: no result to report. 只評了一部分。</b></p>",
         f'<p class="result">{html(english)}<br>{zh(html(chinese))}</p>',
         _figures_section(record),
         section(
@@ -103,12 +110,13 @@ def reward_page(record: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -
             ("Length", "長度"),
             "A reward model that pays for length teaches the policy to ramble. 只獎勵長度的模型會教出囉唆的策略。",
             _by_length(record),
-            _scatter(record, items),
+            _scatter(items, settings.seed),
         ),
         section(("Agreement by list", "各份排序的一致程度"), "", _taus(items)),
         _counts_section(record["n"]),
     ]
-    foot = [f"protocol {record['protocol']}", f"{record['seconds']:.1f} s", *made_by(record)]
+    made = made_by({"commit": results.commit, "versions": results.versions})
+    foot = [f"protocol {settings.protocol} {settings.version}", f"{results.seconds:.1f} s", *made]
     return document("rlhf_kit: reward model 獎勵模型", body, foot)
 
 
@@ -155,21 +163,22 @@ def _by_length(record: Mapping[str, Any]) -> str:
     return figure("Accuracy by length difference 長度差與準確率", [line], "accuracy 準確率", x_name, levels)
 
 
-def _scatter(record: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
+def _scatter(items: Sequence[Item], seed: int) -> str:
     dots = [
         (length, score)
         for item in items
-        for length, score in zip(item["lengths"], item["scores"], strict=True)
+        for length, score in zip(item.details["lengths"], item.details["scores"], strict=True)
         if score is not None
     ]
     if len(dots) > MOST_DOTS:
-        dots = random.Random(record["seed"]).sample(dots, MOST_DOTS)
+        dots = random.Random(seed).sample(dots, MOST_DOTS)
     line = Line("completion 回答", "ochre", sorted(dots))
     return figure("Score against length 分數與長度", [line], "score 分數", "tokens 長度", scatter=True)
 
 
-def _taus(items: Sequence[Mapping[str, Any]]) -> str:
-    taus = [item["tau"] for item in items if item.get("tau") is not None and not math.isnan(item["tau"])]
+def _taus(items: Sequence[Item]) -> str:
+    taus = [item.scores.get("kendall_tau", math.nan) for item in items]
+    taus = [tau for tau in taus if not math.isnan(tau)]
     if not taus:
         return ""
     last = len(TAU_EDGES) - 2

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,6 +84,15 @@ def top_agreement(scores: ArrayLike, ranks: ArrayLike) -> float:
 def bottom_agreement(scores: ArrayLike, ranks: ArrayLike) -> float:
     """The same at the other end: the worst-scored answer is one of those ranked last."""
     return top_agreement(-np.asarray(scores, float), -np.asarray(ranks))
+
+
+# By name: what a list is worth, whose mean over lists is the figure.
+OF_A_LIST = {
+    "pair_accuracy": pair_accuracy,
+    "kendall_tau": kendall_tau_b,
+    "top1": top_agreement,
+    "bottom1": bottom_agreement,
+}
 
 
 def midranks(values: ArrayLike) -> NDArray:
@@ -159,45 +170,76 @@ class RankedList:
     lengths: Sequence[int]
 
 
-def measure_rankings(lists: Sequence[RankedList], logit_scale: float = 1.0, seed: int = 0) -> dict:
-    """All measures of lists, with 95 % intervals over prompts. -> scores, intervals, n, reliability, length_bins.
+class Measures(ABC):
+    """Held-out data with a reward model's scores of them. `prompts`: (N,) of each list or thumb, numbers from 0."""
+
+    prompts: NDArray
+
+    @abstractmethod
+    def figures(self) -> dict[str, Figure]:
+        """By name, each over the prompts."""
+
+    @abstractmethod
+    def details(self) -> dict[str, Any]:
+        """n (what was counted), reliability, length_bins."""
+
+    def measure(self, seed: int = 0) -> dict[str, Any]:
+        """All of it, with 95 % intervals over prompts: scores, intervals, n, reliability, length_bins."""
+        figures = self.figures()
+        return {
+            "scores": {name: point(figure, self.prompts) for name, figure in figures.items()},
+            "intervals": intervals(figures, self.prompts, seed),
+            **self.details(),
+        }
+
+
+class Rankings(Measures):
+    """Lists, and the pairs of all of them, (M,) each.
 
     Args:
         logit_scale: what turns a difference of scores into Bradley-Terry log-odds.
     """
-    prompts = numbered(item.prompt for item in lists)
-    margin, order, longer, lengths_of = _all_pairs(lists)
-    owner = np.repeat(np.arange(len(lists)), lengths_of)  # list of each pair
-    shares = 1 / lengths_of[owner]
-    # Folded so that the predicted answer is the one with the higher score: p >= 0.5.
-    logits, outcomes = np.abs(margin) * logit_scale, (1 + np.sign(margin) * order) / 2
-    taus = _each(kendall_tau_b, lists)
-    accuracies = _each(pair_accuracy, lists)
-    figures = {
-        "pair_accuracy": mean(accuracies, prompts),
-        "kendall_tau": mean(taus, prompts),
-        "top1": mean(_each(top_agreement, lists), prompts),
-        "bottom1": mean(_each(bottom_agreement, lists), prompts),
-        **_calibration_figures(logits, outcomes, prompts[owner], shares, low=0.5),
-        "longer_is_better": mean([pair_accuracy(item.lengths, item.ranks) for item in lists], prompts),
-        **_length_figures(lists, prompts),
-    }
-    ordered = order != 0
-    return {
-        "scores": {name: point(figure, prompts) for name, figure in figures.items()},
-        "intervals": intervals(figures, prompts, seed),
-        "n": {
-            "lists": len(lists),
-            "prompts": int(prompts.max()) + 1,
-            "completions": sum(len(item.ranks) for item in lists),
-            "ordered_pairs": int(ordered.sum()),
-            "tied_pairs": int((~ordered).sum()),
-            "lists_without_order": int(np.isnan(accuracies).sum()),
-            "lists_without_tau": int(np.isnan(taus).sum()),
-        },
-        "reliability": reliability(sigmoid(logits), outcomes, shares, low=0.5),
-        "length_bins": accuracy_by_length((longer * order)[ordered], outcomes[ordered], shares[ordered]),
-    }
+
+    def __init__(self, lists: Sequence[RankedList], logit_scale: float = 1.0):
+        self.lists, self.prompts = lists, numbered(item.prompt for item in lists)
+        per_list = [pairs(item.scores, item.ranks) for item in lists]
+        margin, self.order = (np.concatenate(parts) for parts in zip(*per_list, strict=True))
+        self.longer = np.concatenate([pairs(item.lengths, item.ranks)[0] for item in lists])
+        sizes = np.array([len(part) for part, _ in per_list])
+        self.owner = np.repeat(np.arange(len(lists)), sizes)  # list of each pair
+        self.shares = 1 / sizes[self.owner]
+        # Folded so that the predicted answer is the one with the higher score: p >= 0.5.
+        self.logits, self.outcomes = np.abs(margin) * logit_scale, (1 + np.sign(margin) * self.order) / 2
+
+    def figures(self) -> dict[str, Figure]:
+        lists, prompts = self.lists, self.prompts
+        by_length = [pair_accuracy(item.lengths, item.ranks) for item in lists]
+        return {
+            **{name: mean(self._each(measure), prompts) for name, measure in OF_A_LIST.items()},
+            **_calibration_figures(self.logits, self.outcomes, prompts[self.owner], self.shares, low=0.5),
+            "longer_is_better": mean(by_length, prompts),
+            **_length_figures(lists, prompts),
+        }
+
+    def details(self) -> dict[str, Any]:
+        ordered = self.order != 0
+        longer = (self.longer * self.order)[ordered]
+        return {
+            "n": {
+                "lists": len(self.lists),
+                "prompts": int(self.prompts.max()) + 1,
+                "completions": sum(len(item.ranks) for item in self.lists),
+                "ordered_pairs": int(ordered.sum()),
+                "tied_pairs": int((~ordered).sum()),
+                "lists_without_order": int(np.isnan(self._each(pair_accuracy)).sum()),
+                "lists_without_tau": int(np.isnan(self._each(kendall_tau_b)).sum()),
+            },
+            "reliability": reliability(sigmoid(self.logits), self.outcomes, self.shares, low=0.5),
+            "length_bins": accuracy_by_length(longer, self.outcomes[ordered], self.shares[ordered]),
+        }
+
+    def _each(self, measure: Callable[[ArrayLike, ArrayLike], float]) -> NDArray:
+        return np.array([measure(item.scores, item.ranks) for item in self.lists])
 
 
 def accuracy_by_length(differences: NDArray, outcomes: NDArray, weights: NDArray) -> list[dict]:
@@ -220,14 +262,6 @@ def accuracy_by_length(differences: NDArray, outcomes: NDArray, weights: NDArray
         for at in range(len(edges))
         if (inside := bins == at).any()
     ]
-
-
-def _all_pairs(lists: Sequence[RankedList]) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Margin, order and difference of length of the pairs of all lists, (M,) each; pairs of each list (L,)."""
-    per_list = [pairs(item.scores, item.ranks) for item in lists]
-    longer = [pairs(item.lengths, item.ranks)[0] for item in lists]
-    margin, order = (np.concatenate(parts) for parts in zip(*per_list, strict=True))
-    return margin, order, np.concatenate(longer), np.array([len(part) for part in longer])
 
 
 def _length_figures(lists: Sequence[RankedList], prompts: NDArray) -> dict[str, Figure]:
@@ -261,40 +295,46 @@ def _length_figures(lists: Sequence[RankedList], prompts: NDArray) -> dict[str, 
     return figures | {"length_spearman_excess": excess}
 
 
-def measure_thumbs(
-    logits: Sequence[float],
-    labels: Sequence[bool],
-    lengths: Sequence[int],
-    prompts: Sequence[str],
-    seed: int = 0,
-) -> dict:
-    """All measures of thumbs, each weighing the same. All (N,). -> scores, intervals, n, reliability.
+class Thumbs(Measures):
+    """Thumbs, each weighing the same. All (N,).
 
     Args:
         logits: log-odds of a thumbs-up; above 0 predicts one.
+        prompts: any hashable names.
     """
-    logits, up = np.asarray(logits, float), np.asarray(labels, float)
-    prompts, lengths = numbered(prompts), np.asarray(lengths, float)
-    figures = {
-        "accuracy": mean((1 + np.sign(logits) * (2 * up - 1)) / 2, prompts),
-        "auc": auc(logits, up, prompts),
-        "ups": mean(up, prompts),
-        **_calibration_figures(logits, up, prompts, np.ones_like(up), low=0.0),
-    }
-    for name, values in (("score", logits), ("label", up)):
-        figures[f"length_spearman_{name}"] = correlation(midranks(values), midranks(lengths), prompts)
-        figures[f"length_pearson_{name}"] = correlation(values, lengths, prompts)
-    figures["length_spearman_excess"] = difference(figures["length_spearman_score"], figures["length_spearman_label"])
-    return {
-        "scores": {name: point(figure, prompts) for name, figure in figures.items()},
-        "intervals": intervals(figures, prompts, seed),
-        "n": {"thumbs": len(up), "prompts": int(prompts.max()) + 1, "ups": int(up.sum())},
-        "reliability": reliability(sigmoid(logits), up, np.ones_like(up), low=0.0),
-    }
+
+    def __init__(
+        self, logits: Sequence[float], labels: Sequence[bool], lengths: Sequence[int], prompts: Sequence[str]
+    ):
+        self.logits, self.up = np.asarray(logits, float), np.asarray(labels, float)
+        self.prompts, self.lengths = numbered(prompts), np.asarray(lengths, float)
+
+    def figures(self) -> dict[str, Figure]:
+        logits, up, prompts = self.logits, self.up, self.prompts
+        figures = {
+            "accuracy": mean(on_its_side(logits, up), prompts),
+            "auc": auc(logits, up, prompts),
+            "ups": mean(up, prompts),
+            **_calibration_figures(logits, up, prompts, np.ones_like(up), low=0.0),
+        }
+        for name, values in (("score", logits), ("label", up)):
+            figures[f"length_spearman_{name}"] = correlation(midranks(values), midranks(self.lengths), prompts)
+            figures[f"length_pearson_{name}"] = correlation(values, self.lengths, prompts)
+        ours, theirs = (figures[f"length_spearman_{name}"] for name in ("score", "label"))
+        return figures | {"length_spearman_excess": difference(ours, theirs)}
+
+    def details(self) -> dict[str, Any]:
+        up = self.up
+        return {
+            "n": {"thumbs": len(up), "prompts": int(self.prompts.max()) + 1, "ups": int(up.sum())},
+            "reliability": reliability(sigmoid(self.logits), up, np.ones_like(up), low=0.0),
+            "length_bins": [],
+        }
 
 
-def _each(measure: Callable[[ArrayLike, ArrayLike], float], lists: Sequence[RankedList]) -> NDArray:
-    return np.array([measure(item.scores, item.ranks) for item in lists])
+def on_its_side(logits: NDArray, up: NDArray) -> NDArray:
+    """1 where the log-odds are on the thumb's side of 0, 0.5 on the border, else 0. (N,), (N,) -> (N,)."""
+    return (1 + np.sign(logits) * (2 * up - 1)) / 2
 
 
 def _mean(values: NDArray) -> float:

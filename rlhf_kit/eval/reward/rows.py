@@ -165,10 +165,10 @@ def run(options: ScoreOptions) -> None:
     loaded = {
         name: load_scorer(name, [prompt for prompt, _ in lists], source.name) for name in options.model_name_or_path
     }
-    readers = {name: Reader(*pair) for name, pair in loaded.items()}
+    readers = {name: Reader(model.config, tokenizer) for name, (model, tokenizer) in loaded.items()}
     cut = check_lengths(source, lists, readers)
-    for reader in readers.values():
-        reader.check_padding(lists)
+    for name, reader in readers.items():
+        reader.check_padding(loaded[name][0], lists)
     if cut:
         message = f"{cut} prompts are longer than the model reads with their completions and lose their beginning."
         complain(f"rlhf-kit score: {message}")

@@ -20,6 +20,8 @@ from rlhf_kit.inputs import read_yaml
 from rlhf_kit.options.reading import read_record
 
 NAME = re.compile(r"\w[\w.-]*")  # also of a folder
+OF_REWARD_MODELS = "reward"  # a suite's models are language models
+COMMANDS = [name for name in TASKS if name != OF_REWARD_MODELS]
 OF_THE_SUITE = ("model", "models", "model_name_or_path", "output", "output_dir", "limit", "dry_run")
 
 
@@ -116,8 +118,13 @@ def _faults(row: Any) -> Iterator[str]:
 
 def _fault(key: str, value: Any) -> str | None:
     """What is wrong with one value of an entry."""
-    if key == "command" and value not in TASKS and ":" not in str(value):
-        return f"there is no command {value!r}.{did_you_mean(str(value), TASKS)} Give one of {', '.join(TASKS)}"
+    if key == "command" and value == OF_REWARD_MODELS:
+        return (
+            f"command {value!r} measures reward models, and the models of a suite are language models; use "
+            "`rlhf-kit eval reward` and `rlhf-kit eval compare`"
+        )
+    if key == "command" and value not in COMMANDS and ":" not in str(value):
+        return f"there is no command {value!r}.{did_you_mean(str(value), COMMANDS)} Give one of {', '.join(COMMANDS)}"
     needed = {
         "name": ("a name that can be a folder's", isinstance(value, str) and NAME.fullmatch(value)),
         "options": ("names with their values", isinstance(value, Mapping)),
