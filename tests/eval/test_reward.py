@@ -471,6 +471,10 @@ def test_two_processes_measure_as_one_and_resume_what_one_began(folder, tmp_path
         assert two["resumed"] == {"ranked": 3, "thumbs": 0}[kind]
         for name in ("scores", "intervals", "n", "details"):
             assert toy.almost(one[name], two[name]), name
+        for rank in (0, 1):  # from Python every process gets the figures of all
+            in_memory = json.loads((tmp_path / kind / f"{rank}.json").read_text("utf-8"))
+            assert toy.almost(in_memory["intervals"], one["intervals"]) and in_memory["n"] == one["details"]["n"]
+            assert [item["row"] for item in in_memory["items"]] == list(range(len(in_memory["items"])))
         first, second = ((tmp_path / kind / out / "items.jsonl").read_text().splitlines() for out in ("out", "two"))
         assert toy.almost([json.loads(line) for line in first], [json.loads(line) for line in second])
 
@@ -478,14 +482,7 @@ def test_two_processes_measure_as_one_and_resume_what_one_began(folder, tmp_path
 if __name__ == "__main__":
     for made in ("ranked", "thumbs"):
         place = Path(sys.argv[2], made)
-        asked = [
-            "eval",
-            "reward",
-            "--model",
-            sys.argv[1],
-            "--data",
-            str(place / "rows.jsonl"),
-            "--output",
-            str(place / "two"),
-        ]
-        assert main(asked) == 0
+        argv = ["--model", sys.argv[1], "--data", str(place / "rows.jsonl"), "--output", str(place / "two")]
+        assert main(["eval", "reward", *argv]) == 0
+        in_memory = evaluate_reward(*load_scorer(sys.argv[1]), load(argv[3], KINDS)[0])
+        (place / f"{os.environ['RANK']}.json").write_text(json.dumps(results.as_json(in_memory)))

@@ -125,6 +125,12 @@ MUTANTS = [
         REWARD + "test_what_has_nothing_to_measure_is_kept_and_not_drawn",
     ),
     (
+        "rlhf_kit/eval/reward/task.py",
+        "sorted(gather_object(items), key",
+        "sorted(items, key",
+        REWARD + "test_two_processes_measure_as_one_and_resume_what_one_began",
+    ),
+    (
         "rlhf_kit/eval/reward/held_out.py",
         "        if not all(map(math.isfinite, scores)):",
         "        if False:",
