@@ -76,7 +76,7 @@ def main(source: Path, target: Path) -> None:
     load_tokenizer(source).save_pretrained(target)
     metrics = read_metrics(source)
     curve = [(row["step"], row["loss"]) for row in metrics if "loss" in row]
-    drawn = svg_lines("Pre-training loss 預訓練損失", [Line("loss", "blue", curve)], "step 訓練步數", "nats a token")
+    drawn = svg_lines("Pre-training loss 預訓練損失", [Line("loss", "blue", curve)], "step 訓練步數", "nats per token")
     # A file of its own needs the name space and the styles that a page would give it.
     alone = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     alone = alone.replace(">", f"><style>{STYLE}</style>", 1)
@@ -117,7 +117,7 @@ English and Traditional Chinese. Half precision on disk ({size}); load it as any
 | recipe | `rlhf-kit pretrain --config world/pretrain`, then `python benchmarks/base_card.py` |
 | steps, seed | {steps}, {seed} |
 | time | {minutes} minutes of two shared CPU cores |
-| held-out loss | {loss} nats a token (perplexity {perplexity}), 1,000 documents |
+| held-out loss | {loss} nats per token (perplexity {perplexity}), 1,000 documents |
 | sha256 of `model.safetensors` | `{digest}` |
 | versions | {versions} |
 

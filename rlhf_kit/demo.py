@@ -78,7 +78,7 @@ class Answers:
     texts: list[str]
     judgements: list[world.Judgement]
     scores: list[float]  # of the reward model
-    kl: float  # to the SFT policy, nats a completion
+    kl: float  # to the SFT policy, nats per completion
 
     def truth(self) -> list[float]:
         return [judgement.score for judgement in self.judgements]

@@ -113,7 +113,7 @@ def refuse_nul(path: Path, content: bytes, start: int = 0, line: int = 1) -> Non
 
 
 def _no_text(path: Path, content: bytes, at: int, line: int) -> UserError:
-    advice = "It holds a NUL byte: is it UTF-16, or no text at all? Save it as UTF-8."
+    advice = "It holds a NUL byte: is it UTF-16, or not text at all? Save it as UTF-8."
     other = advice if b"\0" in content[at : at + 1] or not content else "Save it as UTF-8."
     kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), other)
     return UserError(f"{path} is not UTF-8 text (line {line}, byte {at}). {kind}")
@@ -196,7 +196,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)  # made once: a file is p
 
 
 def parse_json(text: str, as_object: Callable[[list[tuple[str, Any]]], Any] = _object) -> Any:
-    """Raises ValueError for what is no JSON, also where it is nested too deeply or a number is too long.
+    """Raises ValueError for what is not JSON, also where it is nested too deeply or a number is too long.
 
     `as_object`: what becomes of an object's members; by default one that has a key twice is a `Doubled`.
     """
@@ -240,14 +240,14 @@ def what(error: ValueError) -> str:
 
 
 def parse_document(path: Path, text: str, as_object: Callable[[list[tuple[str, Any]]], Any] = _object) -> Any:
-    """The value of a .json file's text. Raises UserError for what is no JSON, or has far more values than bytes."""
+    """The value of a .json file's text. Raises UserError for what is not JSON, or has far more values than bytes."""
     refuse_crowd(path, "values", sum(map(text.count, ",[{")), len(text))
     try:
         return parse_json(text, as_object)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         is_rows = error.msg == "Extra data"
-        advice = "One object a line is the format of .jsonl: rename the file" if is_rows else _MEND
+        advice = "A file of one object per line is .jsonl: rename it" if is_rows else _MEND
         raise UserError(f"{path} is not valid JSON: {error.msg} ({where}). {advice}.") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}. {_MEND}.") from error
@@ -278,7 +278,7 @@ def _mapping(loader: Loader, node: yaml.MappingNode) -> dict:
         if isinstance(key, dict | list | set):
             raise yaml.MarkedYAMLError(problem=f"a key is a list or a mapping (line {line}); give a name")
         if key in result:
-            raise yaml.MarkedYAMLError(problem=f"the key {key!r} is there twice (again in line {line})")
+            raise yaml.MarkedYAMLError(problem=f"the key {key!r} appears twice (again in line {line})")
         result[key] = loader.construct_object(value_node, deep=True)
     return result
 

@@ -388,7 +388,7 @@ def write_fault(error: BaseException) -> str | None:
             name = getattr(error, "filename", None)
             return os.strerror(number) + (f" ({str(name)!r})" if name else "")
         if isinstance(error, RuntimeError) and TORCH_SAVE.search(str(error)):
-            return "a file could not be written whole"
+            return "a file could not be written completely"
         error = error.__cause__ or error.__context__
     return None
 

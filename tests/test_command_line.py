@@ -32,7 +32,7 @@ def test_a_typo_in_any_command_is_told_before_torch_is_imported():
     assert ended.stdout.splitlines()[-1] == "HEAVY []"
     for told in (
         "--modle: no such option. Did you mean 'model'?",
-        "--response_length: this name is gone; write max_completion_length.",
+        "--response_length: this option was renamed; write max_completion_length.",
         "Did you mean 'ppo'?",
         '--ensemble: got "avg", needs one of mean, min, mean-std or none.',
     ):
@@ -52,7 +52,7 @@ def test_every_command_takes_the_short_forms_that_it_has_options_for(words):
 
 @pytest.mark.parametrize("error, status, told", [
     (UserError("a mistake"), 2, "rlhf-kit doctor: a mistake"),
-    (KeyboardInterrupt(), 130, "Interrupted. The same command begins again."),
+    (KeyboardInterrupt(), 130, "Interrupted. The same command starts over."),
     (NotADirectoryError(20, "Not a directory", "x/y"), 2, "'x/y': Not a directory"),
 ])  # fmt: skip
 def test_how_a_command_ends(error, status, told, monkeypatch, capsys):

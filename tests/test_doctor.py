@@ -172,7 +172,7 @@ def test_windows_by_hand():
 
 def test_what_was_seen_tells_figures_and_steps():
     (finding,) = judge(Run(doctor.Path("run"), CASES["kl_exploding"][0], None), [])
-    assert finding.seen == "kl 2.89 (steps 4-28) → 23.1 (steps 88-112), nats a completion; kl_coef is 0.05"
+    assert finding.seen == "kl 2.89 (steps 4-28) → 23.1 (steps 88-112), nats per completion; kl_coef is 0.05"
 
 
 def test_the_worst_comes_first():
@@ -270,7 +270,7 @@ def test_a_run_that_goes_on(save, capsys):
     status, said = doctor_says(capsys, folder)
     said = " ".join(said.split())
     assert status == 0 and "3 rollouts, steps 4-12, no run.json: it is still running" in said
-    assert "Only 3 logged: too little to judge" in said
+    assert "Only 3 logged: too few to look for" in said
 
 
 def test_another_stage_gets_the_checks_that_apply(save, capsys):
@@ -290,9 +290,9 @@ def test_mistakes_end_with_2_and_one_sentence(save, tmp_path, capsys):
         ([good / "metrics.jsonl"], "is a file; give the run's folder, '.*/ppo'"),
         ([good / "checkpoint-4"], "has no metrics.jsonl. Perhaps you mean .*/ppo\\."),
         ([tmp_path], "has no metrics.jsonl. Perhaps you mean .*/broken, .*/ppo\\."),
-        ([empty], "holds no log yet"),
-        ([broken], "line 29 of .* is no log: '{oops'. Remove the line"),
-        ([cut], "run.json' is no record of a run"),
+        ([empty], "has no entries yet"),
+        ([broken], "line 29 of .* is not a log entry: '{oops'. Remove the line"),
+        ([cut], "run.json' is not the record of a run"),
         ([good, "--truth", "trut"], "--truth 'trut' .* its scorers are rm, truth. Did you mean 'truth'"),
     ]:
         status, said = doctor_says(capsys, *argv)

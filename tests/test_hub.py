@@ -331,7 +331,9 @@ def test_a_hub_that_is_down(run, fails):
     fails["/api/models/tiny/other"] = 401
     refused(run(*perplexity("tiny/other")), "tiny/other", "hf auth login")
     fails["/api/"] = "page"
-    refused(run(*perplexity("tiny/gpt2")), "does not answer as a hub does", "tiny/")  # of the data, read first
+    refused(
+        run(*perplexity("tiny/gpt2")), "does not respond as a Hugging Face hub does", "tiny/"
+    )  # of the data, read first
 
 
 def test_a_hub_that_is_down_is_not_needed_for_what_is_in_the_cache(hub, run, fails):
@@ -356,7 +358,7 @@ def test_code_of_its_own_is_not_run_unasked(hub, run, models):
     config = json.loads(files["config.json"]) | {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
     config["auto_map"]["AutoModelForCausalLM"] = "own.OwnModel"
     hub.add("tiny/own", files | {"config.json": json.dumps(config).encode(), "own.py": b"raise SystemExit(99)"})
-    said = refused(run(*perplexity("tiny/own")), "it brings code of its own", f"{hub.address}/tiny/own")
+    said = refused(run(*perplexity("tiny/own")), "it contains code of its own", f"{hub.address}/tiny/own")
     assert "--trust_remote_code" in said
 
 
@@ -370,7 +372,7 @@ def test_offline(hub, run):
         refused(offline(*perplexity("tiny/never")), "HF_HUB_OFFLINE is set", "not in the cache", "tiny/never")
         refused(offline(*perplexity("tiny/gpt2", "tiny/never:text")), "HF_HUB_OFFLINE is set", "tiny/never:text")
         other = f"tiny/talk@{A}:text"  # `datasets` would take what it has of this name
-        refused(offline(*perplexity("tiny/gpt2", other)), f"the cache holds another revision of it than {A}")
+        refused(offline(*perplexity("tiny/gpt2", other)), f"the cache holds a revision other than {A}")
         assert len(hub.asked) == asked
     finally:
         offline.close()
@@ -401,7 +403,7 @@ def test_rows_are_left_out_of_the_training_data_alone(tmp_path, capsys, models):
 @pytest.mark.parametrize(
     "options, told",
     [
-        (["--hub_model_id", "tester/x"], "--hub_model_id goes with --push_to_hub"),
+        (["--hub_model_id", "tester/x"], "--hub_model_id needs --push_to_hub"),
         (["--push_to_hub", "--hub_strategy", "every_save"], "only the finished model and its card are pushed"),
         (["--push_to_hub", "--use_peft", "--model_name_or_path", "runs/sft"], "cannot be loaded anywhere else"),
     ],

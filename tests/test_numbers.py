@@ -71,7 +71,7 @@ def test_no_bound_lets_through_what_no_machine_counts_with(name, value):
 
 def test_an_owner_may_ask_for_more():
     assert number_faults("sample", temperature=0) == []
-    told = "temperature=0 must be above 0: the n completions of a prompt would be one"
+    told = "temperature=0 must be above 0: the n completions of a prompt would all be the same"
     assert number_faults("best_of_n", temperature=0, batch_size=None) == [told]
     assert bound_of("max_length", "MaskedConfig").rule.startswith("be at least 3")
     assert bound_of("max_length", "SFTConfig").rule == "be at least 1"

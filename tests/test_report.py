@@ -243,7 +243,7 @@ def test_pictures_show_the_runs(tmp_path, runs):
     ]
     distance = drawn["Score and truth by distance from SFT 離 SFT 越遠"]
     tips = [dot.find("title").text for dot in distance.iter("circle")]
-    assert len(tips) == 120 and any("truth: -0.5 (√KL, KL in nats a completion" in tip for tip in tips)
+    assert len(tips) == 120 and any("truth: -0.5 (√KL, KL in nats per completion" in tip for tip in tips)
     assert any(tip.endswith(f"{math.sqrt(29):.4g})") for tip in tips)
     accuracy = drawn["reward: accuracy 準確率"]
     assert any("0.882" in (path.findtext("title") or "") for path in accuracy.iter("path"))

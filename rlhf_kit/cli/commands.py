@@ -11,7 +11,7 @@ from rlhf_kit.references import search_here
 ARGUMENTS = "rlhf_kit.stages.arguments"
 RUNNER = "rlhf_kit.eval.runner:run"
 KEPT = (
-    "The same command resumes from what --output_dir has; without it nothing was kept. "
+    "The same command resumes from --output_dir; without that option nothing was saved. "
     "已中斷；有 --output_dir 時，同一個指令會接續。"
 )
 # What an example of a task gives, where that is not rows.jsonl, or more than a model and data.
@@ -44,7 +44,7 @@ class Command:
     run: str
     options: dict[str, str] = field(default_factory=dict)
     renamed: str = ""
-    interrupted: str = "The same command begins again."
+    interrupted: str = "The same command starts over."
     unwritten: str = ""
     examples: tuple[str, ...] = ()
     task: str = ""  # of `eval`: a name of TASKS, or one's own as `module:Class`; the runner runs it
@@ -118,18 +118,18 @@ OTHERS = {
         examples=("score --model_name_or_path runs/reward --dataset_name answers.jsonl --output_file scored.jsonl",),
     ),
     "convert": Command(
-        "Rankings and pairs from and to other projects' formats",
+        "Convert rankings and pairs from and to other formats",
         "轉換其他專案的排序資料",
         "rlhf_kit.data.convert:run",
         {"Options": "rlhf_kit.data.convert:ConvertOptions"},
         examples=("convert export.json rankings.jsonl --from label-studio",),
     ),
     "merge": Command(
-        "A LoRA adapter merged into its base: a plain model",
+        "Merge a LoRA adapter into its base model",
         "把 LoRA 併回原模型",
         "rlhf_kit.stages.merging:run",
         {"Options": "rlhf_kit.stages.merging:MergeOptions"},
-        unwritten="Make room, and merge again.",
+        unwritten="Free some space, and merge again.",
         examples=("merge runs/lora --output_dir runs/merged",),
     ),
     "doctor": Command(
@@ -140,7 +140,7 @@ OTHERS = {
         examples=("doctor runs/ppo",),
     ),
     "completion": Command(
-        "What Tab offers in bash or zsh",
+        "Shell completion for bash or zsh",
         "讓 Tab 鍵補完命令與選項",
         "rlhf_kit.cli.completion:run",
         {"Options": "rlhf_kit.cli.completion:CompletionOptions"},
@@ -158,7 +158,7 @@ def _measurement(
         run,
         {"Options": options},
         interrupted=kept,
-        unwritten="What was measured is kept; make room, and the same command resumes.",
+        unwritten="Finished items are kept: free some space, and the same command resumes.",
         examples=(f"eval {example}",),
         **others,
     )
@@ -176,7 +176,8 @@ EVALS = {
         for name, (english, chinese, task) in TASKS.items()
     },
     "eval transfer": _measurement(
-        "Which pre-training, fine-tuned on which language, reads what: the whole table of a cross-lingual transfer",
+        "Cross-lingual transfer of reading comprehension: every model, training language and test language in one "
+        "table",
         "跨語言遷移：哪種預訓練、用哪種語言微調、能讀懂什麼",
         "rlhf_kit.eval.transfer.run:run",
         "rlhf_kit.eval.transfer.run:TransferArguments",
@@ -192,14 +193,14 @@ EVALS = {
         examples=("eval score coqa --references coqa-dev-v1.0.json --predictions predictions.json",),
     ),
     "eval compare": Command(
-        "Two results on the same items: the difference, and whether it is chance",
+        "Compare two results on the same items: the difference, and whether it is significant",
         "比較兩個結果：差距是真的還是運氣",
         "rlhf_kit.eval.compare:run",
         {"Options": "rlhf_kit.eval.compare:CompareOptions"},
         examples=("eval compare runs/coqa/sft runs/coqa/ppo",),
     ),
     "eval suite": _measurement(
-        "What each stage gained and lost: a declared list of measurements on every model",
+        "Run a list of evaluations on every model: what each stage gained and lost",
         "各階段的得與失：一份評測清單",
         "rlhf_kit.eval.suite.run:run",
         "rlhf_kit.eval.suite.run:SuiteArguments",

@@ -102,7 +102,7 @@ def _fault(words: str, command: Command, error: Exception) -> tuple[str, int]:
         return f"rlhf-kit {words}: --output_dir cannot be written: {fault}. {command.unwritten}", 1
     if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
         place = f"{str(error.filename)[:200]!r}: {error.strerror}"
-        return f"rlhf-kit {words}: {place}. Give a file or folder that is there and may be used.", 2
+        return f"rlhf-kit {words}: {place}. Give an existing file or folder that this account may access.", 2
     raise error
 
 

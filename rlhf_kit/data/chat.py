@@ -225,7 +225,7 @@ def _turn_ids(tokenizer: PreTrainedTokenizerBase, message: Message) -> list[int]
     if role not in _NAMES:
         raise TemplateRefusal(f"a turn has the role {role!r}; it must be one of {', '.join(_NAMES)}")
     if message.get("content") is None:
-        raise TemplateRefusal(f"a turn of the {role} has no `content`, and it writes nothing else")
+        raise TemplateRefusal(f"a turn of the {role} has no `content`, the only field that this template renders")
     content = " " + message["content"].strip()
     if role == "assistant":
         return text_ids(tokenizer, _NAMES[role]) + text_ids(tokenizer, content) + [eos_id(tokenizer)]

@@ -141,12 +141,12 @@ def _order_of_answers_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         wrong = [rank for rank in ranks if not _is_rank(rank)] if is_list(ranks) and len(ranks) == k else []
         if wrong:
             message = f"`ranks` holds {describe(wrong[0])}; ranks are whole numbers from 1 (1 = best, equal = tie)"
-            yield Fault("`ranks` that are no whole numbers from 1", message)
+            yield Fault("`ranks` that are not whole numbers from 1", message)
     elif scores is not None:
         yield from _each_answer_faults("scores", scores, k, "one score per completion (higher is better, equal = tie)")
         wrong = [score for score in scores if not _is_finite(score)] if is_list(scores) and len(scores) == k else []
         if wrong:
-            yield Fault("`scores` that are no numbers", f"`scores` holds {describe(wrong[0])}; give finite numbers")
+            yield Fault("`scores` that are not numbers", f"`scores` holds {describe(wrong[0])}; give finite numbers")
 
 
 def _each_answer_faults(name: str, values: Any, k: int, need: str) -> Iterator[Fault]:
@@ -193,10 +193,10 @@ def _shared_prompt_faults(row: Mapping[str, Any]) -> Iterator[Fault]:
         yield from _prompt_faults(prompt, "the dialogue before the answers")
         return
     message = (
-        "there is no `prompt`, and `chosen` and `rejected` are no dialogues that differ in their last turn only; give "
-        "`prompt`"
+        "there is no `prompt`, and `chosen` and `rejected` are not dialogues that differ only in their last turn; "
+        "give `prompt`"
     )
-    yield Fault("no prompt, and no dialogues that differ in their last turn only", message)
+    yield Fault("no prompt, and not dialogues that differ only in their last turn", message)
 
 
 def _pair_faults(row: Mapping[str, Any]) -> Iterator[Fault]:

@@ -41,7 +41,10 @@ class ConvertOptions:
     )
     merge: str | None = field(
         default=None,
-        metadata={"help": "One ranking of all labelers' a prompt. 合併多位標註者的排序", "choices": METHODS},
+        metadata={
+            "help": "Merge all labelers' rankings of a prompt into one. 合併多位標註者的排序",
+            "choices": METHODS,
+        },
     )
 
 
@@ -93,5 +96,5 @@ def _agreement(found: Agreement) -> list[str]:
         f"{found.agreement:.1%} of {found.pairs} comparisons 一致率"
     )
     if found.ceiling is None:
-        return [line, "  less than chance: is one of them ranking the other way round? 低於隨機，順序可能相反"]
+        return [line, "  below chance: does one of them rank in the reverse order? 低於隨機，順序可能相反"]
     return [line, f"  at most {found.ceiling:.1%} can be reached against one labeler 準確率上限"]

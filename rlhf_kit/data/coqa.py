@@ -59,12 +59,12 @@ def stories(name: str, rows: Sequence[Any], faults: Sequence[str] = ()) -> list[
     for name_of_story, row in zip(ids, rows, strict=True):
         faults += [f"story {name_of_story!r}: {fault}" for fault in _faults(row)]
     if not rows and not faults:
-        faults = ["it holds no story"]
+        faults = ["it contains no stories"]
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         listing = "".join(f"\n  {fault}" for fault in faults[:SHOWN])
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise UserError(f"{name} is not data as CoQA has it, {count}:{listing}{more}\nFix the file, or give another.")
+        raise UserError(f"{name} is not valid CoQA data, {count}:{listing}{more}\nFix the file, or give another.")
     return [_story(name_of_story, row) for name_of_story, row in zip(ids, rows, strict=True)]
 
 
@@ -127,4 +127,4 @@ def _turn_faults(turns: Any) -> Iterator[str]:
     places = [turn.get("turn_id", at) if isinstance(turn, Mapping) else at for at, turn in enumerate(turns, start=1)]
     wrong = next((at for at, place in enumerate(places, start=1) if place != at), None)
     if wrong is not None:
-        yield f"turn {wrong} has the `turn_id` {places[wrong - 1]}; they go 1, 2, 3 ..."
+        yield f"turn {wrong} has the `turn_id` {places[wrong - 1]}; they must be 1, 2, 3 ..."

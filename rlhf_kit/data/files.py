@@ -35,10 +35,10 @@ from rlhf_kit.inputs import (
 
 # What comes in a file's place, by how it begins.
 _PAGES = {
-    "<!doctype": "is a web page, perhaps one that tells an error; download the file itself",
-    "<html": "is a web page, perhaps one that tells an error; download the file itself",
-    "<?xml": "is XML, perhaps a server's error; download the file itself",
-    "version https://git-lfs": "is Git LFS's pointer to a file; fetch the file itself (git lfs pull)",
+    "<!doctype": "is a web page, perhaps an error page; download the file itself",
+    "<html": "is a web page, perhaps an error page; download the file itself",
+    "<?xml": "is XML, perhaps a server's error message; download the file itself",
+    "version https://git-lfs": "is a Git LFS pointer, not the file; fetch the file itself (git lfs pull)",
 }
 # A CSV cell is a string; these columns hold JSON, and a prompt or an answer does when it is a list of messages.
 _JSON_COLUMNS = ("messages", "completions", "ranks", "scores", "label", "margin", "weight", "spans", "history")
@@ -122,7 +122,7 @@ def _read_jsonl(path: Path, text: str) -> Source:
             rows.append(parse_json(line))
             numbers.append(number)
         except ValueError as error:
-            faults.append((number, f"is not valid JSON: {what(error)}; give one object a line"))
+            faults.append((number, f"is not valid JSON: {what(error)}; give one object per line"))
     faults += [(number, fault) for number, row in zip(numbers, rows, strict=True) for fault in doubled(row)]
     return Source(str(path), rows, Context("line", numbers, faults))
 
@@ -166,7 +166,7 @@ def _read_csv(path: Path, text: str) -> Source:
                 faults += [(number, fault) for fault in faults_of_row]
             line = reader.line_num + 1
     except csv.Error as error:
-        message = f"{path} is not valid CSV: {error} (in what begins in line {line})"
+        message = f"{path} is not valid CSV: {error} (in the record that begins on line {line})"
         raise UserError(f"{message}. Fix its quotes, or write the file again.") from error
     bad = {number for number, _ in faults}
     good = [(number, row) for number, row in rows if number not in bad]
@@ -199,7 +199,9 @@ def _repeated(path: Path, names: list[str]) -> set[str]:
     counts = Counter(name.strip() for name in names)
     twice = listed(list(dict.fromkeys(name for name in names if name.strip() and counts[name.strip()] > 1)))
     if twice:
-        raise UserError(f"{path}: columns of one name: {twice}. One of each would be lost; remove or rename it.")
+        raise UserError(
+            f"{path}: several columns have the same name: {twice}. One of each would be lost; remove or rename it."
+        )
     return {name for name, count in Counter(names).items() if count > 1}
 
 
@@ -257,7 +259,7 @@ def table_rows(name: str, count: int, read: Callable[[int, int], list[dict]]) ->
     try:
         return read(0, count)
     except OverflowError as error:
-        raise UserError(f"{name} holds a date that no calendar has ({error}). Fix or remove it.") from error
+        raise UserError(f"{name} contains an invalid date ({error}). Fix or remove it.") from error
     except UnicodeDecodeError as error:
         low, high = 0, count  # the first bad row is in [low, high)
         while high - low > 1:

@@ -76,7 +76,7 @@ def split_revision(name: str | os.PathLike) -> tuple[str, str | None]:
     if not at or is_local(name):
         return str(name), None
     if not repo or not revision:
-        raise UserError(f"{str(name)!r}: a name of the hub and its revision are written owner/name@revision.")
+        raise UserError(f"{str(name)!r}: a revision of a model or dataset on the hub is written owner/name@revision.")
     return repo, revision
 
 
@@ -98,7 +98,9 @@ def pinned(name: str | os.PathLike, repo_type: str = "model") -> str:
     except (HFValidationError, HfHubHTTPError):
         raise
     except (AssertionError, KeyError, TypeError, ValueError) as error:  # a proxy or a login page
-        raise ConnectionError(f"the server there does not answer as a hub does, {type(error).__name__}") from error
+        raise ConnectionError(
+            f"the server does not respond as a Hugging Face hub does, {type(error).__name__}"
+        ) from error
     return f"{repo}@{commit.resolved}"
 
 
@@ -169,9 +171,8 @@ def shards(index: Path) -> set[str]:
     names = {*places.values()} if isinstance(places, dict) and all(isinstance(x, str) for x in places.values()) else ()
     if not names or any(Path(name).name != name for name in names):
         raise UserError(
-            f"{index} is not an index of weights: its `weight_map` gives each weight the name of a file beside it. "
-            "Give "
-            "the file as it was saved."
+            f"{index} is not a valid index of weights: its `weight_map` must map each weight to a file in the same "
+            "folder. Give the file as it was saved."
         )
     return names
 
@@ -233,7 +234,7 @@ def hub_fault(name: str | os.PathLike, error: Exception, repo_type: str = "model
             "`hf auth login`, or a token of the account in HF_TOKEN."
         ),
         RevisionNotFoundError: (
-            f"it has no revision {revision!r}. Give a branch, a tag or a commit of those at {where}/tree/main."
+            f"it has no revision {revision!r}. Give a branch, tag or commit listed at {where}/tree/main."
         ),
         RepositoryNotFoundError: (
             f"the hub has no such {repo_type}, or it is private. Check the name at {where}; for a private one log in "

@@ -264,7 +264,7 @@ def _tools_faults(given: Any) -> Iterator[Fault]:
 
 
 def parsed(value: Any) -> Any:
-    """What JSON text holds (text that is no JSON as it is); all else as it is."""
+    """What JSON text holds (text that is not JSON as it is); all else as it is."""
     if not isinstance(value, str):
         return value
     try:

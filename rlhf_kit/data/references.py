@@ -68,14 +68,16 @@ def read_na_probs(path: Path, known: Sequence[Key], answered: Sequence[Key], sub
     """How likely a question has no answer, by its id, in the file's order: {id: number}, of every answered question.
 
     Any scale will do: probabilities, or the differences between the score of no answer and the best answer's.
-    Raises UserError with all faults, as `read_predictions` does, also for what is no finite number.
+    Raises UserError with all faults, as `read_predictions` does, also for what is not a finite number.
     """
     probabilities, faults = _id_pairs(read_json(path, as_object=list))
     if faults:
         raise _error(path, faults, "It must be {id: number}.")
-    faults = [f"{_told(key)}: {value!r} is no finite number" for key, value in probabilities if not _is_number(value)]
+    faults = [
+        f"{_told(key)}: {value!r} is not a finite number" for key, value in probabilities if not _is_number(value)
+    ]
     there = {key for key, _ in probabilities}
-    faults += [f"{_told(key)}: was answered but has no number here" for key in answered if key not in there]
+    faults += [f"{_told(key)}: has an answer but no probability in this file" for key in answered if key not in there]
     return _of_known(path, probabilities, known, subset, faults)[0]
 
 
@@ -87,10 +89,10 @@ def _of_known(
     unknown = [key for key, _ in found if key not in there]
     faults = [f"{_told(key)}: appears twice" for key in _twice(key for key, _ in found)] + list(faults)
     if subset and found and len(unknown) == len(found):
-        raise _error(path, ["no id of it is in the references"], "Give the references that it answers.")
+        raise _error(path, ["none of its ids is in the references"], "Give the references that it answers.")
     if unknown and not subset:
         faults += [f"{_told(key)}: is not in the references" for key in unknown]
-        advice = "Give the references that it answers, or leave out what they do not ask: --subset."
+        advice = "Give the references that it answers, or ignore the other predictions with --subset."
     else:
         advice = "Fix or remove these."
     if faults:

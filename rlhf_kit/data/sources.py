@@ -53,7 +53,7 @@ def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
     if _is_misspelt_world(source):
         known = ", ".join((WORLD, *(f"{WORLD}:{kind}" for kind in (*KINDS, *_CONTRACTS))))
         near = did_you_mean(source.lower(), known.split(", "))
-        raise UserError(f"{source!r} is no local file or folder. The embedded world is one of {known}.{near}")
+        raise UserError(f"{source!r} is not a local file or folder. The embedded world is one of {known}.{near}")
     return _read_hub(source, kinds, split)
 
 
@@ -160,7 +160,7 @@ def _read_saved(folder: Path, kinds: Sequence[str], split: str) -> Source:
     except UserError:
         raise
     except Exception as error:  # `datasets` raises a dozen unrelated types: no such feature, a file that is not there
-        message = f"{folder} is no folder that `datasets` saved in full: {_first_line(error)}"
+        message = f"{folder} is not a complete folder saved by `datasets`: {_first_line(error)}"
         raise UserError(f"{message} Save it again, or give another source.") from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
@@ -181,7 +181,7 @@ def _read_hub(source: str, kinds: Sequence[str], split: str) -> Source:
                 loaded = datasets.load_dataset(name, config or None, split=split, revision=commit)
         if any(commit not in Path(file["filename"]).parts for file in loaded.cache_files):
             # Without the hub `datasets` takes what it has of this name, of whatever revision.
-            raise ConnectionError(f"the cache holds another revision of it than {commit}")
+            raise ConnectionError(f"the cache holds a revision other than {commit}")
     except Exception as error:  # `datasets` raises a dozen unrelated types: no such config, no such split, a bad file
         raise _not_had(source, repo, error, f" (split {split!r})") from None
     name = f"{source} ({split})"
@@ -205,7 +205,7 @@ def _not_had(source: str, repo: str, error: Exception, split: str = "") -> UserE
     near = did_you_mean(source, [WORLD, *(f"{WORLD}:{kind}" for kind in KINDS)])
     why = hub_fault(repo, error, "dataset")
     return loading_error(repo, error)(
-        f"{source!r} is no local file or folder, and it could not be loaded from the Hugging Face hub{split}: "
+        f"{source!r} is not a local file or folder, and it could not be loaded from the Hugging Face hub{split}: "
         f"{why or _first_line(error)} Check the id and the connection, or give a local file.{near}"
     )
 

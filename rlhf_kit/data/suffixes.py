@@ -13,7 +13,7 @@ _ADVICE = {
     "rename it to .jsonl": "ndjson jsonlines jl",
     "rename it to .parquet": "pq",
     "save it as .parquet": "arrow feather orc avro",
-    "save it as .txt, or as .jsonl with one object a line": "md html xml pdf docx yaml yml pkl log",
+    "save it as .txt, or as .jsonl with one object per line": "md html xml pdf docx yaml yml pkl log",
 }
 OTHERS = {f".{ending}": advice for advice, endings in _ADVICE.items() for ending in endings.split()}
 SUPPORTED = "Supported: .json, .jsonl, .parquet, .csv and, for text and prompts, .txt; each may be compressed as .gz."

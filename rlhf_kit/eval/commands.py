@@ -9,15 +9,23 @@ from rlhf_kit.references import imported, load_reference
 
 # name -> what it measures, in English and Chinese; the task, whose options are `module:ClassArguments`
 TASKS: dict[str, tuple[str, str, str]] = {
-    "lambada": ("The last word of a passage", "猜段落的最後一個詞", "rlhf_kit.eval.text.lambada:Lambada"),
-    "perplexity": ("How well a model predicts a text", "困惑度", "rlhf_kit.eval.text.perplexity:Perplexity"),
+    "lambada": (
+        "LAMBADA: predict the last word of a passage",
+        "猜段落的最後一個詞",
+        "rlhf_kit.eval.text.lambada:Lambada",
+    ),
+    "perplexity": (
+        "Perplexity: how well a model predicts a text",
+        "困惑度",
+        "rlhf_kit.eval.text.perplexity:Perplexity",
+    ),
     "coqa": (
-        "Every turn of CoQA's dialogues, by the official scorer",
+        "CoQA: every turn of every dialogue, by the official scorer",
         "回答 CoQA 對話的每一輪，官方計分",
         "rlhf_kit.eval.coqa.task:CoQA",
     ),
     "squad": (
-        "Questions that a passage answers or does not (SQuAD 2.0), answered in the model's own words",
+        "SQuAD 2.0 by generation: questions with and without an answer in the passage",
         "閱讀測驗，含無法回答的問題",
         "rlhf_kit.eval.squad:Squad",
     ),
@@ -27,7 +35,11 @@ TASKS: dict[str, tuple[str, str, str]] = {
         "情境學習：提示裡的範例有用嗎？模型越大越好嗎？",
         "rlhf_kit.eval.icl.task:ICL",
     ),
-    "tldr": ("Summaries after TL;DR:, by ROUGE", "在 TL;DR: 之後寫摘要", "rlhf_kit.eval.text.tldr:TLDR"),
+    "tldr": (
+        "Zero-shot summaries after TL;DR:, scored by ROUGE",
+        "在 TL;DR: 之後寫摘要",
+        "rlhf_kit.eval.text.tldr:TLDR",
+    ),
     "extractive": (
         "Answers that are spans of a passage (SQuAD, XQuAD, MLQA, DRCD, CMRC), after fine-tuning or without",
         "抽取式問答，可先微調",

@@ -35,9 +35,10 @@ class CompareOptions:
         default=None, metadata={"help": "Folder of results. 結果的資料夾", "positional": "A", "required": True}
     )
     second: Path | None = field(
-        default=None, metadata={"help": "Folder of the others. 另一個資料夾", "positional": "B", "required": True}
+        default=None,
+        metadata={"help": "Folder of the results to compare with. 另一個資料夾", "positional": "B", "required": True},
     )
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap. 亂數種子"})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap. 亂數種子"})
     json: bool = field(default=False, metadata={"help": "Write the comparison as JSON. 以 JSON 輸出"})
 
 
@@ -153,7 +154,9 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     try:
         rows = [row for row in compare(items, others, scales, seed) if row.group or row.score not in by_group]
     except ValueError as error:
-        raise UserError(f"{str(first)!r} and {str(second)!r} hold different items; measure one anew.") from error
+        raise UserError(
+            f"{str(first)!r} and {str(second)!r} hold different items; measure one of them again."
+        ) from error
     return {
         "first": str(first),
         "second": str(second),
@@ -186,11 +189,14 @@ def show(found: Mapping[str, Any], console: Console) -> None:
             str(row["items"]),
         )
     console.print(table)
-    tell("only A/B: items that one alone has right; p by McNemar's exact test. 只有一方答對的題數與檢定。")
+    tell(
+        "only A/B: items that only one of the two answers correctly; p from McNemar's exact test. "
+        "只有一方答對的題數與檢定。"
+    )
     for name, values in found["settings"].items():
         tell(f"{name}: {values[0]} | {values[1]}")
     if found["other_prompts"]:
-        tell(f"{found['other_prompts']} items have other prompts. 提示不同的題數。")
+        tell(f"{found['other_prompts']} items had different prompts. 提示不同的題數。")
     if not found["reportable"]:
         tell("Limited to the first items: not reportable. 只評了前幾題，不可引用。")
 

@@ -179,9 +179,9 @@ class Run:
         last = {name: at for at, name in enumerate(self.ids)}
         twice = next((name for at, name in enumerate(self.ids) if last[name] != at), None)
         if twice is not None:
-            raise UserError(f"Two items of {settings.data} have the id {twice!r}; each needs one of its own.")
+            raise UserError(f"Two items of {settings.data} have the id {twice!r}; ids must be unique.")
         if folder is None and self.processes > 1:
-            raise UserError("Several processes keep their items in files: give a folder by --output.")
+            raise UserError("Several processes share their items through files: give a folder with --output_dir.")
         self.items: dict[str, Item] = {}
         self.file = None
         if folder is not None:
@@ -256,7 +256,7 @@ class Run:
             self.items = _read_items([self.folder / ITEMS, *sorted(self.folder.glob(PER_PROCESS))])
         missing = [name for name in self.ids if name not in self.items]
         if missing:
-            raise ValueError(f"{len(missing)} of {len(self.ids)} items were not made, such as {missing[0]!r}")
+            raise ValueError(f"{len(missing)} of {len(self.ids)} items are missing, for example {missing[0]!r}")
         ordered = self.ordered
         with_figures = counted(ordered)
         parts: dict[str, list[Item]] = {}
@@ -299,8 +299,8 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Item]]:
     """`results.json` of a finished run and its items in order. Raises UserError where there is none."""
     path = folder / RESULTS
     if not path.is_file():
-        more = " It is not finished: start it again and it goes on." if (folder / SETTINGS).is_file() else ""
-        raise UserError(f"{str(folder)!r} has no {RESULTS}.{more} Give the --output folder of `rlhf-kit eval`.")
+        more = " It is not finished: run the same command again to resume." if (folder / SETTINGS).is_file() else ""
+        raise UserError(f"{str(folder)!r} has no {RESULTS}.{more} Give the --output_dir of an evaluation.")
     record = read_json(path)
     if isinstance(record, dict) and "settings" not in record:
         raise UserError(
@@ -323,7 +323,9 @@ def _read_items(paths: Sequence[Path]) -> dict[str, Item]:
                 item = Item(**parse_json(line))
                 scores = {name: math.nan if value is None else float(value) for name, value in item.scores.items()}
             except (ValueError, TypeError, AttributeError) as error:
-                raise UserError(f"line {number} of {str(path)!r} is no item: {line[:60]!r}. Take it out.") from error
+                raise UserError(
+                    f"line {number} of {str(path)!r} is not an item: {line[:60]!r}. Remove the line."
+                ) from error
             by_id[item.id] = replace(item, scores=scores)
     return by_id
 
@@ -333,17 +335,23 @@ def _check_settings(folder: Path, settings: Settings) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if (folder / ITEMS).exists() or (folder / RESULTS).exists():
-            raise UserError(f"{str(folder)!r} holds results of something else; give another folder by --output.")
+            raise UserError(
+                f"{str(folder)!r} holds the results of another task or protocol; give another --output_dir."
+            )
         return
     try:
         was = Settings(**read_json(path)).deciding
     except (ValueError, TypeError) as error:
-        raise UserError(f"{str(path)!r} is not settings of a run: {error}. Give another --output.") from error
+        raise UserError(
+            f"{str(path)!r} does not hold the settings of a run: {error}. Give another --output_dir."
+        ) from error
     now = settings.deciding
     other = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if other:
         changes = ", ".join(f"{name} {was.get(name)!r}, now {now.get(name)!r}" for name in other)
-        raise UserError(f"{str(folder)!r} holds items of other settings ({changes}); give another folder by --output.")
+        raise UserError(
+            f"{str(folder)!r} holds items measured with other settings ({changes}); give another --output_dir."
+        )
 
 
 def _drop_torn_line(path: Path) -> None:

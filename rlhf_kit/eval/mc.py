@@ -29,7 +29,7 @@ from rlhf_kit.inputs import MOST_JSON, read_bytes
 class MCArguments(TaskArguments):
     split: str = field(default="validation", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
     prompt_file: str | None = field(
-        default=None, metadata={"help": "Text that stands before every question, such as examples. 題目前的文字"}
+        default=None, metadata={"help": "Text to put before every question, such as examples. 題目前的文字"}
     )
 
 

@@ -52,11 +52,11 @@ class _Metric(evaluate.Metric):
     def _check(self, predictions: Any, references: Any) -> None:
         for name, column in (("predictions", predictions), ("references", references)):
             if not _is_column(column):
-                raise UserError(f"{self.name}: {name} must be a list, one entry a question, not {describe(column)}.")
+                raise UserError(f"{self.name}: {name} must be a list, one entry per question, not {describe(column)}.")
         if len(predictions) != len(references):
             raise UserError(
-                f"{self.name}: {len(predictions)} predictions and {len(references)} references; give one of each a "
-                "question."
+                f"{self.name}: {len(predictions)} predictions and {len(references)} references; give one of each "
+                "per question."
             )
         faults = [
             (at, fault)
@@ -77,13 +77,13 @@ class _Metric(evaluate.Metric):
         if not _is_column(references):
             return f"its references must be a list of texts, not {describe(references)}"
         if not len(references):
-            return "it has no reference; give one at least"
+            return "it has no reference; give at least one"
         wrong = [describe(each) for each in references if not isinstance(each, str)]
         return f"a reference must be text, not {wrong[0]}" if wrong else None
 
     def _mean(self, scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
         if not scores:
-            raise UserError(f"{self.name}: no predictions, so there is no mean. Give one at least.")
+            raise UserError(f"{self.name}: no predictions, so there is no mean. Give at least one.")
         return {name: 100 * sum(score[name] for score in scores) / len(scores) for name in scores[0]}
 
 

@@ -22,7 +22,7 @@ class PredictionsOptions:
     task: Literal["coqa", "squad", "squad2", "drcd", "cmrc", "mlqa"] | None = field(
         default=None,
         metadata={
-            "help": "Whose official scorer: coqa (by domain), squad (XQuAD too), squad2 (HasAns, NoAns), drcd, cmrc, "
+            "help": "The official scorer: coqa (by domain), squad (XQuAD too), squad2 (HasAns, NoAns), drcd, cmrc, "
             "mlqa. 評分方式",
             "positional": "TASK",
             "required": True,
@@ -37,7 +37,7 @@ class PredictionsOptions:
         metadata={"help": "Score a person's answers against the others'. 人類的分數", "group": "answers"},
     )
     subset: bool = field(
-        default=False, metadata={"help": "Leave out predictions of what is not in the references. 略過多餘的 id"}
+        default=False, metadata={"help": "Ignore predictions whose id is not in the references. 略過多餘的 id"}
     )
     na_prob_file: Path | None = field(
         default=None,
@@ -45,11 +45,11 @@ class PredictionsOptions:
     )
     na_prob_thresh: float | None = field(
         default=None,
-        metadata={"help": "squad2: above it a question counts as not answered. Default: 1.0. 無答案門檻"},
+        metadata={"help": "squad2: above this probability a question counts as unanswered. Default: 1.0. 無答案門檻"},
     )
     full_width: bool = field(default=False, metadata={"help": "drcd: drop 《》？，。、；： too. 也去掉全形標點"})
     language: Literal["en", "zh"] | None = field(
-        default=None, metadata={"help": "mlqa: of the answers. Default: zh. 答案的語言"}
+        default=None, metadata={"help": "mlqa: language of the answers. Default: zh. 答案的語言"}
     )
 
 
@@ -126,7 +126,7 @@ def _human(
 ) -> dict[Key, Score]:
     single = [key for key, given in answers.items() if len(given) < 2]
     if single:
-        fault = f"{len(single)} of {len(answers)} questions have one answer only, such as {single[0]!r}"
+        fault = f"{len(single)} of {len(answers)} questions have only one answer, for example {single[0]!r}"
         raise UserError(f"{references}: {fault}; --human compares a person's answer with another's.")
     return {key: human(given) for key, given in answers.items()}
 
@@ -144,10 +144,10 @@ def _check(options: PredictionsOptions) -> None:
     if options.language and options.task != "mlqa":
         raise UserError(f"--language is an option of mlqa; {options.task} has one language.")
     if options.subset and options.human:
-        raise UserError("--subset leaves out predictions, and --human has none.")
+        raise UserError("--subset filters predictions, and --human reads none.")
     if options.task == "squad2" and options.human:
         raise UserError(
-            "SQuAD 2.0's files do not tell who found a question unanswerable: --human has no figure there."
+            "SQuAD 2.0's files do not record who found a question unanswerable, so --human has no score there."
         )
     if options.na_prob_file and options.task != "squad2":
         raise UserError(f"--na_prob_file is an option of squad2; {options.task} has an answer to every question.")

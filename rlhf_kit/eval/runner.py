@@ -80,6 +80,6 @@ def plan(task: Task) -> str:
         record, count = under_way.settings, len(under_way.ids)
         lines.append(
             f"{record.task} ({record.protocol}, version {record.version}): {count} {part.unit} of {len(part.rows)} "
-            f"rows of {record.data}, asked of {record.model}; {under_way.resumed} are there already."
+            f"rows of {record.data} on {record.model}; {under_way.resumed} done already."
         )
     return "\n".join([*lines, NOTHING_DONE])

@@ -98,7 +98,7 @@ def mlqa(prediction: str, references: Sequence[str], language: str = "zh") -> Sc
     Without case, ASCII punctuation and what Unicode calls punctuation.
     """
     if language not in ("en", "zh"):
-        raise ValueError(f"MLQA in {language!r}: 'en' and 'zh' are there")
+        raise ValueError(f"MLQA in {language!r}: only 'en' and 'zh' are supported")
     predicted = _mlqa_units(prediction, language)
     theirs = [_mlqa_units(reference, language) for reference in _given(references)]
     return _best([Score(float(predicted == units), _overlap(predicted, units)) for units in theirs])
@@ -131,14 +131,14 @@ def human(scorer: Scorer, answers: Sequence[str]) -> Score:
     Raises ValueError with fewer than two answers.
     """
     if len(answers) < 2:
-        raise ValueError("a person's answer needs another's to be compared with")
+        raise ValueError("a person's answer needs another one to be compared with")
     return scorer(answers[1], [*answers[:1], *answers[2:]])
 
 
 def coqa_human(answers: Sequence[str]) -> Score:
     """How a person scores by CoQA: each answer in turn against the others. Raises ValueError with fewer than two."""
     if len(answers) < 2:
-        raise ValueError("a person's answer needs another's to be compared with")
+        raise ValueError("a person's answer needs another one to be compared with")
     others = [[*answers[:at], *answers[at + 1 :]] for at in range(len(answers))]
     return _mean([_best([_coqa_pair(answers[at], other) for other in others[at]]) for at in range(len(answers))])
 
@@ -313,5 +313,5 @@ def _columns(scores: Sequence[Score]) -> tuple[list[float], list[float]]:
 
 def _given(references: Sequence[str]) -> Sequence[str]:
     if not references:
-        raise ValueError("a question needs one reference answer at least")
+        raise ValueError("a question needs at least one reference answer")
     return references

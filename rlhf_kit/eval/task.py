@@ -42,7 +42,7 @@ def planned(name: str, dry_run: bool) -> Iterator[None]:
     except HubUnreachableError as error:
         if not dry_run:
             raise
-        say(f"{name}: the options are right; the rest was not checked, as the hub cannot be reached: {error}")
+        say(f"{name}: the options are valid; the rest was not checked, because the hub cannot be reached: {error}")
 
 
 @dataclass
@@ -54,7 +54,7 @@ class OutputArguments:
         metadata={"help": "Folder for the results; an interrupted run resumes there. 輸出資料夾"},
     )
     limit: int | None = field(
-        default=None, metadata={"help": "The first N rows only: a trial, not a result. 只評前 N 筆"}
+        default=None, metadata={"help": "Only the first N rows: a trial, not a result. 只評前 N 筆"}
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with a hub model. 執行模型自帶的程式碼"}
@@ -68,7 +68,9 @@ class OutputArguments:
 class BatchArguments(OutputArguments):
     """What a measurement that runs models in batches has."""
 
-    max_batch_tokens: int = field(default=8192, metadata={"help": "Bounds the memory; changes no result. 記憶體上限"})
+    max_batch_tokens: int = field(
+        default=8192, metadata={"help": "Tokens per batch: limits memory, does not change results. 記憶體上限"}
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "Type of the weights. 數值精度"}
     )
@@ -78,7 +80,7 @@ class BatchArguments(OutputArguments):
 class EvalArguments(BatchArguments):
     """What every task has."""
 
-    seed: int = field(default=0, metadata={"help": "Of all random draws and of the intervals. 亂數種子"})
+    seed: int = field(default=0, metadata={"help": "Seed of all random draws and of the intervals. 亂數種子"})
 
 
 @dataclass
@@ -115,7 +117,9 @@ class ShotArguments(TaskArguments):
     shots: int = field(default=0, metadata={"help": "Demonstrations in the prompt. 示範數"})
     demonstrations: str | None = field(
         default=None,
-        metadata={"help": "Where demonstrations come from (its split train). Default: the data. 示範的來源"},
+        metadata={
+            "help": "Data to take demonstrations from (its train split). Default: the test data's own. 示範的來源"
+        },
     )
 
 
@@ -157,7 +161,7 @@ class Task(ABC):
             return [self]
         models = self.options.models
         if not models:
-            raise UserError("--models is an empty list; give a model at least.")
+            raise UserError("--models is an empty list; give at least one model.")
         if not self.options.dry_run:  # it reads the weights' headers, so a hub's model is fetched
             check_generators(model for model in models if model not in self.baselines)
         return [self.of(model, place) for model, place in zip(models, folders(models, self.folder), strict=True)]
@@ -189,7 +193,7 @@ class Task(ABC):
         if faults:
             more = f" ... and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
             source = self.options.dataset_name
-            raise UserError(f"{source}: {' '.join(faults[:SHOWN])}{more} Take such {noun}s out.")
+            raise UserError(f"{source}: {' '.join(faults[:SHOWN])}{more} Remove these {noun}s.")
         return made
 
     def load(self, device: torch.device) -> PreTrainedModel | None:
@@ -265,8 +269,8 @@ class Task(ABC):
             return None
         if options.demonstrations is None and Path(options.dataset_name).is_file():
             raise UserError(
-                f"--shots {options.shots}: {options.dataset_name!r} is the file that is measured. Give others "
-                "to learn from by --demonstrations, such as the training split's file."
+                f"--shots {options.shots}: {options.dataset_name!r} is the file being evaluated. Give "
+                "other examples with --demonstrations, such as the training split's file."
             )
         return options.demonstrations or options.dataset_name
 

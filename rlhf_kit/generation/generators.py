@@ -74,7 +74,7 @@ def encode_behind(
     behind = [list(whole[border:]) for whole in wholes]
     lost = next((text for text, ids in zip(continuations, behind, strict=True) if text and not ids), None)
     if lost is not None:
-        raise UserError(f"The tokenizer makes no token of {lost!r}, so no model can be asked for it.")
+        raise UserError(f"The tokenizer has no token for {lost!r}, so no model can be asked for it.")
     return (start_ids(tokenizer) + list(own[:border])) or first_ids(tokenizer), behind
 
 
@@ -110,5 +110,5 @@ def folders(models: Sequence[str], output: Path | None) -> list[Path | None]:
     ]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"--models: two are called {twice!r}; their results need names of their own. Rename a folder.")
+        raise UserError(f"--models: two are named {twice!r}, but results are stored by name. Rename a folder.")
     return [None if output is None else output / name for name in names]

@@ -146,10 +146,13 @@ def check_sampling(model: nn.Module, prompts: list[list[int]], value_trunk: nn.M
 
     padded, compact = agreed(decide) or (None, None)
     if compact:
-        raise UserError(f"{type(unwrapped(model)).__name__} cannot be sampled from: in rows read anew, {compact}.")
+        raise UserError(
+            f"{type(unwrapped(model)).__name__} cannot be sampled from: when whole rows are read again, {compact}."
+        )
     if padded:
         logger.warning(
-            "%s, with a cache and prompts padded on the left: %s; every token reads its row anew, which is slow.",
+            "%s, with a cache and prompts padded on the left: %s; each new token reads its whole row again, which is "
+            "slow.",
             type(unwrapped(model)).__name__, padded,
         )  # fmt: skip
     return padded is not None

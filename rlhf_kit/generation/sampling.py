@@ -139,7 +139,9 @@ def _check(prompts: list[list[int]], max_completion_length: int, temperature: fl
     )
     empty = [number for number, ids in enumerate(prompts, start=1) if not len(ids)]
     if empty or not prompts:
-        faults.append(f"the prompt of row {empty[0]} has no tokens to go on from" if empty else "there are no prompts")
+        faults.append(
+            f"the prompt of row {empty[0]} has no tokens to continue from" if empty else "there are no prompts"
+        )
     if faults:
         raise UserError(f"sample: {'; '.join(faults)}.")
 

@@ -148,8 +148,8 @@ def check_handed_over(model: PeftModel, config: LoraConfig | None) -> None:
     if config is not None:
         raise UserError(
             "The model has an adapter and peft_config asks for another; saved alone, that one would lack the first. "
-            "Leave peft_config out to train the adapter on, or save it and give its folder: a new adapter can stand "
-            "on that."
+            "Leave peft_config out to train the adapter on, or save it and give its folder: a new adapter can be "
+            "trained on top of it."
         )
     names = list(model.peft_config)
     if names != ["default"] or model.active_adapters != ["default"]:
@@ -159,7 +159,7 @@ def check_handed_over(model: PeftModel, config: LoraConfig | None) -> None:
         )
     adapter, faults = model.peft_config["default"], []
     if not is_mergeable(adapter):
-        raise UserError(f"{type(adapter).__name__} is no part of the weights and cannot be merged: give LoRA.")
+        raise UserError(f"{type(adapter).__name__} is not part of the weights and cannot be merged: give LoRA.")
     if isinstance(adapter, LoraConfig):
         faults += _start(model, adapter, (*STARTS, "eva"))  # its data came before; the base is as it was
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

@@ -77,7 +77,7 @@ def load_tokenizer(
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one from config.json alone
         raise UserError(
             f"{str(name_or_path)!r} holds no tokenizer: every token it gives is a special one. "
-            "Save the tokenizer beside the model, or name the tokenizer's own folder."
+            "Save the tokenizer next to the model, or give the tokenizer's own folder."
         )
     if tokenizer.eos_token_id is None and not needs_eos:
         tokenizer.eos_token = tokenizer.sep_token
@@ -175,7 +175,7 @@ def load_reward_model(
     has_head = is_classifier_config(config)
     if has_head and config.num_labels != 1:
         raise UserError(
-            f"{str(name_or_path)!r} has {config.num_labels} labels; a reward model has one number a completion. "
+            f"{str(name_or_path)!r} has {config.num_labels} labels; a reward model has one output. "
             "Train one with `rlhf-kit reward`, or give a language model to start from."
         )
     config.num_labels = 1
@@ -214,9 +214,7 @@ def check_scorer(name_or_path: str | os.PathLike, config: PretrainedConfig) -> N
             "Train one with `rlhf-kit reward`, or give the folder of one."
         )
     if config.num_labels != 1:
-        raise UserError(
-            f"{str(name_or_path)!r} has {config.num_labels} labels; a reward model has one number a completion."
-        )
+        raise UserError(f"{str(name_or_path)!r} has {config.num_labels} labels; a reward model has one output.")
 
 
 def _check_ends(name_or_path: str | os.PathLike, model: PreTrainedModel) -> None:
@@ -271,9 +269,9 @@ def _check_sizes(it_makes: str, config: PretrainedConfig) -> None:
     config = config.get_text_config()
     sizes = {name: getattr(config, name, None) for name in SIZES}
     sizes = {name: size for name, size in sizes.items() if isinstance(size, int)}
-    faults = [f"{name} is {size}; 1 is the least" for name, size in sizes.items() if size < 1]
+    faults = [f"{name} is {size}; it must be at least 1" for name, size in sizes.items() if size < 1]
     if sizes.get("num_hidden_layers", 0) > MOST_LAYERS:
-        faults.append(f"num_hidden_layers is {sizes['num_hidden_layers']}; {MOST_LAYERS} are the most")
+        faults.append(f"num_hidden_layers is {sizes['num_hidden_layers']}; it must be at most {MOST_LAYERS}")
     if faults:
         raise UserError(f"{it_makes} no {config.model_type} model: {', '.join(faults)}.")
 

@@ -332,7 +332,7 @@ def score_texts(
     """
     if len(prompts) != len(completions):
         raise UserError(
-            f"{len(prompts)} prompts and {len(completions)} completions: one prompt a completion is needed."
+            f"{len(prompts)} prompts and {len(completions)} completions: one prompt per completion is needed."
         )
     inner = unwrapped(model)
     limit, form = context_length(inner.config), row_format(inner.config, tokenizer)

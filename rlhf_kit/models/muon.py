@@ -43,7 +43,7 @@ class Together(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "parts" not in state_dict:
             raise UserError(
-                "The checkpoint was made without --muon_learning_rate. Leave it out, or start anew with another "
+                "The checkpoint was made without --muon_learning_rate. Leave it out, or start over with another "
                 "--output_dir."
             )
         for part, state in zip(self.parts, state_dict["parts"], strict=True):

@@ -114,6 +114,6 @@ def check_shared_prefix(model: nn.Module) -> None:
     fault = tried(model, compare, "its scores are")
     if fault:
         raise UserError(
-            f"shared_prefix: {name} gives other scores with the prompt shared ({fault}): its attention looks at more "
-            "than mask and positions. Leave shared_prefix out."
+            f"shared_prefix: {name} gives other scores with the prompt shared ({fault}): its attention depends on "
+            "more than mask and positions. Leave shared_prefix out."
         )

@@ -167,7 +167,7 @@ def check_texts(model: nn.Module, texts: list[list[int]]) -> None:
     fault = agreed(decide)
     if fault:
         raise UserError(
-            f"{_name(model)} is not a causal language model: with other tokens behind a text {fault}. "
+            f"{_name(model)} is not a causal language model: with other tokens after a text {fault}. "
             "(Some models have `is_decoder` in their config.json.)"
         )
     check_padding(model, pretraining_batch(texts, "apart"))

@@ -79,7 +79,7 @@ def refuse_shared_weights(policy: nn.Module, reference: nn.Module | str | None, 
             raise UserError(
                 f"{name} uses the policy's own weights, which training changes. Give a copy (copy.deepcopy)"
                 + (
-                    ", or leave ref_model out: the reference is then the policy as it starts."
+                    ", or leave ref_model out: the reference is then the initial policy."
                     if model is reference
                     else "."
                 )

@@ -156,7 +156,7 @@ def _with_adapter(base: PreTrainedModel, adapter: PeftConfig, name_or_path: str 
     prefix = f"base_model.model.{base.base_model_prefix}."
     if is_classifier(base):  # the LM head of a language model's adapter is not needed
         unexpected = [name for name in unexpected if name.startswith(prefix)]
-    for names, verb in ((missing, "lacks"), (unexpected, "has, without a place in its base,")):
+    for names, verb in ((missing, "lacks"), (unexpected, "has, unknown to its base,")):
         if names:
             raise UserError(
                 f"The adapter {str(name_or_path)!r} {verb} {len(names)} weights: {_first(names)}. It is incomplete, "
@@ -170,8 +170,8 @@ def _check_shapes(mismatched: Iterable[tuple[str, torch.Size, torch.Size]], name
     shapes = [f"{name} is {tuple(saved)}, not {tuple(wanted)}" for name, saved, wanted in sorted(mismatched)]
     if shapes:
         raise UserError(
-            f"{str(name_or_path)!r}: its files hold {len(shapes)} weights of other shapes than its config.json makes: "
-            f"{_first(shapes)}. They do not belong together: give the files of one model."
+            f"{str(name_or_path)!r}: its files hold {len(shapes)} weights whose shapes differ from those of its "
+            f"config.json: {_first(shapes)}. They do not belong together: give the files of one model."
         )
 
 
@@ -187,7 +187,7 @@ def _check_places(model: PreTrainedModel, unexpected: list[str], name_or_path: s
     trunk = f"{model.base_model_prefix}."
     left_out = [name for name in unexpected if name.startswith(trunk) and "pooler" not in name.split(".")]
     if left_out:
-        logger.warning("%s: weights without a place in the model are left out: %s.", name_or_path, _first(left_out))
+        logger.warning("%s: weights that the model does not use are left out: %s.", name_or_path, _first(left_out))
 
 
 def _first(names: list[str], most: int = 4) -> str:
@@ -241,7 +241,7 @@ def adapter_config(what: str, name_or_path: str | os.PathLike) -> PeftConfig | N
     if not is_mergeable(adapter):
         kind = getattr(adapter.peft_type, "value", adapter.peft_type)
         raise UserError(
-            f"The adapter {str(name_or_path)!r} is of the kind {kind}, which is no part of the weights and cannot be "
+            f"The adapter {str(name_or_path)!r} is of the kind {kind}, which is not part of the weights and cannot be "
             "merged: give a LoRA adapter."
         )
     adapter.base_model_name_or_path = base_of(name_or_path, adapter.base_model_name_or_path, adapter.revision)
@@ -393,7 +393,7 @@ def code_advice(name_or_path: str | os.PathLike, error: Exception) -> str | None
         return None
     page = f"at {str(name_or_path)!r}" if Path(name_or_path).is_dir() else f"on its page, {hub.page(name_or_path)}"
     return (
-        f"it brings code of its own, which would run on this machine. Read it {page}; if you trust it, give "
+        f"it contains code of its own, which would run on this machine. Review it {page}; if you trust it, give "
         "--trust_remote_code (in Python load it with trust_remote_code=True, and hand over the model)."
     )
 

@@ -34,7 +34,7 @@ A_SHARE = Bound("lie between 0 and 1", lambda x: 0 <= x <= 1)
 BELOW_1 = Bound("be at least 0 and below 1", lambda x: 0 <= x < 1)
 SEED = Bound("lie between 0 and 2**32 - 1", lambda x: 0 <= x < 2**32, whole=True, most=2**32)
 STEPS = Bound(
-    "be above 0: a whole number of steps, or below 1 their share",
+    "be above 0: a whole number of steps, or, below 1, a share of all",
     lambda x: 0 < x < 1 or x >= 1 and x == int(x),
 )
 
@@ -92,7 +92,7 @@ BOUNDS: dict[str, Bound] = {
     "muon_learning_rate": ABOVE_0,
     # Reward models
     "RewardConfig.label_smoothing_factor": Bound(
-        "be at least 0 and below 0.5: at 0.5 the labels say nothing", lambda x: 0 <= x < 0.5
+        "be at least 0 and below 0.5: at 0.5 the labels carry no information", lambda x: 0 <= x < 0.5
     ),
     "center_rewards_coefficient": NOT_NEGATIVE,
     "calibration_samples": COUNT._replace(most=2**24),
@@ -107,7 +107,7 @@ BOUNDS: dict[str, Bound] = {
     "max_completion_length": COUNT,
     "PPOConfig.temperature": Bound("be above 0: PPO needs a distribution to sample from", lambda x: x > 0),
     "sample.temperature": NOT_NEGATIVE,
-    "best_of_n.temperature": Bound("be above 0: the n completions of a prompt would be one", lambda x: x > 0),
+    "best_of_n.temperature": Bound("be above 0: the n completions of a prompt would all be the same", lambda x: x > 0),
     "n": COUNT,
     "generation_batch_size": COUNT,
     "reward_clip": ABOVE_0,

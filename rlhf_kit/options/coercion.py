@@ -38,7 +38,7 @@ def read_mapping(path: str) -> dict[str, Any]:
     """What a JSON file says; ValueError for one that is not there, or holds anything but a mapping."""
     needed = 'needs a mapping such as {"key": 1}, or a JSON file of one'
     if path.lstrip().startswith("{"):
-        raise ValueError(f"{path!r} is no JSON; {needed}.")
+        raise ValueError(f"{path!r} is not JSON; {needed}.")
     try:
         content = read_json(Path(path).expanduser())
     except UserError as error:

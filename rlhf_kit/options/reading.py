@@ -111,7 +111,7 @@ def _canonical(given: Mapping[str, Any], prefix: str, options: Mapping[str, Opti
     for name, value in given.items():
         whole = short.get(name, name) if name not in options else name
         if whole in raw:
-            problems.append(f"{prefix}{name} and {raw[whole][1]} are one option; give one of them.")
+            problems.append(f"{prefix}{name} and {raw[whole][1]} are the same option; give only one.")
         raw[whole] = (value, f"{prefix}{name}")
     return raw
 
@@ -121,7 +121,7 @@ def _values(raw: Raw, source: Source, renamed: Mapping[str, str], problems: list
     for name, (value, where) in raw.items():
         option = source.options.get(name)
         if name in renamed:
-            problems.append(f"{where}: this name is gone; write {renamed[name]}.")
+            problems.append(f"{where}: this option was renamed; write {renamed[name]}.")
         elif option is None:
             if source.whole:
                 problems.append(f"{where}: no such option.{_nearest(name, source.options)}")
@@ -183,7 +183,7 @@ def _missing(values: Mapping, raw: Raw, options: Mapping[str, Option]) -> Iterab
         if not chosen:
             yield f"give one of {', '.join(f'--{name}' for name in names)}."
         if len(chosen) > 1:
-            yield f"{' and '.join(chosen)} exclude one another; give one."
+            yield f"{' and '.join(chosen)} exclude each other; give only one."
 
 
 # --- the two places -------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def read_cli(argv: Sequence[str], options: Mapping[str, Option], problems: list[
             if places:
                 values[places.pop(0)] = word
             elif word != "--":
-                problems.append(f"{word!r} stands alone: options are written --name value.")
+                problems.append(f"{word!r} is not an option: options are written --name value.")
             continue
         name, has_value, value = word[2:].partition("=")
         name = name.replace("-", "_")

@@ -39,7 +39,7 @@ class BestOfN:
     terminated: Tensor  # (B, n) bool: ended by itself, not cut off
     scores: Tensor  # (B, n) float32
     best: list[str]  # B completions, each its prompt's best; of equal ones the first
-    kl: Tensor  # (n,) float64, nats a completion
+    kl: Tensor  # (n,) float64, nats per completion
     curve: Tensor  # (n,) float64, expected score of the best of m, mean over the prompts
     heldout_scores: Tensor | None = None  # (B, n) float32
     heldout_curve: Tensor | None = None  # (n,) float64, expected held-out score of the one that scores best
@@ -56,7 +56,7 @@ class BestOfN:
 
 
 def best_of_n_kl(n: int) -> Tensor:
-    """KL(best-of-m || policy) in nats a completion, m = 1 .. n: log m - (m - 1) / m. -> (n,) float64.
+    """KL(best-of-m || policy) in nats per completion, m = 1 .. n: log m - (m - 1) / m. -> (n,) float64.
 
     Exact where no two completions are equal or score alike; an upper bound where some do (Beirami et al. 2024,
     arXiv:2401.01879). Source: Stiennon et al. 2020, appendix G.3.

@@ -27,7 +27,7 @@ RENAMED = {
     "local_mini_batch_size": "mini_batch_size (completions an optimizer step, over all processes)",
     "micro_batch_size": "per_device_train_batch_size (completions a forward on a device)",
     "num_total_batches": "total_episodes (completions in all)",
-    "world_size": "nothing: the launcher says how many processes there are",
+    "world_size": "nothing: the launcher sets the number of processes",
     "model_adapter_name": "nothing: one adapter is trained, the run's own",
     "ref_adapter_name": "ref_model_name_or_path; without it the reference is the model with its adapter off",
     "ds3_gather_for_generation": "nothing: DeepSpeed is refused",
@@ -56,12 +56,12 @@ RENAMED = {
 # Options of transformers' that PPO would not obey, or that would make it another algorithm.
 REFUSED = {
     "data_seed": "`seed` draws the order of the prompts too; leave it out",
-    "dataloader_drop_last": "a rollout goes on with the next pass, none is short; leave it out",
+    "dataloader_drop_last": "a rollout continues into the next pass, so none is short; leave it out",
     "train_sampling_strategy": "shuffle_dataset says whether prompts are shuffled; leave it out",
     "auto_find_batch_size": "the batch sizes say what an optimizer step is; lower per_device_train_batch_size",
-    "enable_jit_checkpoint": "it saves inside a rollout, where no run can go on; give save_steps",
+    "enable_jit_checkpoint": "it saves inside a rollout, where no run can resume; give save_steps",
     "label_smoothing_factor": "there are no labels; leave it out",
-    "neftune_noise_alpha": "noise would be taken for a change of the policy; leave it out",
+    "neftune_noise_alpha": "noise would look like a change of the policy; leave it out",
 }
 
 
@@ -160,7 +160,7 @@ class PPOConfig(TrainingArguments):
     cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the value around the old value."})
     vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss (Ziegler et al. 2019)."})
     entropy_coef: float = field(
-        default=0.0, metadata={"help": "Weight of the entropy bonus, a token (Schulman et al. 2017, eq. 9)."}
+        default=0.0, metadata={"help": "Weight of the entropy bonus, per token (Schulman et al. 2017, eq. 9)."}
     )
     ptx_coef: float = field(
         default=0.0,
@@ -202,7 +202,7 @@ class PPOConfig(TrainingArguments):
 
     # Data
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Keep further columns: they are handed to the reward functions."}
+        default=False, metadata={"help": "Keep extra columns: they are passed to the reward functions."}
     )
     shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts again for each pass."})
 
@@ -236,14 +236,11 @@ class PPOConfig(TrainingArguments):
         elif not all(map(math.isfinite, weights)):
             faults.append(f"reward_weights={self.reward_weights} must be finite numbers")
         if self.kl_target is not None and self.kl_coef == 0:
-            faults.append(
-                f"kl_target={self.kl_target} moves kl_coef by shares of itself, and 0 stays 0: give a kl_coef to "
-                "begin with"
-            )
+            faults.append(f"kl_target={self.kl_target} scales kl_coef, and 0 stays 0: give a kl_coef above 0")
         if self.bootstrap_truncated and self.missing_eos_penalty is not None:
             faults.append(
-                "bootstrap_truncated and missing_eos_penalty are two answers to the same question; "
-                "set missing_eos_penalty to null to bootstrap"
+                "bootstrap_truncated and missing_eos_penalty exclude each other; set missing_eos_penalty to null to "
+                "bootstrap"
             )
         if self.gradient_accumulation_steps > 1:
             faults.append(

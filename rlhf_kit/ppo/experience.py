@@ -163,7 +163,7 @@ class AdaptiveKL(FixedKL):
         error = clip(kl / target - 1, -0.2, 0.2),    coef *= 1 + error * completions / horizon
 
     Args:
-        target: nats a completion. horizon: completions over which the coefficient reacts.
+        target: nats per completion. horizon: completions over which the coefficient reacts.
     """
 
     def __init__(self, coef: float, target: float, horizon: int):

@@ -320,8 +320,8 @@ def check_rollout(folder: Path, args: PPOConfig) -> None:
     if any(getattr(args, name) != value for name, value in saved.items()):
         saves = [f"{name}={value}" for name, value in saved.items()]
         raise UserError(
-            f"'{folder}' was saved with {', '.join(saves[:-1])} and {saves[-1]}. Resume with the same, or start anew "
-            "from its model in another output_dir."
+            f"'{folder}' was saved with {', '.join(saves[:-1])} and {saves[-1]}. Resume with the same, or start a "
+            "new run from its model in another output_dir."
         )
 
 

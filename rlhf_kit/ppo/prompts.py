@@ -75,7 +75,8 @@ def encode_prompts(
     room = Room(limit, max_completion_length, "max_completion_length")
     if not room.holds(1):
         raise UserError(
-            f"max_completion_length {max_completion_length} fills the context of {limit} tokens by itself."
+            f"max_completion_length {max_completion_length} leaves no room for a prompt in the context of {limit} "
+            "tokens."
         )
     rows, *_ = checked(dataset, ("prompts",), name)
     if not isinstance(rows[0]["prompt"], str):
@@ -85,7 +86,9 @@ def encode_prompts(
     warn_unread(unread, len(rows), name)
     if [] in encoded:
         number = encoded.index([]) + 1
-        raise UserError(f"{name}: the prompt of row {number} has no tokens to go on from; drop it, or say something.")
+        raise UserError(
+            f"{name}: the prompt of row {number} has no tokens to continue from; remove it, or add some text."
+        )
     most = math.inf if max_prompt_length is None else max_prompt_length
     kept = [at for at, ids in enumerate(encoded) if len(ids) <= most]
     if not kept:

@@ -68,7 +68,7 @@ def read_rewards(
         raise UserError("reward_funcs is empty; give a reward model's folder or a function.")
     funcs = each(resolve_reward, funcs)
     if std_coef is not None and ensemble != "mean-std":
-        raise UserError("reward_ensemble_std_coef goes with reward_ensemble='mean-std'.")
+        raise UserError("reward_ensemble_std_coef applies to reward_ensemble='mean-std' only.")
     if ensemble is not None:
         _check_ensemble(ensemble, funcs, value_model)
     return funcs
@@ -105,7 +105,7 @@ def _check_ensemble(reduce: str, funcs: list[RewardFunc], value_model: object) -
     if len(names) < 2:
         raise UserError(f"reward_ensemble {reduce} needs at least two reward models; reward_funcs names {len(names)}.")
     if len(set(names)) < len(names):
-        raise UserError("reward_ensemble: reward_funcs names a reward model twice, which agrees with itself.")
+        raise UserError("reward_ensemble: reward_funcs names a reward model twice; name each model once.")
     if isinstance(value_model, str) and value_model == "reward":
         raise UserError(
             "value_model 'reward' starts from one reward model, and reward_ensemble has several. Give value_model "
@@ -149,7 +149,7 @@ class Rewards:
         self.funcs = read_rewards(funcs, ensemble, std_coef)
         if ensemble is not None:
             if tokenizers is not None:
-                raise UserError("reward_processing_classes: the models of reward_ensemble bring their own tokenizers.")
+                raise UserError("reward_processing_classes: the models of reward_ensemble use their own tokenizers.")
             names = [func for func in self.funcs if isinstance(func, str)]
             options = {"reduce": ensemble, "std_coef": 1.0 if std_coef is None else std_coef}
             judge = Ensemble.from_pretrained(names, device_map, batch_size=batch_size, **options)
@@ -348,7 +348,7 @@ def check_signature(name: str, func: Callable, given: list[str]) -> None:
         signature.bind(**dict.fromkeys(given))
     except TypeError as error:
         raise UserError(
-            f"Reward function {name!r} does not take what it is given: {error}. It is called as {name}("
+            f"Reward function {name!r} cannot be called with the trainer's arguments: {error}. It is called as {name}("
             f"{', '.join(f'{item}=...' for item in given)}); let it take **kwargs for what it does not read, and give "
             "the prompts a column for what it lacks."
         ) from error
@@ -385,7 +385,7 @@ def read_scores(name: str, returned: Any, completions: list[str]) -> Tensor:
     A list, a tuple or an array (B,) or (B, 1) of numbers or None is taken. Raises UserError for anything else, which
     is told, and for a NaN, an infinity or what float32 cannot hold.
     """
-    needed = f"give one number a completion, a list of {len(completions)} (None: no opinion)"
+    needed = f"give one number per completion, a list of {len(completions)} (None: no opinion)"
     values = _listed(returned)
     if values is None:
         raise UserError(f"Reward function {name!r} returned {_told(returned)}; {needed}.")

@@ -76,7 +76,7 @@ SERIOUS = {  # the worst first
     ),
     "never_ends": Remedy(
         "Completions never end by themselves",
-        "Every completion loses --missing_eos_penalty alike, and none shows that an end is worth anything: PPO cannot "
+        "Every completion gets the same --missing_eos_penalty, so none shows that ending pays: PPO cannot "
         "learn to end.",
         "Check whether the SFT model ends its answers (rlhf-kit sft trains that). If so, raise "
         "--max_completion_length.",
@@ -84,7 +84,7 @@ SERIOUS = {  # the worst first
     ),
     "not_ending_pays": Remedy(
         "Completions that never end score above those that end",
-        "What is cut off earns more, --missing_eos_penalty already taken off: PPO learns not to end.",
+        "Truncated completions score higher even after --missing_eos_penalty: PPO learns not to end.",
         "Raise --missing_eos_penalty above the gap, or penalise unfinished answers in the reward; raise "
         "--max_completion_length where good answers are cut off.",
         "沒講完的回答分數反而比講完的高（已扣 --missing_eos_penalty）：會學成不結束。提高這個懲罰，或提高長度上限。",
@@ -99,7 +99,7 @@ SERIOUS = {  # the worst first
 WARNINGS = {
     "few_ends": Remedy(
         "Many completions are cut off before they end",
-        "What is cut off loses --missing_eos_penalty, and its end is never judged.",
+        "A truncated completion gets --missing_eos_penalty, and its end is never scored.",
         "Raise --max_completion_length, or begin from an SFT model that answers more briefly.",
         "很多回答沒講完就被截斷：提高 --max_completion_length，或用回答較短的 SFT 模型。",
     ),
@@ -112,7 +112,7 @@ WARNINGS = {
     "length_rewarded": Remedy(
         "The reward rises with the length",
         "Unless the answers should get longer, length is what is being rewarded.",
-        "Read some completions (--log_completions). Rank answers of like length for the reward model, add a reward "
+        "Read some completions (--log_completions). Rank answers of similar length for the reward model, add a reward "
         "function that charges for tokens (--reward_weights), or raise --kl_coef.",
         "獎勵隨長度上升，可能只是在獎勵長度：讀幾則回答、加長度懲罰，或提高 --kl_coef。",
     ),
@@ -199,14 +199,14 @@ def read_run(folder: Path) -> Run:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
         elif line.strip() and (number < len(lines) or text.endswith("\n")):
-            raise UserError(f"line {number} of {str(file)!r} is no log: {line[:60]!r}. Remove the line.")
+            raise UserError(f"line {number} of {str(file)!r} is not a log entry: {line[:60]!r}. Remove the line.")
     if not rows:
-        raise UserError(f"{str(file)!r} holds no log yet: ask again when the run has logged, or read its output.")
+        raise UserError(f"{str(file)!r} has no entries yet: try again once the run has logged, or read its output.")
     if not (folder / RECORD).is_file():
         return Run(folder, rows, None)
     record = _json(read_bytes(folder / RECORD, MOST_JSON).decode("utf-8", errors="replace"))
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-        raise UserError(f"{str(folder / RECORD)!r} is no record of a run; take it away to judge {METRICS} alone.")
+        raise UserError(f"{str(folder / RECORD)!r} is not the record of a run; remove it to judge {METRICS} alone.")
     return Run(folder, rows, record)
 
 
@@ -244,7 +244,8 @@ def notes(run: Run, truths: Sequence[str]) -> list[str]:
         lines.append("This is not a PPO run: only NaN, a rising loss and gradient spikes were looked for.")
     if len(run.logs) < LEAST:
         lines.append(
-            f"Only {len(run.logs)} logged: too little to judge more than NaN and ends. {LEAST} are needed, 8 better."
+            f"Only {len(run.logs)} logged: too few to look for more than NaN and unended completions. {LEAST} are "
+            "needed, 8 better."
         )
     if run.is_ppo and truths:
         lines.append(f"Held out from training, as the truth to compare with: {', '.join(truths)}.")

@@ -24,7 +24,7 @@ COLUMNS = {  # English, Chinese, how it is written, what it means
         "+.2f",
         "all that PPO sees: never the truth · PPO 只看得到它",
     ),
-    "kl": ("KL", "KL 散度", ".1f", "distance from SFT, nats a completion · 離 SFT 多遠，每則回答的 nat"),
+    "kl": ("KL", "KL 散度", ".1f", "distance from SFT, nats per completion · 離 SFT 多遠，每則回答的 nat"),
     "win_rate_vs_sft": (
         "Wins over SFT",
         "對 SFT 勝率",
@@ -34,7 +34,7 @@ COLUMNS = {  # English, Chinese, how it is written, what it means
 }
 SFT = "SFT on held-out prompts 測試提示"
 MORE_CURVES = {
-    "entropy": ("Entropy 熵", "nats a token"),
+    "entropy": ("Entropy 熵", "nats per token"),
     "completions/terminated": ("Answers that ended 正常結束的回答", "share"),
     "policy/clip_fraction": ("Clipped updates 被截斷的更新", "share of tokens"),
     "value/explained_variance": ("Value, explained variance 價值解釋變異", "1 is perfect"),
@@ -228,14 +228,14 @@ def _ppo_sections(runs: dict[str, list[dict]], sft: dict) -> str:
                 "Score and truth by distance from SFT 離 SFT 越遠",
                 distance,
                 "each in its own units",
-                "√KL, KL in nats a completion (Gao et al. 2022, arXiv:2210.10760)",
+                "√KL, KL in nats per completion (Gao et al. 2022, arXiv:2210.10760)",
                 scatter=True,
             ),
         )
         + section(
             ("KL and length", "KL 散度與長度"),
             "How far each policy moves from SFT, and how long its answers grow.",
-            curves("kl", "KL to SFT 與 SFT 的 KL 散度", "nats a completion"),
+            curves("kl", "KL to SFT 與 SFT 的 KL 散度", "nats per completion"),
             curves("completions/length", "Answer length 回答長度", "tokens"),
         )
         + section(("More of PPO", "更多 PPO 曲線"), "", *(curves(key, *words) for key, words in MORE_CURVES.items()))

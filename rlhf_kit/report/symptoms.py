@@ -19,13 +19,13 @@ NOISE = 3.5  # standard errors that a difference must pass: the best of several 
 
 RISE = 0.1  # of reward_std, a change worth the name: healthy runs gain 0.17 of it and more
 FLAT = 0.05  # of reward_std, no change: two windows of seven rollouts of 64 differ by as much by chance
-KL_NEGATIVE = -0.2  # nats a completion: an unbiased estimate is nearer to 0 where the KL is
-KL_FAR = 20.0  # nats a completion: three times the 6 that Ziegler et al. 2019 held
+KL_NEGATIVE = -0.2  # nats per completion: an unbiased estimate is nearer to 0 where the KL is
+KL_FAR = 20.0  # nats per completion: three times the 6 that Ziegler et al. 2019 held
 KL_FAR_TOKEN = 0.1  # and a token: a long answer may be far in all and near in each token; healthy short ones have 0.2
 KL_GROWTH = 2.0  # the last window over the first: what stands still does not explode
 RATIO_AWAY = 0.1  # half of `cliprange`
 CLIPPED = 0.3  # share of tokens; healthy runs stay below 0.1
-STEP_KL = 0.1  # nats a token in one update: shared/reference/rlhf.md, B.2, 20 stops an update there
+STEP_KL = 0.1  # nats per token in one update: shared/reference/rlhf.md, B.2, 20 stops an update there
 STEPS_BAD = 0.25  # share of the rollouts beyond one of these: the first updates of a good run may be rough
 SPIKE = 10.0  # times the median of grad_norm; healthy runs reach 8 as the learning rate ends
 SPIKES = 2  # one is what clipping is for
@@ -34,7 +34,7 @@ ENDED_NEVER = 0.05
 LENGTH_RISE = 1.25  # the last window over the first
 LENGTH_CORRELATION = 0.7  # then half of the reward's variance over rollouts goes with the length
 ENTROPY_LEFT = 1 / 3  # of the first window: healthy runs keep 0.7 and more
-ENTROPY_FLOOR = 0.01  # nats a token: hardly a token is drawn by chance any more
+ENTROPY_FLOOR = 0.01  # nats per token: hardly a token is drawn by chance any more
 VARIANCE_NONE = 0.05  # explained variance; a constant explains 0
 STD_LEFT = 0.1  # of the first window's reward_std
 STD_NONE = 1e-4
@@ -154,7 +154,7 @@ def kl_negative(rows: list[dict]) -> Finding | None:
     lowest = min(kls, key=lambda window: window.mean) if kls else None
     if lowest is None or lowest.mean >= KL_NEGATIVE:
         return None
-    return Finding("kl_negative", f"kl {lowest}, nats a completion")
+    return Finding("kl_negative", f"kl {lowest}, nats per completion")
 
 
 def kl_exploding(rows: list[dict]) -> Finding | None:
@@ -165,7 +165,7 @@ def kl_exploding(rows: list[dict]) -> Finding | None:
         return None
     coef = rows[-1].get("kl_coef")
     weight = f"; kl_coef is {coef:.3g}" if is_number(coef) else ""
-    return Finding("kl_exploding", f"kl {kls[0]} → {kls[-1]}, nats a completion{weight}")
+    return Finding("kl_exploding", f"kl {kls[0]} → {kls[-1]}, nats per completion{weight}")
 
 
 def steps_too_large(rows: list[dict]) -> Finding | None:
@@ -173,7 +173,7 @@ def steps_too_large(rows: list[dict]) -> Finding | None:
     for key, normal, bound, words in (
         ("policy/ratio", 1.0, RATIO_AWAY, f"off 1 by more than {RATIO_AWAY}"),
         ("policy/clip_fraction", 0.0, CLIPPED, f"above {CLIPPED}"),
-        ("policy/approx_kl", 0.0, STEP_KL, f"above {STEP_KL} nats a token"),
+        ("policy/approx_kl", 0.0, STEP_KL, f"above {STEP_KL} nats per token"),
     ):
         points = series(rows, key)
         bad = [(abs(value - normal), value, step) for step, value in points if abs(value - normal) > bound]
@@ -220,7 +220,7 @@ def entropy_collapse(rows: list[dict]) -> Finding | None:
     entropies = windows(rows, "entropy")
     if not entropies or entropies[-1].mean >= max(ENTROPY_LEFT * entropies[0].mean, ENTROPY_FLOOR):
         return None
-    return Finding("entropy_collapse", f"entropy {entropies[0]} → {entropies[-1]}, nats a token")
+    return Finding("entropy_collapse", f"entropy {entropies[0]} → {entropies[-1]}, nats per token")
 
 
 def value_not_learning(rows: list[dict]) -> Finding | None:

@@ -28,7 +28,8 @@ class RewardConfig(TrainingArguments):
     )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Decay (InstructGPT: cosine, appendix C.2)."})
     warmup_steps: float = field(
-        default=0.03, metadata={"help": "Steps of warm-up, or below 1 their share (PPO-max, arXiv:2307.04964: 3 %)."}
+        default=0.03,
+        metadata={"help": "Warm-up: steps, or a share of all when below 1 (PPO-max, arXiv:2307.04964: 3 %)."},
     )
     adam_beta2: float = field(default=0.95, metadata={"help": "Adam's beta2 (InstructGPT, appendix C)."})
     num_train_epochs: float = field(
@@ -75,8 +76,8 @@ class RewardConfig(TrainingArguments):
     on_bad_row: str = field(
         default="error",
         metadata={
-            "help": "A training list that is wrong: error names it, drop counts it. One that teaches nothing is left "
-            "out."
+            "help": "What to do with a faulty training list: error stops and names it, drop skips and counts it. "
+            "Lists that teach nothing are left out."
         },
     )
     center_rewards_coefficient: float | None = field(
@@ -106,7 +107,7 @@ class RewardConfig(TrainingArguments):
         if self.loss_type != "pairwise" and (self.label_smoothing_factor or self.tie_loss != "drop"):
             faults.append(
                 f"label_smoothing_factor and tie_loss belong to loss_type='pairwise'; it is {self.loss_type!r}, which "
-                "has its own way with ties. Leave them out."
+                "treats ties in its own way. Leave them out."
             )
         if faults:
             raise UserError("RewardConfig: " + " ".join(faults))

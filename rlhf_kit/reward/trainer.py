@@ -143,8 +143,7 @@ class RewardTrainer(Trainer):
         config = unwrapped(model).config
         if config.num_labels != 1:
             raise UserError(
-                f"The model has {config.num_labels} labels; a reward model has one number an answer. "
-                "Load it with num_labels=1."
+                f"The model has {config.num_labels} labels; a reward model has one output. Load it with num_labels=1."
             )
         # What plain transformers, which pools the last token that is not padding, needs to read the same token.
         config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
@@ -287,7 +286,7 @@ def encode_lists(
         tell(f"{name}: of {counts['lists']} lists: {', '.join(losses)}")
     if args.loss_type != "pairwise" and any(dataset["margin"] if "margin" in dataset.column_names else []):
         raise UserError(
-            f"{name}: the rows ask for margins, which loss_type={args.loss_type!r} cannot keep. "
-            "Choose loss_type='pairwise', or take the column `margin` out."
+            f"{name}: the rows have margins, which loss_type={args.loss_type!r} does not support. "
+            "Choose loss_type='pairwise', or remove the column `margin`."
         )
     return dataset, counts

@@ -23,8 +23,8 @@ class ModelArguments:
     model_revision: str | None = field(
         default=None,
         metadata={
-            "help": "Branch, tag or commit of the hub's model. Any name may bring its own: owner/name@revision, data "
-            "too. Default: what the hub has now."
+            "help": "Branch, tag or commit of the hub's model. Models and data may also be "
+            "given as owner/name@revision. Default: the latest."
         },
     )
     tokenizer_name_or_path: str | None = field(
@@ -82,9 +82,7 @@ class DataArguments:
 class RunArguments:
     overwrite_output_dir: bool = field(
         default=False,
-        metadata={
-            "help": "Remove the run that output_dir holds, by its own record and nothing else, and start again."
-        },
+        metadata={"help": "Delete the run in output_dir (only the files in its record) and start over."},
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Check config and data, print the plan, train nothing, write nothing."}

@@ -120,7 +120,7 @@ def _quoted(value: object) -> str:
 
 def _zero(settings: Settings) -> str:
     if not settings.training.calibrate:
-        return "Scores are as training left them, on no scale."
+        return "Scores are not calibrated: they have no fixed scale."
     if settings.extra.calibration_policy:
         policy = markdown(settings.extra.calibration_policy)
         return f"The answers of {policy} score 0 on average, with standard deviation 1."

@@ -51,7 +51,7 @@ def check_settings(settings: Settings) -> None:
             faults.append("--use_peft adapts a trained model; a new one (--config_overrides) has nothing to adapt.")
     if not model.use_peft:
         unread = {name for name in settings.given & LORA_OPTIONS if getattr(model, name) is not False}
-        faults += [f"--{name} goes with --use_peft." for name in sorted(unread)]
+        faults += [f"--{name} needs --use_peft." for name in sorted(unread)]
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not settings.data.eval_dataset_name:
         faults.append("--eval_strategy needs something to evaluate on: give --eval_dataset_name.")
     faults += [*check_revision(settings), *check_push(settings)]
@@ -139,7 +139,7 @@ def tokenizer_or_new(
         return tokenizer_of(settings, notes)
     if settings.model.tokenizer_name_or_path or settings.model.config_overrides is None:
         raise UserError(
-            "--train_tokenizer makes a new vocabulary: it goes with --config_overrides (a model from scratch) and "
+            "--train_tokenizer makes a new vocabulary: it needs --config_overrides (a model from scratch) and "
             "without --tokenizer_name_or_path."
         )
     saved = settings.training.resume_from_checkpoint  # one trained anew may number its tokens otherwise

@@ -33,7 +33,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
         values["accelerator_config"] = _accelerator(values["accelerator_config"], faults)
     fsdp = values.get("fsdp_config")
     if fsdp is not None and not values.get("fsdp"):
-        faults.append("--fsdp_config goes with --fsdp.")
+        faults.append("--fsdp_config needs --fsdp.")
     _refuse_unknown("fsdp_config", [key.removeprefix("fsdp_") for key in fsdp or {}], FSDP, faults)
     faults += [
         f"--{new} and --{old} are two names for one option; give one."

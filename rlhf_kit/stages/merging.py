@@ -44,7 +44,7 @@ class MergeOptions:
     )
     overwrite_output_dir: bool = field(
         default=False,
-        metadata={"help": "Replace the merge that is there, by its own record and nothing else. 取代先前合併的結果"},
+        metadata={"help": "Replace an earlier merge (only the files in its record). 取代先前合併的結果"},
     )
 
 

@@ -64,7 +64,7 @@ class MaskedConfig(TrainingArguments):
         default="group_by_length", metadata={"help": "group_by_length pads little; random is the other way."}
     )
     mlm_probability: float = field(
-        default=0.15, metadata={"help": "Share of the tokens to be guessed, besides the `spans` of a row."}
+        default=0.15, metadata={"help": "Share of the tokens to predict, in addition to the `spans` of a row."}
     )
     muon_learning_rate: float | None = field(
         default=None,
@@ -76,8 +76,8 @@ class MaskedConfig(TrainingArguments):
     sinusoidal_positions: bool = field(
         default=False,
         metadata={
-            "help": "From scratch: learned positions start as sinusoids (Vaswani et al. 2017, 3.5), not by chance; "
-            "looking a little back is then learnt sooner."
+            "help": "From scratch: learned positions start as sinusoids (Vaswani et al. 2017, 3.5), not at random; "
+            "attention to nearby tokens is then learned sooner."
         },
     )
     max_length: int | None = field(

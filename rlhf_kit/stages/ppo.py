@@ -48,20 +48,21 @@ class PPOArguments:
         },
     )
     reward_ensemble: Literal["mean", "min", "mean-std"] | None = field(
-        default=None, metadata={"help": "Make all reward models one reward: their mean, min, or mean less their std."}
+        default=None,
+        metadata={"help": "Combine all reward models into one reward: their mean, min, or mean minus their std."},
     )
     reward_ensemble_std_coef: float = field(
-        default=1.0, metadata={"help": "How many of their standard deviations mean-std subtracts."}
+        default=1.0, metadata={"help": "How many standard deviations mean-std subtracts."}
     )
     ref_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Reference policy of the KL penalty. Default: the model as it starts."}
+        default=None, metadata={"help": "Reference policy of the KL penalty. Default: the initial model."}
     )
     max_prompt_length: int | None = field(
         default=None,
-        metadata={"help": "Leave out prompts of more tokens. Default: a prompt that does not fit stops the run."},
+        metadata={"help": "Leave out longer prompts, in tokens. Default: a prompt that does not fit stops the run."},
     )
     ptx_dataset_name: str | None = field(
-        default=None, metadata={"help": "Texts for next-token training beside PPO, weighed by `ptx_coef`."}
+        default=None, metadata={"help": "Texts for next-token training alongside PPO, weighted by `ptx_coef`."}
     )
     value_model: str = field(
         default="shared",

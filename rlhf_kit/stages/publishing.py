@@ -28,7 +28,7 @@ def check_push(settings: Settings) -> Iterator[str]:
         unread = sorted(
             name for name in settings.given if name.startswith("hub_") and getattr(args, name) is not False
         )
-        yield from (f"--{name} goes with --push_to_hub." for name in unread)
+        yield from (f"--{name} needs --push_to_hub." for name in unread)
         return
     if "hub_strategy" in settings.given and args.hub_strategy != HubStrategy.END:
         yield (

@@ -133,7 +133,7 @@ class Provenance:
         self.now["content"][name] = rows_hash(rows)
         then = (self.before or {}).get("content", {}).get(name)
         if then is not None and then != self.now["content"][name]:
-            refuse(self.checkpoint, [f"the {name} is not what it was"])
+            refuse(self.checkpoint, [f"the {name} has changed"])
 
     def record(self) -> dict[str, Any]:
         """For a checkpoint: what it is trained with."""
@@ -145,9 +145,9 @@ def refuse(checkpoint: Path, faults: list[str]) -> None:
     if not faults:
         return
     raise UserError(
-        f"--resume_from_checkpoint: {checkpoint.name} cannot go on so: {'; '.join(faults)}. Give what it was trained "
-        f"with, or start anew from its weights: --model_name_or_path {checkpoint} --output_dir with another folder, "
-        "and no --resume_from_checkpoint."
+        f"--resume_from_checkpoint: {checkpoint.name} cannot be resumed this way: {'; '.join(faults)}. Give what it "
+        f"was trained with, or start a new run from its weights: --model_name_or_path {checkpoint} --output_dir with "
+        "another folder, and no --resume_from_checkpoint."
     )
 
 

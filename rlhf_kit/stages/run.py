@@ -138,7 +138,7 @@ def keep_base(trainer: Trainer, output: Output) -> None:
 
 
 def held_out(trainer: Trainer) -> dict[str, float]:
-    """The evaluation's numbers with the perplexity: of a stage whose loss is in nats a token."""
+    """The evaluation's numbers with the perplexity: of a stage whose loss is in nats per token."""
     metrics = numbers(trainer.evaluate())
     return metrics | {"eval_perplexity": math.exp(metrics["eval_loss"])}
 

@@ -104,7 +104,7 @@ def damage(checkpoint: Path) -> str | None:
         return "it was not completely written"
     if (checkpoint / RECORD).exists():
         files = record(checkpoint).get("files")
-        fault = _unlike(checkpoint, files) if files is not None else f"{RECORD} does not read"
+        fault = _unlike(checkpoint, files) if files is not None else f"{RECORD} cannot be read"
     elif _had_record(checkpoint):
         fault = f"{RECORD} is missing"
     else:
@@ -131,7 +131,7 @@ def _unreadable(checkpoint: Path) -> str | None:
         if name.endswith((".pt", ".pth", ".bin")) and not _is_archive(path):
             return f"{name} is cut off or damaged"
         if name.endswith(".json") and not _reads(path):
-            return f"{name} does not read"
+            return f"{name} cannot be read"
         if name.endswith(".index.json"):
             shards = set(read_json(path).get("weight_map", {}).values())
             lost = sorted(shard for shard in shards if not (path.parent / shard).is_file())
@@ -152,7 +152,7 @@ def _missing(checkpoint: Path) -> str | None:
     wanted = {"optimizer.pt": "optimizer.pt", "scheduler.pt": "scheduler.pt", "rng_state": "rng_state.pth"}
     lost = [name for start, name in wanted.items() if not any(item.startswith(start) for item in names)]
     if len(lost) == len(wanted):
-        return "it holds the model alone, as --save_only_model leaves it"
+        return "it holds the model only (--save_only_model)"
     return f"{lost[0]} is missing" if lost else None
 
 

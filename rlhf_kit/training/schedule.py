@@ -52,11 +52,11 @@ def _optimizer_faults(args: TrainingArguments) -> Iterator[str]:
     unread = [key for key, _, _ in pieces if _is_unread(args, key)]
     if unread:
         yield (
-            f"optim_args: optim {name} does not read {', '.join(unread)}. Leave it out; betas, epsilon and decay are "
-            "options of their own (adam_beta1, adam_beta2, adam_epsilon, weight_decay)"
+            f"optim_args: optim {name} does not support {', '.join(unread)}. Leave it out; betas, epsilon and decay "
+            "are options of their own (adam_beta1, adam_beta2, adam_epsilon, weight_decay)"
         )
     if args.optim_target_modules:
-        yield f"optim_target_modules: optim {name} does not read it; it is for GaLore and APOLLO"
+        yield f"optim_target_modules: optim {name} does not support it; it is for GaLore and APOLLO"
 
 
 def _is_unread(args: TrainingArguments, key: str) -> bool:
@@ -93,7 +93,7 @@ def _checkpointing_faults(args: TrainingArguments) -> Iterator[str]:
         yield f'{name} should be a mapping such as {{"use_reentrant": false}}'
         return
     if not args.activation_checkpointing:
-        yield f"{name} goes with activation_checkpointing"
+        yield f"{name} needs activation_checkpointing"
     every, rest = options.get("every_n_layers", 1), {k: v for k, v in options.items() if k != "every_n_layers"}
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         yield f"{name}: every_n_layers must be a whole number, at least 1"
@@ -125,4 +125,4 @@ def _kernel_faults(args: TrainingArguments) -> Iterator[str]:
     if args.use_liger_kernel and not is_liger_kernel_available():
         yield "use_liger_kernel needs a package that is not installed: pip install liger-kernel"
     if args.liger_kernel_config and not args.use_liger_kernel:
-        yield "liger_kernel_config goes with use_liger_kernel"
+        yield "liger_kernel_config needs use_liger_kernel"

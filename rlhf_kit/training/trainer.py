@@ -168,8 +168,8 @@ class TrainerMixin:
         self.state.compute_steps(self.args, max_steps)  # how often to log, save and evaluate: as given now
         if self.state.global_step > max_steps:
             raise UserError(
-                f"The checkpoint has {self.state.global_step} optimizer steps behind it, and the run asked for has "
-                f"{max_steps}. Ask for more, or start anew from its weights with another output_dir."
+                f"The checkpoint has taken {self.state.global_step} optimizer steps already, and this run has only "
+                f"{max_steps}. Ask for more, or start a new run from its weights with another output_dir."
             )
         return place
 

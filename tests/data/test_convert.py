@@ -20,7 +20,7 @@ def test_a_file_is_converted_and_told(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f"{source}: 4 rankings 筆排序 read (label-studio)",
         "  left out 略過 1: a cancelled annotation",
-        "  left out 略過 1: several buckets whose names are no ranks",
+        "  left out 略過 1: several buckets whose names are not ranks",
         "  left out 略過 1: no annotation",
         "labelers 標註者: 2 ranked 1 of the prompts together; two of them agree on 100.0% of 2 comparisons 一致率",
         "  at most 100.0% can be reached against one labeler 準確率上限",
@@ -49,7 +49,7 @@ def test_labelers_who_agree_less_than_by_chance(tmp_path, capsys):
     rows = [{**ranking, "ranks": [1, 2], "labeler": "x"}, {**ranking, "ranks": [2, 1], "labeler": "y"}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run_command("convert", [str(source), str(tmp_path / "out.jsonl"), "--from", "ranked"]) == 0
-    assert "less than chance" in capsys.readouterr().out
+    assert "below chance" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -114,12 +114,12 @@ def test_rows_of_several_lines_are_told_with_their_line(told):
     said = told("x.csv", 'prompt,completion\n"a\n\nb",c\n\nd\n"e\nf",""\ng,h,i\n')
     assert "row 2 (line 6): has no cell" in said
     assert "row 4 (line 9): has more cells than the 2 columns" in said
-    assert "in what begins in line 3" in told("x.csv", 'prompt,completion\na,b\nc,"d\ne,f\n')
+    assert "in the record that begins on line 3" in told("x.csv", 'prompt,completion\na,b\nc,"d\ne,f\n')
     assert "row 1: has no cell" in told("x.csv", "prompt,completion\na\n")
 
 
 def test_a_name_that_stands_twice_loses_nothing_in_silence(told, read):
-    assert "columns of one name: 'prompt'" in told("x.csv", "prompt,completion,prompt\na,b,c\n")
+    assert "several columns have the same name: 'prompt'" in told("x.csv", "prompt,completion,prompt\na,b,c\n")
     assert "line 1: an object has `prompt` twice" in told("x.jsonl", GOOD.replace("}", ', "prompt": "c"}'))
     assert "row 1: an object has `content` twice" in told(
         "x.json", f"[{DIALOGUE}]".replace('"b"', '"b", "content": "c"')

@@ -219,7 +219,7 @@ FAULTS = [
     (
         "pairs",
         {"chosen": "a", "rejected": "b"},
-        "there is no `prompt`, and `chosen` and `rejected` are no dialogues that differ in their last turn only; "
+        "there is no `prompt`, and `chosen` and `rejected` are not dialogues that differ only in their last turn; "
         "give `prompt`",
     ),
     (

@@ -72,7 +72,7 @@ def test_hh_transcripts_become_messages_with_the_shared_prompt():
         row(egg, ["Eight minutes for a firm yolk.", "Until it is done."], [1, 2]),
         row([user("臺灣最高的山是哪一座？")], ["玉山，海拔 3,952 公尺。", "阿里山。"], [1, 2]),
     ]
-    assert left_out == {"no prompt, and no dialogues that differ in their last turn only": 1, "empty text": 1}
+    assert left_out == {"no prompt, and not dialogues that differ only in their last turn": 1, "empty text": 1}
 
 
 def test_summaries_have_the_prompt_of_the_paper_and_their_worker():
@@ -147,7 +147,7 @@ def test_label_studio_gives_a_row_an_annotation():
     ]
     assert left_out == {
         "a cancelled annotation": 1,
-        "several buckets whose names are no ranks": 1,
+        "several buckets whose names are not ranks": 1,
         "no annotation": 1,
     }
 
@@ -280,8 +280,8 @@ def test_what_a_format_cannot_hold_is_left_out_and_named(tmp_path):
     system = row([{"role": "system", "content": "Be brief."}, user("q")], ["a", "b"], [1, 2])
     marked = row("q", ["a\n\nHuman: b", "b"], [1, 2])
     assert write([system, marked, plain], path, "hh-rlhf") == {
-        "a system turn, which hh-rlhf has not": 1,
-        "a text with Human: or Assistant: in it, where a turn would seem to begin": 1,
+        "a system turn, which hh-rlhf does not have": 1,
+        "a text containing Human: or Assistant:, which would be read as a new turn": 1,
     }
     with pytest.raises(UserError, match="nothing to write to .* in the format trl \\(1 all answers tie"):
         write([tied], tmp_path / "none.jsonl", "trl")
@@ -294,7 +294,7 @@ def test_a_file_of_another_format_is_recognised():
     assert str(error.value) == (
         f"{FIXTURES / 'webgpt.jsonl'} holds no ranking in the format ultrafeedback (3 no `completions`). The first "
         "record's columns are `question`, `quotes_0`, `answer_0`, `tokens_0`, `score_0`, `quotes_1`, `answer_1`, "
-        "`tokens_1`, `score_1`. That looks like webgpt. Give its format by --from, or another file."
+        "`tokens_1`, `score_1`. That looks like webgpt. Give its format with --from, or another file."
     )
 
 

@@ -254,7 +254,7 @@ def test_bad_lines_and_bad_rows_are_told_together_with_their_lines(tmp_path):
     path.write_text(f'{good}\n\n{{"prompt": \n[1]\n{{"prompt": "Hi", "completions": ["a"]}}\n')
     assert message(path).splitlines() == [
         f"{path}: 3 faults in 4 rows; nothing was loaded. Fix these rows, or give other data.",
-        "  line 3: is not valid JSON: Expecting value (column 12); give one object a line",
+        "  line 3: is not valid JSON: Expecting value (column 12); give one object per line",
         "  line 4: is a list; a row is an object with `prompt` + `completions`",
         "  line 5: `completions` has one answer only; give at least 2, there is nothing to compare",
     ]
@@ -421,7 +421,7 @@ def test_plain_text_splits_at_wikitext_titles_only(tmp_path):
 
 def test_a_hub_id_out_of_reach_is_one_sentence_of_advice():
     text = message("nobody/nothing-here")
-    assert "'nobody/nothing-here' is no local file or folder" in text
+    assert "'nobody/nothing-here' is not a local file or folder" in text
     assert "Check the id and the connection, or give a local file." in text
     assert message("wrld").endswith("Did you mean 'world'?")
 

@@ -152,7 +152,7 @@ def test_wrong_rows_that_are_dropped_are_counted(tokenizer):
         assert len(encoded) == 1
         assert {name: count for name, count in counts.items() if count} == {
             "lists": 5,
-            "lists dropped: `ranks` that are no whole numbers from 1": 1,
+            "lists dropped: `ranks` that are not whole numbers from 1": 1,
             "lists dropped: `ranks` of the wrong length": 1,
             "lists dropped: wrong type": 1,
             "lists dropped: all answers tied": 1,

@@ -156,7 +156,7 @@ def test_hh_dialogues_as_text_are_pairs(tmp_path):
 
 def test_hh_dialogues_that_differ_before_their_last_turn_are_told(tmp_path):
     other = ASKED.replace("Hello", "What?")
-    with pytest.raises(UserError, match="row 1: there is no `prompt`, and `chosen` and `rejected` are no dialogues"):
+    with pytest.raises(UserError, match="row 1: there is no `prompt`, and `chosen` and `rejected` are not dialogues"):
         loaded(tmp_path, [{"chosen": f"{ASKED} Bye.", "rejected": f"{other} No."}], REWARD)
 
 

@@ -140,9 +140,9 @@ def test_a_begin_that_the_tokenizer_has_and_does_not_put_is_the_begin_of_nothing
 
 def test_what_a_tokenizer_drops_is_named():
     tokenizer = tokenizer_of_kind("wordpiece")
-    with pytest.raises(UserError, match=r"makes no token of ' \\u200b'"):
+    with pytest.raises(UserError, match=r"has no token for ' \\u200b'"):
         encode_behind(tokenizer, "home to", [" Riverton", " \u200b"])
-    with pytest.raises(UserError, match=r"^The tokenizer makes no token of ' \\x00'"):
+    with pytest.raises(UserError, match=r"^The tokenizer has no token for ' \\x00'"):
         lambada.request_of(tokenizer, "home to \0", None)
 
 

@@ -109,7 +109,7 @@ FAULTS = {
     "no story": (lambda row: row.pop("story"), "story 'dog': has no `story`"),
     "no answers": (lambda row: row.pop("answers"), "story 'dog': has no `answers`"),
     "null": (lambda row: row["questions"][1].pop("input_text"), "'dog': `questions`: turn 2 has no `input_text`"),
-    "order": (lambda row: row["answers"].reverse(), "'dog': `answers`: turn 1 has the `turn_id` 4; they go 1, 2"),
+    "order": (lambda row: row["answers"].reverse(), "'dog': `answers`: turn 1 has the `turn_id` 4; they must be 1, 2"),
     "fewer": (lambda row: row["answers"].pop(), "story 'dog': `answers` has 3 turns, `questions` 4"),
     "more": (
         lambda row: row.update(additional_answers={"0": turns("x")}),

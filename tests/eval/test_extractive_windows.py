@@ -199,10 +199,10 @@ def test_a_tokenizer_without_offsets_and_a_passage_without_tokens_are_refused():
     class Slow:
         is_fast = False
 
-    with pytest.raises(UserError, match="Slow does not tell where its tokens stand"):
+    with pytest.raises(UserError, match="Slow does not give the positions of its tokens"):
         make_windows([TEN], Slow())
     silent = [question("\u200b", "\u200b"), question("\u200b ", "\u200b", name="r")]
-    with pytest.raises(UserError, match="finds no token in the passage of questions 'q', 'r'"):  # all of them at once
+    with pytest.raises(UserError, match="no tokens in the passage of questions 'q', 'r'"):  # all of them at once
         make_windows(silent, WORDS)
 
 

@@ -124,7 +124,7 @@ def test_a_passage_of_one_word_is_named(model_folder, tmp_path):
     (model_folder / "model.safetensors").write_bytes(b"no weights")
     data = written(tmp_path / "lambada.jsonl", ["two words", "one", "the cat", "two"])
     with pytest.raises(
-        UserError, match="passage 1: it is one word, .* passage 3: it is one word, .* Take such passages out"
+        UserError, match="passage 1: it is a single word, .* passage 3: it is a single word, .* Remove these passages"
     ):
         run("lambada", "--model", model_folder, "--data", data)
 

@@ -83,13 +83,13 @@ def test_faulty_rows_are_refused_together(model_folder, tmp_path):
     with pytest.raises(UserError) as error:
         runner.run(MC, MCArguments(model_name_or_path=str(model_folder), dataset_name=data))
     for words in (
-        "line 2: needs a `question`",
+        "line 2: `question` must be a string",
         "line 3: `labels` must be 3",
         "line 4: `labels` need",
         "line 5: `choices`",
     ):
         assert words in str(error.value)
-    assert list(faults_of({**ROW, "choices": ["a", "a", "b"]})) == ["a choice is there twice"]
+    assert list(faults_of({**ROW, "choices": ["a", "a", "b"]})) == ["a choice appears twice"]
 
 
 def test_a_dry_run_loads_no_weights_and_writes_nothing(model_folder, tmp_path, capsys):

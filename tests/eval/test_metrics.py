@@ -70,11 +70,11 @@ def test_nothing_to_score_is_told_and_the_metric_goes_on(name):
         ({}, "nothing was given to score"),
         ({"predictions": [], "references": []}, "no predictions, so there is no mean"),
         ({"predictions": ["x", "y"], "references": references}, "2 predictions and 1 references"),
-        ({"predictions": predictions}, "references must be a list, one entry a question, not nothing"),
-        ({"references": references}, "predictions must be a list, one entry a question, not nothing"),
+        ({"predictions": predictions}, "references must be a list, one entry per question, not nothing"),
+        ({"references": references}, "predictions must be a list, one entry per question, not nothing"),
         (
             {"predictions": "x", "references": "x"},
-            "predictions must be a list, one entry a question, not the text 'x'",
+            "predictions must be a list, one entry per question, not the text 'x'",
         ),
         ({"predictions": {"a": "x"}, "references": references}, "not an object"),
         (
@@ -99,7 +99,7 @@ def test_nothing_to_score_is_told_and_the_metric_goes_on(name):
 @pytest.mark.parametrize(
     ("references", "told"),
     [
-        ([[], ["x"]], "question 0: it has no reference; give one"),
+        ([[], ["x"]], "question 0: it has no reference; give at least one"),
         (["x", ["x"]], "question 0: its references must be a list of texts, not the text 'x'"),
         (
             [["x"], ["", None]],

@@ -45,7 +45,7 @@ def test_a_users_folder_is_refused_and_stays(command, tmp_path, monkeypatch, cap
     for output in (str(folder), "project/", "link"):
         assert main(["eval", command, *COMMANDS[command], "--output", output]) == 2
         said = capsys.readouterr().err
-        assert "would be overwritten" in said or "is not settings of a run" in said, said
+        assert "would be overwritten" in said or "does not hold the settings of a run" in said, said
         assert every_byte(tmp_path) == before
 
 

@@ -210,17 +210,17 @@ def test_what_a_user_does_wrong(tmp_path):
     with pytest.raises(UserError, match="has no results.json. Give"):
         read_results(tmp_path)
     measured(tmp_path / "cut", IDS[:2])
-    with pytest.raises(UserError, match="not finished: start it again"):
+    with pytest.raises(UserError, match="not finished: run the same command again"):
         read_results(tmp_path / "cut")
     (tmp_path / "cut/items-0.jsonl").write_text('not an item\n{"id": "x"}\n')
     with pytest.raises(UserError, match="line 1 of .*items-0.jsonl"):
         Run(tmp_path / "cut", SETTINGS, IDS)
     (tmp_path / "else").mkdir()
     (tmp_path / "else/items.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="holds results of something else"):
+    with pytest.raises(UserError, match="holds the results of another task"):
         Run(tmp_path / "else", SETTINGS, IDS)
     (tmp_path / "else/results.json").write_text('{"protocol": 1}')
-    with pytest.raises(UserError, match="was not measured item by item"):
+    with pytest.raises(UserError, match="has no scores item by item"):
         read_results(tmp_path / "else")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file; give a folder"):
@@ -229,7 +229,7 @@ def test_what_a_user_does_wrong(tmp_path):
 
 def test_what_a_caller_does_wrong(tmp_path):
     run = measured(tmp_path, IDS[:11])
-    with pytest.raises(ValueError, match="1 of 12 items were not made, such as 'story3/2'"):
+    with pytest.raises(ValueError, match="1 of 12 items are missing, for example 'story3/2'"):
         run.finish()
     assert not (tmp_path / "results.json").exists()
     with Run(None, SETTINGS, IDS) as run, pytest.raises(ValueError, match="f1 is infinite"):

@@ -244,7 +244,7 @@ def measured(folder, tmp_path, rows, *more, out="out"):
 
 
 def no_constants(name):
-    raise AssertionError(f"{name} is no JSON")
+    raise AssertionError(f"{name} is not JSON")
 
 
 def test_the_command_writes_what_was_measured(folder, tmp_path, capsys):

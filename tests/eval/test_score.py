@@ -168,9 +168,9 @@ def test_faults_of_the_data_are_told_and_nothing_is_written(folders, tmp_path, c
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{0}", "--ensemble", "min"], "joins several models"),
+        (["{0}", "--ensemble", "min"], "combines several models"),
         (["{0}", "{0}"], "names a model twice"),
-        (["{0}", "{1}", "--std-coef", "2"], "goes with --ensemble mean-std"),
+        (["{0}", "{1}", "--std-coef", "2"], "applies to --ensemble mean-std only"),
         (["{0}/none"], "no folder"),
         (["{0}", "--output", "{0}"], "is a folder; give a file"),
     ],
@@ -194,7 +194,7 @@ def test_a_model_that_reads_padding_is_refused(folders, tmp_path, capsys):
 
 def test_a_cut_prompt_is_told(folders, tmp_path, capsys):
     rows = run(tmp_path, [{"prompt": "p" * 100, "completion": "good"}], "--model", folders[0])
-    assert "1 prompts are longer" in capsys.readouterr().err
+    assert "1 prompts do not fit the model" in capsys.readouterr().err
     assert close([rows[0]["score"]], expected(["p" * 100], ["good"]))
 
 

@@ -75,7 +75,7 @@ def test_people_are_scored_without_predictions(run):
     status, out, _ = run("drcd", squad_data({"q1": ["臺北", "臺北市"], "q2": ["甲", "甲"]}), None)
     assert json.loads(out)["f1"] == pytest.approx(90.0)
     status, _, err = run("squad", squad_data({"q1": ["a", "b"], "q2": ["a"]}), None)
-    assert status == 2 and "1 of 2 questions have one answer only, such as 'q2'" in err
+    assert status == 2 and "1 of 2 questions have only one answer, for example 'q2'" in err
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_each_task_has_its_scorer(run, task, more, em, f1):
         (predicted(("s1", 1, "a"), ("s9", 1, "a")), "story 's9', turn 1: is not in the references"),
         (predicted(("s1", 3, "a")), "story 's1', turn 3: is not in the references"),
         (predicted(("s1", 1, "a"), ("s1", 1, "b")), "story 's1', turn 1: appears twice"),
-        (predicted(("s8", 1, "a"), ("s9", 1, "a")), "leave out what they do not ask: --subset"),
+        (predicted(("s8", 1, "a"), ("s9", 1, "a")), "ignore the other predictions with --subset"),
         (predicted(("s1", "1", "a")), "prediction number 1 of 's1': its turn_id is '1'"),
         (predicted(("s1", 1, None)), "story 's1', turn 1: its answer is None"),
         ([{"id": "s1", "answer": "a"}], "prediction number 1 of 's1': has no `turn_id`"),
@@ -183,8 +183,8 @@ def test_a_file_that_holds_more_ids_is_scored_as_a_subset(run):
     assert "'q1': its answer is 3, not a text" in run("squad", data, {"q1": 3, "q9": "z"}, "--subset")[2]
     assert "'q9': appears twice" in run("squad", data, '{"q1": "a", "q9": "b", "q9": "c"}', "--subset")[2]
     status, _, err = run("squad", data, {"q8": "a", "q9": "b"}, "--subset")
-    assert status == 2 and "no id of it is in the references" in err
-    assert "--subset leaves out predictions" in run("squad", data, None, "--subset")[2]
+    assert status == 2 and "none of its ids is in the references" in err
+    assert "--subset filters predictions" in run("squad", data, None, "--subset")[2]
 
 
 def test_cmrcs_raw_layout_is_read(run):
@@ -235,9 +235,9 @@ def test_squad2_counts_what_is_missing_and_names_what_is_wrong(run):
     na_prob = run.folder / "na.json"
     argv = ["--na-prob-file", str(na_prob)]
     for text, told in (
-        ('{"q1": 0.5}', "'q2': was answered but has no number here"),
-        ('{"q1": 0.5, "q2": NaN}', "'q2': nan is no finite number"),
-        ('{"q1": 0.5, "q2": true}', "'q2': True is no finite number"),
+        ('{"q1": 0.5}', "'q2': has an answer but no probability in this file"),
+        ('{"q1": 0.5, "q2": NaN}', "'q2': nan is not a finite number"),
+        ('{"q1": 0.5, "q2": true}', "'q2': True is not a finite number"),
         ('{"q1": 0.5, "q2": 1, "q2": 2}', "'q2': appears twice"),
         ('{"q1": 0.5, "q2": 1, "q7": 2}', "'q7': is not in the references"),
         ("[1]", "It must be {id: number}"),
@@ -248,7 +248,7 @@ def test_squad2_counts_what_is_missing_and_names_what_is_wrong(run):
     na_prob.write_text('{"q7": 9, "q2": 1, "q1": 0.5}')
     assert run("squad2", data, {"q1": "barn", "q2": "", "q7": ""}, *argv, "--subset")[0] == 0
     assert "give that too" in run("squad2", data, {}, "--na-prob-thresh", "0.5")[2]
-    assert "--human has no figure there" in run("squad2", data, None)[2]
+    assert "--human has no score there" in run("squad2", data, None)[2]
     assert "is an option of squad2" in run("squad", squad_data({"q": ["a"]}), {}, *argv)[2]
     assert "has no `answers`; SQuAD 2.0" in run("squad", data, {})[2]
     data["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"] = True

@@ -176,5 +176,5 @@ def test_faults_are_told_together(tmp_path):
     path.write_text('{"story": "a"}\n')
     with pytest.raises(UserError, match="the columns are `story`; summaries need article and highlights"):
         read_articles(str(path), "test")
-    with pytest.raises(UserError, match="The world has no summaries"):
+    with pytest.raises(UserError, match="The embedded world has no summaries"):
         read_articles("world", "test")

@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_read():
     [
         (table(data={"source": "world:squad_fr"}), [], "world:squad_fr: the world has no such questions"),
         (table(data={"split": "dev"}), [], "world:squad_en has no split 'dev'"),
-        (table(data={"source": "{data}/en.json"}), [], "say by --data_dir where {data} is"),
+        (table(data={"source": "{data}/en.json"}), [], "give the folder of {data} with --data_dir"),
         (table(data={"source": "{data}/en.json"}), ["--data-dir", "here"], "here/en.json does not exist"),
         (table(), ["--rows", "tinny"], "--rows: there is no 'tinny'. Did you mean 'tiny'?"),
         (table(row={"model": "world:nothing"}), [], "No row is left: this copy of the kit has no check"),
@@ -149,4 +149,4 @@ def test_sources_and_models_are_checked_before_anything_is_trained(value, option
 def test_a_table_given_as_options_is_told_where_it_goes(capsys):
     assert main(["eval", "transfer", "--config", str(TABLES / "world.yaml")]) == 2
     message = capsys.readouterr().err
-    assert "tests: this name is gone; write --table FILE: --config has options" in message
+    assert "tests: this option was renamed; write --table FILE: --config has options" in message

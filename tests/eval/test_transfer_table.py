@@ -173,7 +173,7 @@ def test_rows_that_learned_the_language_or_nothing_before_transfer_nothing(tmp_p
 
 def test_without_a_baseline_there_is_no_gate_and_no_claim(tmp_path):
     said = told(report(tmp_path, [row("a")], {("a", "zh"): 16, ("a", "en"): 19}, guesses={}))
-    assert "No gate: what guessing is worth is known" in said and "transfers" not in said and "passed" not in said
+    assert "No gate: the score of guessing is known" in said and "transfers" not in said and "passed" not in said
 
 
 # --- the published order --------------------------------------------------------------------------------------------

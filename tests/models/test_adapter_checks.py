@@ -90,7 +90,7 @@ REFUSED = {
     ),
     "transformers' own": (lambda p, f: (with_transformers_adapter(p, f), None), "an adapter that transformers put in"),
     "head lost": (lambda p, f: (scorer(p, f), None), "'score' is new, and would not be saved"),
-    "a prompt": (lambda p, f: (prompt_tuned(p, f), None), "PromptTuningConfig is no part of the weights"),
+    "a prompt": (lambda p, f: (prompt_tuned(p, f), None), "PromptTuningConfig is not part of the weights"),
     "IA3": (lambda p, f: (p, IA3Config()), "peft_config is a IA3Config"),
     "tied, by pattern": (lambda p, f: (p, LoraConfig(target_modules=r".*(wte|c_fc)")), "'wte' is tied to 'lm_head'"),
     "no such pattern": (lambda p, f: (p, LoraConfig(target_modules=r".*q_proj")), "no '.*q_proj'"),

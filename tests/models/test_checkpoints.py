@@ -351,7 +351,7 @@ def test_a_saved_reward_model_keeps_head_and_calibration(reward_model, tmp_path)
 def test_a_classifier_of_two_labels_is_refused(tiny_config, tmp_path):
     tiny_config.num_labels = 2
     GPT2ForSequenceClassification(tiny_config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="has 2 labels; a reward model has one number a completion"):
+    with pytest.raises(UserError, match="has 2 labels; a reward model has one output"):
         load_reward_model(tmp_path)
 
 

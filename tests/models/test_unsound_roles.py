@@ -151,7 +151,7 @@ FAULTS = {
     "heads do not divide": (bad.size("heads", 3), "could not be loaded", ALL),
     "a layer more in the config": (bad.size("layers", 3), "its files lack", ALL),
     "a layer more in the files": (bad.size("layers", 1), "layers that its config.json does not have", ALL),
-    "another width": (bad.size("width", 32), "weights of other shapes than its config.json makes", ALL),
+    "another width": (bad.size("width", 32), "weights whose shapes differ from those of its config.json", ALL),
     "width of text": (bad.size("width", "x"), "could not be loaded", ("policy",)),
     "unknown quantization": (bad.config_with(quantization_config="x"), "could not be loaded", ("policy",)),
     "weights cut off": (bad.cut_off("model.safetensors"), "could not be loaded", ALL),
@@ -163,9 +163,11 @@ FAULTS = {
     "a layer gone": (bad.weights_with(lambda w: {k: x for k, x in w.items() if not bad.is_first(k)}), "lack", ALL),
     "a shard gone": (bad.index_of(None), "which its index of weights names (model-00001-of-00002.safetensors)", ALL),
     "index broken": (bad.index_of("{"), "model.safetensors.index.json is not valid JSON", ALL),
-    "index of nothing": (bad.index_of('{"weight_map": {}}'), "is not an index of weights", ("policy",)),
+    "index of nothing": (bad.index_of('{"weight_map": {}}'), "is not a valid index of weights", ("policy",)),
     "index of another folder": (
-        bad.index_of('{"weight_map": {"x": "../other/model.safetensors"}}'), "is not an index of weights", ("policy",),
+        bad.index_of('{"weight_map": {"x": "../other/model.safetensors"}}'),
+        "is not a valid index of weights",
+        ("policy",),
     ),
     "a pickle that runs code": (bad.code_in("pytorch_model.bin", "model.safetensors"), "could not be loaded", ALL),
     "a bare pickle that runs code": (
@@ -304,4 +306,4 @@ def test_several_models_are_looked_at_before_the_first_is_measured(name, good, t
 def test_no_memory_is_taken_for_what_the_files_do_not_hold(kind, refused):
     """A config of terabytes of weights, which no machine has: by its files alone it is none."""
     told = refused(kind, EACH[kind], bad.config_with(vocab_size=10**12))
-    assert "weights of other shapes than its config.json makes" in told
+    assert "weights whose shapes differ from those of its config.json" in told

@@ -96,7 +96,7 @@ def test_the_command_line_stands_above_the_yaml(tmp_path):
 def test_two_spellings_of_one_option_in_a_yaml_are_refused(tmp_path):
     config = tmp_path / "options.yaml"
     config.write_text("data: a\ndataset_name: b\nsource: s\n")
-    assert "dataset_name and" in refused("--config", str(config)) and "are one option" in refused(
+    assert "dataset_name and" in refused("--config", str(config)) and "are the same option" in refused(
         "--config", str(config)
     )
 

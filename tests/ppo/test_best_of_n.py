@@ -207,7 +207,10 @@ def test_dropout_is_not_drawn_and_the_mode_comes_back(run, policy):
     [
         ({"n": 0}, "n=0 must be at least 1"),
         ({"max_completion_length": 0}, "max_completion_length=0 must be at least 1"),
-        ({"temperature": 0.0}, r"temperature=0.0 must be above 0: the n completions of a prompt would be one"),
+        (
+            {"temperature": 0.0},
+            r"temperature=0.0 must be above 0: the n completions of a prompt would all be the same",
+        ),
         ({"prompts": []}, "prompts is empty"),
         ({"columns": {"tag": [1]}}, "the column 'tag' has 1 entries for 3 prompts"),
         ({"columns": {"prompts": [1, 2, 3]}}, "the column 'prompts' has the name of what a reward function gets"),

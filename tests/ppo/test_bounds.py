@@ -133,7 +133,7 @@ def test_options_that_ppo_would_not_obey_are_refused(tmp_path, name):
     [
         ({"reward_weights": 0.5}, "reward_weights=0.5 must be a list of numbers"),
         ({"reward_weights": "12"}, "reward_weights='12' must be a list of numbers"),
-        ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target=6.0 moves kl_coef by shares of itself, and 0 stays 0"),
+        ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target=6.0 scales kl_coef, and 0 stays 0"),
         ({"rollout_batch_size": 8.0}, "rollout_batch_size=8.0 must be a whole number"),
         ({"whiten_advantages": "no"}, "whiten_advantages='no' must be true or false"),
         ({"use_cpu": "false"}, "use_cpu='false' must be true or false"),

@@ -94,7 +94,9 @@ def test_none_is_no_opinion():
     ],
 )
 def test_what_else_is_returned_is_told(returned, told):
-    with pytest.raises(UserError, match=rf"^Reward function 'mine' {told}; give one number a completion, a list of 3"):
+    with pytest.raises(
+        UserError, match=rf"^Reward function 'mine' {told}; give one number per completion, a list of 3"
+    ):
         read_scores("mine", returned, TEXTS)
 
 
@@ -129,8 +131,8 @@ def test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled(make_t
     def exact(completions):
         sampled.append(completions)
 
-    told = r"'exact' does not take what it is given: .*'prompts'. It is called as exact\(prompts=..., .*tag=..., train"
-    with pytest.raises(UserError, match=told):
+    told = r"'exact' cannot be called with the trainer's arguments: .*'prompts'. It is called as exact\("
+    with pytest.raises(UserError, match=told + r"prompts=..., .*tag=..., train"):
         make_trainer(reward_funcs=exact)
     with pytest.raises(UserError, match="missing a required argument: 'answer'"):
         make_trainer(reward_funcs=lambda completions, answer, **_: [0.0] * len(completions))
@@ -139,7 +141,7 @@ def test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled(make_t
         def forward(self, input_ids):
             sampled.append(input_ids)
 
-    with pytest.raises(UserError, match="'Scorer' does not take what it is given"):
+    with pytest.raises(UserError, match="'Scorer' cannot be called with the trainer's arguments"):
         make_trainer(reward_funcs=Scorer())
     for given, told in ((None, "nothing"), (1.0, "the number 1.0"), ({"a": 1}, "a dict")):
         with pytest.raises(UserError, match=f"reward_funcs has {told}; give a reward model's folder or a function"):
@@ -152,7 +154,7 @@ def test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled(make_t
 @pytest.mark.parametrize("returned", [1.0, None, "text", [{}] * 8], ids=str)
 def test_the_trainer_tells_what_a_function_returned(make_trainer, returned):
     trainer = make_trainer(reward_funcs=lambda **_: returned)
-    with pytest.raises(UserError, match="returned .*; give one number a completion, a list of 8"):
+    with pytest.raises(UserError, match="returned .*; give one number per completion, a list of 8"):
         trainer.train()
     assert trainer.state.global_step == 0
 

@@ -162,7 +162,7 @@ def test_a_renamed_name_is_no_option_and_stands_in_the_page_as_it_is_told():
 
 @pytest.mark.parametrize("name", ["response_length", "whiten_rewards"])
 def test_an_old_name_is_refused_with_what_to_write(name):
-    with pytest.raises(UserError, match=re.escape(f"--{name}: this name is gone; write {RENAMED[name]}.")):
+    with pytest.raises(UserError, match=re.escape(f"--{name}: this option was renamed; write {RENAMED[name]}.")):
         parse("ppo", PPOConfig, [f"--{name}", "1", "--output_dir", "x"], PPOArguments, renamed=RENAMED)
 
 

@@ -35,7 +35,7 @@ def test_a_function_by_its_name(make_trainer):
     [
         ({"reward_funcs": ["no_such_module:f", "tests.rewards:briefer"]}, "(?s)importing 'no_such_module'.*'brief'"),
         ({"reward_ensemble": "mean"}, "needs at least two reward models; reward_funcs names 0"),
-        ({"reward_ensemble_std_coef": 1.0}, "goes with reward_ensemble='mean-std'"),
+        ({"reward_ensemble_std_coef": 1.0}, "applies to reward_ensemble='mean-std' only"),
         ({"value_model": "shraed"}, "Did you mean 'shared'"),
     ],
     ids=str,

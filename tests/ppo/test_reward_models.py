@@ -148,7 +148,7 @@ def test_best_of_n_tells_it_first_too(policy, tokenizer, reward_model, folder_of
     judges = Rewards(reward_model, own, None, tokenizer, 4)
     with pytest.raises(UserError, match="cannot read the prompts: .*System role not supported"):
         best_of_n(policy, tokenizer, system, judges, 2, max_completion_length=4)
-    with pytest.raises(UserError, match="does not take what it is given"):
+    with pytest.raises(UserError, match="cannot be called with the trainer's arguments"):
         best_of_n(policy, tokenizer, ["hello"], lambda completions: [0.0], 2, max_completion_length=4)
 
 

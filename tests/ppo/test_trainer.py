@@ -442,7 +442,10 @@ def test_a_reward_model_with_two_labels_is_refused(make_trainer, reward_model):
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"kl_estimator": "k2"}, "kl_estimator='k2'"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps follows"),
-        ({"bootstrap_truncated": True, "missing_eos_penalty": 1.0}, "two answers to the same question"),
+        (
+            {"bootstrap_truncated": True, "missing_eos_penalty": 1.0},
+            "bootstrap_truncated and missing_eos_penalty exclude each other",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, settings, message):

@@ -188,7 +188,7 @@ def test_lists_that_teach_nothing_are_left_out_and_counted_by_default(tmp_path):
 def test_mistakes_are_told_before_training(tmp_path):
     with pytest.raises(UserError, match="2 labels"):
         make(tmp_path, model=tiny(num_labels=2))
-    with pytest.raises(UserError, match="row 1: there is no `prompt`, and `chosen` and `rejected` are no dialogues"):
+    with pytest.raises(UserError, match="row 1: there is no `prompt`, and `chosen` and `rejected` are not dialogues"):
         make(tmp_path, [{"chosen": "a", "rejected": "b"}])
     for options, message in (
         ({"max_length": 0}, "max_length=0"),

@@ -129,7 +129,7 @@ def test_a_prefix_of_a_name_is_no_name():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a: 1\na: 2\n", "the key 'a' is there twice"),
+        ("a: 1\na: 2\n", "the key 'a' appears twice"),
         ("- a\n- b\n", "needs lines of `key: value`"),
         ("a: [1\n", "is not readable YAML"),
     ],
@@ -169,7 +169,7 @@ def test_a_recipe_is_found_by_name_from_any_folder(tmp_path, monkeypatch, name):
 
 
 def test_a_renamed_option_says_what_to_write():
-    with pytest.raises(UserError, match="--response_length: this name is gone; write max_completion_length"):
+    with pytest.raises(UserError, match="--response_length: this option was renamed; write max_completion_length"):
         settings("--response_length", "5", renamed={"response_length": "max_completion_length"})
 
 

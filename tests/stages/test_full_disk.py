@@ -140,7 +140,7 @@ def test_a_folder_of_another_user_is_refused(stage, tmp_path, capsys):
 def test_torchs_own_words_for_a_full_disk_are_known(numbers):
     with pytest.raises(RuntimeError) as found:
         torch.save({"a": torch.zeros(numbers)}, "/dev/full")
-    assert write_fault(found.value) == "a file could not be written whole"
+    assert write_fault(found.value) == "a file could not be written completely"
     assert write_fault(RuntimeError("shapes cannot be multiplied")) is None
 
 
@@ -176,7 +176,7 @@ def test_an_evaluation_on_a_full_disk_keeps_what_it_measured(
         status = measure(small_disk / "out")
     told = capsys.readouterr().err
     assert status == 1, told
-    told_once(told, "What was measured is kept; make room, and the same command resumes")
+    told_once(told, "Finished items are kept: free some space, and the same command resumes")
     (small_disk / "filler").unlink()
     assert measure(small_disk / "out") == 0
     folders = [folder / "base" for folder in (tmp_path / "whole", small_disk / "out")]

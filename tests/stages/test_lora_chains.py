@@ -168,7 +168,7 @@ def test_what_a_stage_leaves_loads_in_plain_transformers(stage, start, kind, tra
         ),
         (["--use_peft", "--lora_target_modules", "lm_head"], "'lm_head' is tied to 'wte'"),
         (["--use_peft", "--lora_modules_to_save", "embed_tokens"], "no 'embed_tokens' .* has .*wte"),
-        (["--lora_r", "4"], "^rlhf-kit sft: --lora_r goes with --use_peft"),
+        (["--lora_r", "4"], "^rlhf-kit sft: --lora_r needs --use_peft"),
         (["--use_dora", "--lora_target_modules", "c_fc"], "--lora_target_modules goes with.*--use_dora goes"),
     ],
 )
@@ -293,7 +293,7 @@ def test_an_adapter_that_is_no_part_of_the_weights_is_refused_by_its_kind(stage,
     out = tmp_path / "out"
     given = str(tmp_path / "p")
     assert (main(["merge", given, "--output_dir", str(out)]) if stage == "merge" else run(stage, given, out)) == 2
-    assert "is of the kind PROMPT_TUNING, which is no part of the weights" in capsys.readouterr().err
+    assert "is of the kind PROMPT_TUNING, which is not part of the weights" in capsys.readouterr().err
     assert not out.exists()
 
 

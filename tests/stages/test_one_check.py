@@ -110,5 +110,7 @@ def test_the_row_of_a_long_prompt_is_that_of_the_data(tokenizer):
     kept = encode_prompts(rows, tokenizer, 4, encoded[2] + 4, max_prompt_length=encoded[2])
     assert [row["prompt"] for row in kept] == [row["prompt"] for row in rows[1:]]
     assert encode_prompts(kept, tokenizer, 4, 8) is kept  # encoded once
-    with pytest.raises(UserError, match="max_completion_length 4 fills the context of 4 tokens by itself"):
+    with pytest.raises(
+        UserError, match="max_completion_length 4 leaves no room for a prompt in the context of 4 tokens"
+    ):
         encode_prompts(rows, tokenizer, 4, 4)

@@ -57,7 +57,7 @@ def command(base, ranked, tmp_path, monkeypatch):
 def test_what_a_reward_function_returned_is_told(command, capsys, tmp_path, name):
     assert run_command(ppo, command(reward_funcs=f"functions_of_a_beginner:{name}")) == 2
     told = capsys.readouterr().err
-    assert f"{TOLD[name]}" in told and "give one number a completion, a list of 4 (None: no opinion)" in told
+    assert f"{TOLD[name]}" in told and "give one number per completion, a list of 4 (None: no opinion)" in told
     assert not (tmp_path / "out" / "run.json").exists()
 
 

@@ -182,13 +182,13 @@ def test_what_would_make_one_run_of_two_is_refused_before_a_model_is_loaded(run,
         (["--use_peft"], "--use_peft False, and this run has True"),
         (["--optim", "adafactor"], "--optim adamw_torch_fused, and this run has adafactor"),
         (["--max_length", 64], "--max_length 1024, and this run has 64"),
-        (["--max_train_samples", 6], "the training data is not what it was"),
+        (["--max_train_samples", 6], "the training data has changed"),
         (["--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "steps", "--eval_steps", 2,
           "--eval_dataset_name", ranked.parent / "demonstrations.jsonl"], "and this run has reduce_lr_on_plateau"),
     ]:  # fmt: skip
         status, told = run("--max_steps", 4, *options, "--resume_from_checkpoint")
         assert status == 2 and said in told, told
-        assert re.search(r"start anew from its weights: --model_name_or_path \S+checkpoint-2 --output_dir", told)
+        assert re.search(r"start a new run from its weights: --model_name_or_path \S+checkpoint-2 --output_dir", told)
     status, told = run("--max_steps", 4, "--seed", 7, "--optim", "adafactor", "--resume_from_checkpoint")
     assert "--optim" in told and "--seed" in told  # all of it in one message
     status, told = run("--max_steps", 4, "--resume_from_checkpoint", stage=reward, data=ranked)
@@ -202,7 +202,7 @@ def test_changed_content_under_the_same_name_is_refused(run, base, demonstration
     kept = demonstrations.read_text()
     demonstrations.write_text(kept.replace("hello 3", "hello 33"))
     status, told = run("--max_steps", 4, "--resume_from_checkpoint")
-    assert status == 2 and "the training data is not what it was" in told
+    assert status == 2 and "the training data has changed" in told
     demonstrations.write_text(kept)
     (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-1] + b"\x01")
     status, told = run("--max_steps", 4, "--resume_from_checkpoint")

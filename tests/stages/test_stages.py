@@ -219,9 +219,9 @@ def test_a_reward_function_of_the_current_folder(tmp_path, monkeypatch):
     "argv, message",
     [
         (["--eval_strategy", "steps"], "give --eval_dataset_name"),
-        (["--merge_adapter"], "--merge_adapter goes with --use_peft"),
+        (["--merge_adapter"], "--merge_adapter needs --use_peft"),
         (["--block_size", "4096"], "more than the 128 positions"),
-        (["--train_tokenizer", "400"], "goes with --config_overrides"),
+        (["--train_tokenizer", "400"], "it needs --config_overrides"),
         (["--config_overrides", "n_layer"], "should read key=value"),
         (["--config_overrides", "n_layerz=2"], "needs a vocabulary|n_layerz"),
     ],
@@ -299,8 +299,12 @@ def test_ppo_against_an_ensemble_and_a_function(base, ranked, judges, tmp_path):
         ((0, 0), ["--reward_ensemble", "min"], "names a reward model twice"),
         (2, ["--reward_ensemble", "minn"], "needs one of mean, min, mean-std"),
         (2, ["--reward_ensemble", "min", "--value_model", "reward"], "value_model 'reward' starts from one reward"),
-        (2, ["--reward_ensemble", "min", "--reward_ensemble_std_coef", "1"], "goes with reward_ensemble='mean-std'"),
-        (2, ["--reward_ensemble_std_coef", "1"], "goes with reward_ensemble='mean-std'"),
+        (
+            2,
+            ["--reward_ensemble", "min", "--reward_ensemble_std_coef", "1"],
+            "applies to reward_ensemble='mean-std' only",
+        ),
+        (2, ["--reward_ensemble_std_coef", "1"], "applies to reward_ensemble='mean-std' only"),
         (2, ["--reward_ensemble", "mean-std", "--reward_ensemble_std_coef", "-1"], "must not be negative"),
     ],
 )

@@ -177,4 +177,4 @@ def _guess(records: Sequence[Any], format: str) -> str:
     fits = [name for name, other in FORMATS.items() if name != format and first.keys() >= set(other.columns)]
     columns = told_columns(list(first))
     near = f" That looks like {' or '.join(fits)}." if fits else ""
-    return f" The first record's columns are {columns}.{near} Give its format by --from, or another file."
+    return f" The first record's columns are {columns}.{near} Give its format with --from, or another file."

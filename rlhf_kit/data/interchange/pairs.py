@@ -72,7 +72,7 @@ def _transcript(prompt: Any, answer: str) -> str:
     speakers = {role: speaker for speaker, role in SPEAKERS.items()}
     turns = [*as_messages(prompt), {"role": "assistant", "content": answer}]
     if any(turn["role"] not in speakers for turn in turns):
-        raise Skip("a system turn, which hh-rlhf has not")
+        raise Skip("a system turn, which hh-rlhf does not have")
     if any(TURN.search(turn["content"]) for turn in turns):
-        raise Skip("a text with Human: or Assistant: in it, where a turn would seem to begin")
+        raise Skip("a text containing Human: or Assistant:, which would be read as a new turn")
     return "".join(f"\n\n{speakers[turn['role']]}: {turn['content']}" for turn in turns)

@@ -23,7 +23,7 @@ def read_summaries(record: Any, tally: Tally) -> Iterator[Row]:
     texts = [take(summary, str, "text").strip() for summary in take(record, list, "summaries")]
     choice = take(record, int, "choice")
     if not 0 <= choice < len(texts):
-        raise Skip("a `choice` of none of the summaries")
+        raise Skip("a `choice` that matches none of the summaries")
     row = {
         "prompt": f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title.strip()}\n\nPOST: {post.strip()}\n\nTL;DR:",
         "completions": texts,

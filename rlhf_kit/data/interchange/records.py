@@ -55,7 +55,7 @@ def take(record: Any, types: type | tuple[type, ...], *path: str) -> Any:
     if value is None and path:
         raise Skip(f"no `{name}`")
     if not isinstance(value, types) or isinstance(value, bool):
-        raise Skip(f"`{name}` of a wrong type" if path else "what is no object")
+        raise Skip(f"`{name}` of a wrong type" if path else "a record that is not an object")
     return value
 
 
@@ -64,7 +64,7 @@ def prompt_field(fields: Mapping[str, Any], answers: Iterable[str]) -> str:
     left = [name for name in fields if name not in set(answers)]
     named = [name for name in _PROMPTS if name in left]
     if not named and len(left) != 1:
-        raise Skip("no field that is the prompt")
+        raise Skip("no prompt field")
     return (named or left)[0]
 
 
@@ -92,6 +92,6 @@ def mappings(value: Any) -> list[Mapping[str, Any]]:
 def dense(values: Sequence[float]) -> list[int]:
     """Ranks 1, 2, ... of values of which the smallest is best; equal values tie. Raises Skip for NaN and infinity."""
     if not all(map(math.isfinite, values)):
-        raise Skip("a score that is no finite number")
+        raise Skip("a score that is not a finite number")
     order = {value: rank for rank, value in enumerate(sorted(set(values)), start=1)}
     return [order[value] for value in values]

@@ -157,7 +157,7 @@ def _ranker(result: Mapping[str, Any], data: Mapping[str, Any], tally: Tally) ->
         raise Skip("no list of items with ids")
     fits = [name for name, texts in lists.items() if all(item in texts for item, _ in ranked)]
     if not fits:
-        raise Skip("an id that no item has")
+        raise Skip("an id that belongs to no item")
     name = fits[0] if len(fits) == 1 else result.get("to_name")
     if name not in fits:
         raise Skip(f"a Ranker of one of several lists ({quoted(fits)})")
@@ -176,7 +176,7 @@ def _ranked_ids(order: Sequence[str] | Mapping[str, Sequence[str]]) -> list[tupl
         ranked = [(str(item), int(name)) for name, ids in buckets.items() for item in ids]
         return sorted(ranked, key=lambda item: item[1])
     if len(buckets) != 1:
-        raise Skip("several buckets whose names are no ranks")
+        raise Skip("several buckets whose names are not ranks")
     return [(str(item), rank) for ids in buckets.values() for rank, item in enumerate(ids, start=1)]
 
 
@@ -188,7 +188,7 @@ def _pairwise(result: Mapping[str, Any], data: Mapping[str, Any], tally: Tally, 
     left, right = sides or left_and_right(result.get("to_name"), list(shown))
     row = asked(shown, (left, right), tally)
     texts = [take(shown, (str, list), left), take(shown, (str, list), right)]
-    choice = "as asked" if sides else "by their names; say otherwise by --sides LEFT RIGHT"
+    choice = "as asked" if sides else "by their names; override with --sides LEFT RIGHT"
     tally.noted[f"`{left}` was shown on the left, `{right}` on the right ({choice})"] += 1
     return row | {"completions": texts if selected == "left" else texts[::-1], "ranks": [1, 2]}
 

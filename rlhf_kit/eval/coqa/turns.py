@@ -89,7 +89,7 @@ class Prompts:
                 refusals[story.id] = refusal
         if refusals:
             raise UserError(f"{refused_rows(refusals, len(stories))} Or ask in plain text.")
-        self.room.check(sizes, "stories with a question", "Take them out, or give a model with a longer context.")
+        self.room.check(sizes, "stories with a question", "Remove them, or give a model with a longer context.")
 
     def demonstrate(self, story: Story, pool: Sequence[Story], shots: int, seed: int) -> None:
         """Give a story up to `shots` demonstrations: whole ones, and of the first that has no room its first turns.

@@ -70,8 +70,8 @@ def questions_of(
     check_on_bad_row(on_bad_row)
     if any(map(is_raw_cmrc, rows)):
         raise UserError(
-            f"{name} is in CMRC's own layout, which does not say where in its passage an answer stands; take the file "
-            "of the same name in squad-style-data/ of CMRC's repository. 請改用 squad-style-data/ 中的同名檔案。"
+            f"{name} is in CMRC's own layout, which does not give the position of an answer in its passage; use the "
+            "file of the same name in squad-style-data/ of CMRC's repository. 請改用 squad-style-data/ 中的同名檔案。"
         )
     kept: dict[str, Question] = {}
     realigned: list[str] = []
@@ -178,7 +178,7 @@ def _fault(row: Any, unanswerable: bool) -> tuple[str, str] | None:
 def _answer_fault(row: Mapping[str, Any], unanswerable: bool) -> tuple[str, str] | None:
     answers = _answers(row)
     if not answers and not unanswerable:
-        return "no answer", "has no answer; SQuAD 2.0, which has such questions, goes with --scorer squad2"
+        return "no answer", "has no answer; SQuAD 2.0, which has such questions, needs --scorer squad2"
     if unanswerable and contradicts(row.get("is_impossible"), answers):
         return "wrong form", f"`is_impossible` is {row['is_impossible']!r}, and it has {len(answers)} answers"
     for text, start in answers:

@@ -30,24 +30,24 @@ class ExtractiveConfig(TrainingArguments):
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the data."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Windows a forward."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or below 1 their share."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of all weights but norms and biases."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: steps, or a share of all when below 1."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay (not on norms and biases)."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Adam's epsilon."})
     save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints."})
     report_to: str = field(default="none", metadata={"help": "Where metrics go besides the log."})
     train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Windows of like length in a batch: less padding."}
+        default="group_by_length", metadata={"help": "Put windows of similar length into a batch: less padding."}
     )
     max_length: int = field(default=384, metadata={"help": "Tokens of a window."})
-    overlap: int | None = field(default=None, metadata={"help": "Tokens that a window shares with the one before."})
+    overlap: int | None = field(default=None, metadata={"help": "Tokens that a window shares with the previous one."})
     step: int | None = field(
         default=None, metadata={"help": "Tokens from one window to the next [128]; give this or overlap."}
     )
-    max_query_length: int = field(default=64, metadata={"help": "Tokens of a question; a longer one is cut."})
+    max_query_length: int = field(default=64, metadata={"help": "Longest question, in tokens; longer ones are cut."})
     freeze: str | None = field(
         default=None,
         metadata={
-            "help": "What is not trained: embeddings; encoder (all but embeddings and head); or such as 4-layers "
+            "help": "What to freeze: embeddings; encoder (all but embeddings and head); or, for example, 4-layers "
             "(embeddings and the first four layers)."
         },
     )
@@ -81,7 +81,7 @@ def finetune(
         max_query_length=args.max_query_length, train=True,
     )  # fmt: skip
     if not len(windows):
-        raise UserError("There is no question to learn from: no token covers an answer of theirs.")
+        raise UserError("There is no question to learn from: no answer lies within the tokens of a window.")
     if args.freeze is not None:
         if peft_config is not None:
             raise UserError("LoRA trains adapters in every layer, and the head: leave out freeze, or LoRA.")
@@ -174,7 +174,7 @@ def _check_padding(model: nn.Module, collator: _Collator, examples: _Examples) -
     if outcome:
         raise UserError(
             f"{type(model).__name__} cannot be trained on windows of different lengths: in a batch of them {outcome}. "
-            "A window alone has no padding: give --batch_size 1 (per_device_train_batch_size)."
+            "A batch of one window has no padding: give --batch_size 1 (per_device_train_batch_size)."
         )
 
 
@@ -205,7 +205,7 @@ def freeze(model: PreTrainedModel, what: str) -> list[str]:
     if what not in ("embeddings", "encoder") and not match:
         raise UserError(f"freeze is {what!r}; give embeddings, encoder, or a number of layers such as 4-layers.")
     if trunk is model or not stacks:
-        raise UserError(f"{type(model).__name__} has no trunk of layers beside its head; leave out freeze.")
+        raise UserError(f"{type(model).__name__} has no stack of layers that could be frozen; leave out freeze.")
     layers, stack = max(stacks.items(), key=lambda named: len(named[1]))
     if match and not 1 <= int(match[1]) <= len(stack):
         raise UserError(f"freeze is {what!r}; the model has {len(stack)} layers.")

@@ -185,7 +185,7 @@ def _forward(
         if np.isnan(values).any():
             raise UserError(
                 f"The model's logits are not numbers (NaN) in {str(logits.dtype).removeprefix('torch.')}. "
-                "Use --dtype float32 or bfloat16; if it is so there too, its training diverged."
+                "Use --dtype float32 or bfloat16; if they give NaN too, its training diverged."
             )
         into[places[there]] = values
 

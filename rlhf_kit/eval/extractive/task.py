@@ -67,14 +67,15 @@ class ExtractiveArguments(TaskArguments):
     scorer: str | None = field(
         default=None,
         metadata={
-            "help": "The data's official one; XQuAD's is squad; squad2 takes questions without an answer; drcd drops "
-            "ASCII punctuation only. 評分方式",
+            "help": "The dataset's official scorer. XQuAD uses squad; squad2 takes questions without an answer; drcd "
+            "drops ASCII punctuation only. 評分方式",
             "required": True,
             "choices": SCORERS,
         },
     )
     on_bad_row: Literal["error", "drop"] = field(
-        default="error", metadata={"help": "A faulty question: stop, or leave it out and count it. 有問題的題目"}
+        default="error",
+        metadata={"help": "What to do with a faulty question: stop, or leave it out and count it. 有問題的題目"},
     )
     max_length: int = field(default=384, metadata={"help": "Tokens of a window. 視窗長度"})
     step: int | None = field(
@@ -88,14 +89,15 @@ class ExtractiveArguments(TaskArguments):
     null_score_diff_threshold: float | None = field(
         default=None,
         metadata={
-            "help": "squad2: no answer where its score is above the best span's by more. Default: 0. 無答案門檻"
+            "help": "squad2: predict no answer where its score exceeds the best span's by more than this. Default: 0. "
+            "無答案門檻"
         },
     )
-    n_best: int = field(default=20, metadata={"help": "Candidates kept of a question. 保留的候選答案數"})
+    n_best: int = field(default=20, metadata={"help": "Candidate answers kept per question. 保留的候選答案數"})
     train_dataset_name: list[str] = field(
         default_factory=lambda: [],
         metadata={
-            "help": "Fine-tune on it first: one or several, in the forms of --dataset_name. 訓練資料",
+            "help": "Fine-tune on this data first: one source or several, as for --dataset_name. 訓練資料",
             "whole": True,
             "short": "train_data",
         },
@@ -104,15 +106,16 @@ class ExtractiveArguments(TaskArguments):
         default=3.0, metadata={"help": "Passes over the training data. 訓練輪數", "short": "epochs"}
     )
     learning_rate: float = field(default=5e-5, metadata={"help": "Its peak. 學習率"})
-    batch_size: int = field(default=32, metadata={"help": "Windows in a batch of the training. 批次大小"})
+    batch_size: int = field(default=32, metadata={"help": "Windows per training batch. 批次大小"})
     lora_r: int | None = field(
-        default=None, metadata={"help": "Train adapters of this rank and the head only. LoRA 的秩", "short": "lora"}
+        default=None,
+        metadata={"help": "Train only LoRA adapters of this rank and the head. LoRA 的秩", "short": "lora"},
     )
     freeze: str | None = field(
         default=None,
         metadata={
-            "help": "Do not train: embeddings, encoder (so that the embeddings alone learn), or the first N-layers. "
-            "凍結"
+            "help": "Freeze the embeddings, the encoder (only the embeddings learn), or the first N layers "
+            "(N-layers). 凍結"
         },
     )
 
@@ -154,7 +157,7 @@ class Extractive(Task):
         options = self.options
         if not options.train_dataset_name and (options.lora_r or options.freeze):
             raise UserError(
-                "--lora_r and --freeze say how to train; give --train_dataset_name too. "
+                "--lora_r and --freeze are training options; give --train_dataset_name too. "
                 "請一併給 --train_dataset_name。"
             )
         self.lessons, self.training_data = [], {}

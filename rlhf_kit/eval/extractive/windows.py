@@ -164,11 +164,11 @@ def make_windows(
 def _check(tokenizer: PreTrainedTokenizerBase, overlap: int | None, step: int | None) -> None:
     if not tokenizer.is_fast:
         raise UserError(
-            f"{type(tokenizer).__name__} does not tell where its tokens stand in the text (no offsets), so that no "
-            "answer could be cut from the passage. Give a fast tokenizer: a folder with tokenizer.json."
+            f"{type(tokenizer).__name__} does not give the positions of its tokens in the text (no offsets), so no "
+            "answer could be taken from the passage. Give a fast tokenizer: a folder with tokenizer.json."
         )
     if overlap is not None and step is not None:
-        raise UserError(f"overlap={overlap} and step={step} say the same thing in two ways; give one of them.")
+        raise UserError(f"overlap={overlap} and step={step} set the same quantity; give only one.")
     if (step is not None and step < 1) or (overlap is not None and overlap < 0):
         raise UserError("A window's step must be at least 1 and its overlap at least 0.")
 
@@ -177,7 +177,7 @@ def _refuse(empty: Sequence[str], crowded: Sequence[str], max_length: int, overl
     """Raises UserError with all questions that no window can be made for."""
     faults = []
     if empty:
-        faults.append(f"the tokenizer finds no token in the passage of {_named(empty)}.")
+        faults.append(f"there are no tokens in the passage of {_named(empty)}.")
     if crowded:
         needs, less = (f" and {overlap} tokens of overlap", " or overlap") if overlap else ("", "")
         faults.append(
@@ -218,7 +218,7 @@ def _form(tokenizer: PreTrainedTokenizerBase) -> _Form:
     encoded = tokenizer("1", "1", return_token_type_ids=True)
     ids, owners = encoded["input_ids"], encoded.sequence_ids(0)
     if 0 not in owners or 1 not in owners:
-        raise UserError(f"{type(tokenizer).__name__} makes no token of '1': it cannot read a question.")
+        raise UserError(f"{type(tokenizer).__name__} has no token for '1': it cannot read a question.")
     first, second = owners.index(0), owners.index(1)
     past_first = first + owners.count(0)
     past_second = second + owners.count(1)

@@ -63,4 +63,6 @@ def _percent(task: str, scores: dict) -> float:
             if name.partition(",")[0] == metric and isinstance(value, int | float):
                 return 100 * value
     had = ", ".join(name for name in scores if "stderr" not in name)
-    raise UserError(f"--lm_eval {task} has none of {', '.join(METRICS)}; it has {had}. Run it by the harness itself.")
+    raise UserError(
+        f"--lm_eval {task} has none of {', '.join(METRICS)}; it has {had}. Run it with the harness itself."
+    )

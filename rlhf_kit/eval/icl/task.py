@@ -52,10 +52,10 @@ class ICLArguments(ModelsArguments):
     )
     lm_eval: list[str] = field(
         default_factory=lambda: [],
-        metadata={"help": "Tasks of lm-evaluation-harness as well (extra: lm-eval). 一併評測的 lm-eval 任務"},
+        metadata={"help": "Also run these tasks of lm-evaluation-harness (extra: lm-eval). 一併評測的 lm-eval 任務"},
     )
     limit: int | None = field(
-        default=None, metadata={"help": "The first N items of each task only: a trial, not a result. 只評前 N 題"}
+        default=None, metadata={"help": "Only the first N items of each task: a trial, not a result. 只評前 N 題"}
     )
 
 
@@ -83,13 +83,13 @@ class ICL(task.Task):
     def check(self) -> None:
         options = self.options
         if not self.shots:
-            raise UserError("--shots is an empty list; give a number of examples at least, such as 0.")
+            raise UserError("--shots is an empty list; give at least one number of examples, such as 0.")
         if not options.tasks and not options.lm_eval:
             raise UserError("Nothing to measure: give --tasks, such as `--tasks world arithmetic`, or --lm_eval.")
         if options.lm_eval:
             harness.check_installed()
             if options.apply_chat_template:
-                raise UserError("--lm_eval tasks are asked in plain text here; leave --apply_chat_template out.")
+                raise UserError("--lm_eval tasks run in plain text only; leave --apply_chat_template out.")
         for exercise in self.rows:
             draw_shots(exercise, 0, self.shots[-1], options.seed)
         if self.folder is not None:

@@ -76,7 +76,7 @@ def draw_shots(task: Task, number: int, shots: int, seed: int) -> list[Example]:
         return []
     question = task.examples[number].prompt
     if shots >= len(task.pool):  # one may be the question itself
-        raise UserError(f"{task.name} has {len(task.pool) - 1} examples to show; --shots {shots} is more.")
+        raise UserError(f"{task.name} has {len(task.pool) - 1} examples to show; --shots {shots} is too many.")
     drawn = _random(task.name, number, shots, seed).sample(task.pool, shots + 1)
     return [example for example in drawn if example.prompt != question][:shots]
 

@@ -58,12 +58,12 @@ class ScoreOptions:
             "output. 輸出檔案"
         },
     )
-    batch_size: int = field(default=16, metadata={"help": "Completions a forward."})
+    batch_size: int = field(default=16, metadata={"help": "Completions per forward pass."})
     ensemble: Literal["mean", "min", "mean-std"] | None = field(
-        default=None, metadata={"help": "One score of several models. Default: mean. 多個模型如何合併"}
+        default=None, metadata={"help": "How to combine the scores of several models. Default: mean. 多個模型如何合併"}
     )
     std_coef: float | None = field(
-        default=None, metadata={"help": "Of mean-std: mean - C * standard deviation. Default: 1.0."}
+        default=None, metadata={"help": "For mean-std: how many standard deviations to subtract. Default: 1.0."}
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with a hub model. 執行模型自帶的程式碼"}
@@ -150,14 +150,18 @@ def run(options: ScoreOptions) -> None:
     """`rlhf-kit score` with its options. Raises UserError before anything is written."""
     pin(options)
     if len(options.model_name_or_path) == 1 and options.ensemble is not None:
-        raise UserError(f"--ensemble {options.ensemble} joins several models; --model names one. Name more.")
+        raise UserError(
+            f"--ensemble {options.ensemble} combines several models, and --model_name_or_path names one. Name more."
+        )
     if options.std_coef is not None and options.ensemble != "mean-std":
-        raise UserError("--std_coef goes with --ensemble mean-std.")
+        raise UserError("--std_coef applies to --ensemble mean-std only.")
     if len(set(options.model_name_or_path)) < len(options.model_name_or_path):
-        raise UserError(f"--model names a model twice ({', '.join(options.model_name_or_path)}); name each once.")
+        raise UserError(
+            f"--model_name_or_path names a model twice ({', '.join(options.model_name_or_path)}); name each once."
+        )
     if options.output_file is not None:
         output = options.output_file
-        Folder(output.parent, SCORE).check_file(output.name, "--output", options.dataset_name, "--data")
+        Folder(output.parent, SCORE).check_file(output.name, "--output_file", options.dataset_name, "--dataset_name")
     source = read(options.dataset_name, KINDS, options.split, seed=0)
     ours = Source(source.name, shapes.read(source.rows, KINDS)[0], source.context)
     form = form_of(ours)
@@ -170,7 +174,7 @@ def run(options: ScoreOptions) -> None:
     for name, reader in readers.items():
         reader.check_padding(loaded[name][0], lists)
     if cut:
-        message = f"{cut} prompts are longer than the model reads with their completions and lose their beginning."
+        message = f"{cut} prompts do not fit the model together with their completions, and lose their beginning."
         complain(f"rlhf-kit score: {message}")
     scores = score_lists(_scorer(options, list(loaded.values())), lists, options.batch_size)
     text = results.json_lines(with_scores(source.rows, form, scores))
@@ -180,7 +184,9 @@ def run(options: ScoreOptions) -> None:
         try:
             Folder(options.output_file.parent, SCORE).write(options.output_file.name, text)
         except OSError as error:
-            raise UserError(f"--output {str(options.output_file)!r} cannot be written: {error.strerror}.") from error
+            raise UserError(
+                f"--output_file {str(options.output_file)!r} cannot be written: {error.strerror}."
+            ) from error
 
 
 def _scorer(options: ScoreOptions, loaded: Sequence[tuple]):

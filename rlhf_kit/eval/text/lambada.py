@@ -77,7 +77,7 @@ def request_of(tokenizer: PreTrainedTokenizerBase, passage: str, limit: int | No
     """Of a passage longer than the model reads, the beginning is left out. Raises UserError for a single word."""
     context, word = split_last_word(passage)
     if not context:
-        raise UserError("it is one word, with nothing to guess it from.")
+        raise UserError("it is a single word, with no context to predict it from.")
     ids, (target,) = encode_behind(tokenizer, context, [word])
     most = max(1, len(ids) - room_before([target], limit).excess(len(ids)))
     return Request(last_tokens(ids, most, start_ids(tokenizer)), [target])

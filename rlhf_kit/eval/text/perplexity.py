@@ -34,12 +34,12 @@ class PerplexityArguments(TaskArguments):
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Documents (column text), or one as .txt, where WikiText's headings begin new ones. 測試資料",
+            "help": "Documents (column text), or a .txt file, split at WikiText's headings. 測試資料",
             "required": True,
         },
     )
     stride: int | None = field(
-        default=None, metadata={"help": "New tokens a window scores. Default: half of what the model reads. 步幅"}
+        default=None, metadata={"help": "New tokens scored per window. Default: half the model's context. 步幅"}
     )
 
 

@@ -64,7 +64,7 @@ class Article:
 def read_articles(source: str, split: str) -> list[Article]:
     """Articles with their reference summaries. Raises UserError with all faults of the source."""
     if source.partition(":")[0] == sources.WORLD:
-        raise UserError("The world has no summaries. Give --data a file, a folder or a hub id.")
+        raise UserError("The embedded world has no summaries. Give a file, a folder or a hub id with --dataset_name.")
     loaded = sources.read(source, ("summaries",), split, 0)
     first = loaded.rows[0] if loaded.rows and isinstance(loaded.rows[0], Mapping) else {}
     columns = next((pair for pair in COLUMNS if set(pair) <= set(first)), None)
@@ -78,7 +78,7 @@ def read_articles(source: str, split: str) -> list[Article]:
         bad = [at for at, value in enumerate(values) if not isinstance(value, str) or not value.strip()]
         faults += [(number, f"`{columns[at]}` must be text, not {str(values[at])[:40]!r}") for at in bad]
         if columns and not bad and not units(values[1]):
-            faults.append((number, f"`{columns[1]}` {UNCOUNTED}: {values[1][:40]!r}; take the row out"))
+            faults.append((number, f"`{columns[1]}` {UNCOUNTED}: {values[1][:40]!r}; remove the row"))
         elif columns and not bad:
             articles.append(Article(str(len(articles)), values[0].strip(), values[1].strip()))
     if faults:
@@ -182,7 +182,7 @@ class TLDRArguments(ModelsArguments):
     )
     split: str = field(default="test", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
     no_hint: bool = field(
-        default=False, metadata={"help": "Leave out TL;DR:, which shows what the hint is worth. 不加提示"}
+        default=False, metadata={"help": "Leave out the hint TL;DR:, to measure its effect. 不加提示"}
     )
 
 

@@ -62,7 +62,7 @@ def read(one: Data | Test, data_dir: Path | None = None, limit: int | None = Non
     if PLACE in source:
         if data_dir is None:
             raise UserError(
-                f"{source} is a file of yours; say by --data_dir where {PLACE} is. 請用 --data_dir 指定資料夾。"
+                f"{source} is a local file; give the folder of {PLACE} with --data_dir. 請用 --data_dir 指定資料夾。"
             )
         source = source.replace(PLACE, str(data_dir))
     if source.partition(":")[0] == WORLD:

@@ -31,7 +31,7 @@ def reorder(question: Question, order: str, seed: int = 0) -> Question:
         ValueError: for another order.
     """
     if order not in ORDERS:
-        raise ValueError(f"order is {order!r}: {' and '.join(ORDERS)} are there")
+        raise ValueError(f"order is {order!r}: it must be {' or '.join(ORDERS)}")
     text, start = question.answers[0]
     units = _units(question.context, start, start + len(text))
     draw = random.Random(f"{seed} {question.id}")

@@ -33,7 +33,7 @@ def percent(estimate: Estimate, form: str = ".1f") -> str:
 def _state(report: Report) -> Iterator[Sentence]:
     done, cells = report.cells
     if done < cells:
-        yield f"Not finished: {done} of {cells} cells. The same command goes on.", f"尚未完成：{done}/{cells}。"
+        yield f"Not finished: {done} of {cells} cells. The same command resumes.", f"尚未完成：{done}/{cells}。"
     without: dict[str, list[str]] = {}
     for row in report.table.rows:
         if row.name in report.skipped:
@@ -51,12 +51,12 @@ def _gate(report: Report) -> Iterator[Sentence]:
     if not known:
         if report.guesses:
             yield (
-                "No gate: no row that is tested abroad has a test in a language it learned. Add one.",
+                "No gate: no row tested in a new language also has a test in a language it was trained on. Add one.",
                 "沒有門檻：缺少學過的語言的測試。",
             )
             return
         yield (
-            "No gate: what guessing is worth is known on the embedded world's questions only.",
+            "No gate: the score of guessing is known for the embedded world's questions only.",
             "沒有門檻：只有內建世界的題目能算出亂猜的分數。",
         )
         return

@@ -57,4 +57,4 @@ class QANetConfig(PreTrainedConfig):
             )
         even = [name for name in ("char_kernel", "embedding_kernel", "model_kernel") if getattr(self, name) % 2 == 0]
         if even:
-            raise UserError(f"QANet: {', '.join(even)} must be odd, so that a token stands in the middle.")
+            raise UserError(f"QANet: {', '.join(even)} must be odd, so that the middle is a token.")
