@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -5,8 +6,8 @@ import pytest
 
 import rlhf_kit
 from rlhf_kit import cli
-from rlhf_kit.cli.commands import COMMANDS
-from rlhf_kit.cli.help import panels
+from rlhf_kit.cli.commands import COMMANDS, STAGES
+from rlhf_kit.cli.help import HELP, HIDDEN, panels
 from rlhf_kit.options.declared import declared_fields
 from rlhf_kit.reward import RewardConfig
 from rlhf_kit.stages.arguments import DataArguments, ModelArguments, RunArguments
@@ -61,7 +62,17 @@ def test_the_full_help_lists_exactly_what_parsing_accepts(stage):
     """Help reads source text, parsing reads classes: they must tell the same."""
     shown = [option.name for _, options in panels(COMMANDS[stage], everything=True) for option in options]
     assert len(shown) == len(set(shown))
-    assert set(shown) == set(declared_fields([ModelArguments, DataArguments, RunArguments, *CLASSES[stage]]))
+    accepted = set(declared_fields([ModelArguments, DataArguments, RunArguments, *CLASSES[stage]]))
+    assert set(shown) == accepted - set(HIDDEN)
+    assert {*HELP, "gradient_checkpointing", "do_train", "local_rank"} <= accepted
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_help_calls_an_option_deprecated_or_unused(stage):
+    """The libraries' own sentences do, of aliases and of what they leave to scripts: see HIDDEN and HELP."""
+    for _, options in panels(COMMANDS[stage], everything=True):
+        for option in options:
+            assert not re.search(r"deprecated|not directly used|will be removed", option.help, re.IGNORECASE), option
 
 
 @pytest.mark.parametrize("stage", CLASSES)

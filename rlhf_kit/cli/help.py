@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -16,16 +18,34 @@ SHARED = "rlhf_kit.eval.task"
 COMMON = (
     "output_dir resume_from_checkpoint learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm "
     "num_train_epochs max_steps per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
-    "bf16 fp16 gradient_checkpointing logging_steps save_strategy save_steps save_total_limit eval_strategy "
+    "bf16 fp16 activation_checkpointing logging_steps save_strategy save_steps save_total_limit eval_strategy "
     "eval_steps seed report_to run_name dataloader_num_workers push_to_hub"
 ).split()
+
+# Accepted, but not shown: deprecated aliases, and options that the libraries read only in scripts of a user's own.
+HIDDEN = (
+    "gradient_checkpointing gradient_checkpointing_kwargs do_train do_eval do_predict local_rank truncation_mode "
+    "pad_token"
+).split()
+# Options whose help from the libraries would be wrong here.
+HELP = {
+    "resume_from_checkpoint": "Resume the run in output_dir: from its last complete checkpoint, or from the one whose "
+    "folder is given.",
+    "activation_checkpointing": "Recompute activations in the backward pass: less memory, about a third more time.",
+    "use_liger_kernel": "Use Liger's Triton kernels for the model's layers (pip install liger-kernel).",
+}
 
 
 def panels(command: Command, everything: bool = False) -> list[tuple[str, list[Option]]]:
     """(title, options) of a command; an option stands once, where it is declared first."""
     shown, training, seen = [], [], set()
     for title, name in command.options.items():
-        options = [option for option in declared_in_source([name]).options.values() if option.name not in seen]
+        declared = declared_in_source([name]).options.values()
+        options = [
+            replace(option, help=HELP.get(option.name, option.help))
+            for option in declared
+            if option.name not in seen and option.name not in HIDDEN
+        ]
         seen.update(option.name for option in options)
         own = [option for option in options if not option.module.startswith(("transformers.", "trl.trainer.base"))]
         # What a command declares itself comes before what it shares with others.

@@ -121,6 +121,12 @@ MUTANTS = [
         "tests/test_command_line.py::test_a_typo_in_any_command_is_told_before_torch_is_imported",
     ),
     (
+        "rlhf_kit/cli/help.py",
+        "            if option.name not in seen and option.name not in HIDDEN\n",
+        "            if option.name not in seen\n",
+        "tests/test_cli.py::test_no_help_calls_an_option_deprecated_or_unused",
+    ),
+    (
         "rlhf_kit/options/declared.py",
         '    "data": ("dataset_name",),\n',
         "",
