@@ -190,7 +190,7 @@ def test_a_branch_that_moved_is_another_model(hub, run, models):
     try:
         further = [*begin, "--max_steps", "3", "--resume_from_checkpoint"]
         refused(run(*further), "--model_name_or_path", f"tiny/gpt2@{before}", f"tiny/gpt2@{after}")
-        refused(run(*measure), "holds items of other settings", before[:16], after[:16])
+        refused(run(*measure), "holds items measured with other settings", before[:16], after[:16])
         done = run(*further[:-1], "--model_revision", before, "--resume_from_checkpoint")
         assert done.status == 0, done.said
         assert saved(run, "runs/moved")["steps"] == 3

@@ -161,7 +161,7 @@ class Run:
         unit: what the progress counts, such as "questions".
         files: what will be written into the folder besides, which may not be there but from such a measurement.
 
-    Raises UserError: equal ids; a folder that holds items of other settings.
+    Raises UserError: equal ids; a folder that holds items measured with other settings.
     """
 
     def __init__(
@@ -336,21 +336,23 @@ def _check_settings(folder: Path, settings: Settings) -> None:
     if not path.is_file():
         if (folder / ITEMS).exists() or (folder / RESULTS).exists():
             raise UserError(
-                f"{str(folder)!r} holds the results of another task or protocol; give another --output_dir."
+                f"{str(folder)!r} holds the results of another task or protocol; give another folder with "
+                "--output_dir."
             )
         return
     try:
         was = Settings(**read_json(path)).deciding
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{str(path)!r} does not hold the settings of a run: {error}. Give another --output_dir."
+            f"{str(path)!r} does not hold the settings of a run: {error}. Give another folder with --output_dir."
         ) from error
     now = settings.deciding
     other = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if other:
         changes = ", ".join(f"{name} {was.get(name)!r}, now {now.get(name)!r}" for name in other)
         raise UserError(
-            f"{str(folder)!r} holds items measured with other settings ({changes}); give another --output_dir."
+            f"{str(folder)!r} holds items measured with other settings ({changes}); give another folder with "
+            "--output_dir."
         )
 
 

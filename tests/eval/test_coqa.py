@@ -396,7 +396,7 @@ def test_two_processes_answer_as_one(saved, data, tmp_path):
 def test_demonstrations_of_the_command(saved, data, tmp_path, capsys):
     argv = ["--model", saved, "--data", str(data)]
     assert main([*argv, "--shots", "1"]) == 2
-    assert "is the file that is measured" in capsys.readouterr().err
+    assert "is the file being evaluated" in capsys.readouterr().err
     assert main([*argv, "--demonstrations", str(data)]) == 2
     out = tmp_path / "out"
     assert main([*argv, "--shots", "1", "--demonstrations", str(data), "--output", str(out)]) == 0

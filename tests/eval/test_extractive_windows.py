@@ -181,7 +181,7 @@ def test_cls_behind_the_passage_and_no_cls_at_all():
     [
         ({"max_length": 5}, "a window of 5 tokens has no room for the question and some of its passage: question 'q'"),
         ({"max_length": 9, "overlap": 4}, "4 tokens of overlap"),
-        ({"max_length": 9, "overlap": 4, "step": 4}, "give one of them"),
+        ({"max_length": 9, "overlap": 4, "step": 4}, "give only one"),
         ({"step": 0}, "at least 1"),
         ({"overlap": -1}, "at least 0"),
     ],

@@ -84,8 +84,8 @@ def test_faulty_rows_are_refused_together(model_folder, tmp_path):
         runner.run(MC, MCArguments(model_name_or_path=str(model_folder), dataset_name=data))
     for words in (
         "line 2: `question` must be a string",
-        "line 3: `labels` must be 3",
-        "line 4: `labels` need",
+        "line 3: `labels` must be a list of 3",
+        "line 4: `labels` must mark at least one choice as true (1)",
         "line 5: `choices`",
     ):
         assert words in str(error.value)

@@ -79,7 +79,7 @@ def test_shots_that_have_no_room_are_left_out(options, tmp_path):
 
 def test_shots_from_the_measured_file_are_refused(options):
     options.shots = 1
-    with pytest.raises(UserError, match="is the file that is measured"):
+    with pytest.raises(UserError, match="is the file being evaluated"):
         Squad(options).prepare()
 
 

@@ -145,9 +145,9 @@ def test_training_cut_off_is_begun_again(copy):
         ({"training": {**TRAINING, "max_steps": 3}}, [], "out/bert/seed-0' was made by other settings (training "),
         ({"data": [{**DATA[0], "size": 5}, DATA[1]]}, [], "(data ["),
         ({"data": [DATA[0], {**DATA[1], "word_order": "reversed"}]}, [], "(data ["),
-        ({"tests": [{**TESTS[0], "size": 4}, TESTS[1]]}, [], "holds items of other settings (data_hash"),
+        ({"tests": [{**TESTS[0], "size": 4}, TESTS[1]]}, [], "holds items measured with other settings (data_hash"),
         ({"tests": [{**TESTS[0], "scorers": ["cmrc"]}, TESTS[1]]}, [], "(protocol 'drcd cmrc', now 'cmrc')"),
-        ({}, ["--limit", "2"], "holds items of other settings"),
+        ({}, ["--limit", "2"], "holds items measured with other settings"),
         ({}, ["--dtype", "bfloat16"], "(dtype 'float32', now 'bfloat16')"),
     ],
 )  # fmt: skip

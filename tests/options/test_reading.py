@@ -103,7 +103,7 @@ def test_two_spellings_of_one_option_in_a_yaml_are_refused(tmp_path):
 
 def test_exactly_one_of_a_group():
     assert refused("in.json", human=False) == "give one of --predictions, --human."
-    assert "exclude one another" in refused("in.json", "--predictions", "p.json")
+    assert "exclude each other" in refused("in.json", "--predictions", "p.json")
 
 
 def test_names_of_other_projects():

@@ -149,7 +149,7 @@ def test_faulty_yaml(tmp_path, text, message):
         (["--config"], "--config needs the path"),
         (["--learning_rate"], "--learning_rate needs a value: a number"),
         (["word"], '--use_cpu: got "word"'),
-        (["--seed", "1", "2"], "'2' stands alone"),
+        (["--seed", "1", "2"], "'2' is not an option"),
         (["--block_size", "1"], "block_size=1 must be at least 2"),
     ],
 )

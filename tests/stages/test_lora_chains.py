@@ -169,7 +169,7 @@ def test_what_a_stage_leaves_loads_in_plain_transformers(stage, start, kind, tra
         (["--use_peft", "--lora_target_modules", "lm_head"], "'lm_head' is tied to 'wte'"),
         (["--use_peft", "--lora_modules_to_save", "embed_tokens"], "no 'embed_tokens' .* has .*wte"),
         (["--lora_r", "4"], "^rlhf-kit sft: --lora_r needs --use_peft"),
-        (["--use_dora", "--lora_target_modules", "c_fc"], "--lora_target_modules goes with.*--use_dora goes"),
+        (["--use_dora", "--lora_target_modules", "c_fc"], "--lora_target_modules needs.*--use_dora needs"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry_run"]], ids=["run", "dry"])

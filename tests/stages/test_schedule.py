@@ -29,8 +29,8 @@ ASKED = [
     (["--optim", "sgd", "--optim_args", "momentum=.9,momentum=.8"], "each key once"),
     (["--optim", "sgd", "--optim_args", "momentum=fast"], "optim_args momentum=fast: could not convert"),
     (["--optim", "sgd", "--optim_args", "nesterov=true"], "Nesterov momentum requires a momentum"),
-    (["--optim", "sgd", "--optim_args", "momentum=.9,momentun=.8"], "optim sgd does not read momentun."),
-    (["--optim_args", "beta1=0.5"], "does not read beta1. Leave it out; betas, epsilon and decay are options"),
+    (["--optim", "sgd", "--optim_args", "momentum=.9,momentun=.8"], "optim sgd does not support momentun."),
+    (["--optim_args", "beta1=0.5"], "does not support beta1. Leave it out; betas, epsilon and decay are options"),
     (["--optim_target_modules", "all-linear"], "--optim_target_modules: optim adamw_torch_fused does not support it"),
     ([*CHECKPOINTING, '{"use_reentrant": "maybe", "debug": 1}'], "use_reentrant, debug must be true or false"),
     ([*CHECKPOINTING, '{"reentrant": true}'], "unexpected keyword argument 'reentrant'"),
@@ -95,7 +95,7 @@ def test_what_cannot_be_made_is_told_first(options, told, tmp_path, monkeypatch,
 def test_a_trainer_in_python_refuses_what_its_optimizer_does_not_read(base, tmp_path):
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", optim="sgd", optim_args="momentun=0.9")
     args.activation_checkpointing_kwargs = {"every_n_layers": 2}
-    with pytest.raises(UserError, match=r"does not read momentun.*; activation_checkpointing_kwargs .* goes with"):
+    with pytest.raises(UserError, match=r"does not support momentun.*; activation_checkpointing_kwargs .* needs"):
         Trainer(load_policy(base), args)
 
 
