@@ -146,7 +146,7 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     unequal = [name for name in SAME if settings.get(name) != its.get(name)]
     if unequal:
         what = ", ".join(f"{name} {settings.get(name)!r} and {its.get(name)!r}" for name in unequal)
-        raise UserError(f"{str(first)!r} and {str(second)!r} cannot be compared, they measured other things: {what}.")
+        raise UserError(f"{str(first)!r} and {str(second)!r} cannot be compared, because they differ in {what}.")
     # A score that the results tell as well is a percentage there, where they do not say otherwise by `scale`; of all
     # items or group by group alone.
     by_group = {name for part in summary["groups"].values() for name in part["scores"]} - set(summary["scores"])

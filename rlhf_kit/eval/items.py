@@ -304,8 +304,8 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Item]]:
     record = read_json(path)
     if isinstance(record, dict) and "settings" not in record:
         raise UserError(
-            f"{str(path)!r} was not measured item by item, as by `eval reward` of an earlier version; measure again "
-            "into another folder, or give that of another `rlhf-kit eval`."
+            f"{str(path)!r} has no scores item by item (an earlier version's `eval reward` wrote none); measure "
+            "again into another folder, or give the folder of another evaluation."
         )
     items = list(_read_items([folder / ITEMS]).values())
     if not isinstance(record, dict) or not items:

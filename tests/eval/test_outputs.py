@@ -75,7 +75,7 @@ def test_a_reward_models_results_of_an_earlier_version_stay(tmp_path, monkeypatc
     assert main(["eval", "reward", *COMMANDS["reward"], "--output", "out"]) == 2
     assert "'out' holds results of something else; give another folder" in capsys.readouterr().err
     assert main(["eval", "compare", "out", "out"]) == 2
-    assert "not measured item by item, as by `eval reward` of an earlier version" in capsys.readouterr().err
+    assert "has no scores item by item (an earlier version's `eval reward` wrote none)" in capsys.readouterr().err
     assert every_byte(tmp_path) == before
 
 

@@ -117,8 +117,8 @@ def _error(name: str, bad: Sequence[_Bad]) -> UserError:
     kinds = ", ".join(f"{count} {fault}" for fault, count in Counter(one.fault for one in bad).items())
     details = "".join(f"\n  {line}" for line in lines)
     return UserError(
-        f"{name} is not data as SQuAD has it, {count} ({kinds}):{details}{more}\n"
-        "Fix the file, or leave such questions out with --on_bad_row drop. 請修正檔案，或用 --on_bad_row drop 略過。"
+        f"{name} is not valid SQuAD data, {count} ({kinds}):{details}{more}\n"
+        "Fix the file, or leave these questions out with --on_bad_row drop. 請修正檔案，或用 --on_bad_row drop 略過。"
     )
 
 
