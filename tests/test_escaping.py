@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 import transformers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.table import Table
@@ -46,6 +46,7 @@ def test_by_hand():
 
 
 @given(st.text(alphabet=st.characters(codec=None) | st.sampled_from(HOSTILE)))
+@example("a line\nand the next")
 def test_nothing_is_left_that_moves_or_marks(text):
     shown = [escape(text) for escape in (escaping.terminal, escaping.html, escaping.markdown)]
     assert not any(MOVES.search(form) for form in shown)

@@ -261,7 +261,7 @@ MUTANTS = [
         TRAINER,
         "self.rewards.check(prompts, args.max_completion_length, trainer_state=None)",
         "pass",
-        CALLS + "test_a_signature_that_does_not_fit_is_told_before_anything_is_sampled",
+        MODELS + "test_prompts_that_the_reward_s_template_refuses_are_found_first",
     ),
     (
         REWARDS,
