@@ -36,7 +36,7 @@ from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.models.value import completion_logprobs
-from rlhf_kit.options import reading
+from rlhf_kit.options import option, reading
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.report.page import write_report
 from rlhf_kit.stages import ppo, pretrain, reward, sft
@@ -345,11 +345,9 @@ def samples_page(summary: dict) -> str:
 
 @dataclass
 class DemoOptions:
-    output_dir: Path = field(default=Path("runs/demo"), metadata={"help": "Folder to write. 輸出資料夾"})
-    seed: int = field(default=0, metadata={"help": "Seed of all stages. 亂數種子"})
-    pretrain: bool = field(
-        default=False, metadata={"help": "First pre-train a smaller base on the spot. 先自己預訓練一個"}
-    )
+    output_dir: Path = option(Path("runs/demo"), "Folder to write. 輸出資料夾")
+    seed: int = option(0, "Seed of all stages. 亂數種子")
+    pretrain: bool = option(False, "First pre-train a smaller base on the spot. 先自己預訓練一個")
 
 
 def run(options: DemoOptions) -> int:

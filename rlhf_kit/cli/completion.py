@@ -6,9 +6,10 @@ The script holds every name, so that Tab starts no Python; after an update of th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlhf_kit.options import option
 from rlhf_kit.options.declared import aliases, declared_in_source
 from rlhf_kit.terminal import say
 
@@ -38,9 +39,8 @@ ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
 
 @dataclass
 class CompletionOptions:
-    shell: Literal["bash", "zsh"] | None = field(
-        default=None,
-        metadata={"help": "The shell to complete in. 要補完的殼層", "positional": "SHELL", "required": True},
+    shell: Literal["bash", "zsh"] | None = option(
+        None, "The shell to complete in. 要補完的殼層", positional="SHELL", required=True
     )
 
 
@@ -56,9 +56,9 @@ def script(shell: str, commands: Mapping[str, Any], groups: Collection[str]) -> 
         declared = declared_in_source([*command.options.values()]).options
         spelt = [*declared, *aliases(declared), "config", "help"]
         names.append(f'            "{words}") words="{" ".join(f"--{name}" for name in spelt)}";;')
-        for name, option in declared.items():
-            if option.values:
-                values.append(f'    "{words}:--{name}") words="{" ".join(option.values)}";;')
+        for name, item in declared.items():
+            if item.values:
+                values.append(f'    "{words}:--{name}") words="{" ".join(item.values)}";;')
     nested = [
         f'            2:{group}) words="{" ".join(w.split()[1] for w in commands if w.startswith(f"{group} "))}";;'
         for group in groups

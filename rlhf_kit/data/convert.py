@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
+from rlhf_kit.options import option
 from rlhf_kit.storage import Folder
 from rlhf_kit.terminal import say
 
 
 @dataclass
 class ConvertOptions:
-    dataset_name: Path | None = field(
-        default=None,
-        metadata={"help": "A .jsonl, .json, .csv or .parquet file. 輸入", "positional": "IN", "required": True},
+    dataset_name: Path | None = option(
+        None, "A .jsonl, .json, .csv or .parquet file. 輸入", positional="IN", required=True
     )
-    output_file: Path | None = field(
-        default=None,
-        metadata={
-            "help": "A .jsonl or .json file; one that convert wrote is replaced. 輸出",
-            "positional": "OUT",
-            "required": True,
-        },
+    output_file: Path | None = option(
+        None, "A .jsonl or .json file; one that convert wrote is replaced. 輸出", positional="OUT", required=True
     )
-    source_format: str | None = field(
-        default=None,
-        metadata={"help": "The format of IN. 輸入格式", "short": "from", "choices": FORMATS, "required": True},
+    source_format: str | None = option(
+        None, "The format of IN. 輸入格式", short="from", choices=FORMATS, required=True
     )
-    target_format: str = field(
-        default="ranked", metadata={"help": "The format of OUT. 輸出格式", "short": "to", "choices": WRITABLE}
+    target_format: str = option("ranked", "The format of OUT. 輸出格式", short="to", choices=WRITABLE)
+    sides: tuple[str, str] | None = option(
+        None, "The fields that Label Studio's Pairwise showed on the left and on the right. 左右兩邊的欄位"
     )
-    sides: tuple[str, str] | None = field(
-        default=None,
-        metadata={
-            "help": "The fields that Label Studio's Pairwise showed on the left and on the right. 左右兩邊的欄位"
-        },
-    )
-    merge: str | None = field(
-        default=None,
-        metadata={
-            "help": "Merge all labelers' rankings of a prompt into one. 合併多位標註者的排序",
-            "choices": METHODS,
-        },
+    merge: str | None = option(
+        None, "Merge all labelers' rankings of a prompt into one. 合併多位標註者的排序", choices=METHODS
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,19 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.intervals import intervals, mean, numbered, point
 from rlhf_kit.eval.items import Item, read_results
+from rlhf_kit.options import option
 from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console
 
 
 @dataclass
 class CompareOptions:
-    first: Path | None = field(
-        default=None, metadata={"help": "Folder of results. 結果的資料夾", "positional": "A", "required": True}
+    first: Path | None = option(None, "Folder of results. 結果的資料夾", positional="A", required=True)
+    second: Path | None = option(
+        None, "Folder of the results to compare with. 另一個資料夾", positional="B", required=True
     )
-    second: Path | None = field(
-        default=None,
-        metadata={"help": "Folder of the results to compare with. 另一個資料夾", "positional": "B", "required": True},
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap. 亂數種子"})
-    json: bool = field(default=False, metadata={"help": "Write the comparison as JSON. 以 JSON 輸出"})
+    seed: int = option(0, "Seed of the bootstrap. 亂數種子")
+    json: bool = option(False, "Write the comparison as JSON. 以 JSON 輸出")
 
 
 # Two results differ in these only if they are of different things.

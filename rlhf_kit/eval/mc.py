@@ -9,7 +9,7 @@ The official figures have six examples before each question: give them by --prom
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,13 @@ from rlhf_kit.eval.task import Task, TaskArguments
 from rlhf_kit.generation.likelihood import Request, likelihoods
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.inputs import MOST_JSON, read_bytes
+from rlhf_kit.options import option
 
 
 @dataclass
 class MCArguments(TaskArguments):
-    split: str = field(default="validation", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
-    prompt_file: str | None = field(
-        default=None, metadata={"help": "Text to put before every question, such as examples. 題目前的文字"}
-    )
+    split: str = option("validation", "Split of a folder or a hub dataset. 資料的分割")
+    prompt_file: str | None = option(None, "Text to put before every question, such as examples. 題目前的文字")
 
 
 class MC(Task):

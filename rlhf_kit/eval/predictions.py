@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,43 +14,30 @@ from rlhf_kit.data.references import Key, read_na_probs, read_predictions, read_
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import scorers
 from rlhf_kit.eval.scorers import Score
+from rlhf_kit.options import option
 from rlhf_kit.terminal import say
 
 
 @dataclass
 class PredictionsOptions:
-    task: Literal["coqa", "squad", "squad2", "drcd", "cmrc", "mlqa"] | None = field(
-        default=None,
-        metadata={
-            "help": "The official scorer: coqa (by domain), squad (XQuAD too), squad2 (HasAns, NoAns), drcd, cmrc, "
-            "mlqa. 評分方式",
-            "positional": "TASK",
-            "required": True,
-        },
+    task: Literal["coqa", "squad", "squad2", "drcd", "cmrc", "mlqa"] | None = option(
+        None,
+        "The official scorer: coqa (by domain), squad (XQuAD too), squad2 (HasAns, NoAns), drcd, cmrc, mlqa. 評分方式",
+        positional="TASK",
+        required=True,
     )
-    references: Path | None = field(default=None, metadata={"help": "The dataset's JSON. 標準答案", "required": True})
-    predictions: Path | None = field(
-        default=None, metadata={"help": "JSON in the official format. 模型的答案", "group": "answers"}
+    references: Path | None = option(None, "The dataset's JSON. 標準答案", required=True)
+    predictions: Path | None = option(None, "JSON in the official format. 模型的答案", group="answers")
+    human: bool = option(False, "Score a person's answers against the others'. 人類的分數", group="answers")
+    subset: bool = option(False, "Ignore predictions whose id is not in the references. 略過多餘的 id")
+    na_prob_file: Path | None = option(
+        None, "squad2: {id: probability of no answer}, for the best thresholds. 無答案的機率"
     )
-    human: bool = field(
-        default=False,
-        metadata={"help": "Score a person's answers against the others'. 人類的分數", "group": "answers"},
+    na_prob_thresh: float | None = option(
+        None, "squad2: above this probability a question counts as unanswered. Default: 1.0. 無答案門檻"
     )
-    subset: bool = field(
-        default=False, metadata={"help": "Ignore predictions whose id is not in the references. 略過多餘的 id"}
-    )
-    na_prob_file: Path | None = field(
-        default=None,
-        metadata={"help": "squad2: {id: probability of no answer}, for the best thresholds. 無答案的機率"},
-    )
-    na_prob_thresh: float | None = field(
-        default=None,
-        metadata={"help": "squad2: above this probability a question counts as unanswered. Default: 1.0. 無答案門檻"},
-    )
-    full_width: bool = field(default=False, metadata={"help": "drcd: drop 《》？，。、；： too. 也去掉全形標點"})
-    language: Literal["en", "zh"] | None = field(
-        default=None, metadata={"help": "mlqa: language of the answers. Default: zh. 答案的語言"}
-    )
+    full_width: bool = option(False, "drcd: drop 《》？，。、；： too. 也去掉全形標點")
+    language: Literal["en", "zh"] | None = option(None, "mlqa: language of the answers. Default: zh. 答案的語言")
 
 
 def score_coqa(references: Path, predictions: Path | None, subset: bool = False) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,6 +28,7 @@ from rlhf_kit.generation.generators import check_generators, folders, load_gener
 from rlhf_kit.models.checkpoints import load_config, load_tokenizer
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.identity import model_hash
+from rlhf_kit.options import option
 from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console
 
@@ -49,77 +50,52 @@ def planned(name: str, dry_run: bool) -> Iterator[None]:
 class OutputArguments:
     """What every measurement has."""
 
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder for the results; an interrupted run resumes there. 輸出資料夾"},
-    )
-    limit: int | None = field(
-        default=None, metadata={"help": "Only the first N rows: a trial, not a result. 只評前 N 筆"}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a hub model. 執行模型自帶的程式碼"}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Check everything, show the plan, load no weights, write nothing. 只檢查"}
-    )
+    output_dir: str | None = option(None, "Folder for the results; an interrupted run resumes there. 輸出資料夾")
+    limit: int | None = option(None, "Only the first N rows: a trial, not a result. 只評前 N 筆")
+    trust_remote_code: bool = option(False, "Run code that comes with a hub model. 執行模型自帶的程式碼")
+    dry_run: bool = option(False, "Check everything, show the plan, load no weights, write nothing. 只檢查")
 
 
 @dataclass
 class BatchArguments(OutputArguments):
     """What a measurement that runs models in batches has."""
 
-    max_batch_tokens: int = field(
-        default=8192, metadata={"help": "Tokens per batch: limits memory, does not change results. 記憶體上限"}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "Type of the weights. 數值精度"}
-    )
+    max_batch_tokens: int = option(8192, "Tokens per batch: limits memory, does not change results. 記憶體上限")
+    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Type of the weights. 數值精度")
 
 
 @dataclass
 class EvalArguments(BatchArguments):
     """What every task has."""
 
-    seed: int = field(default=0, metadata={"help": "Seed of all random draws and of the intervals. 亂數種子"})
+    seed: int = option(0, "Seed of all random draws and of the intervals. 亂數種子")
 
 
 @dataclass
 class ModelsArguments(EvalArguments):
     """What a task of several models has."""
 
-    models: list[str] = field(
-        default_factory=lambda: [],
-        metadata={"help": "Causal language models: folders or hub ids. 模型", "required": True, "whole": True},
-    )
+    models: list[str] = option([], "Causal language models: folders or hub ids. 模型", required=True, whole=True)
 
 
 @dataclass
 class TaskArguments(EvalArguments):
     """What a task of one model and one data set has."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A causal language model: folder or hub id. 模型", "required": True}
-    )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Test data: file, folder or hub id. 測試資料", "required": True}
-    )
-    split: str = field(default="test", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
+    model_name_or_path: str | None = option(None, "A causal language model: folder or hub id. 模型", required=True)
+    dataset_name: str | None = option(None, "Test data: file, folder or hub id. 測試資料", required=True)
+    split: str = option("test", "Split of a folder or a hub dataset. 資料的分割")
 
 
 @dataclass
 class ShotArguments(TaskArguments):
     """What a task with demonstrations in its prompt has besides."""
 
-    split: str = field(default="validation", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
-    apply_chat_template: bool = field(
-        default=False, metadata={"help": "Ask in turns, as SFT teaches, not in plain text. 以對話格式提問"}
-    )
-    shots: int = field(default=0, metadata={"help": "Demonstrations in the prompt. 示範數"})
-    demonstrations: str | None = field(
-        default=None,
-        metadata={
-            "help": "Data to take demonstrations from (its train split). Default: the test data's own. 示範的來源"
-        },
+    split: str = option("validation", "Split of a folder or a hub dataset. 資料的分割")
+    apply_chat_template: bool = option(False, "Ask in turns, as SFT teaches, not in plain text. 以對話格式提問")
+    shots: int = option(0, "Demonstrations in the prompt. 示範數")
+    demonstrations: str | None = option(
+        None, "Data to take demonstrations from (its train split). Default: the test data's own. 示範的來源"
     )
 
 

@@ -1,10 +1,7 @@
 """The options of a command, as dataclasses declare them: read from their source, or from the imported classes.
 
-From the source nothing is imported, so that help and a refusal come before torch does. Of a field's `metadata` these
-keys are read: `help`, `required`, `choices`, `const` (what the bare name stands for), `positional` (its name among the
-usage's words), `short` (another spelling of the name), `group` (exactly one option of a group is given), `whole`
-(each word is an item of the list: names of files, which may hold a comma or a space), `repeats` (each use of the name
-gives one such item).
+From the source nothing is imported, so that help and a refusal come before torch does. The kit's records say `option`
+(`rlhf_kit/options/__init__.py`), other libraries' `field`, whose `metadata` then has the names of its arguments.
 """
 
 from __future__ import annotations
@@ -200,19 +197,17 @@ def _lineage(module: str, class_name: str) -> list[tuple[str, ast.ClassDef]] | N
 
 
 def _source_option(node: ast.AnnAssign, names: _Names, **others: Any) -> Option | None:
-    keywords: dict[str | None, ast.expr] = {"default": node.value} if node.value is not None else {}
-    if isinstance(node.value, ast.Call) and ast.unparse(node.value.func).endswith("field"):
-        keywords = {keyword.arg: keyword.value for keyword in node.value.keywords}
+    keywords: dict[Any, ast.expr] = {"default": node.value} if node.value is not None else {}
+    if isinstance(node.value, ast.Call) and ast.unparse(node.value.func).endswith(("field", "option")):
+        keywords = dict(zip(("default", "help"), node.value.args, strict=False))
+        keywords |= {keyword.arg: keyword.value for keyword in node.value.keywords}
     if "init" in keywords and names.value(keywords["init"]) is False:
         return None
-    pairs = ()
-    if isinstance(keywords.get("metadata"), ast.Dict):
-        pairs = zip(keywords["metadata"].keys, keywords["metadata"].values, strict=True)
-    metadata = {names.value(key): names.value(value) for key, value in pairs if key is not None}
-    metadata = {key: value for key, value in metadata.items() if value is not _Unknown}
-    default = keywords.get("default")
-    if default is None and isinstance(keywords.get("default_factory"), ast.Lambda):
-        default = keywords["default_factory"].body
+    factory, table = keywords.get("default_factory"), keywords.get("metadata")
+    default = factory.body if isinstance(factory, ast.Lambda) else keywords.get("default")
+    if isinstance(table, ast.Dict):
+        keywords = {names.value(key): value for key, value in zip(table.keys, table.values, strict=True) if key}
+    metadata = {key: value for key, node in keywords.items() if (value := names.value(node)) is not _Unknown}
     return _option(node.target.id, names.value(node.annotation), metadata, default=_shown(default, names), **others)
 
 

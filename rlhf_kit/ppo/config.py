@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from transformers import TrainingArguments
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.options import option
 from rlhf_kit.options.bounds import range_faults
 from rlhf_kit.training.launch import sharding_faults
 
@@ -75,136 +76,94 @@ class PPOConfig(TrainingArguments):
     """
 
     # Optimisation
-    learning_rate: float = field(
-        default=1e-5, metadata={"help": "Learning rate of policy and shared value head (Ziegler et al. 2019, code)."}
+    learning_rate: float = option(1e-5, "Learning rate of policy and shared value head (Ziegler et al. 2019, code).")
+    value_learning_rate: float | None = option(None, "Learning rate of the value model; None: `learning_rate`.")
+    value_warmup_rollouts: int = option(
+        0, "First rollouts in which only the value function learns (PPO-max, arXiv:2307.04964)."
     )
-    value_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the value model; None: `learning_rate`."}
-    )
-    value_warmup_rollouts: int = field(
-        default=0,
-        metadata={"help": "First rollouts in which only the value function learns (PPO-max, arXiv:2307.04964)."},
-    )
-    adam_epsilon: float = field(
-        default=1e-5, metadata={"help": "Adam's epsilon (Ziegler et al. 2019, code; transformers' default is 1e-8)."}
-    )
-    adam_beta2: float = field(default=0.95, metadata={"help": "Adam's beta2 (InstructGPT, appendix C)."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient clipping by global norm."})
-    logging_steps: float = field(default=1, metadata={"help": "Optimizer steps between logs, rounded up to rollouts."})
+    adam_epsilon: float = option(1e-5, "Adam's epsilon (Ziegler et al. 2019, code; transformers' default is 1e-8).")
+    adam_beta2: float = option(0.95, "Adam's beta2 (InstructGPT, appendix C).")
+    max_grad_norm: float = option(1.0, "Gradient clipping by global norm.")
+    logging_steps: float = option(1, "Optimizer steps between logs, rounded up to rollouts.")
 
     # Sampling
-    total_episodes: int | None = field(
-        default=None,
-        metadata={
-            "help": "Completions to sample in all; None: `num_train_epochs` passes over the data. `max_steps` goes "
-            "before both."
-        },
+    total_episodes: int | None = option(
+        None,
+        "Completions to sample in all; None: `num_train_epochs` passes over the data. `max_steps` goes before both.",
     )
-    rollout_batch_size: int = field(default=256, metadata={"help": "Prompts per rollout, over all processes."})
-    max_completion_length: int = field(default=53, metadata={"help": "Longest completion, in tokens."})
-    temperature: float = field(
-        default=1.0, metadata={"help": "Softmax temperature, when sampling and when scoring alike."}
-    )
-    generation_batch_size: int | None = field(
-        default=None, metadata={"help": "Completions sampled at once on a device; None: the whole rollout."}
+    rollout_batch_size: int = option(256, "Prompts per rollout, over all processes.")
+    max_completion_length: int = option(53, "Longest completion, in tokens.")
+    temperature: float = option(1.0, "Softmax temperature, when sampling and when scoring alike.")
+    generation_batch_size: int | None = option(
+        None, "Completions sampled at once on a device; None: the whole rollout."
     )
 
     # Rewards
-    reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "One weight per reward function, in order; None: 1.0 each."}
+    reward_weights: list[float] | None = option(None, "One weight per reward function, in order; None: 1.0 each.")
+    reward_clip: float | None = option(10.0, "Scores are clipped to +- this (OpenRLHF's default); None: never.")
+    reward_scaling: bool = option(
+        False,
+        "Divide scores by the running standard deviation of all scores so far, before `reward_clip` (Engstrom et al. "
+        "2020, arXiv:2005.12729, section 3). Their mean stays.",
     )
-    reward_clip: float | None = field(
-        default=10.0, metadata={"help": "Scores are clipped to +- this (OpenRLHF's default); None: never."}
+    missing_eos_penalty: float | None = option(
+        1.0,
+        "Subtracted from the score of a completion that never ended, after scaling and clip (the 'EOS trick' of "
+        "Huang et al. 2024, arXiv:2403.17031, as TRL has it); None: nothing.",
     )
-    reward_scaling: bool = field(
-        default=False,
-        metadata={
-            "help": "Divide scores by the running standard deviation of all scores so far, before `reward_clip` "
-            "(Engstrom et al. 2020, arXiv:2005.12729, section 3). Their mean stays."
-        },
+    bootstrap_truncated: bool = option(
+        False, "Continue a truncated completion with the value of its last state instead of 0."
     )
-    missing_eos_penalty: float | None = field(
-        default=1.0,
-        metadata={
-            "help": "Subtracted from the score of a completion that never ended, after scaling and clip (the 'EOS "
-            "trick' of Huang et al. 2024, arXiv:2403.17031, as TRL has it); None: nothing."
-        },
+    kl_coef: float = option(0.05, "Weight of the KL penalty (Stiennon et al. 2020).")
+    kl_estimator: str = option("k1", "KL in the reward: k1 (unbiased) or k3 (never negative, biased gradient).")
+    kl_target: float | None = option(
+        None, "Adapt `kl_coef` to hold this KL, in nats per completion (Ziegler et al.: 6); None: fixed."
     )
-    bootstrap_truncated: bool = field(
-        default=False,
-        metadata={"help": "Continue a truncated completion with the value of its last state instead of 0."},
-    )
-    kl_coef: float = field(default=0.05, metadata={"help": "Weight of the KL penalty (Stiennon et al. 2020)."})
-    kl_estimator: str = field(
-        default="k1", metadata={"help": "KL in the reward: k1 (unbiased) or k3 (never negative, biased gradient)."}
-    )
-    kl_target: float | None = field(
-        default=None,
-        metadata={"help": "Adapt `kl_coef` to hold this KL, in nats per completion (Ziegler et al.: 6); None: fixed."},
-    )
-    kl_horizon: int = field(
-        default=10000, metadata={"help": "Completions over which the adaptive `kl_coef` reacts (Ziegler et al. 2019)."}
-    )
+    kl_horizon: int = option(10000, "Completions over which the adaptive `kl_coef` reacts (Ziegler et al. 2019).")
 
-    max_kl: float | None = field(
-        default=None,
-        metadata={"help": "Stop when a rollout's KL passes this many nats per completion; None: never."},
-    )
+    max_kl: float | None = option(None, "Stop when a rollout's KL passes this many nats per completion; None: never.")
 
     # The update
-    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over a rollout (Ziegler et al. 2019)."})
-    mini_batch_size: int = field(default=64, metadata={"help": "Completions per optimizer step, over all processes."})
-    gamma: float = field(default=1.0, metadata={"help": "Discount (Ziegler et al. 2019: none)."})
-    lam: float = field(default=0.95, metadata={"help": "GAE's lambda (Ziegler et al. 2019)."})
-    cliprange: float = field(default=0.2, metadata={"help": "Clip range of the policy's probability ratio."})
-    cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the value around the old value."})
-    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss (Ziegler et al. 2019)."})
-    entropy_coef: float = field(
-        default=0.0, metadata={"help": "Weight of the entropy bonus, per token (Schulman et al. 2017, eq. 9)."}
+    num_ppo_epochs: int = option(4, "Passes over a rollout (Ziegler et al. 2019).")
+    mini_batch_size: int = option(64, "Completions per optimizer step, over all processes.")
+    gamma: float = option(1.0, "Discount (Ziegler et al. 2019: none).")
+    lam: float = option(0.95, "GAE's lambda (Ziegler et al. 2019).")
+    cliprange: float = option(0.2, "Clip range of the policy's probability ratio.")
+    cliprange_value: float = option(0.2, "Clip range of the value around the old value.")
+    vf_coef: float = option(0.1, "Weight of the value loss (Ziegler et al. 2019).")
+    entropy_coef: float = option(0.0, "Weight of the entropy bonus, per token (Schulman et al. 2017, eq. 9).")
+    ptx_coef: float = option(
+        0.0,
+        "Weight of next-token training on `ptx_dataset` (InstructGPT's gamma, section 3.5: 27.8): its cross entropy, "
+        "a mean over all its tokens of the optimizer step, is added to PPO's loss.",
     )
-    ptx_coef: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of next-token training on `ptx_dataset` (InstructGPT's gamma, section 3.5: 27.8): its "
-            "cross entropy, a mean over all its tokens of the optimizer step, is added to PPO's loss."
-        },
+    ptx_batch_size: int | None = option(
+        None, "Texts of `ptx_dataset` per optimizer step, over all processes; None: `mini_batch_size`."
     )
-    ptx_batch_size: int | None = field(
-        default=None,
-        metadata={"help": "Texts of `ptx_dataset` per optimizer step, over all processes; None: `mini_batch_size`."},
+    ptx_max_length: int | None = option(
+        None, "Longest text of `ptx_dataset`, in tokens; cut there. None: 512, the context at most."
     )
-    ptx_max_length: int | None = field(
-        default=None,
-        metadata={"help": "Longest text of `ptx_dataset`, in tokens; cut there. None: 512, the context at most."},
+    ema_decay: float | None = option(
+        None,
+        "Keep a moving average of the policy, saved in `ema/` beside it: the decay per optimizer step (InstructGPT, "
+        "appendix C.4: 0.992 an iteration); None: none.",
     )
-    ema_decay: float | None = field(
-        default=None,
-        metadata={
-            "help": "Keep a moving average of the policy, saved in `ema/` beside it: the decay per optimizer step "
-            "(InstructGPT, appendix C.4: 0.992 an iteration); None: none."
-        },
-    )
-    whiten_advantages: bool = field(
-        default=True, metadata={"help": "Shift and scale advantages to mean 0, variance 1 over the whole rollout."}
-    )
+    whiten_advantages: bool = option(True, "Shift and scale advantages to mean 0, variance 1 over the whole rollout.")
 
     # Logging
-    log_completions: bool = field(
-        default=False,
-        metadata={"help": "Show some completions of each logged rollout, and keep all in completions/*.parquet."},
+    log_completions: bool = option(
+        False, "Show some completions of each logged rollout, and keep all in completions/*.parquet."
     )
-    num_completions_to_print: int = field(default=3, metadata={"help": "Completions shown by `log_completions`."})
+    num_completions_to_print: int = option(3, "Completions shown by `log_completions`.")
 
     # Machine
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Policy and value use every parameter in each forward: nothing to find."}
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Policy and value use every parameter in each forward: nothing to find."
     )
 
     # Data
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Keep extra columns: they are passed to the reward functions."}
-    )
-    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts again for each pass."})
+    remove_unused_columns: bool = option(False, "Keep extra columns: they are passed to the reward functions.")
+    shuffle_dataset: bool = option(True, "Shuffle the prompts again for each pass.")
 
     def __post_init__(self):
         sharded = sharding_faults(self)

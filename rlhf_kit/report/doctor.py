@@ -10,11 +10,12 @@ import json
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes
+from rlhf_kit.options import option
 from rlhf_kit.report.symptoms import LEAST, OTHER_CHECKS, PPO_CHECKS, Finding, reward_hacking
 from rlhf_kit.terminal import say
 
@@ -284,19 +285,13 @@ def as_json(run: Run, findings: Sequence[Finding], said: Sequence[str]) -> str:
 
 @dataclass
 class DoctorOptions:
-    run: Path | None = field(
-        default=None,
-        metadata={"help": "The run's output folder. 訓練的輸出資料夾", "positional": "RUN", "required": True},
+    run: Path | None = option(None, "The run's output folder. 訓練的輸出資料夾", positional="RUN", required=True)
+    truth: list[str] = option(
+        [],
+        "A logged reward that the policy is not paid for; default: those of weight 0 in run.json. 沒參與訓練的評分",
+        repeats=True,
     )
-    truth: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "A logged reward that the policy is not paid for; default: those of weight 0 in run.json. "
-            "沒參與訓練的評分",
-            "repeats": True,
-        },
-    )
-    json: bool = field(default=False, metadata={"help": "Print the findings as JSON."})
+    json: bool = option(False, "Print the findings as JSON.")
 
 
 def run(options: DoctorOptions) -> int:

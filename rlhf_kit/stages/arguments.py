@@ -7,86 +7,61 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlhf_kit.options import option
 from rlhf_kit.options.declared import Source, declared_fields
 from rlhf_kit.options.reading import build, read, read_values
 
 
 @dataclass
 class ModelArguments:
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Model to start from: hub id or folder; with config_overrides a model type such as gpt2.",
-            "required": True,
-        },
+    model_name_or_path: str | None = option(
+        None, "Model to start from: hub id or folder; with config_overrides a model type such as gpt2.", required=True
     )
-    model_revision: str | None = field(
-        default=None,
-        metadata={
-            "help": "Branch, tag or commit of the hub's model. Models and data may also be "
-            "given as owner/name@revision. Default: the latest."
-        },
+    model_revision: str | None = option(
+        None,
+        "Branch, tag or commit of the hub's model. Models and data may also be given as owner/name@revision. "
+        "Default: the latest.",
     )
-    tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "Tokenizer: hub id or folder. Default: the model's own."}
+    tokenizer_name_or_path: str | None = option(None, "Tokenizer: hub id or folder. Default: the model's own.")
+    config_overrides: str | None = option(
+        None, "Build the model from scratch: n_layer=4,n_embd=256,n_head=4 over the named architecture."
     )
-    config_overrides: str | None = field(
-        default=None,
-        metadata={"help": "Build the model from scratch: n_layer=4,n_embd=256,n_head=4 over the named architecture."},
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "Type of the weights. auto: float32, the type to train in."
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto", metadata={"help": "Type of the weights. auto: float32, the type to train in."}
+    attn_implementation: str | None = option(
+        None, "Attention kernel: eager, sdpa or flash_attention_2. Default: the model's."
     )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention kernel: eager, sdpa or flash_attention_2. Default: the model's."}
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a hub model."})
-    use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of all weights."})
-    lora_r: int = field(default=16, metadata={"help": "LoRA rank."})
-    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale: updates are multiplied by alpha / r."})
-    lora_dropout: float = field(
-        default=0.0, metadata={"help": "Dropout on the adapter's input. PPO needs 0: its ratios must start at 1."}
-    )
-    lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Modules to adapt. Default for GPT-2: c_attn c_proj c_fc."}
-    )
-    lora_modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules trained in full and saved with the adapter."}
-    )
-    use_rslora: bool = field(default=False, metadata={"help": "Scale by alpha / sqrt(r) (rank-stabilised LoRA)."})
-    use_dora: bool = field(default=False, metadata={"help": "Train magnitude and direction apart (DoRA)."})
-    merge_adapter: bool = field(
-        default=False, metadata={"help": "Save the model with the adapter merged in, not the adapter alone."}
-    )
+    trust_remote_code: bool = option(False, "Run code that comes with a hub model.")
+    use_peft: bool = option(False, "Train a LoRA adapter instead of all weights.")
+    lora_r: int = option(16, "LoRA rank.")
+    lora_alpha: int = option(32, "LoRA scale: updates are multiplied by alpha / r.")
+    lora_dropout: float = option(0.0, "Dropout on the adapter's input. PPO needs 0: its ratios must start at 1.")
+    lora_target_modules: list[str] | None = option(None, "Modules to adapt. Default for GPT-2: c_attn c_proj c_fc.")
+    lora_modules_to_save: list[str] | None = option(None, "Modules trained in full and saved with the adapter.")
+    use_rslora: bool = option(False, "Scale by alpha / sqrt(r) (rank-stabilised LoRA).")
+    use_dora: bool = option(False, "Train magnitude and direction apart (DoRA).")
+    merge_adapter: bool = option(False, "Save the model with the adapter merged in, not the adapter alone.")
 
 
 @dataclass
 class DataArguments:
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Training data: hub id, .jsonl/.json/.parquet/.csv file, folder, or world.",
-            "required": True,
-        },
+    dataset_name: str | None = option(
+        None, "Training data: hub id, .jsonl/.json/.parquet/.csv file, folder, or world.", required=True
     )
-    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_dataset_name: str | None = field(
-        default=None, metadata={"help": "Evaluation data: any source. Default: no evaluation."}
-    )
-    dataset_test_split: str = field(default="test", metadata={"help": "Split to evaluate on."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first N rows only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N rows only."})
+    dataset_train_split: str = option("train", "Split to train on.")
+    eval_dataset_name: str | None = option(None, "Evaluation data: any source. Default: no evaluation.")
+    dataset_test_split: str = option("test", "Split to evaluate on.")
+    max_train_samples: int | None = option(None, "Train on the first N rows only.")
+    max_eval_samples: int | None = option(None, "Evaluate on the first N rows only.")
 
 
 @dataclass
 class RunArguments:
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={"help": "Delete the run in output_dir (only the files in its record) and start over."},
+    overwrite_output_dir: bool = option(
+        False, "Delete the run in output_dir (only the files in its record) and start over."
     )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Check config and data, print the plan, train nothing, write nothing."}
-    )
+    dry_run: bool = option(False, "Check config and data, print the plan, train nothing, write nothing.")
 
 
 SECRET = ("hub_token",)  # recorded nowhere

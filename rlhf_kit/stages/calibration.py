@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_config, load_policy, load_tokenizer
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.weights import is_here
+from rlhf_kit.options import option
 from rlhf_kit.reward.calibration import Answers, ChosenPrompt, choose_prompts, policy_answers
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import read_rows
@@ -20,19 +21,16 @@ from rlhf_kit.stages.plan import Notes
 
 @dataclass
 class CalibrationArguments:
-    calibration_dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Demonstrations whose mean score is to be 0 (InstructGPT, 3.5); the spread stays as it is."},
+    calibration_dataset_name: str | None = option(
+        None, "Demonstrations whose mean score is to be 0 (InstructGPT, 3.5); the spread stays as it is."
     )
-    calibration_policy: str | None = field(
-        default=None,
-        metadata={
-            "help": "Policy whose answers to the training prompts are to have mean 0 and std 1 (Ziegler et al. 2019), "
-            "usually the SFT model that PPO starts from."
-        },
+    calibration_policy: str | None = option(
+        None,
+        "Policy whose answers to the training prompts are to have mean 0 and std 1 (Ziegler et al. 2019), usually "
+        "the SFT model that PPO starts from.",
     )
-    calibration_samples: int = field(default=256, metadata={"help": "Answers sampled from the policy for it."})
-    calibration_max_completion_length: int = field(default=128, metadata={"help": "Tokens of such an answer."})
+    calibration_samples: int = option(256, "Answers sampled from the policy for it.")
+    calibration_max_completion_length: int = option(128, "Tokens of such an answer.")
 
 
 def check_calibration(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from rlhf_kit.models.checkpoints import (
     set_special_tokens,
 )
 from rlhf_kit.models.weights import adapter_config, holds, is_classifier_config, located, pinned
+from rlhf_kit.options import option
 from rlhf_kit.processes import quiet
 from rlhf_kit.stages.card import merged_card
 from rlhf_kit.stages.output import SAVING
@@ -29,22 +30,15 @@ from rlhf_kit.terminal import say
 
 @dataclass
 class MergeOptions:
-    model_name_or_path: str = field(
-        default="",
-        metadata={
-            "help": "Folder or hub id of an adapter. 轉接器的資料夾或 hub id",
-            "positional": "ADAPTER",
-            "required": True,
-        },
+    model_name_or_path: str = option(
+        "", "Folder or hub id of an adapter. 轉接器的資料夾或 hub id", positional="ADAPTER", required=True
     )
-    output_dir: Path | None = field(default=None, metadata={"help": "Folder to write. 輸出資料夾", "required": True})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto",
-        metadata={"help": "Type of the weights; auto: as the base is saved. 權重的型別，預設與原模型相同"},
+    output_dir: Path | None = option(None, "Folder to write. 輸出資料夾", required=True)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "Type of the weights; auto: as the base is saved. 權重的型別，預設與原模型相同"
     )
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={"help": "Replace an earlier merge (only the files in its record). 取代先前合併的結果"},
+    overwrite_output_dir: bool = option(
+        False, "Replace an earlier merge (only the files in its record). 取代先前合併的結果"
     )
 
 

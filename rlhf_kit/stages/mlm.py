@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from rlhf_kit.models import preflight
 from rlhf_kit.models.checkpoints import load_masked_lm
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.muon import muon_with_adamw
+from rlhf_kit.options import option
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import (
@@ -56,36 +57,25 @@ ALPHABET = 1000  # characters that a new vocabulary has at most, tokenizers' own
 class MaskedConfig(TrainingArguments):
     """Defaults are BERT's (Devlin et al. 2019, appendix A.2), for one machine."""
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate: 1e-4; 1e-3 for a tiny model."})
-    warmup_steps: float = field(default=0.01, metadata={"help": "Warm-up: steps, or a share of all when below 1."})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay (not on biases and norms)."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the text."})
-    train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "group_by_length pads little; random is the other way."}
+    learning_rate: float = option(1e-4, "Peak learning rate: 1e-4; 1e-3 for a tiny model.")
+    warmup_steps: float = option(0.01, "Warm-up: steps, or a share of all when below 1.")
+    weight_decay: float = option(0.01, "AdamW's weight decay (not on biases and norms).")
+    num_train_epochs: float = option(1.0, "Passes over the text.")
+    train_sampling_strategy: str = option("group_by_length", "group_by_length pads little; random is the other way.")
+    mlm_probability: float = option(0.15, "Share of the tokens to predict, in addition to the `spans` of a row.")
+    muon_learning_rate: float | None = option(
+        None,
+        "Train the hidden layers' matrices with Muon at this peak learning rate, 2e-3 say; embeddings, head, norms "
+        "and biases stay with AdamW. Default: AdamW for all.",
     )
-    mlm_probability: float = field(
-        default=0.15, metadata={"help": "Share of the tokens to predict, in addition to the `spans` of a row."}
+    sinusoidal_positions: bool = option(
+        False,
+        "From scratch: learned positions start as sinusoids (Vaswani et al. 2017, 3.5), not at random; attention to "
+        "nearby tokens is then learned sooner.",
     )
-    muon_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Train the hidden layers' matrices with Muon at this peak learning rate, 2e-3 say; embeddings, "
-            "head, norms and biases stay with AdamW. Default: AdamW for all."
-        },
-    )
-    sinusoidal_positions: bool = field(
-        default=False,
-        metadata={
-            "help": "From scratch: learned positions start as sinusoids (Vaswani et al. 2017, 3.5), not at random; "
-            "attention to nearby tokens is then learned sooner."
-        },
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens per row. Default: the model's positions, 512 at most."}
-    )
-    train_tokenizer: int | None = field(
-        default=None,
-        metadata={"help": "From scratch: first train a cased WordPiece of this many tokens on the training text."},
+    max_length: int | None = option(None, "Tokens per row. Default: the model's positions, 512 at most.")
+    train_tokenizer: int | None = option(
+        None, "From scratch: first train a cased WordPiece of this many tokens on the training text."
     )
 
     def __post_init__(self):

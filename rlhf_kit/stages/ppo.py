@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from rlhf_kit.errors import UserError, each
 from rlhf_kit.models.checkpoints import check_scorer, load_config
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.roles import load_value_model
+from rlhf_kit.options import option
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.metrics import check_share
 from rlhf_kit.ppo.prompts import PretrainingTexts, Prompts, encode_prompts, text_length
@@ -40,36 +41,23 @@ KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # all are re
 
 @dataclass
 class PPOArguments:
-    reward_funcs: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Rewards: model ids or folders, Python functions as package.module:function.",
-            "required": True,
-        },
+    reward_funcs: list[str] | None = option(
+        None, "Rewards: model ids or folders, Python functions as package.module:function.", required=True
     )
-    reward_ensemble: Literal["mean", "min", "mean-std"] | None = field(
-        default=None,
-        metadata={"help": "Combine all reward models into one reward: their mean, min, or mean minus their std."},
+    reward_ensemble: Literal["mean", "min", "mean-std"] | None = option(
+        None, "Combine all reward models into one reward: their mean, min, or mean minus their std."
     )
-    reward_ensemble_std_coef: float = field(
-        default=1.0, metadata={"help": "How many standard deviations mean-std subtracts."}
+    reward_ensemble_std_coef: float = option(1.0, "How many standard deviations mean-std subtracts.")
+    ref_model_name_or_path: str | None = option(
+        None, "Reference policy of the KL penalty. Default: the initial model."
     )
-    ref_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Reference policy of the KL penalty. Default: the initial model."}
+    max_prompt_length: int | None = option(
+        None, "Leave out longer prompts, in tokens. Default: a prompt that does not fit stops the run."
     )
-    max_prompt_length: int | None = field(
-        default=None,
-        metadata={"help": "Leave out longer prompts, in tokens. Default: a prompt that does not fit stops the run."},
-    )
-    ptx_dataset_name: str | None = field(
-        default=None, metadata={"help": "Texts for next-token training alongside PPO, weighted by `ptx_coef`."}
-    )
-    value_model: str = field(
-        default="shared",
-        metadata={
-            "help": "shared (a head on the policy), separate (its own trunk), reward (from the reward model), "
-            "or a model."
-        },
+    ptx_dataset_name: str | None = option(None, "Texts for next-token training alongside PPO, weighted by `ptx_coef`.")
+    value_model: str = option(
+        "shared",
+        "shared (a head on the policy), separate (its own trunk), reward (from the reward model), or a model.",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
@@ -23,6 +23,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.forward import context_length, context_of
+from rlhf_kit.options import option
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import (
@@ -47,20 +48,15 @@ END_OF_TEXT = "<|endoftext|>"
 class PretrainConfig(TrainingArguments):
     """Defaults are GPT-3 Small's (Brown et al. 2020, arXiv:2005.14165, table 2.1 and appendix B)."""
 
-    learning_rate: float = field(
-        default=6e-4, metadata={"help": "Peak learning rate: 6e-4 from scratch; about 5e-5 to continue a model."}
-    )
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the learning rate falls."})
-    warmup_steps: float = field(default=0.01, metadata={"help": "Warm-up: steps, or a share of all when below 1."})
-    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's weight decay (not on biases and norms)."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Adam's beta2."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the text."})
-    block_size: int | None = field(
-        default=None, metadata={"help": "Tokens per row. Default: the model's context, 1,024 at most."}
-    )
-    train_tokenizer: int | None = field(
-        default=None,
-        metadata={"help": "From scratch: first train a byte-level BPE of this many tokens on the training text."},
+    learning_rate: float = option(6e-4, "Peak learning rate: 6e-4 from scratch; about 5e-5 to continue a model.")
+    lr_scheduler_type: str = option("cosine", "How the learning rate falls.")
+    warmup_steps: float = option(0.01, "Warm-up: steps, or a share of all when below 1.")
+    weight_decay: float = option(0.1, "AdamW's weight decay (not on biases and norms).")
+    adam_beta2: float = option(0.95, "Adam's beta2.")
+    num_train_epochs: float = option(1.0, "Passes over the text.")
+    block_size: int | None = option(None, "Tokens per row. Default: the model's context, 1,024 at most.")
+    train_tokenizer: int | None = option(
+        None, "From scratch: first train a byte-level BPE of this many tokens on the training text."
     )
 
 

@@ -73,17 +73,21 @@ def test_names_in_the_source_stand_for_their_values(tmp_path, monkeypatch):
         "from dataclasses import dataclass, field\n"
         "import unknown_library\n"
         "from house import KINDS\n"
+        "from rlhf_kit.options import option\n"
         "@dataclass\n"
         "class Options:\n"
         "    kind: str = field(default=KINDS[1], metadata={'choices': KINDS, 'help': f'one of {len(KINDS)}'})\n"
         "    shots: list[int] = field(default_factory=lambda: [0, 1], metadata={'short': 'k', 'positional': 'K'})\n"
         "    thing: unknown_library.Thing | None = None\n"
+        "    names: list[str] = option(['x', 'y'], 'Names of ' 'things.', required=True, whole=True)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     options = declared_in_source(["house.options:Options"]).options
     assert (options["kind"].choices, options["kind"].default, options["kind"].help) == (("a", "b"), "b", "one of 2")
     assert (options["shots"].type, options["shots"].default, options["shots"].short) == (list[int], "0 1", "k")
     assert not options["thing"].is_typed
+    assert (options["names"].help, options["names"].default) == ("Names of things.", "x y")
+    assert options["names"].required and options["names"].whole and not options["names"].repeats
 
 
 def test_a_table_is_read_from_its_source():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from rlhf_kit.eval.task import ShotArguments, Task
 from rlhf_kit.eval.type_guess import guess_score, type_guess
 from rlhf_kit.generation.generators import layout
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.options import option
 from rlhf_kit.terminal.console import Console
 
 ANSWER = {"gold": answer_by_gold, "model": answer_by_own}
@@ -28,19 +29,15 @@ PREDICTIONS = "predictions.json"
 
 @dataclass
 class CoQAArguments(ShotArguments):
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "CoQA's JSON, a folder, a hub id (stanfordnlp/coqa) or world. 測試資料", "required": True},
+    dataset_name: str | None = option(
+        None, "CoQA's JSON, a folder, a hub id (stanfordnlp/coqa) or world. 測試資料", required=True
     )
-    split: str | None = field(
-        default=None,
-        metadata={"help": "Split of a folder or a hub dataset. Default: validation; of the world test. 資料的分割"},
+    split: str | None = option(
+        None, "Split of a folder or a hub dataset. Default: validation; of the world test. 資料的分割"
     )
-    preset: Literal["gpt2", "gpt3"] = field(
-        default="gpt2", metadata={"help": "gpt2: greedy decoding; gpt3: 4 beams. 解碼方式"}
-    )
-    history: Literal["gold", "model"] = field(
-        default="gold", metadata={"help": "Answers in the history: the data's or the model's. 對話紀錄中的回答"}
+    preset: Literal["gpt2", "gpt3"] = option("gpt2", "gpt2: greedy decoding; gpt3: 4 beams. 解碼方式")
+    history: Literal["gold", "model"] = option(
+        "gold", "Answers in the history: the data's or the model's. 對話紀錄中的回答"
     )
 
 

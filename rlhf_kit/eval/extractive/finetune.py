@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, TaskType
@@ -19,6 +19,7 @@ from rlhf_kit.eval.extractive.questions import Question
 from rlhf_kit.eval.extractive.windows import Windows, make_windows
 from rlhf_kit.models import adapters, preflight
 from rlhf_kit.models.weights import head_modules
+from rlhf_kit.options import option
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.progress import show_progress
 
@@ -27,29 +28,25 @@ from rlhf_kit.training.progress import show_progress
 class ExtractiveConfig(TrainingArguments):
     """How to fine-tune: the defaults are those of BERT's run_squad.py."""
 
-    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the data."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Windows a forward."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: steps, or a share of all when below 1."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay (not on norms and biases)."})
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "Adam's epsilon."})
-    save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints."})
-    report_to: str = field(default="none", metadata={"help": "Where metrics go besides the log."})
-    train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Put windows of similar length into a batch: less padding."}
+    learning_rate: float = option(5e-5, "Peak learning rate.")
+    num_train_epochs: float = option(3.0, "Passes over the data.")
+    per_device_train_batch_size: int = option(32, "Windows a forward.")
+    warmup_steps: float = option(0.1, "Warm-up: steps, or a share of all when below 1.")
+    weight_decay: float = option(0.01, "Weight decay (not on norms and biases).")
+    adam_epsilon: float = option(1e-6, "Adam's epsilon.")
+    save_strategy: str = option("no", "When to save checkpoints.")
+    report_to: str = option("none", "Where metrics go besides the log.")
+    train_sampling_strategy: str = option(
+        "group_by_length", "Put windows of similar length into a batch: less padding."
     )
-    max_length: int = field(default=384, metadata={"help": "Tokens of a window."})
-    overlap: int | None = field(default=None, metadata={"help": "Tokens that a window shares with the previous one."})
-    step: int | None = field(
-        default=None, metadata={"help": "Tokens from one window to the next [128]; give this or overlap."}
-    )
-    max_query_length: int = field(default=64, metadata={"help": "Longest question, in tokens; longer ones are cut."})
-    freeze: str | None = field(
-        default=None,
-        metadata={
-            "help": "What to freeze: embeddings; encoder (all but embeddings and head); or, for example, 4-layers "
-            "(embeddings and the first four layers)."
-        },
+    max_length: int = option(384, "Tokens of a window.")
+    overlap: int | None = option(None, "Tokens that a window shares with the previous one.")
+    step: int | None = option(None, "Tokens from one window to the next [128]; give this or overlap.")
+    max_query_length: int = option(64, "Longest question, in tokens; longer ones are cut.")
+    freeze: str | None = option(
+        None,
+        "What to freeze: embeddings; encoder (all but embeddings and head); or, for example, 4-layers (embeddings "
+        "and the first four layers).",
     )
 
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from rlhf_kit.hashes import text_hash
 from rlhf_kit.inputs import read_json
 from rlhf_kit.models import adapters
 from rlhf_kit.models.checkpoints import DTYPES, load_tokenizer, training_precision
+from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT
 from rlhf_kit.processes import processes
 from rlhf_kit.storage import replace
@@ -49,74 +50,48 @@ CUTTING = ("max_length", "overlap", "step", "max_query_length")  # of passages i
 
 @dataclass
 class ExtractiveArguments(TaskArguments):
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A question answering model: folder or hub id. 模型", "required": True}
+    model_name_or_path: str | None = option(None, "A question answering model: folder or hub id. 模型", required=True)
+    dataset_name: str | None = option(
+        None,
+        "SQuAD's format (SQuAD, XQuAD, MLQA, DRCD, CMRC): file, folder or hub id; or world:squad_en, world:squad_zh. "
+        "測試資料",
+        required=True,
     )
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "SQuAD's format (SQuAD, XQuAD, MLQA, DRCD, CMRC): file, folder or hub id; or world:squad_en, "
-            "world:squad_zh. 測試資料",
-            "required": True,
-        },
+    split: str | None = option(
+        None, "Split of a folder or a hub dataset. Default: validation; of the world test. 資料的分割"
     )
-    split: str | None = field(
-        default=None,
-        metadata={"help": "Split of a folder or a hub dataset. Default: validation; of the world test. 資料的分割"},
+    scorer: str | None = option(
+        None,
+        "The dataset's official scorer. XQuAD uses squad; squad2 takes questions without an answer; drcd drops ASCII "
+        "punctuation only. 評分方式",
+        required=True,
+        choices=SCORERS,
     )
-    scorer: str | None = field(
-        default=None,
-        metadata={
-            "help": "The dataset's official scorer. XQuAD uses squad; squad2 takes questions without an answer; drcd "
-            "drops ASCII punctuation only. 評分方式",
-            "required": True,
-            "choices": SCORERS,
-        },
+    on_bad_row: Literal["error", "drop"] = option(
+        "error", "What to do with a faulty question: stop, or leave it out and count it. 有問題的題目"
     )
-    on_bad_row: Literal["error", "drop"] = field(
-        default="error",
-        metadata={"help": "What to do with a faulty question: stop, or leave it out and count it. 有問題的題目"},
+    max_length: int = option(384, "Tokens of a window. 視窗長度")
+    step: int | None = option(None, "Tokens from one window to the next, BERT's doc_stride. Default: 128. 步幅")
+    overlap: int | None = option(None, "Tokens that windows share, Hugging Face's doc_stride. 重疊")
+    max_query_length: int = option(64, "Tokens of a question. 問題長度")
+    max_answer_length: int = option(30, "Tokens of an answer. 答案長度")
+    null_score_diff_threshold: float | None = option(
+        None,
+        "squad2: predict no answer where its score exceeds the best span's by more than this. Default: 0. 無答案門檻",
     )
-    max_length: int = field(default=384, metadata={"help": "Tokens of a window. 視窗長度"})
-    step: int | None = field(
-        default=None, metadata={"help": "Tokens from one window to the next, BERT's doc_stride. Default: 128. 步幅"}
+    n_best: int = option(20, "Candidate answers kept per question. 保留的候選答案數")
+    train_dataset_name: list[str] = option(
+        [],
+        "Fine-tune on this data first: one source or several, as for --dataset_name. 訓練資料",
+        whole=True,
+        short="train_data",
     )
-    overlap: int | None = field(
-        default=None, metadata={"help": "Tokens that windows share, Hugging Face's doc_stride. 重疊"}
-    )
-    max_query_length: int = field(default=64, metadata={"help": "Tokens of a question. 問題長度"})
-    max_answer_length: int = field(default=30, metadata={"help": "Tokens of an answer. 答案長度"})
-    null_score_diff_threshold: float | None = field(
-        default=None,
-        metadata={
-            "help": "squad2: predict no answer where its score exceeds the best span's by more than this. Default: 0. "
-            "無答案門檻"
-        },
-    )
-    n_best: int = field(default=20, metadata={"help": "Candidate answers kept per question. 保留的候選答案數"})
-    train_dataset_name: list[str] = field(
-        default_factory=lambda: [],
-        metadata={
-            "help": "Fine-tune on this data first: one source or several, as for --dataset_name. 訓練資料",
-            "whole": True,
-            "short": "train_data",
-        },
-    )
-    num_train_epochs: float = field(
-        default=3.0, metadata={"help": "Passes over the training data. 訓練輪數", "short": "epochs"}
-    )
-    learning_rate: float = field(default=5e-5, metadata={"help": "Its peak. 學習率"})
-    batch_size: int = field(default=32, metadata={"help": "Windows per training batch. 批次大小"})
-    lora_r: int | None = field(
-        default=None,
-        metadata={"help": "Train only LoRA adapters of this rank and the head. LoRA 的秩", "short": "lora"},
-    )
-    freeze: str | None = field(
-        default=None,
-        metadata={
-            "help": "Freeze the embeddings, the encoder (only the embeddings learn), or the first N layers "
-            "(N-layers). 凍結"
-        },
+    num_train_epochs: float = option(3.0, "Passes over the training data. 訓練輪數", short="epochs")
+    learning_rate: float = option(5e-5, "Its peak. 學習率")
+    batch_size: int = option(32, "Windows per training batch. 批次大小")
+    lora_r: int | None = option(None, "Train only LoRA adapters of this rank and the head. LoRA 的秩", short="lora")
+    freeze: str | None = option(
+        None, "Freeze the embeddings, the encoder (only the embeddings learn), or the first N layers (N-layers). 凍結"
     )
 
 

@@ -11,7 +11,7 @@ is the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,7 @@ from rlhf_kit.generation.generators import layout, load_generator
 from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.checkpoints import load_policy
+from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT
 from rlhf_kit.processes import processes
 from rlhf_kit.terminal.console import Console
@@ -43,20 +44,13 @@ CURVE = "curve.csv"
 
 @dataclass
 class ICLArguments(ModelsArguments):
-    tasks: list[str] = field(
-        default_factory=lambda: [], metadata={"help": "arithmetic, unscramble, world, or tasks of these by name. 任務"}
+    tasks: list[str] = option([], "arithmetic, unscramble, world, or tasks of these by name. 任務")
+    shots: list[int] = option([0, 1, 8], "Examples in the prompt. 範例數")
+    apply_chat_template: bool = option(False, "Ask in turns, as SFT teaches, not in plain text. 以對話格式提問")
+    lm_eval: list[str] = option(
+        [], "Also run these tasks of lm-evaluation-harness (extra: lm-eval). 一併評測的 lm-eval 任務"
     )
-    shots: list[int] = field(default_factory=lambda: [0, 1, 8], metadata={"help": "Examples in the prompt. 範例數"})
-    apply_chat_template: bool = field(
-        default=False, metadata={"help": "Ask in turns, as SFT teaches, not in plain text. 以對話格式提問"}
-    )
-    lm_eval: list[str] = field(
-        default_factory=lambda: [],
-        metadata={"help": "Also run these tasks of lm-evaluation-harness (extra: lm-eval). 一併評測的 lm-eval 任務"},
-    )
-    limit: int | None = field(
-        default=None, metadata={"help": "Only the first N items of each task: a trial, not a result. 只評前 N 題"}
-    )
+    limit: int | None = option(None, "Only the first N items of each task: a trial, not a result. 只評前 N 題")
 
 
 class ICL(task.Task):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.reward.scoring import Prompt, Reader, load_scorer, score_lists
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
+from rlhf_kit.options import option
 from rlhf_kit.processes import processes
 from rlhf_kit.storage import Folder
 from rlhf_kit.terminal import complain, say
@@ -34,40 +35,25 @@ SINGLE = ("completion", "messages")  # one score a row; else a list of them
 
 @dataclass
 class ScoreOptions:
-    model_name_or_path: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Reward models: folders or hub ids; several make an ensemble. 獎勵模型",
-            "required": True,
-            "whole": True,
-        },
+    model_name_or_path: list[str] = option(
+        [], "Reward models: folders or hub ids; several make an ensemble. 獎勵模型", required=True, whole=True
     )
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "prompt with completions, chosen and rejected, or completion: a file, a folder, a hub id, "
-            "world:ranked. 資料",
-            "required": True,
-        },
+    dataset_name: str | None = option(
+        None,
+        "prompt with completions, chosen and rejected, or completion: a file, a folder, a hub id, world:ranked. 資料",
+        required=True,
     )
-    split: str = field(default="train", metadata={"help": "Split of a folder, a hub dataset or the world."})
-    output_file: Path | None = field(
-        default=None,
-        metadata={
-            "help": "JSONL: the rows with score (or scores: a list, or chosen and rejected). Default: standard "
-            "output. 輸出檔案"
-        },
+    split: str = option("train", "Split of a folder, a hub dataset or the world.")
+    output_file: Path | None = option(
+        None,
+        "JSONL: the rows with score (or scores: a list, or chosen and rejected). Default: standard output. 輸出檔案",
     )
-    batch_size: int = field(default=16, metadata={"help": "Completions per forward pass."})
-    ensemble: Literal["mean", "min", "mean-std"] | None = field(
-        default=None, metadata={"help": "How to combine the scores of several models. Default: mean. 多個模型如何合併"}
+    batch_size: int = option(16, "Completions per forward pass.")
+    ensemble: Literal["mean", "min", "mean-std"] | None = option(
+        None, "How to combine the scores of several models. Default: mean. 多個模型如何合併"
     )
-    std_coef: float | None = field(
-        default=None, metadata={"help": "For mean-std: how many standard deviations to subtract. Default: 1.0."}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a hub model. 執行模型自帶的程式碼"}
-    )
+    std_coef: float | None = option(None, "For mean-std: how many standard deviations to subtract. Default: 1.0.")
+    trust_remote_code: bool = option(False, "Run code that comes with a hub model. 執行模型自帶的程式碼")
 
 
 Row = Mapping[str, Any]

@@ -6,7 +6,7 @@ The measures are in `ranking.py`; docs/eval-reward.md says what each of them mea
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ from rlhf_kit.eval.task import OutputArguments, Task
 from rlhf_kit.models import heads
 from rlhf_kit.models.checkpoints import load_config, load_reward_model
 from rlhf_kit.models.forward import unwrapped
+from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT
 from rlhf_kit.processes import processes
 from rlhf_kit.progress import Progress
@@ -39,19 +40,13 @@ KINDS = ("ranked", "pairs", "thumbs")
 
 @dataclass
 class RewardArguments(OutputArguments):
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A reward model: folder or hub id. 獎勵模型", "required": True}
+    model_name_or_path: str | None = option(None, "A reward model: folder or hub id. 獎勵模型", required=True)
+    dataset_name: str | None = option(
+        None, "Held-out rankings, pairs or thumbs: file, folder, hub id or world:ranked. 測試資料", required=True
     )
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Held-out rankings, pairs or thumbs: file, folder, hub id or world:ranked. 測試資料",
-            "required": True,
-        },
-    )
-    split: str = field(default="test", metadata={"help": "Split of a folder, a hub dataset or the world. 資料的分割"})
-    batch_size: int = field(default=16, metadata={"help": "Completions a forward. 批次大小"})
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap intervals. 亂數種子"})
+    split: str = option("test", "Split of a folder, a hub dataset or the world. 資料的分割")
+    batch_size: int = option(16, "Completions a forward. 批次大小")
+    seed: int = option(0, "Of the bootstrap intervals. 亂數種子")
 
 
 class Reward(Task):

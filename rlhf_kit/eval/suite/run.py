@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from rlhf_kit.eval.suite.entries import NAME, Entry, read_suite
 from rlhf_kit.eval.suite.page import GAINED, LOST, Change, Report, Value, markdown, page, show
 from rlhf_kit.eval.task import OutputArguments
 from rlhf_kit.generation.generators import check_generators, folders
+from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
@@ -37,21 +38,14 @@ WORLD_SUITE = Path(__file__).with_name("world.yaml")
 
 @dataclass
 class SuiteArguments(OutputArguments):
-    models: list[str] = field(
-        default_factory=lambda: [],
-        metadata={
-            "help": "NAME=M: folders or hub ids in the order of training; without NAME= the folder's name. "
-            "依訓練順序的模型",
-            "required": True,
-            "whole": True,
-        },
+    models: list[str] = option(
+        [],
+        "NAME=M: folders or hub ids in the order of training; without NAME= the folder's name. 依訓練順序的模型",
+        required=True,
+        whole=True,
     )
-    suite: Path | None = field(
-        default=None, metadata={"help": "YAML: what is measured. Default: the world's suite. 評測清單"}
-    )
-    limit: int | None = field(
-        default=None, metadata={"help": "N items of each entry at most: a trial, not a result. 只評前 N 筆"}
-    )
+    suite: Path | None = option(None, "YAML: what is measured. Default: the world's suite. 評測清單")
+    limit: int | None = option(None, "N items of each entry at most: a trial, not a result. 只評前 N 筆")
 
 
 def run(options: SuiteArguments) -> None:

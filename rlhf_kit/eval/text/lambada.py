@@ -8,7 +8,7 @@ it writes the last of them, given those before (46.9 %, near the 45.99 % that GP
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -24,14 +24,12 @@ from rlhf_kit.eval.task import Task, TaskArguments
 from rlhf_kit.generation.generators import encode_behind
 from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods, room_before
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.options import option
 
 
 @dataclass
 class LambadaArguments(TaskArguments):
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Passages (column text): file, folder or hub id. 測試資料", "required": True},
-    )
+    dataset_name: str | None = option(None, "Passages (column text): file, folder or hub id. 測試資料", required=True)
 
 
 class Lambada(Task):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
@@ -25,22 +25,17 @@ from rlhf_kit.eval.text.lambada import exponential
 from rlhf_kit.generation.generators import encode, first_ids
 from rlhf_kit.generation.likelihood import Request, likelihoods, windows
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.options import option
 
 NO_LIMIT = 2048  # tokens a window reads where the model has no fixed number
 
 
 @dataclass
 class PerplexityArguments(TaskArguments):
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Documents (column text), or a .txt file, split at WikiText's headings. 測試資料",
-            "required": True,
-        },
+    dataset_name: str | None = option(
+        None, "Documents (column text), or a .txt file, split at WikiText's headings. 測試資料", required=True
     )
-    stride: int | None = field(
-        default=None, metadata={"help": "New tokens scored per window. Default: half the model's context. 步幅"}
-    )
+    stride: int | None = option(None, "New tokens scored per window. Default: half the model's context. 步幅")
 
 
 class Perplexity(Task):

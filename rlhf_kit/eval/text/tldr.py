@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.checkpoints import end_ids
 from rlhf_kit.models.forward import pad_right
 from rlhf_kit.models.room import Room
+from rlhf_kit.options import option
 from rlhf_kit.terminal.console import Console
 
 BASELINES = ("lede-3", "random-3")  # which need no model
@@ -165,25 +166,19 @@ def sample(
 
 @dataclass
 class TLDRArguments(ModelsArguments):
-    models: list[str] = field(
-        default_factory=lambda: list(BASELINES),
-        metadata={
-            "help": "Folders, hub ids, and the baselines lede-3 and random-3, which need no model. 模型與基準",
-            "whole": True,
-        },
+    models: list[str] = option(
+        list(BASELINES),
+        "Folders, hub ids, and the baselines lede-3 and random-3, which need no model. 模型與基準",
+        whole=True,
     )
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Articles with summaries (article + highlights, document + summary, or text + summary): file, "
-            "folder or hub id. 測試資料",
-            "required": True,
-        },
+    dataset_name: str | None = option(
+        None,
+        "Articles with summaries (article + highlights, document + summary, or text + summary): file, folder or hub "
+        "id. 測試資料",
+        required=True,
     )
-    split: str = field(default="test", metadata={"help": "Split of a folder or a hub dataset. 資料的分割"})
-    no_hint: bool = field(
-        default=False, metadata={"help": "Leave out the hint TL;DR:, to measure its effect. 不加提示"}
-    )
+    split: str = option("test", "Split of a folder or a hub dataset. 資料的分割")
+    no_hint: bool = option(False, "Leave out the hint TL;DR:, to measure its effect. 不加提示")
 
 
 class TLDR(Task):

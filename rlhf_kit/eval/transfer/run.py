@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from rlhf_kit.eval.transfer.page import markdown, page, show
 from rlhf_kit.eval.transfer.table import Report, summed_up
 from rlhf_kit.eval.transfer.words import sentences
 from rlhf_kit.models.weights import TRUSTS_CODE
+from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import complain, say
@@ -35,33 +36,20 @@ OF_A_TABLE = dict.fromkeys(("data", "tests", "training", "max_answer_length"), "
 
 @dataclass
 class TransferArguments(BatchArguments):
-    output_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of the cells and the table, where an interrupted run resumes. Default: "
-            "runs/transfer/TABLE. 輸出資料夾"
-        },
+    output_dir: str | None = option(
+        None,
+        "Folder of the cells and the table, where an interrupted run resumes. Default: runs/transfer/TABLE. "
+        "輸出資料夾",
     )
-    limit: int | None = field(
-        default=None, metadata={"help": "The first N questions of each test: a trial, not a result. 只評前 N 題"}
+    limit: int | None = option(None, "The first N questions of each test: a trial, not a result. 只評前 N 題")
+    model_set: Literal["world", "hub"] | None = option(
+        None,
+        "The table that is made: the embedded world's, which needs no network, or the paper's. Default: world. 模型組",
     )
-    model_set: Literal["world", "hub"] | None = field(
-        default=None,
-        metadata={
-            "help": "The table that is made: the embedded world's, which needs no network, or the paper's. Default: "
-            "world. 模型組"
-        },
-    )
-    table: Path | None = field(
-        default=None, metadata={"help": "Another table: YAML, as rlhf_kit/eval/transfer/ has them. 另一張表"}
-    )
-    rows: list[str] = field(
-        default_factory=lambda: [], metadata={"help": "These rows only, by name. 只做這幾列", "whole": True}
-    )
-    seeds: list[int] | None = field(default=None, metadata={"help": "Instead of the table's. 亂數種子"})
-    data_dir: Path | None = field(
-        default=None, metadata={"help": "The folder that {data} stands for in the table. 資料夾"}
-    )
+    table: Path | None = option(None, "Another table: YAML, as rlhf_kit/eval/transfer/ has them. 另一張表")
+    rows: list[str] = option([], "These rows only, by name. 只做這幾列", whole=True)
+    seeds: list[int] | None = option(None, "Instead of the table's. 亂數種子")
+    data_dir: Path | None = option(None, "The folder that {data} stands for in the table. 資料夾")
 
 
 def run(options: TransferArguments) -> None:
