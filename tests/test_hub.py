@@ -148,7 +148,9 @@ def test_every_stage_from_the_hub_and_to_the_hub(hub, run, models):
     done = run("eval", "reward", *asked)
     assert done.status == 0, done.said
     found = saved(run, "measured", "results.json")
-    assert found["model_hash"] == head(hub, "tester/reward")[0][:16] and found["n"]["lists"] == 8
+    assert (
+        found["settings"]["model_hash"] == head(hub, "tester/reward")[0][:16] and found["details"]["n"]["lists"] == 8
+    )
 
 
 def test_a_bar_is_for_a_terminal(monkeypatch):

@@ -122,7 +122,7 @@ def test_a_question_is_not_among_its_shots():
     most = len(task.pool) - 1
     shots = draw_shots(task, 3, most, 0)
     assert len(shots) == most and task.examples[3] not in shots
-    with pytest.raises(UserError, match=f"reversed-words has {most} examples to show; --shots {most + 1} is more"):
+    with pytest.raises(UserError, match=f"reversed-words has {most} examples to show; --shots {most + 1} is too many"):
         draw_shots(task, 3, most + 1, 0)
 
 
@@ -301,9 +301,9 @@ def test_the_command_writes_table_page_and_items(model_folders, tmp_path, capsys
 def test_faults_of_the_command(model_folders, tmp_path):
     with pytest.raises(UserError, match="Nothing to measure: give --tasks"):
         run("--models", *model_folders)
-    with pytest.raises(UserError, match="two are called 'small'"):
+    with pytest.raises(UserError, match="two are named 'small'"):
         run("--models", model_folders[0], model_folders[0], "--tasks", "2D+", "--output", tmp_path / "out")
-    with pytest.raises(UserError, match="world-en-zh has 68 examples to show; --shots 69 is more"):
+    with pytest.raises(UserError, match="world-en-zh has 68 examples to show; --shots 69 is too many"):
         run("--models", model_folders[0], "--tasks", "world-en-zh", "--shots", 69)
 
 

@@ -49,7 +49,7 @@ def test_a_users_folder_is_refused_and_stays(command, tmp_path, monkeypatch, cap
         assert every_byte(tmp_path) == before
 
 
-ELSE = "holds results of something else"
+ELSE = "holds the results of another task or protocol"
 FOREIGN = {"report.html": "report.html in", "results.json": ELSE, "items.jsonl": ELSE}
 
 
@@ -73,7 +73,7 @@ def test_a_reward_models_results_of_an_earlier_version_stay(tmp_path, monkeypatc
         results.write(tmp_path / "out" / name, text, "reward")
     before = every_byte(tmp_path)
     assert main(["eval", "reward", *COMMANDS["reward"], "--output", "out"]) == 2
-    assert "'out' holds results of something else; give another folder" in capsys.readouterr().err
+    assert "'out' holds the results of another task or protocol; give another folder" in capsys.readouterr().err
     assert main(["eval", "compare", "out", "out"]) == 2
     assert "has no scores item by item (an earlier version's `eval reward` wrote none)" in capsys.readouterr().err
     assert every_byte(tmp_path) == before

@@ -372,7 +372,7 @@ def test_an_interrupted_measurement_scores_what_is_left(folder, tmp_path, rows, 
     assert len(kept) == 5 and not (tmp_path / "out/results.json").exists()
     capsys.readouterr()
     assert main([*argv, "--dry_run"]) == 0 and f"of {len(rows)} rows" in (said := capsys.readouterr().out)
-    assert "5 are there already" in said
+    assert "5 done already" in said
     scored = []
     monkeypatch.setattr(held_out.heads, "score_texts", counting(held_out.heads.score_texts, scored))
     again, resumed, _ = measured(folder, tmp_path, rows, "--batch-size", "3")
@@ -417,7 +417,7 @@ def test_another_calibration_is_another_measurement(folder, tmp_path, capsys):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"reward_logit_scale": 0.25}))
     data = ["--data", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out")]
     assert main(["eval", "reward", "--model", str(tmp_path / "ours"), *data]) == 2
-    assert "holds items of other settings (option calibration" in capsys.readouterr().err
+    assert "holds items measured with other settings (option calibration" in capsys.readouterr().err
 
 
 def test_two_reward_models_are_compared_list_by_list(folder, tmp_path, capsys):

@@ -172,7 +172,7 @@ def test_ppo_trains_what_it_samples(kind, value_model, folder_of, prompts, tmp_p
     logs = logged(out)
     assert logs["policy/ratio"] == pytest.approx(1, abs=1e-5)
     assert logs["kl"] == pytest.approx(0, abs=1e-4) and logs["policy/clip_fraction"] == 0
-    assert ("reads its row anew" in caplog.text) == (kind in READS_ANEW)
+    assert ("reads its whole row again" in caplog.text) == (kind in READS_ANEW)
 
 
 @pytest.mark.parametrize("kind", SIZES)
