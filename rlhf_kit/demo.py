@@ -30,8 +30,8 @@ from rlhf_kit import world
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import markdown, markdown_row
-from rlhf_kit.eval import intervals
-from rlhf_kit.eval.suite import run as suite
+from rlhf_kit.eval import intervals, runner
+from rlhf_kit.eval.suite.task import Suite, SuiteArguments
 from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
@@ -130,7 +130,7 @@ class Demo:
         clear(output)
         models = [f"{name}={self.folder / name}" for name in SUITE]
         try:
-            suite.run(suite.SuiteArguments(models=models, output_dir=str(output)))
+            runner.run(Suite, SuiteArguments(models=models, output_dir=str(output)))
         except UserError as error:
             complain(f"{error}")
             self.status = error.status

@@ -28,7 +28,8 @@ def load_reference(reference: str, what: str) -> Any:
     Raises UserError: no such module or name, or the import fails.
     """
     module_name, _, name = reference.partition(":")
-    search_here()
+    if not module_name.startswith("rlhf_kit."):
+        search_here()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's module raises

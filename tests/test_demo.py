@@ -111,11 +111,11 @@ def test_the_stage_report_is_of_this_demos_models(tmp_path, monkeypatch):
     (tmp_path / "suite" / "base" / "mine.txt").unlink()
     asked = []
 
-    def refused(options):
+    def refused(kind, options):
         asked.append((tmp_path / "suite" / "suite.json").exists())
         raise UserError("no such suite")
 
-    monkeypatch.setattr(demo.suite, "run", refused)
+    monkeypatch.setattr(demo.runner, "run", refused)
     Folder(tmp_path / "suite", "eval suite").write("suite.json", "{}")
     story = demo.Demo(tmp_path, 0)
     story.report_stages()
@@ -180,12 +180,12 @@ def stages(monkeypatch):
     def stage(self, name, recipe, config, **options):
         Folder(self.folder / demo.FOLDERS.get(name, name), RUN).write("config.json", name)
 
-    def suite(options):
+    def suite(kind, options):
         Folder(Path(options.output_dir), "eval suite").write("report.html", "page")
 
     monkeypatch.setattr(demo.Demo, "stage", stage)
     monkeypatch.setattr(demo.Demo, "measure", lambda self: {"samples": [], "stages": {}})
-    monkeypatch.setattr(demo.suite, "run", suite)
+    monkeypatch.setattr(demo.runner, "run", suite)
     monkeypatch.setattr(demo, "show", lambda summary, folder: None)
 
 

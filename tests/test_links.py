@@ -12,6 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from rlhf_kit import demo
 from rlhf_kit.cli import main
+from rlhf_kit.eval.suite.task import Suite
 from rlhf_kit.pages.shell import REPORT, WHOLE, document, link_back, write_page
 from rlhf_kit.report.page import write_report
 from rlhf_kit.storage import RUN, Folder
@@ -52,11 +53,15 @@ def story(tiny_config, tokenizer, tmp_path, monkeypatch):
         shutil.copytree(tmp_path / "model", folder, dirs_exist_ok=True)
         Folder(folder, RUN).settle(*(path.name for path in folder.iterdir()))
 
-    run = demo.suite.run
+    run = demo.runner.run
     monkeypatch.setattr(demo.Demo, "stage", stage)
     monkeypatch.setattr(demo.Demo, "measure", lambda self: {"samples": [], "stages": {}})
     monkeypatch.setattr(demo, "show", lambda *_: None)
-    monkeypatch.setattr(demo.suite, "run", lambda options: run(replace(options, suite=tmp_path / "s.yaml")))
+
+    def of_the_story(kind, options):
+        return run(kind, replace(options, suite=tmp_path / "s.yaml") if kind is Suite else options)
+
+    monkeypatch.setattr(demo.runner, "run", of_the_story)
     return tmp_path / "runs" / "demo"
 
 

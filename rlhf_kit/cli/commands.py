@@ -28,6 +28,29 @@ EXAMPLES = {
     "extractive": "extractive --model_name_or_path runs/mlm --train_dataset_name train.json --dataset_name dev.json "
     "--scorer squad --output_dir runs/squad",
     "reward": "reward --model_name_or_path runs/reward --dataset_name world:ranked --output_dir runs/reward-eval",
+    "transfer": "transfer --model_set world --seeds 0",
+    "suite": "suite --models base=runs/pretrain sft=runs/sft ppo=runs/ppo --output_dir runs/suite",
+}
+# Tables of measurements, as TASKS; a suite, which reads TASKS, cannot hold them.
+TABLES = {
+    "transfer": (
+        "Cross-lingual transfer of reading comprehension: every model, training language and test language in one "
+        "table",
+        "跨語言遷移：哪種預訓練、用哪種語言微調、能讀懂什麼",
+        "rlhf_kit.eval.transfer.task:Transfer",
+    ),
+    "suite": (
+        "Run a list of evaluations on every model: what each stage gained and lost",
+        "各階段的得與失：一份評測清單",
+        "rlhf_kit.eval.suite.task:Suite",
+    ),
+}
+# What a task says otherwise than the others do.
+OWN = {
+    "transfer": {
+        "kept": "The same command resumes. 已中斷；同一個指令會接續。",
+        "renamed": "rlhf_kit.eval.transfer.task:OF_A_TABLE",
+    }
 }
 
 
@@ -47,7 +70,7 @@ class Command:
     interrupted: str = "The same command starts over."
     unwritten: str = ""
     examples: tuple[str, ...] = ()
-    task: str = ""  # of `eval`: a name of TASKS, or one's own as `module:Class`; the runner runs it
+    task: str = ""  # of `eval`: `module:Class`; the runner runs it
 
 
 def _stage(name: str, english: str, chinese: str, **classes: str) -> Command:
@@ -170,21 +193,15 @@ def _example(task: str) -> str:
     return EXAMPLES.get(task, usual)
 
 
+def _task(name: str, english: str, chinese: str, task: str) -> Command:
+    """`task`: its class, as `module:Class`."""
+    example, own = _example(name), OWN.get(name, {})
+    return _measurement(english, chinese, RUNNER, f"{task}Arguments", example, task=task, **own)
+
+
 EVALS = {
-    **{
-        f"eval {name}": _measurement(english, chinese, RUNNER, f"{task}Arguments", _example(name), task=name)
-        for name, (english, chinese, task) in TASKS.items()
-    },
-    "eval transfer": _measurement(
-        "Cross-lingual transfer of reading comprehension: every model, training language and test language in one "
-        "table",
-        "跨語言遷移：哪種預訓練、用哪種語言微調、能讀懂什麼",
-        "rlhf_kit.eval.transfer.run:run",
-        "rlhf_kit.eval.transfer.run:TransferArguments",
-        "transfer --model_set world --seeds 0",
-        kept="The same command resumes. 已中斷；同一個指令會接續。",
-        renamed="rlhf_kit.eval.transfer.run:OF_A_TABLE",
-    ),
+    **{f"eval {name}": _task(name, *row) for name, row in TASKS.items()},
+    **{f"eval {name}": _task(name, *row) for name, row in TABLES.items()},
     "eval score": Command(
         "Score a file of predictions by the dataset's official scorer",
         "以官方算法評分",
@@ -198,13 +215,6 @@ EVALS = {
         "rlhf_kit.eval.compare:run",
         {"Options": "rlhf_kit.eval.compare:CompareOptions"},
         examples=("eval compare runs/coqa/sft runs/coqa/ppo",),
-    ),
-    "eval suite": _measurement(
-        "Run a list of evaluations on every model: what each stage gained and lost",
-        "各階段的得與失：一份評測清單",
-        "rlhf_kit.eval.suite.run:run",
-        "rlhf_kit.eval.suite.run:SuiteArguments",
-        "suite --models base=runs/pretrain sft=runs/sft ppo=runs/ppo --output_dir runs/suite",
     ),
 }
 # Commands of two words, by the first.

@@ -1,29 +1,41 @@
-"""How every task is run: read, check, load only if something is left, ask, keep item by item, sum up, show, write."""
+"""How every task is run: read, check, load only if something is left, ask, keep item by item, sum up, show, write.
+
+A table of measurements is run cell by cell.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
+from rlhf_kit.errors import UserError
+from rlhf_kit.eval import results
 from rlhf_kit.eval.items import Results, Run
 from rlhf_kit.eval.revisions import pin
+from rlhf_kit.eval.tables import TableTask
 from rlhf_kit.eval.task import NOTHING_DONE, Task, planned
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 
 
-def run(kind: type[Task], options: Any) -> dict[str, Results]:
-    """Run a task with its options: results by model; none on all processes but the main one, and of a dry run.
+def run(kind: type[Task] | type[TableTask], options: Any) -> dict[str, Results]:
+    """Run a task with its options: results by model; none on all processes but the main one, of a dry run or a table.
 
     Raises UserError.
     """
     quiet()
     options = replace(options)
-    pin(options, kind.baselines)
+    if issubclass(kind, Task):
+        pin(options, kind.baselines)
     with planned(kind.name, options.dry_run):
         task = kind(options)
+        if isinstance(task, TableTask):
+            fill(task)
+            return {}
         if not options.dry_run:
             return measure(task)
         say(plan(task))
@@ -83,3 +95,30 @@ def plan(task: Task) -> str:
             f"rows of {record.data} on {record.model}; {under_way.resumed} done already."
         )
     return "\n".join([*lines, NOTHING_DONE])
+
+
+def fill(table: TableTask) -> None:
+    """Make the cells of a table that are left, and report; of a dry run the plan. Raises UserError."""
+    state, kept = processes(), table.folder is not None
+    if not kept and state.num_processes > 1:
+        raise UserError("Several processes keep their items in files: give a folder by --output_dir.")
+    with tempfile.TemporaryDirectory() as scratch:
+        table.folder = table.folder or Path(scratch)
+        results.of(table.folder, table.name).check("--output_dir", table.files)
+        table.done = [cell for cell in table.cells if table.is_finished(cell)]
+        if table.options.dry_run:
+            table.plan()
+            return
+        table.begin()
+        for cell in [cell for cell in table.cells if cell not in table.done]:
+            table.make(cell)
+            table.done.append(cell)
+            if state.is_main_process:
+                table.after(cell)
+        if not state.is_main_process:
+            return
+        report = table.report()
+        table.show(report)
+        if kept:
+            table.write(report)
+            say(f"Written 已寫入: {table.folder}/{', '.join(table.files)}, {table.beside}")

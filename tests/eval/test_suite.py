@@ -19,14 +19,14 @@ from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.coqa.task import guessing
 from rlhf_kit.eval.items import Item, Run, Settings
 from rlhf_kit.eval.suite import page as suite_page
-from rlhf_kit.eval.suite import run as suite_run
+from rlhf_kit.eval.suite import task as suite_task
 from rlhf_kit.eval.suite.entries import Entry, read_suite
 from rlhf_kit.eval.suite.page import Change, Report, Value
-from rlhf_kit.eval.suite.run import change, first_alike, read_value, verdict
+from rlhf_kit.eval.suite.task import change, first_alike, read_value, verdict
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.terminal.console import Console
 
-WORLD = suite_run.WORLD_SUITE
+WORLD = suite_task.WORLD_SUITE
 SUMS = {
     "name": "sums", "command": "icl", "options": {"tasks": ["world-sums"], "shots": 0}, "figure": "acc",
     "higher_is_better": True,
@@ -82,7 +82,10 @@ def test_options_are_those_of_the_command_as_if_typed():
         ({"options": {"limit": 5}}, "the suite sets limit; leave it out"),
         ({"options": {"tasks": None}}, "tasks: got null, needs a list."),
         ({"options": ["world"]}, "options is ['world']; give names with their values"),
-        ({"command": "coca"}, "there is no command 'coca'. Did you mean 'coqa'?"),
+        ({"command": "coca"}, "a suite cannot hold 'coca'. Did you mean 'coqa'?"),
+        ({"command": "suite"}, "a suite cannot hold 'suite'. Give one of lambada, "),
+        ({"command": "transfer"}, "a suite cannot hold 'transfer'. Give one of lambada, "),
+        ({"command": "rlhf_kit.eval.suite.task:Suite"}, "Suite', which is a table of measurements itself."),
         ({"figur": "acc"}, "there is no 'figur'. Did you mean 'figure'?"),
         ({"higher_is_better": "yes, it is"}, "higher_is_better is 'yes, it is'; give true or false"),
         ({"items": 0}, "items is 0; give a whole number from 1"),
@@ -119,12 +122,12 @@ def test_a_file_that_is_no_list_is_refused(tmp_path, text):
 
 
 def test_names_of_models():
-    assert suite_run.named_model("base=runs/demo/0") == ("base", "runs/demo/0")
-    assert suite_run.named_model("openai-community/gpt2") == ("gpt2", "openai-community/gpt2")
-    assert suite_run.named_model("runs/lr=1e-3/sft") == ("sft", "runs/lr=1e-3/sft")
+    assert suite_task.named_model("base=runs/demo/0") == ("base", "runs/demo/0")
+    assert suite_task.named_model("openai-community/gpt2") == ("gpt2", "openai-community/gpt2")
+    assert suite_task.named_model("runs/lr=1e-3/sft") == ("sft", "runs/lr=1e-3/sft")
     for wrong in ("=runs/sft", "sft=", "..=runs/sft", "/"):
         with pytest.raises(UserError, match="must be NAME=M"):
-            suite_run.named_model(wrong)
+            suite_task.named_model(wrong)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_names_of_models():
     ],
 )
 def test_models_that_cannot_be_measured_are_told_first(models, told, capsys, monkeypatch):
-    monkeypatch.setattr(suite_run, "measure", lambda *given: pytest.fail("measured"))
+    monkeypatch.setattr(suite_task, "measure", lambda *given: pytest.fail("measured"))
     assert main(["eval", "suite", "--models", *models]) == 2
     assert told in capsys.readouterr().err
 
@@ -350,9 +353,11 @@ def test_three_stages_by_the_command(stages, tmp_path, capsys):
 
 
 def test_two_figures_of_one_measurement_are_made_once(stages, tmp_path, monkeypatch):
-    made, measure = [], suite_run.measure
+    made, measure = [], suite_task.measure
     monkeypatch.setattr(
-        suite_run, "measure", lambda entry, name, *rest: made.append((name, entry.name)) or measure(entry, name, *rest)
+        suite_task,
+        "measure",
+        lambda entry, name, *rest: made.append((name, entry.name)) or measure(entry, name, *rest),
     )
     words = {**TEXT, "name": "words", "figure": "perplexity_word"}
     fewer = {**words, "name": "fewer", "items": 5}
@@ -392,7 +397,7 @@ def test_a_groups_figure_is_paired_within_the_group(stages, tmp_path):
     assert found["changes"][0]["note"] == "" and found["changes"][0]["interval"] is not None
 
 
-def test_the_worlds_suite_runs_and_limit_marks_a_trial(stages, capsys):
+def test_the_worlds_suite_tasks_and_limit_marks_a_trial(stages, capsys):
     assert main(["eval", "suite", *stages[:2], "--limit", "2"]) == 0
     said = capsys.readouterr().out
     assert all(one.name in said for one in read_suite(WORLD)) and "no result to report" in said

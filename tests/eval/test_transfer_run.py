@@ -13,7 +13,7 @@ from rlhf_kit.cli import main
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.scorers import drcd
-from rlhf_kit.eval.transfer import cells, run
+from rlhf_kit.eval.transfer import cells, task
 from rlhf_kit.eval.transfer.config import Row, Table, read_table
 from rlhf_kit.eval.transfer.readers import checkpoint, missing, new_reader
 from tests.test_links import links_of
@@ -184,19 +184,19 @@ def test_what_is_only_told_may_change_and_a_row_or_seed_may_come_later(copy):
 
 def test_rows_and_seeds_by_name_all_rows_of_a_seed_first(done):
     table = read_table(done / "t.yaml")
-    found, skipped = run.chosen(table, [], None)
-    order = [(cell.row.name, cell.seed) for cell in run.ordered(found, skipped)]
+    found, skipped = task.chosen(table, [], None)
+    order = [(cell.row.name, cell.seed) for cell in task.ordered(found, skipped)]
     assert order == [(name, seed) for seed in (0, 1) for name in ("bert", "new", "qanet")]
-    found, skipped = run.chosen(table, ["qanet", "bert"], [7, 3, 7])
-    assert [(cell.row.name, cell.seed) for cell in run.ordered(found, skipped)] == [
+    found, skipped = task.chosen(table, ["qanet", "bert"], [7, 3, 7])
+    assert [(cell.row.name, cell.seed) for cell in task.ordered(found, skipped)] == [
         ("bert", 7), ("qanet", 7), ("bert", 3), ("qanet", 3)
     ]  # fmt: skip
 
 
 def test_the_time_left_is_told(capsys):
     cell = cells.Cell(Row("a", "m", ("en",)), 2)
-    run.tell(cell, 0, 4, 0.0)
-    run.tell(cell, 1, 4, 60.0)
+    task.tell(cell, 0, 4, 0.0)
+    task.tell(cell, 1, 4, 60.0)
     assert capsys.readouterr().err.splitlines() == ["[1/4] a, seed 2", "[2/4] a, seed 2, about 3.0 min left 剩餘"]
 
 
@@ -256,7 +256,7 @@ def test_names_of_checkpoints(tmp_path):
     assert missing(Row("a", "world:nothing", ())) and not missing(Row("a", "nothing", ()))
     assert not missing(Row("a", "world:base", ()))
     with pytest.raises(UserError, match="no checkpoint world:nothing, world:less"):
-        run.chosen(Table((), (), (Row("a", "world:nothing", ()), Row("b", "world:less", ()))), [], None)
+        task.chosen(Table((), (), (Row("a", "world:nothing", ()), Row("b", "world:less", ()))), [], None)
 
 
 def test_no_answer_is_longer_than_the_table_allows(done, tmp_path, monkeypatch):

@@ -29,6 +29,18 @@ MUTANTS = [
         OWN + "test_an_empty_list_is_refused_and_measures_nothing",
     ),
     (
+        "rlhf_kit/eval/suite/entries.py",
+        "if issubclass(kind, TableTask):",
+        "if False:",
+        "tests/eval/test_suite.py::test_a_fault_of_the_file_is_told_before_anything_is_loaded",
+    ),
+    (
+        "rlhf_kit/eval/runner.py",
+        "if cell not in table.done]",
+        "]",
+        "tests/eval/test_transfer_run.py::test_a_finished_table_is_only_written_again",
+    ),
+    (
         "rlhf_kit/eval/transfer/page.py",
         '跨語言遷移", body, foot)',
         '跨語言遷移", body, remarks)',
@@ -36,7 +48,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/cli/commands.py",
-        '        renamed="rlhf_kit.eval.transfer.run:OF_A_TABLE",\n',
+        '        "renamed": "rlhf_kit.eval.transfer.task:OF_A_TABLE",\n',
         "",
         "tests/eval/test_transfer_config.py::test_a_table_given_as_options_is_told_where_it_goes",
     ),

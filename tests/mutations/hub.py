@@ -124,7 +124,7 @@ MUTANTS = [
         HUB + "test_a_cell_is_of_its_models_and_datas_commits",
     ),
     (
-        "rlhf_kit/eval/transfer/run.py",
+        "rlhf_kit/eval/transfer/task.py",
         "rows=tuple(map(readers.pinned, table.rows))",
         "rows=table.rows",
         HUB + "test_a_cell_is_of_its_models_and_datas_commits",

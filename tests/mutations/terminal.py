@@ -123,8 +123,8 @@ MUTANTS = [
     ),
     (SUITE_PAGE, "link(file, cell) if file else", "", SUITE + "test_figures_lead_to_what_they_are_made_of"),
     (
-        "rlhf_kit/eval/suite/run.py",
-        "page if page.is_file() else folder / ITEM_RESULTS",
+        "rlhf_kit/eval/suite/task.py",
+        "page if page.is_file() else self.results_folder(cell) / ITEM_RESULTS",
         "page",
         SUITE + "test_three_stages_by_the_command",
     ),
@@ -209,13 +209,13 @@ MUTANTS = [
         LINKS + "test_every_page_of_a_demo_leads_to_the_others",
     ),
     (
-        "rlhf_kit/eval/suite/run.py",
+        "rlhf_kit/eval/suite/task.py",
         'link_back(output / name / entry.name / REPORT, f"eval {entry.command}", output / REPORT)',
         "pass",
         LINKS + "test_every_page_of_a_demo_leads_to_the_others",
     ),
     (
-        "rlhf_kit/eval/transfer/run.py",
+        "rlhf_kit/eval/transfer/task.py",
         'link_back(output / figure.row / f"seed-{seed}" / figure.test / REPORT, f"eval {TASK}", output / REPORT)',
         "pass",
         "tests/eval/test_transfer_run.py::test_every_page_of_a_table_leads_to_the_others",

@@ -15,6 +15,7 @@ from typing import Any
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.commands import TASKS, task_named
+from rlhf_kit.eval.tables import TableTask
 from rlhf_kit.eval.task import EvalArguments, ModelsArguments, Task
 from rlhf_kit.inputs import read_yaml
 from rlhf_kit.options.reading import read_record
@@ -56,7 +57,10 @@ class Entry:
 
     @property
     def task(self) -> type[Task]:
-        return task_named(self.command)
+        kind = task_named(self.command)
+        if issubclass(kind, TableTask):
+            raise UserError(f"a suite cannot hold {self.command!r}, which is a table of measurements itself.")
+        return kind
 
     def arguments(self, model: str, folder: Path | None, limit: int | None = None, **others: Any) -> EvalArguments:
         """The options of the task for a model. Raises UserError with all that it does not take."""
@@ -124,7 +128,7 @@ def _fault(key: str, value: Any) -> str | None:
             "`rlhf-kit eval reward` and `rlhf-kit eval compare`"
         )
     if key == "command" and value not in COMMANDS and ":" not in str(value):
-        return f"there is no command {value!r}.{did_you_mean(str(value), COMMANDS)} Give one of {', '.join(COMMANDS)}"
+        return f"a suite cannot hold {value!r}.{did_you_mean(str(value), COMMANDS)} Give one of {', '.join(COMMANDS)}"
     needed = {
         "name": ("a name that can be a folder's", isinstance(value, str) and NAME.fullmatch(value)),
         "options": ("names with their values", isinstance(value, Mapping)),

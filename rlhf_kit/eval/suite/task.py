@@ -6,8 +6,7 @@ import io
 import json
 import re
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -21,18 +20,18 @@ from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.suite.entries import NAME, Entry, read_suite
 from rlhf_kit.eval.suite.page import GAINED, LOST, Change, Report, Value, markdown, page, show
+from rlhf_kit.eval.tables import TableTask
 from rlhf_kit.eval.task import OutputArguments
 from rlhf_kit.generation.generators import check_generators, folders
 from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT, link_back
-from rlhf_kit.processes import processes, quiet
-from rlhf_kit.terminal import complain, say
+from rlhf_kit.processes import processes
+from rlhf_kit.terminal import complain
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.versions import made_by, provenance
 
 TASK = "suite"
 TABLE, RESULTS = "suite.md", "suite.json"
-FILES = (TABLE, REPORT, RESULTS)
 WORLD_SUITE = Path(__file__).with_name("world.yaml")
 
 
@@ -48,32 +47,81 @@ class SuiteArguments(OutputArguments):
     limit: int | None = option(None, "N items of each entry at most: a trial, not a result. 只評前 N 筆")
 
 
-def run(options: SuiteArguments) -> None:
-    """`rlhf-kit eval suite`. Raises UserError."""
-    quiet()
-    suite = options.suite or WORLD_SUITE
-    models, entries = _models(options), read_suite(suite)
-    if not options.dry_run:
-        check_generators(models.values())
-    state = processes()
-    if options.output_dir is None and state.num_processes > 1:
-        raise UserError("Several processes keep their items in files: give a folder by --output_dir.")
-    with tempfile.TemporaryDirectory() as scratch:
-        output = Path(options.output_dir or scratch)
-        results.of(output, TASK).check("--output_dir", FILES)
-        if state.is_main_process and not options.dry_run:
-            results.of(output, TASK).remove(RESULTS)  # from here on the folder holds an unfinished report
-        measure_all(entries, models, output, options)
-        if options.dry_run or not state.is_main_process:
-            return
-        report = summed_up(suite, entries, models, output, options.limit is None)
-    show(report, Console())
-    if options.output_dir is not None:
-        write(report, output)
-        say(f"Written 已寫入: {output}/report.html, suite.md, suite.json, a folder a model")
+class Suite(TableTask):
+    """Every entry on every model, each by its own command, and each model against the one before it.
+
+    A cell is a model's name and an entry. Of entries that ask for the same measurement the first alone is measured.
+    """
+
+    name, Arguments = TASK, SuiteArguments
+    files, beside = (REPORT, TABLE, RESULTS), "a folder a model"
+
+    def read(self) -> list[tuple[str, Entry]]:
+        self.file = self.options.suite or WORLD_SUITE
+        self.models, self.entries = named_models(self.options), read_suite(self.file)
+        self.homes = first_alike(self.entries)
+        if not self.options.dry_run:
+            check_generators(self.models.values())
+        return [(name, entry) for name in self.models for entry in self.entries]
+
+    def plan(self) -> None:
+        for cell in self.cells:
+            self.make(cell)
+
+    def begin(self) -> None:
+        if processes().is_main_process:
+            results.of(self.folder, TASK).remove(RESULTS)  # from here on the folder holds an unfinished report
+
+    def make(self, cell: tuple[str, Entry]) -> None:
+        """What was measured there before is not made again."""
+        name, entry = cell
+        if self.homes[entry.name] is entry:
+            if processes().is_main_process:
+                complain(f"{name}: {entry.name}")
+            measure(entry, name, self.models[name], self.folder, self.options)
+
+    def after(self, cell: tuple[str, Entry]) -> None:
+        name, entry = cell
+        read_value(entry, name, self.results_folder(cell))  # an entry that names no score is refused here
+
+    def results_folder(self, cell: tuple[str, Entry]) -> Path:
+        """Where its items lie."""
+        name, home = cell[0], self.homes[cell[1].name]
+        folder = self.folder / name / home.name
+        return folders([self.models[name]], folder)[0] if home.several_models else folder
+
+    def linked_file(self, cell: tuple[str, Entry]) -> str:
+        """The page that the entry's command wrote, or its results, as seen from the report."""
+        page = self.folder / cell[0] / self.homes[cell[1].name].name / REPORT
+        file = page if page.is_file() else self.results_folder(cell) / ITEM_RESULTS
+        return file.relative_to(self.folder).as_posix()
+
+    def report(self) -> Report:
+        values = {
+            (name, entry.name): replace(
+                read_value(entry, name, self.results_folder((name, entry))), file=self.linked_file((name, entry))
+            )
+            for name, entry in self.cells
+        }
+        changes = [
+            change(
+                entry, values[before, entry.name], values[name, entry.name],
+                self.results_folder((before, entry)), self.results_folder((name, entry)),
+            )
+            for before, name in pairwise(self.models)
+            for entry in self.entries
+        ]  # fmt: skip
+        reportable = self.options.limit is None
+        return Report(str(self.file), self.models, self.entries, list(values.values()), changes, reportable)
+
+    def show(self, report: Report) -> None:
+        show(report, Console())
+
+    def write(self, report: Report) -> None:
+        write(report, self.folder)
 
 
-def _models(options: SuiteArguments) -> dict[str, str]:
+def named_models(options: SuiteArguments) -> dict[str, str]:
     """Folder or hub id by name, those of the hub by commit. Raises UserError."""
     named = [named_model(text) for text in options.models]
     names = [name.lower() for name, _ in named]  # some disks fold case
@@ -109,19 +157,6 @@ def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:
     return first
 
 
-def measure_all(entries: Sequence[Entry], models: Mapping[str, str], output: Path, options: SuiteArguments) -> None:
-    """Every entry on every model; of entries that ask for the same the first alone. Raises UserError."""
-    homes, speaks = first_alike(entries), processes().is_main_process
-    for name, path in models.items():
-        for entry in entries:
-            if homes[entry.name] is entry:
-                if speaks:
-                    complain(f"{name}: {entry.name}")
-                measure(entry, name, path, output, options)
-            if speaks and not options.dry_run:  # an entry that names no score is refused here, not at the end
-                read_value(entry, name, results_folder(homes[entry.name], name, path, output))
-
-
 def measure(entry: Entry, name: str, path: str, output: Path, options: SuiteArguments) -> None:
     """One entry on one model, in a folder of its own; what was measured there before is not made again."""
     others = {"trust_remote_code": options.trust_remote_code, "dry_run": options.dry_run}
@@ -131,11 +166,6 @@ def measure(entry: Entry, name: str, path: str, output: Path, options: SuiteArgu
             runner.run(entry.task, arguments)
     except UserError as error:
         raise UserError(f"{name}, {entry.name}: {error}") from error
-
-
-def results_folder(entry: Entry, name: str, path: str, output: Path) -> Path:
-    folder = output / name / entry.name
-    return folders([path], folder)[0] if entry.several_models else folder
 
 
 def read_value(entry: Entry, name: str, folder: Path) -> Value:
@@ -163,38 +193,6 @@ def _check(entry: Entry, key: str, value: str, known: Iterable[str]) -> None:
 
 
 # --- stage against stage --------------------------------------------------------------------------------------------
-
-
-def summed_up(
-    suite: Path, entries: Sequence[Entry], models: Mapping[str, str], output: Path, reportable: bool
-) -> Report:
-    """The report of what lies in `output`, finished."""
-    homes = first_alike(entries)
-    folders_of = {
-        (name, entry.name): results_folder(homes[entry.name], name, models[name], output)
-        for name in models
-        for entry in entries
-    }
-    values = {
-        (name, entry.name): replace(
-            read_value(entry, name, folders_of[name, entry.name]),
-            file=linked_file(output, name, homes[entry.name], folders_of[name, entry.name]),
-        )
-        for name in models
-        for entry in entries
-    }
-    changes = [
-        change(entry, *(part[each, entry.name] for part in (values, folders_of) for each in (before, name)))
-        for before, name in pairwise(models)
-        for entry in entries
-    ]
-    return Report(str(suite), models, entries, list(values.values()), changes, reportable)
-
-
-def linked_file(output: Path, name: str, home: Entry, folder: Path) -> str:
-    """The page that the entry's command wrote, or its results, as seen from the report."""
-    page = output / name / home.name / REPORT
-    return (page if page.is_file() else folder / ITEM_RESULTS).relative_to(output).as_posix()
 
 
 def change(entry: Entry, before: Value, after: Value, first: Path, second: Path) -> Change:
@@ -228,7 +226,7 @@ def verdict(difference: float | None, interval: tuple[float, float] | None, high
 
 
 def write(report: Report, output: Path) -> None:
-    """suite.md, report.html, and suite.json last: who finds that one finds the others."""
+    """suite.md, report.html, and suite.json last."""
     made = provenance()
     results.write(output / TABLE, markdown(report), TASK)
     results.write(output / REPORT, page(report, [report.suite, *made_by(made)]), TASK)

@@ -11,7 +11,8 @@ from typing import Literal
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
-from rlhf_kit.eval.task import NOTHING_DONE, BatchArguments, planned
+from rlhf_kit.eval.tables import TableTask
+from rlhf_kit.eval.task import NOTHING_DONE, BatchArguments
 from rlhf_kit.eval.transfer import readers
 from rlhf_kit.eval.transfer.cells import TASK, Making, arguments, finished, make
 from rlhf_kit.eval.transfer.config import Cell, Table, read_table
@@ -22,13 +23,12 @@ from rlhf_kit.eval.transfer.words import sentences
 from rlhf_kit.models.weights import TRUSTS_CODE
 from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT, link_back
-from rlhf_kit.processes import processes, quiet
+from rlhf_kit.processes import processes
 from rlhf_kit.terminal import complain, say
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.versions import made_by, provenance
 
 TABLE, RESULTS = "table.md", "results.json"
-FILES = (TABLE, REPORT, RESULTS)
 TABLES = Path(__file__).parent
 # What a file of options does not have, and a table has.
 OF_A_TABLE = dict.fromkeys(("data", "tests", "training", "max_answer_length"), "--table FILE: --config has options")
@@ -52,57 +52,65 @@ class TransferArguments(BatchArguments):
     data_dir: Path | None = option(None, "The folder that {data} stands for in the table. 資料夾")
 
 
-def run(options: TransferArguments) -> None:
-    """`rlhf-kit eval transfer`. Raises UserError."""
-    quiet()
-    TRUSTS_CODE.set(options.trust_remote_code)
-    with planned(TASK, options.dry_run):
-        _run(options)
+class Transfer(TableTask):
+    """Each row with each seed, fine-tuned and tested; the table is written anew after each."""
 
+    name, Arguments = TASK, TransferArguments
+    files, beside = (TABLE, RESULTS, REPORT), "a folder a row"
 
-def _run(options: TransferArguments) -> None:
-    if options.table and options.model_set:
-        raise UserError("--table is a table of its own; leave out --model_set.")
-    path = options.table or TABLES / f"{options.model_set or 'world'}.yaml"
-    table, skipped = chosen(read_table(path), options.rows, options.seeds)
-    table = replace(table, rows=tuple(map(readers.pinned, table.rows)))
-    for row in table.rows:
-        if row.name not in skipped:
-            readers.check(row, read_headers=not options.dry_run)
-    read = read_all(table, options.data_dir, options.limit)
-    output, state = Path(options.output_dir or f"runs/transfer/{path.stem}"), processes()
-    results.of(output, TASK).check("--output_dir", FILES)
-    making = Making(table, read, output, state, options.dtype, options.limit, options.max_batch_tokens)
-    cells = ordered(table, skipped)
-    for cell in cells:
-        arguments("", cell, making)  # before the first is trained
-    done = [cell for cell in cells if finished(cell, making)]
-    if options.dry_run:
-        names = ", ".join(row.name for row in table.rows if row.name not in skipped)
-        say(f"{path}: {len(cells)} cells ({names}) in {output}; {len(done)} are there already.\n{NOTHING_DONE}")
-        return
-    guesses = all_guesses(table, read["tests"])
+    def read(self) -> list[Cell]:
+        options = self.options
+        TRUSTS_CODE.set(options.trust_remote_code)
+        if options.table and options.model_set:
+            raise UserError("--table is a table of its own; leave out --model_set.")
+        self.file = options.table or TABLES / f"{options.model_set or 'world'}.yaml"
+        table, self.skipped = chosen(read_table(self.file), options.rows, options.seeds)
+        self.table = table = replace(table, rows=tuple(map(readers.pinned, table.rows)))
+        for row in table.rows:
+            if row.name not in self.skipped:
+                readers.check(row, read_headers=not options.dry_run)
+        self.folder = self.folder or Path(f"runs/transfer/{self.file.stem}")
+        self.making = Making(
+            table, read_all(table, options.data_dir, options.limit), self.folder, processes(), options.dtype,
+            options.limit, options.max_batch_tokens,
+        )  # fmt: skip
+        cells = ordered(table, self.skipped)
+        for cell in cells:
+            arguments("", cell, self.making)  # before the first is trained
+        return cells
 
-    def report() -> Report:
+    def is_finished(self, cell: Cell) -> bool:
+        return finished(cell, self.making)
+
+    def plan(self) -> None:
+        names = ", ".join(row.name for row in self.table.rows if row.name not in self.skipped)
+        cells, done = len(self.cells), len(self.done)
+        say(f"{self.file}: {cells} cells ({names}) in {self.folder}; {done} are there already.\n{NOTHING_DONE}")
+
+    def begin(self) -> None:
+        self.guesses = all_guesses(self.table, self.making.read["tests"])
+        self.there, self.started = len(self.done), time.monotonic()
+
+    def make(self, cell: Cell) -> None:
+        if processes().is_main_process:
+            number, cells = len(self.done) - self.there, len(self.cells) - self.there
+            tell(cell, number, cells, time.monotonic() - self.started)
+        make(cell, self.making)
+
+    def after(self, cell: Cell) -> None:
+        self.write(self.report())
+
+    def report(self) -> Report:
         return summed_up(
-            path.name, table, [cell for cell in cells if cell in done], len(cells), output, guesses, skipped,
-            options.limit is None,
+            self.file.name, self.table, [cell for cell in self.cells if cell in self.done], len(self.cells),
+            self.folder, self.guesses, self.skipped, self.options.limit is None,
         )  # fmt: skip
 
-    todo = [cell for cell in cells if cell not in done]
-    started = time.monotonic()
-    for number, cell in enumerate(todo):
-        if state.is_main_process:
-            tell(cell, number, len(todo), time.monotonic() - started)
-        make(cell, making)
-        done.append(cell)
-        if state.is_main_process:
-            write(report(), output)
-    if state.is_main_process:
-        final = report()
-        write(final, output)
-        show(final, Console())
-        say(f"Written 已寫入: {output}/table.md, {RESULTS}, report.html, a folder a row")
+    def show(self, report: Report) -> None:
+        show(report, Console())
+
+    def write(self, report: Report) -> None:
+        write(report, self.folder)
 
 
 def chosen(table: Table, rows: Sequence[str], seeds: Sequence[int] | None) -> tuple[Table, tuple[str, ...]]:
@@ -135,7 +143,7 @@ def tell(cell: Cell, number: int, cells: int, seconds: float) -> None:
 
 
 def write(report: Report, output: Path) -> None:
-    """table.md, report.html, and results.json last: who finds that one finds the others."""
+    """table.md, report.html, and results.json last."""
     made = provenance()
     results.write(output / TABLE, markdown(report), TASK)
     results.write(output / REPORT, page(report, made_by(made)), TASK)
