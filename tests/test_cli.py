@@ -7,8 +7,8 @@ import pytest
 import rlhf_kit
 from rlhf_kit import cli
 from rlhf_kit.cli.commands import COMMANDS, STAGES
-from rlhf_kit.cli.help import HELP, HIDDEN, panels
-from rlhf_kit.options.declared import declared_fields
+from rlhf_kit.cli.help import HELP, panels
+from rlhf_kit.options.declared import HIDDEN, declared_fields
 from rlhf_kit.reward import RewardConfig
 from rlhf_kit.stages.arguments import DataArguments, ModelArguments, RunArguments
 from rlhf_kit.stages.calibration import CalibrationArguments

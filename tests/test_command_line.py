@@ -97,6 +97,12 @@ def test_completion_offers_every_option_that_the_class_declares():
     assert {f"--{name}" for name in declared_fields([DoctorOptions])} < set(completed("rlhf-kit", "doctor", "--"))
 
 
+def test_completion_leaves_out_what_help_hides():
+    assert completed("rlhf-kit", "sft", "--do_") == []
+    assert completed("rlhf-kit", "sft", "--gradient_ch") == []
+    assert completed("rlhf-kit", "sft", "--gradient_") == ["--gradient_accumulation_steps"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_the_scripts_are_of_the_shells_language(shell):
     if shutil.which(shell) is None:

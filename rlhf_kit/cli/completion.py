@@ -1,6 +1,6 @@
 """`rlhf-kit completion bash|zsh`: what Tab offers, from the dataclasses that declare the options.
 
-The script holds every name, so that Tab starts no Python; after an update of the kit it is made again.
+The script contains every name that help shows, so that Tab starts no Python. Make it again after an update of the kit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf_kit.options import option
-from rlhf_kit.options.declared import aliases, declared_in_source
+from rlhf_kit.options.declared import HIDDEN, aliases, declared_in_source
 from rlhf_kit.terminal import say
 
 SCRIPT = """\
@@ -50,10 +50,11 @@ def run(commands: Mapping[str, Any], groups: Collection[str], options: Completio
 
 
 def script(shell: str, commands: Mapping[str, Any], groups: Collection[str]) -> str:
-    """What the shell evaluates."""
+    """The text that the shell evaluates."""
     names, values = [], []
     for words, command in commands.items():
-        declared = declared_in_source([*command.options.values()]).options
+        accepted = declared_in_source([*command.options.values()]).options
+        declared = {name: item for name, item in accepted.items() if name not in HIDDEN}
         spelt = [*declared, *aliases(declared), "config", "help"]
         names.append(f'            "{words}") words="{" ".join(f"--{name}" for name in spelt)}";;')
         for name, item in declared.items():

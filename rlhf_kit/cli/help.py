@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rlhf_kit import __version__
 from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command
-from rlhf_kit.options.declared import Option, aliases, declared_in_source
+from rlhf_kit.options.declared import HIDDEN, Option, aliases, declared_in_source
 from rlhf_kit.terminal.console import Console
 
 SHARED = "rlhf_kit.eval.task"
@@ -22,11 +22,6 @@ COMMON = (
     "eval_steps seed report_to run_name dataloader_num_workers push_to_hub"
 ).split()
 
-# Accepted, but not shown: deprecated aliases, and options that the libraries read only in scripts of a user's own.
-HIDDEN = (
-    "gradient_checkpointing gradient_checkpointing_kwargs do_train do_eval do_predict local_rank truncation_mode "
-    "pad_token"
-).split()
 # Options whose help from the libraries would be wrong here.
 HELP = {
     "resume_from_checkpoint": "Resume the run in output_dir: from its last complete checkpoint, or from the one whose "
@@ -37,7 +32,7 @@ HELP = {
 
 
 def panels(command: Command, everything: bool = False) -> list[tuple[str, list[Option]]]:
-    """(title, options) of a command; an option stands once, where it is declared first."""
+    """(title, options) of a command; an option is listed once, where it is declared first."""
     shown, training, seen = [], [], set()
     for title, name in command.options.items():
         declared = declared_in_source([name]).options.values()

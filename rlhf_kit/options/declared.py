@@ -33,6 +33,11 @@ SHORT = {
     "data": ("dataset_name",),
     "output": ("output_dir", "output_file"),
 }
+# Accepted, but neither shown nor completed: deprecated aliases, and options that only a user's own scripts read.
+HIDDEN = (
+    "gradient_checkpointing gradient_checkpointing_kwargs do_train do_eval do_predict local_rank truncation_mode "
+    "pad_token"
+).split()
 BUILTINS = "bool dict float frozenset int len list map max min range set sorted str sum tuple".split()
 
 

@@ -43,7 +43,7 @@ class ChosenPrompt(NamedTuple):
 
 
 def demonstrated_answers(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Answers:
-    """The last answer of each demonstration, and what stands before it as its prompt.
+    """The last answer of each demonstration, with the turns before it as its prompt.
 
     Args:
         rows: with `messages`, or `prompt` and `completion` as texts.

@@ -45,7 +45,7 @@ def check_calibration(settings: Settings) -> None:
         raise UserError(f"--{zeros[0]} has no effect with --calibrate false. Leave one of them out.")
     for name in ("calibration_samples", "calibration_max_completion_length"):
         if name in settings.given and not extra.calibration_policy:
-            raise UserError(f"--{name} goes with --calibration_policy.")
+            raise UserError(f"--{name} has no effect without --calibration_policy. Give both, or leave it out.")
 
 
 def calibration_data(settings: Settings, notes: Notes) -> Dataset | None:

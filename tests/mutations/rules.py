@@ -127,6 +127,12 @@ MUTANTS = [
         "tests/test_cli.py::test_no_help_calls_an_option_deprecated_or_unused",
     ),
     (
+        "rlhf_kit/cli/completion.py",
+        " if name not in HIDDEN}",
+        "}",
+        "tests/test_command_line.py::test_completion_leaves_out_what_help_hides",
+    ),
+    (
         "rlhf_kit/options/declared.py",
         '    "data": ("dataset_name",),\n',
         "",

@@ -395,7 +395,7 @@ def test_a_policys_answers_can_be_the_scale_of_the_scores(base, ranked, tmp_path
     [
         (["--calibration_policy", "x", "--calibration_dataset_name", "y"], "give one of them"),
         (["--calibration_policy", "x", "--calibrate", "false"], "has no effect"),
-        (["--calibration_samples", "5"], "goes with --calibration_policy"),
+        (["--calibration_samples", "5"], "has no effect without --calibration_policy"),
         (["--calibration_policy", "x", "--calibration_samples", "0"], "at least 1"),
     ],
 )
