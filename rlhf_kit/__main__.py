@@ -1,4 +1,4 @@
-"""`python -m rlhf_kit`: the command `rlhf-kit`, where the shell does not find it."""
+"""`python -m rlhf_kit`: the command `rlhf-kit`, for shells that do not find it."""
 
 import sys
 

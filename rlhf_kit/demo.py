@@ -73,7 +73,7 @@ console = Console()
 
 @dataclass
 class Answers:
-    """What one policy said to the held-out prompts, and what it is worth."""
+    """One policy's answers to the held-out prompts, and their scores."""
 
     texts: list[str]
     judgements: list[world.Judgement]
@@ -175,7 +175,7 @@ def answer(
     prompts: list,
     seed: int,
 ) -> Answers:
-    """One answer a prompt, sampled from the distribution that PPO trains, with the same draws for every policy."""
+    """One answer per prompt, sampled from the distribution that PPO trains, with the same draws for every policy."""
     rollout = sample(
         policy,
         [encode_prompt(tokenizer, prompt) for prompt in prompts],

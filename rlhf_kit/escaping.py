@@ -1,4 +1,4 @@
-"""Text of models, data and names is never markup: on a terminal, in Markdown and in HTML it reads as it stands.
+"""Text of models, data and names is never markup: on a terminal, in Markdown and in HTML it is shown as it is.
 
 A character that would move the cursor, change the order of others or break the line is shown by its number, as
 `\\u001b`; what is markup there is escaped. The three say the same of a text.

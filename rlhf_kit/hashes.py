@@ -1,4 +1,4 @@
-"""Hashes: of texts, short names that change when the content does; of files."""
+"""Hashes: of texts, as short names that change with the content; of files."""
 
 from __future__ import annotations
 

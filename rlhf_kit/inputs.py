@@ -1,4 +1,4 @@
-"""Text of files, and JSON and YAML as values: within bounds, as a small file may hang a reader or fill the memory."""
+"""Text, JSON and YAML of files, read within limits: a small file may hang a reader or fill the memory."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def read_text(path: Path, most: int = MOST_JSON) -> str:
 
 @dataclass
 class Extent:
-    """How much a text holds, added up piece by piece before any of it is kept: a small file may fill the memory.
+    """The extent of a text, added up piece by piece before any of it is kept: a small file may fill the memory.
 
     Attributes:
         has_rows: its lines are rows, and none may be endless.

@@ -1,4 +1,4 @@
-"""Which of the processes that a launcher started this one is, by their environment: known before torch is imported."""
+"""The rank of this process among those a launcher started, from the environment: known before torch is imported."""
 
 from __future__ import annotations
 

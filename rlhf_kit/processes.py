@@ -1,4 +1,4 @@
-"""A command as a process: its quiet start, and which one it is among those that were launched with it."""
+"""A command as a process: its quiet start, and its rank among the processes launched with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a work is, how fast it goes and what is left: a bar on a terminal, and elsewhere (a file, a pipe) lines."""
+"""Progress, speed and remaining time of a task: a bar on a terminal, lines in a file or a pipe."""
 
 from __future__ import annotations
 

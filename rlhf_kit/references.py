@@ -1,4 +1,4 @@
-"""What `package.module:NAME` names: in the kit, or in code of the user's, installed or in the current folder."""
+"""What `package.module:NAME` names: in the kit, or in the user's own code, installed or in the current folder."""
 
 from __future__ import annotations
 

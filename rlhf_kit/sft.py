@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on demonstrations: TRL's trainer, with GPT-2's sense of chat, padding and endings.
+"""Supervised fine-tuning on demonstrations: TRL's trainer, with chat template, padding and end token for GPT-2.
 
 The dialogue becomes token ids here (`data.chat`), so that the loss lies on the assistant's turns, each with its end of
 text, whatever the tokenizer pads with: TRL keeps a dataset that already has `input_ids` and `labels` as it is.

@@ -1,4 +1,4 @@
-"""Which code made a number: the versions of Python, the kit and its libraries, and the kit's own commit."""
+"""Which code produced a number: the versions of Python, the kit and its libraries, and the kit's own commit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def provenance() -> dict[str, Any]:
 
 
 def made_by(record: Mapping[str, Any]) -> list[str]:
-    """The same of a record, in words: what stands at the foot of its page."""
+    """The same of a record, in words: the foot of its page."""
     return [f"commit {record['commit']}", *(f"{name} {version}" for name, version in record["versions"].items())]
 
 

@@ -1,4 +1,4 @@
-"""The command line: one table of commands, one reader of options, one help, one way in which commands end."""
+"""The command line: one table of commands, one reader of options, one help, one way to end."""
 
 from rlhf_kit.cli.run import main
 

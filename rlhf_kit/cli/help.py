@@ -1,4 +1,4 @@
-"""What `--help` says, from the source of the option dataclasses: nothing heavy is imported, so it comes at once."""
+"""What `--help` says, from the source of the option dataclasses: nothing heavy is imported, so it is immediate."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def begun(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
 
 
 def last_tokens(ids: list[int], size: int | None, start: Sequence[int]) -> list[int]:
-    """The last `size` tokens of `ids` (None: all), behind the `start` that they begin with.
+    """The last `size` tokens of `ids` (None: all), after the `start` that they begin with.
 
     >>> last_tokens([1, 5, 6, 7], 3, [1])
     [1, 6, 7]

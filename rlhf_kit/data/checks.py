@@ -1,4 +1,4 @@
-"""What a row of each kind must hold: every fault in words, with the kind of fault it is."""
+"""What a row of each kind must hold: every fault in words, with its kind."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from rlhf_kit.errors import UserError
 
 @dataclass
 class Exact:
-    """A column of whatever JSON can hold, held as its text: what is read is what was written.
+    """A column of any JSON values, kept as their text: what is read is what was written.
 
     Arrow's structs give all objects of a column the same keys (null where there were none) and all numbers one type;
     `datasets.Json` rounds numbers to ten places.

@@ -1,4 +1,4 @@
-"""Faults of rows, where the rows stood, and values as a message names them."""
+"""Faults of rows, the places of those rows, and values as a message shows them."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def check_on_bad_row(on_bad_row: str) -> None:
 
 @dataclass
 class Context:
-    """Where rows stood in their source, and the faults already found while reading them."""
+    """The places of rows in their source, and the faults already found while reading them."""
 
     unit: str = "row"  # what the numbers count, both from 1: "line" of a .jsonl file, "row" of anything else
     numbers: Sequence[int] | None = None  # of each row; None = 1, 2, 3...
     faults: list[tuple[int, str]] = field(default_factory=list)  # (number, what is wrong)
 
     def numbers_of(self, rows: Sequence[Any]) -> Sequence[int]:
-        """One number a row; ValueError if there are more or fewer."""
+        """One number per row; ValueError if there are more or fewer."""
         if self.numbers is None:
             return range(1, len(rows) + 1)
         if len(self.numbers) != len(rows):

@@ -1,4 +1,4 @@
-"""Rows of one file, by its suffix. What stands in them is not checked here."""
+"""Rows of one file, by its suffix. Their content is not checked here."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def read_file(path: Path, kinds: Sequence[str]) -> Source:
-    """Rows of one file by its suffix; faults of its syntax stand in the context."""
+    """Rows of one file by its suffix; faults of its syntax are added to the context."""
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise _unread(path, suffix)
@@ -278,7 +278,7 @@ _HEADING = re.compile(r"^ ?= [^=\n]*[^=\s] = ?$", re.MULTILINE)
 
 
 def documents(text: str) -> list[str]:
-    """Split where WikiText's level-1 headings (" = Title = ") stand; text without one is one document."""
+    """Split where WikiText's level-1 headings (" = Title = ") are; text without one is one document."""
     starts = [match.start() for match in _HEADING.finditer(text)]
     if not starts:
         return [text]

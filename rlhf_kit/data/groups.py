@@ -1,4 +1,4 @@
-"""A ranking as its strictly ordered pairs, and pairs of one `group` put back into the ranking they are from."""
+"""A ranking as its strictly ordered pairs, and pairs of one `group` put back into the ranking they came from."""
 
 from __future__ import annotations
 

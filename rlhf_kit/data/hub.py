@@ -1,4 +1,4 @@
-"""Names of the Hugging Face hub: what may be one, the commit it stands for, its files, and why it could not be had.
+"""Names of the Hugging Face hub: what may be one, its commit, its files, and why it could not be read.
 
 `owner/name` is what the default branch holds; `owner/name@revision` a branch, a tag or a commit. A name is *pinned*
 where its revision is a commit: what a branch holds may change while a run goes on, and between two runs.
@@ -86,7 +86,7 @@ def at_revision(repo: str, revision: str | None) -> str:
 
 
 def pinned(name: str | os.PathLike, repo_type: str = "model") -> str:
-    """`owner/name@commit` of a name of the hub: what it stands for now. A path as it is.
+    """`owner/name@commit` of a name of the hub: its current commit. A path as it is.
 
     Raises what the hub's client does (`HUB_FAULTS`). A hub that gives no answer is not asked where the cache knows.
     """

@@ -1,4 +1,4 @@
-"""Several labelers' rankings of one prompt: how far they agree, and one ranking made of them."""
+"""Several labelers' rankings of one prompt: their agreement, and one ranking merged from them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def merge(rows: Iterable[Mapping[str, Any]], method: str) -> list[Row]:
 
 
 def by_list(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Rows of the same answers to the same prompt, in whatever order they stand, together."""
+    """Rows of the same answers to the same prompt, in any order, together."""
     lists: dict[Any, list[Mapping[str, Any]]] = {}
     for row in rows:
         lists.setdefault((prompt_key(row["prompt"]), frozenset(row["completions"])), []).append(row)

@@ -52,7 +52,7 @@ def completion_text(value: Any) -> str:
 
 
 def answer_turns(completion: Sequence[Mapping[str, Any]], prompt: Any) -> list[Message]:
-    """The turns of a completion, without those of the prompt where they stand before it (whole dialogues).
+    """The turns of a completion, without those of the prompt if it begins with them (whole dialogues).
 
     `completion` is without fault; what a row's `system` and `history` put before the prompt may be missing.
     """
@@ -87,7 +87,7 @@ def learning_last(messages: Sequence[Message]) -> list[Message]:
 
 
 def turn_keys(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Equal for equal turns, whatever blanks stand around their texts and whether they are learnt."""
+    """Equal for equal turns, whatever blanks surround their texts and whether they are learnt."""
     return [
         {key: value for key, value in turn.items() if key not in LEARNT} | {"content": _stripped(turn.get("content"))}
         for turn in as_messages(messages)
@@ -99,7 +99,7 @@ def _stripped(content: Any) -> str:
 
 
 def prompt_key(prompt: str | Sequence[Mapping[str, Any]]) -> str:
-    """Equal for equal prompts, whether text or messages, whatever blanks stand around their turns."""
+    """Equal for equal prompts, whether text or messages, whatever blanks surround their turns."""
     return json.dumps(turn_keys(as_messages(prompt)), ensure_ascii=False, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""Where rankings have their order from: `ranks`, `scores`, or how the answers stand where no row has either.
+"""Where the order of a ranking comes from: `ranks`, `scores`, or the order of the answers if no row has either.
 
 A column that looks like an order and is called otherwise is never passed over: the order of the list would be learnt.
 """

@@ -1,4 +1,4 @@
-"""Rows of any kind as PPO's prompts: the prompt that they hold, and every other column as it stood."""
+"""Rows of any kind as PPO's prompts: the prompt that they contain, and every other column as it was."""
 
 from __future__ import annotations
 

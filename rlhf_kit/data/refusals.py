@@ -1,4 +1,4 @@
-"""What a chat template refuses, told with the rows and in the template's own words."""
+"""What a chat template refuses, reported with the rows and the template's own message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a chat template, a program of somebody's, comes to an end: tried once in a process of its own."""
+"""Whether a chat template, which is foreign code, ends at all: tried once in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as other projects write them, read as ours: Alpaca, ShareGPT, HH transcripts, Nectar, arena battles.
+"""Rows in other projects' formats, read as ours: Alpaca, ShareGPT, HH transcripts, Nectar, arena battles.
 
 A reader takes a row's columns and gives ours; all others stay as they are, and what is wrong in either is for the
 checks to tell. Which rows were read so is said.

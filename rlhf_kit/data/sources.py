@@ -58,7 +58,7 @@ def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
 
 
 def pinned(source: str) -> str:
-    """A source of the hub with the commit that it stands for now, `owner/name@commit:config`; any other as it is.
+    """A source of the hub with its current commit, `owner/name@commit:config`; any other as it is.
 
     Raises UserError where the hub does not have it, or cannot be asked.
     """

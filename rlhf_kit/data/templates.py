@@ -58,7 +58,7 @@ Tools = Sequence[Mapping[str, Any]] | None
 
 @dataclass(frozen=True)
 class Frame:
-    """What a template puts around a completion: `lead` (text) before it, `after` (text) behind it.
+    """What a template puts around a completion: `lead` (text) before it, `after` (text) after it.
 
     Args:
         before: the end of what stands before the lead.
@@ -96,7 +96,7 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, before: str = "") -> list[int]:
-    """Ids of a text behind `before`; "" where it begins. Data is text: "<|endoftext|>" in it does not end a turn."""
+    """Ids of a text after `before`; "" where it begins. Data is text: "<|endoftext|>" in it does not end a turn."""
     return _ids_behind(tokenizer, before, text, split_special_tokens=True)
 
 

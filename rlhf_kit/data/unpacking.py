@@ -1,4 +1,4 @@
-"""Bytes of a file, unpacked where it is packed: within bounds, as a packed file says nothing of its size."""
+"""Bytes of a file, unpacked if it is packed, within limits: a packed file does not show its size."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _piece(path: Path, file: BinaryIO) -> bytes:
 
 
 def most_unpacked(size: int) -> int:
-    """Bytes that a packed file of this size may hold."""
+    """The most bytes that a packed file of this size may contain."""
     return max(MOST_UNPACKED, MOST_TIMES * size)
 
 

@@ -1,1 +1,1 @@
-"""Measurements: a package a benchmark, the scorers, and what all of them share."""
+"""Measurements: one package per benchmark, the scorers, and what all of them share."""

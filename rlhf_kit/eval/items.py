@@ -1,4 +1,4 @@
-"""A measurement item by item: kept as it is made, gone on with after a kill, and summed up with intervals.
+"""A measurement item by item: kept as it is made, resumed after an interruption, and summarised with intervals.
 
 A folder of results holds `settings.json` (all that decides the outputs, written first), `items.jsonl` (a line an item,
 in the data's order) and `results.json` (written last). While it goes on, each process appends to a file of its own,
@@ -68,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Item:
-    """What the model made of one item, and what that is worth.
+    """The model's answer to one item, and its scores.
 
     Args:
         id: unique within the run.

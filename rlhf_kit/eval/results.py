@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: numbers with everything that is needed to get them again, and a line an item."""
+"""The output of an evaluation: numbers with everything needed to reproduce them, and one line per item."""
 
 from __future__ import annotations
 

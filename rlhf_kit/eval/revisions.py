@@ -1,4 +1,4 @@
-"""What a measurement reads from the hub, by commit: results tell what was measured, whatever a branch holds later."""
+"""What a measurement reads from the hub, by commit: results say what was measured, even if a branch moves later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How every task is run: read, check, load only if something is left, ask, keep item by item, sum up, show, write.
+"""How every task is run: read, check, load only if something is left, ask, keep item by item, summarise, show, write.
 
 A table of measurements is run cell by cell.
 """

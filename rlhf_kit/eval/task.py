@@ -1,4 +1,4 @@
-"""What an evaluation task is: rows, what a model is asked of them, and what its answers are worth (評測任務).
+"""What an evaluation task is: rows, what a model is asked about them, and how its answers are scored (評測任務).
 
 A task is a subclass of `Task` with an options dataclass, in one file; `runner.run` does everything else: it checks,
 loads the model only if something is left to ask, keeps item by item, resumes and reports, on several processes.
@@ -265,7 +265,7 @@ class Task(ABC):
 
     @property
     def written(self) -> Sequence[str]:
-        """What the output folder holds at the end."""
+        """What the output folder contains at the end."""
         return ("results.json", "items.jsonl", *self.files)
 
     @cached_property

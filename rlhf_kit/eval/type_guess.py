@@ -1,4 +1,4 @@
-"""What guessing is worth on the embedded world's questions about passages: any answer of the right type.
+"""The score of guessing on the embedded world's questions about passages: any answer of the right type.
 
 "Where does Anna live?" asks for a town: who has not read on guesses one of the towns that stand in the passage. A
 model has read when it scores above the mean of those guesses. Which relation a question asks, and of which type its

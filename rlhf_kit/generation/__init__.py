@@ -1,1 +1,1 @@
-"""What a causal LM writes and how likely it finds a text: the loops that PPO, evaluation and the demo share."""
+"""Generation by a causal LM and the likelihood of a text: the loops that PPO, evaluation and the demo share."""

@@ -1,4 +1,4 @@
-"""A cache of keys and values that takes its room ahead, so that a token costs no copy of all before it."""
+"""A cache of keys and values with memory allocated ahead, so that a token does not copy all before it."""
 
 from __future__ import annotations
 

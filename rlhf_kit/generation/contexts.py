@@ -1,4 +1,4 @@
-"""What a model has read, once, and the many places in it from which to go on.
+"""What a model has read, once, and the places in it from which to continue.
 
     d d d d d d d d d d d d | a b c | a c | c      the cache of one row: a dialogue, then three steps of writing
           ^       ^       ^                        continuations a, b and c begin at these places
@@ -31,7 +31,7 @@ NOWHERE = -1  # the place of padding
 
 
 class Contexts:
-    """Rows of tokens in one KV cache; `read` goes on with them, `step` writes at leaves, `forget` takes that back.
+    """Rows of tokens in one KV cache; `read` extends them, `step` writes at leaves, `forget` takes that back.
 
     Args:
         rows: token lists; an empty one is a row that nothing was read of yet.

@@ -258,7 +258,7 @@ class Leaves:
         self.seen = contexts.leaves([[leaf.place for leaf in row] for row in leaves])
 
     def read(self) -> tuple[Tensor, None]:
-        """Logits (G, W, V) behind each leaf."""
+        """Logits (G, W, V) after each leaf."""
         ids = _padded([[leaf.token for leaf in row] for row in self.leaves], self.seen)
         places = _padded([[leaf.place for leaf in row] for row in self.leaves], self.seen)
         logits, self.seen = self.contexts.step(ids, places, self.seen)

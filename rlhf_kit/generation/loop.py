@@ -1,4 +1,4 @@
-"""The one loop over tokens, for whatever reads rows and whatever chooses what they go on with.
+"""The one loop over tokens, for any reader of rows and any choice of the next tokens.
 
 reader    `sampling`: `Cached` or `Anew`, a row a text        `decoding`: `Leaves`, many places of one cached row
 chooser   `sampling`: draws, and keeps log-probs and values   `decoding`: greedy or beam search, to a stop string
@@ -26,7 +26,7 @@ class Reader(Protocol):
         """Logits that predict the next tokens, and the states that they come from, where these are asked for."""
 
     def write(self, step) -> None:
-        """Put the tokens of a step behind the rows that go on, and let go of the others."""
+        """Append the tokens of a step to the rows that continue, and drop the others."""
 
 
 def write_on(reader: Reader, choose: Callable) -> None:

@@ -87,7 +87,7 @@ class Cached:
         return output.logits[:, -1], states[0][:, -1]
 
     def write(self, step: Step) -> None:
-        """Put a token behind each row that goes on."""
+        """Append a token to each row that continues."""
         if step.rows is not None:
             self.keep(step.rows)
         self.ids, self.positions = step.tokens[:, None], self.lengths[:, None]

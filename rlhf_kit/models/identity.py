@@ -1,4 +1,4 @@
-"""What tells one model from another: its content, wherever it stands; of the hub its commit, whatever its branch."""
+"""What tells one model from another: its content, wherever it is; on the hub its commit, whatever its branch."""
 
 from __future__ import annotations
 

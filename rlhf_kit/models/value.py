@@ -21,7 +21,7 @@ from rlhf_kit.models.merging import merged
 
 
 class ValueHead(nn.Module):
-    """A scalar a token, float32 whatever the autocast, zero at first (Ziegler et al. 2019, code). (.., H) -> (..)."""
+    """A scalar per token, float32 with any autocast, zero at first (Ziegler et al. 2019, code). (.., H) -> (..)."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -34,7 +34,7 @@ class ValueHead(nn.Module):
 
 
 class PolicyAndValue(nn.Module):
-    """A causal LM with a value a token, on the same trunk or on a trunk of its own.
+    """A causal LM with a value per token, on the same trunk or on a trunk of its own.
 
     Only completion positions reach the LM head: with `R` completion tokens the last `R + 1` positions are kept, the
     first `R` of which predict the tokens; the last is the state after the completion, needed to bootstrap.

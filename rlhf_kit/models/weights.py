@@ -1,4 +1,4 @@
-"""Weights from files, the adapters on the way merged: all of the model's, or it is refused.
+"""Weights from files, with adapters merged on the way: complete, or refused.
 
 transformers draws at random what a file lacks and leaves out what has no place, with a report that passes by.
 """

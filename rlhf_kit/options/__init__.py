@@ -1,4 +1,4 @@
-"""What can be set: bounds of numbers, and text as the type that a field declares."""
+"""Options: how they are declared, bounds of numbers, and text as the type that a field declares."""
 
 from collections.abc import Collection
 from copy import copy

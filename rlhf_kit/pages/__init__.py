@@ -1,1 +1,1 @@
-"""What every HTML page of the kit shares: the shell and the pictures."""
+"""What all HTML pages of the kit share: the layout and the charts."""

@@ -119,7 +119,7 @@ def svg_lines(name: str, lines: list[Line], x_name: str, y_name: str, levels: tu
 
 
 def svg_bars(name: str, bars: list[tuple[str, float, str]], unit: str) -> str:
-    """Horizontal bars of (label, value, colour), the values written behind them."""
+    """Horizontal bars of (label, value, colour), the values written after them."""
     start, room, parts = 130, WIDTH - 130 - 70, []
     low, high = (edge(0, *(value for _, value, _ in bars)) for edge in (min, max))
     scale = room / (high - low or 1)

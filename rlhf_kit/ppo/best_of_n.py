@@ -1,4 +1,4 @@
-"""Best-of-n: sample n completions a prompt and keep the one that scores best. What PPO has to beat at equal KL.
+"""Best-of-n: sample n completions per prompt and keep the one that scores best. What PPO has to beat at equal KL.
 
 One pool of n completions a prompt gives the whole curve, every m <= n: the expected score of the best of m of them,
 beside the KL that best-of-m is away from the policy.

@@ -1,4 +1,4 @@
-"""How rollouts fit transformers' Trainer: micro-batches, where a run may pause, and what a checkpoint holds.
+"""How rollouts fit transformers' Trainer: micro-batches, where a run may pause, and what a checkpoint contains.
 
 config.json model.safetensors (or an adapter)   the policy, loadable by AutoModelForCausalLM or peft
 value.safetensors                               the value function

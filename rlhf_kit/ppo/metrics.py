@@ -164,7 +164,7 @@ def rollout_metrics(
 def completions_table(
     tokenizer: PreTrainedTokenizerBase, rows: list[dict], rollout: Rollout, scores: Tensor, parts: dict[str, Tensor]
 ) -> list[dict]:
-    """One row a completion, those of all processes: prompt (its last turn), completion, score, each reward's own."""
+    """One row per completion, those of all processes: prompt (its last turn), completion, score, each reward's own."""
     columns = {"score": scores.tolist()} | {f"rewards/{name}": part.tolist() for name, part in parts.items()}
     prompts = [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
     table = {"prompt": prompts, "completion": rollout.texts(tokenizer)} | columns

@@ -380,7 +380,7 @@ def _waited(awaitable: Awaitable) -> Any:
 
 
 def read_scores(name: str, returned: Any, completions: list[str]) -> Tensor:
-    """One number a completion, NaN where there is none. (B,) float32.
+    """One number per completion, NaN where there is none. (B,) float32.
 
     A list, a tuple or an array (B,) or (B, 1) of numbers or None is taken. Raises UserError for anything else, which
     is told, and for a NaN, an infinity or what float32 cannot hold.

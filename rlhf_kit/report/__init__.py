@@ -1,1 +1,1 @@
-"""What is read from a run's logs: the report's page, the symptoms and the doctor."""
+"""What reads a run's logs: the report's page, the symptoms and the doctor."""

@@ -40,7 +40,7 @@ def centering(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 class Measures(NamedTuple):
-    """One number a list, (G,) each."""
+    """One number per list, (G,) each."""
 
     loss: Tensor
     ordered: Tensor  # 1 for a list with a strictly ordered pair, else 0
@@ -61,7 +61,7 @@ class Measures(NamedTuple):
 
 
 def list_measures(scores: Tensor, batch: dict[str, Tensor], args: RewardConfig) -> Measures:
-    """Of each list what its scores are worth. (N,) -> (G,) each."""
+    """The figures of each list's scores. (N,) -> (G,) each."""
     groups, losses = batch["groups"], list_losses(scores, batch, args)
     if "thumbs" in batch:
         margin = torch.where(batch["thumbs"], scores, -scores)

@@ -224,7 +224,7 @@ class RewardTrainer(Trainer):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """One row of measures a list, so that gathering and dropping repeated lists stays exact. -> (G, 7), (G,)."""
+        """One row of measures per list, so that gathering and dropping repeated lists stays exact. -> (G, 7), (G,)."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = answer_scores(model, inputs, self.row_format)
@@ -273,7 +273,7 @@ def encode_lists(
     args: RewardConfig,
     tell: Callable[[str], None] = logger.warning,
 ) -> tuple[Dataset, dict[str, int]]:
-    """`encode_comparisons` as `args` ask for it; what was cut or dropped is told.
+    """`encode_comparisons` as `args` ask for it; reports what was cut or dropped.
 
     Raises:
         UserError: for faulty lists, and for margins that the loss cannot keep.

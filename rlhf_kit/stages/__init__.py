@@ -1,1 +1,1 @@
-"""The stages of the recipe, each a run from its options to its record; in `recipes/` the YAMLs found by name."""
+"""The stages of the recipe, each from its options to the record of its run; `recipes/` has the YAMLs found by name."""

@@ -1,4 +1,4 @@
-"""What to type next: after the end the next stage, after Ctrl-C a command that goes on or begins again."""
+"""What to type next: after the end the next stage, after Ctrl-C a command that resumes or starts again."""
 
 from __future__ import annotations
 

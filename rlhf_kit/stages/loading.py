@@ -1,4 +1,4 @@
-"""What every recipe loads: its data, its tokenizer, its model, its adapter."""
+"""What every stage loads: its data, its tokenizer, its model, its adapter."""
 
 from __future__ import annotations
 

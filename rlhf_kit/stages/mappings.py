@@ -1,4 +1,4 @@
-"""Options that are mappings: what is in them is read by somebody, or it is refused by name."""
+"""Options that are mappings: every key in them is used, or refused by name."""
 
 from __future__ import annotations
 

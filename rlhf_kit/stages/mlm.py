@@ -92,7 +92,7 @@ class MaskedConfig(TrainingArguments):
 
 
 def run(settings: Settings) -> dict:
-    """Pre-train; returns what `run.json` holds."""
+    """Pre-train; returns the content of `run.json`."""
     output = check_output(settings)
     check_settings(settings)
     if settings.model.use_peft:

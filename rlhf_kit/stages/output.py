@@ -1,4 +1,4 @@
-"""A run's output folder: what may be written where, where to go on from, and its `metrics.jsonl`."""
+"""A run's output folder: what may be written where, where to resume from, and its `metrics.jsonl`."""
 
 from __future__ import annotations
 

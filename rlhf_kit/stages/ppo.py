@@ -62,7 +62,7 @@ class PPOArguments:
 
 
 def run(settings: Settings) -> dict:
-    """Run PPO; returns what `run.json` holds."""
+    """Run PPO; returns the content of `run.json`."""
     output = check_output(settings)
     check_settings(settings)
     refuse_new_model(settings)

@@ -61,7 +61,7 @@ class PretrainConfig(TrainingArguments):
 
 
 def run(settings: Settings) -> dict:
-    """Pre-train; returns what `run.json` holds."""
+    """Pre-train; returns the content of `run.json`."""
     output = check_output(settings)
     check_settings(settings)
     train_data, eval_data, notes = load_data(settings, ("text",), load)

@@ -1,4 +1,4 @@
-"""What a run may go on from, and with what: a resumed run is one run, or it is refused by name.
+"""What a run may resume from, and with which options: a resumed run equals one run, or is refused by name.
 
 Each checkpoint keeps what the run trains with (`Provenance`). Of what is given anew
 

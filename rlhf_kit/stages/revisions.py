@@ -1,4 +1,4 @@
-"""What a run reads from the hub, by commit: a branch may move while it goes on, and before it is gone on with."""
+"""What a run reads from the hub, by commit: a branch may move during the run, and before it is resumed."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from rlhf_kit.stages.run import finish, run_stage, train
 
 
 def run(settings: Settings) -> dict:
-    """Train a reward model; returns what `run.json` holds."""
+    """Train a reward model; returns the content of `run.json`."""
     output = check_output(settings)
     check_settings(settings)
     refuse_new_model(settings)

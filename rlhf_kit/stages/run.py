@@ -1,4 +1,4 @@
-"""The life of a run: its output folder, its metrics, its end. Every recipe goes through `run_stage`.
+"""The life of a run: its output folder, its metrics, its end. Every stage goes through `run_stage`.
 
 A run's folder holds the final model and tokenizer, `metrics.jsonl` (one object a log), `checkpoint-N/` and `run.json`
 (written last: a folder without it is a run that has not ended).

@@ -17,7 +17,7 @@ from rlhf_kit.stages.run import finish, run_stage, train
 
 
 def run(settings: Settings) -> dict:
-    """Fine-tune; returns what `run.json` holds."""
+    """Fine-tune; returns the content of `run.json`."""
     output = check_output(settings)
     check_settings(settings)
     refuse_options(settings.training)

@@ -1,4 +1,4 @@
-"""What every command says, and on which streams: escaped, and to the end whether or not somebody reads it."""
+"""Output of every command: escaped, on the right stream, and unaffected if the reader has gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_kit import escaping
 
 
 def say(text: object, stream: TextIO | None = None) -> None:
-    """Print `text`, which may hold names and data, on standard output or `stream`, if somebody reads it."""
+    """Print `text`, which may hold names and data, on standard output or `stream`, if it is still read."""
     stream = stream or sys.stdout
     try:
         print(escaping.terminal(text), file=stream, flush=True)  # noqa: T201

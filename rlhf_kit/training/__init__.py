@@ -1,4 +1,4 @@
-"""What every trainer of the kit adds to transformers' own."""
+"""What all trainers of the kit add to transformers' own."""
 
 from rlhf_kit.training.trainer import Trainer, TrainerMixin
 

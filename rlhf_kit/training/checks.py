@@ -1,4 +1,4 @@
-"""Numbers that are none: which tensor was the first to hold a NaN or an infinity."""
+"""Numbers that are not finite: which tensor was the first to contain a NaN or an infinity."""
 
 from __future__ import annotations
 

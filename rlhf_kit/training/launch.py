@@ -1,4 +1,4 @@
-"""Ways to start training that the trainers here have not been made for, refused before anything is loaded."""
+"""Ways to launch training that these trainers do not support, refused before anything is loaded."""
 
 from __future__ import annotations
 

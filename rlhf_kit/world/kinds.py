@@ -1,4 +1,4 @@
-"""Rows of every kind of data. A larger size goes on where a smaller one ended.
+"""Rows of every kind of data. A larger size continues where a smaller one ended.
 
 A row is a function of (kind, split, its number, seed), and of the rows before it where prompts are not to come twice.
 """
@@ -184,7 +184,7 @@ def accuracy_ceiling(ranked) -> float:
 
 
 def describe() -> dict:
-    """What the world holds, in numbers."""
+    """The content of the world, in numbers."""
     return {
         "people": len(PEOPLE), "towns": len(TOWNS), "animals": len(ANIMALS), "shops": len(SHOPS), "facts": len(FACTS),
         "facts held out of train questions": sum(f.held_out for f in FACTS), "languages": ["en", "zh"],

@@ -71,7 +71,7 @@ def conversation(rng, split, number):
 
 
 def dialogue(rng, split, number):
-    """A conversation as a demonstration: the first question stands behind the passage, answers are as short as there.
+    """A conversation as a demonstration: the first question follows the passage, answers are as short as there.
 
     The layout of `rlhf-kit eval coqa --apply_chat_template`.
     """

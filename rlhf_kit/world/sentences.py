@@ -1,4 +1,4 @@
-"""Sentences as their words, and all sentences that tell one fact: what an answer is compared with."""
+"""Sentences as their words, and all sentences that state one fact: what an answer is compared with."""
 
 import re
 import unicodedata

@@ -169,7 +169,7 @@ def _capital(text):
 
 
 def reading_task(rng, language, split):
-    """A made-up passage of two or three sentences about two visitors and a question whose answer stands in it."""
+    """A made-up passage of two or three sentences about two visitors and a question whose answer is in it."""
     while True:
         facts = story_facts(rng, rng.randint(2, 3))
         passage = SPACE[language].join(say_story(rng, fact, language) for fact in facts)

@@ -1,4 +1,4 @@
-"""Which of two fields was shown on the left: told by names, never by the order in which a task has its fields.
+"""Which of two fields was shown on the left: inferred from names, never from the order of a task's fields.
 
 Label Studio keeps tasks as JSON in a database, and PostgreSQL's gives the keys back sorted by length.
 """

@@ -1,4 +1,4 @@
-"""Held-out rows as a reward model reads and scores them, item by item, and what all its scores are worth."""
+"""Held-out rows as a reward model reads and scores them, item by item, and the figures of all its scores."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def score_each(
 def score_lists(
     score: Callable[[list[Prompt], list[str]], Tensor], lists: Sequence[tuple[Prompt, Sequence[str]]], batch_size: int
 ) -> list[list[float]]:
-    """The scores of each list in the given order, by `score_each`, with the progress told."""
+    """The scores of each list in the given order, by `score_each`, with progress."""
     results: list[list[float]] = [[] for _ in lists]
     with Progress(len(lists), "lists") as progress:
         for at, scores in score_each(score, lists, batch_size):

@@ -1,4 +1,4 @@
-"""`rlhf-kit eval reward`: does a reward model rank held-out answers as people do, and what does it go by?
+"""`rlhf-kit eval reward`: does a reward model rank held-out answers as people do, and what does it rely on?
 
 The measures are in `ranking.py`; docs/eval-reward.md says what each of them means.
 """
@@ -50,7 +50,7 @@ class RewardArguments(OutputArguments):
 
 
 class Reward(Task):
-    """Held-out answers scored by a reward model, one ranked list (or thumb) an item."""
+    """Held-out answers scored by a reward model, one ranked list (or thumb) per item."""
 
     name, protocol, files = "reward", "reward", (REPORT,)
     Arguments = RewardArguments

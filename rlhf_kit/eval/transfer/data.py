@@ -1,4 +1,4 @@
-"""The questions that a table names, each source read once, and what guessing is worth on the world's."""
+"""The questions that a table names, each source read once, and the score of guessing on the world's."""
 
 from __future__ import annotations
 

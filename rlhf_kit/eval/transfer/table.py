@@ -1,4 +1,4 @@
-"""The table of what was measured: means over seeds with intervals, what guessing is worth, and what may be claimed.
+"""The table of what was measured: means over seeds with intervals, the score of guessing, and what may be claimed.
 
 An interval is a bootstrap that draws passages and, of each row, seeds, both with replacement: what other passages and
 other trainings might have given. Few seeds say little about a training's spread, so it is rather too narrow.

@@ -1,4 +1,4 @@
-"""What stands behind a token id: a word vector, from training or from a file, and the word's characters."""
+"""What a token id means: a word vector, from training or from a file, and the word's characters."""
 
 from __future__ import annotations
 
