@@ -100,8 +100,8 @@ def check(cell: Cell, making: Making) -> None:
         ]
         if faults:
             raise UserError(
-                f"{str(folder)!r} was made by other settings ({'; '.join(faults)}). "
-                "Give another folder by --output_dir. 設定不同，請換一個輸出資料夾。"
+                f"{str(folder)!r} was made by other settings ({'; '.join(faults)}); "
+                "give another folder with --output_dir. 設定不同，請換一個輸出資料夾。"
             )
     for test in making.table.tests:
         if (folder / test.name).is_dir():
