@@ -26,11 +26,11 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit import world
+from rlhf_kit import intervals, world
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import markdown, markdown_row
-from rlhf_kit.eval import intervals, runner
+from rlhf_kit.eval import runner
 from rlhf_kit.eval.suite.task import Suite, SuiteArguments
 from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer

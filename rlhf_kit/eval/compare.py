@@ -23,8 +23,8 @@ from rich.table import Table
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.intervals import intervals, mean, numbered, point
 from rlhf_kit.eval.items import Item, read_results
+from rlhf_kit.intervals import intervals, mean, numbered, point
 from rlhf_kit.options import option
 from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.intervals import Figure, intervals, mean, numbered, point
 from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes, read_json
+from rlhf_kit.intervals import Figure, intervals, mean, numbered, point
 from rlhf_kit.progress import Progress
 from rlhf_kit.storage import Folder
 from rlhf_kit.versions import provenance

@@ -22,9 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.formats import SHOWN
 from rlhf_kit.errors import HubUnreachableError, UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.intervals import Figure
 from rlhf_kit.eval.items import Item, Results, Settings, percentages
 from rlhf_kit.generation.generators import check_generators, folders, load_generator
+from rlhf_kit.intervals import Figure
 from rlhf_kit.models.checkpoints import load_config, load_tokenizer
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.identity import model_hash

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from rlhf_kit import intervals as bootstrap
 from rlhf_kit import ops
-from rlhf_kit.eval import intervals as bootstrap
 from rlhf_kit.eval.reward.ranking import (
     RankedList,
     Rankings,

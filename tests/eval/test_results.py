@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from rlhf_kit import intervals
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import intervals
-from rlhf_kit.eval.intervals import numbered
 from rlhf_kit.eval.items import Item, Run, Settings, measure, read_results
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.intervals import numbered
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.versions import commit
 

@@ -161,13 +161,13 @@ MUTANTS = [
         REWARD + "test_a_suite_refuses_it_by_name",
     ),
     (
-        "rlhf_kit/eval/intervals.py",
+        "rlhf_kit/intervals.py",
         "generator.integers(count, size=(rows, count))",
         "generator.integers(count // 2 + 1, size=(rows, count))",
         "tests/eval/test_ranking.py::test_intervals_cover_as_often_as_they_say",
     ),
     (
-        "rlhf_kit/eval/intervals.py",
+        "rlhf_kit/intervals.py",
         "(ups * (below + downs / 2)).sum(1)",
         "(ups * below).sum(1)",
         "tests/eval/test_ranking.py::test_auc_is_its_definition_weighted_by_the_draw",

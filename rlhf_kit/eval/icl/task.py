@@ -26,13 +26,13 @@ from rlhf_kit.eval.icl import lm_eval_tasks as harness
 from rlhf_kit.eval.icl.page import Curve, curve_csv, curve_page, points, show
 from rlhf_kit.eval.icl.prompts import Asked, Prompts
 from rlhf_kit.eval.icl.tasks import Example, Task, draw_shots, tasks
-from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, Results, percentages
 from rlhf_kit.eval.task import ModelsArguments
 from rlhf_kit.generation.decoding import Decoding, continuations
 from rlhf_kit.generation.generators import layout, load_generator
 from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.intervals import Figure, mean
 from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT

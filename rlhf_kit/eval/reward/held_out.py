@@ -16,11 +16,11 @@ from rlhf_kit.data.labelers import agreement
 from rlhf_kit.data.messages import prompt_key
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.intervals import mean, numbered, point
 from rlhf_kit.eval.items import Item
 from rlhf_kit.eval.reward.ranking import OF_A_LIST, Measures, RankedList, Rankings, Thumbs, log_losses, on_its_side
 from rlhf_kit.eval.reward.scoring import Reader, score_each
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.intervals import mean, numbered, point
 from rlhf_kit.models import heads
 
 Row = Mapping[str, Any]

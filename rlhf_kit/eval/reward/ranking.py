@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlhf_kit.eval.intervals import (
+from rlhf_kit.intervals import (
     Figure,
     auc,
     calibration_error,

@@ -20,12 +20,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
-from rlhf_kit.eval.intervals import Figure
 from rlhf_kit.eval.items import Item, Results
 from rlhf_kit.eval.reward.held_out import HeldOut, Row, told
 from rlhf_kit.eval.reward.page import HEADLINES, length_sentence, record_of, report_page
 from rlhf_kit.eval.reward.scoring import checked_tokenizer
 from rlhf_kit.eval.task import OutputArguments, Task
+from rlhf_kit.intervals import Figure
 from rlhf_kit.models import heads
 from rlhf_kit.models.checkpoints import load_config, load_reward_model
 from rlhf_kit.models.forward import unwrapped

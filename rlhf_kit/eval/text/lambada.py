@@ -18,12 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.data.chat import last_tokens, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item, percentages
 from rlhf_kit.eval.task import Task, TaskArguments
 from rlhf_kit.generation.generators import encode_behind
 from rlhf_kit.generation.likelihood import Likelihood, Request, likelihoods, room_before
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.intervals import Figure, mean
 from rlhf_kit.options import option
 
 

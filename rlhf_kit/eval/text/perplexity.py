@@ -18,13 +18,13 @@ from transformers import PreTrainedModel
 from rlhf_kit.data.chat import last_tokens, start_ids
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval.intervals import Figure, mean
 from rlhf_kit.eval.items import Item
 from rlhf_kit.eval.task import Task, TaskArguments
 from rlhf_kit.eval.text.lambada import exponential
 from rlhf_kit.generation.generators import encode, first_ids
 from rlhf_kit.generation.likelihood import Request, likelihoods, windows
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.intervals import Figure, mean
 from rlhf_kit.options import option
 
 NO_LIMIT = 2048  # tokens a window reads where the model has no fixed number

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_kit.eval.intervals import DRAWS, LEVEL, numbered
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.scorers import Score
 from rlhf_kit.eval.transfer.config import FIRST, QANET, Cell, Row, Table, Test
+from rlhf_kit.intervals import DRAWS, LEVEL, numbered
 
 GATE = 25.0  # points of exact match above guessing, in the language that was learned, before transfer is claimed
 KEPT, TURNED, OPEN = "kept", "turned round", "cannot be told"
