@@ -10,10 +10,20 @@ from typing import Any
 from rlhf_kit.errors import UserError, did_you_mean
 
 
-def imported(reference: str) -> Any:
-    """What a reference of the kit's own names."""
+def imported(reference: str, extra: str = "") -> Any:
+    """What a reference of the kit's own names. `extra`: what must be installed for it.
+
+    Raises UserError where the extra is not.
+    """
     module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if not extra or (error.name or "").startswith("rlhf_kit"):
+            raise
+        raise UserError(
+            f'This needs the package {error.name}, which is not installed: pip install "rlhf_kit[{extra}]". 缺少套件。'
+        ) from error
 
 
 def search_here() -> None:

@@ -6,37 +6,117 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write
+from rlhf_kit.data import labels
+from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write, write_records
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
+from rlhf_kit.data.loading import load
+from rlhf_kit.errors import UserError
 from rlhf_kit.options import option
+from rlhf_kit.references import imported
 from rlhf_kit.storage import Folder
 from rlhf_kit.terminal import say
+
+OF_A_STORE = ("thumbs", "best")  # what is written of one besides rankings
 
 
 @dataclass
 class ConvertOptions:
-    dataset_name: Path | None = option(
-        None, "A .jsonl, .json, .csv or .parquet file. 輸入", positional="IN", required=True
+    dataset_name: str | None = option(
+        None, "A .jsonl, .json, .csv or .parquet file, or a store of labels. 輸入", positional="IN", required=True
     )
-    output_file: Path | None = option(
-        None, "A .jsonl or .json file; one that convert wrote is replaced. 輸出", positional="OUT", required=True
+    output_file: str | None = option(
+        None,
+        "A .jsonl or .json file; one that convert wrote is replaced. Or a store, to add to. 輸出",
+        positional="OUT",
+        required=True,
     )
     source_format: str | None = option(
-        None, "The format of IN. 輸入格式", short="from", choices=FORMATS, required=True
+        None, "The format of IN, if it is a file. 輸入格式", short="from", choices=(*FORMATS, "thumbs")
     )
-    target_format: str = option("ranked", "The format of OUT. 輸出格式", short="to", choices=WRITABLE)
+    target_format: str = option(
+        "ranked",
+        "The format of OUT, if it is a file; thumbs and best are of a store. 輸出格式",
+        short="to",
+        choices=(*WRITABLE, *OF_A_STORE),
+    )
     sides: tuple[str, str] | None = option(
         None, "The fields that Label Studio's Pairwise showed on the left and on the right. 左右兩邊的欄位"
     )
     merge: str | None = option(
         None, "Merge all labelers' rankings of a prompt into one. 合併多位標註者的排序", choices=METHODS
     )
+    anonymise: bool = option(False, "Of a store: numbers in place of labelers' names, no comments. 去識別化")
+    data_card: Path | None = option(None, "Of a store: a Markdown file of its counts and agreement. 資料卡")
 
 
 def run(options: ConvertOptions) -> None:
     """`rlhf-kit convert`. Raises UserError, and nothing was written."""
-    files, formats = (options.dataset_name, options.output_file), (options.source_format, options.target_format)
-    say("\n".join(convert(*files, *formats, options.merge, options.sides)))
+    stores = labels.is_store(options.dataset_name), labels.is_store(options.output_file)
+    _check(options, *stores)
+    if stores[0]:
+        say("\n".join(exported(options)))
+    elif stores[1]:
+        say("\n".join(added(options)))
+    else:
+        files, formats = (options.dataset_name, options.output_file), (options.source_format, options.target_format)
+        say("\n".join(convert(*map(Path, files), *formats, options.merge, options.sides)))
+
+
+def _check(options: ConvertOptions, from_store: bool, to_store: bool) -> None:
+    """Raises UserError with all that does not go together."""
+    faults = []
+    if from_store and to_store:
+        faults.append("IN and OUT are both stores; give a file for one of them")
+    if not from_store:
+        faults += [f"--{name} is of a store" for name in ("anonymise", "data_card") if getattr(options, name)]
+        faults += ["give the format of IN by --from"] if options.source_format is None else []
+        faults += ["--from thumbs goes into a store"] if options.source_format == "thumbs" and not to_store else []
+        faults += [f"--to {options.target_format} is of a store"] if options.target_format in OF_A_STORE else []
+    elif options.merge and options.target_format in OF_A_STORE:
+        faults.append(f"--merge is of rankings, and --to {options.target_format} has none")
+    if from_store and options.source_format is not None:
+        faults.append("a store has no --from")
+    if faults:
+        raise UserError(f"{'; '.join(faults)}.")
+
+
+def exported(options: ConvertOptions) -> list[str]:
+    """Write a file, and a data card, of a store; returns what to say of it. Raises UserError."""
+    target, card = Path(options.output_file), options.data_card
+    for name, path in (("OUT", target), ("--data_card", card)):
+        if path is not None:
+            Folder(path.parent, CONVERT).check_file(path.name, name, Path(options.dataset_name), "IN")
+    opened, files = (
+        imported(f"rlhf_kit.data.labels.{name}", "feedback") for name in ("store:open_store", "export:Files")
+    )
+    files = files(opened(options.dataset_name), options.anonymise, options.merge)
+    records = files.records(options.target_format)
+    write_records(records, target)
+    lines = [f"{target}: {len(records)} records written ({options.target_format})"]
+    if card is not None:
+        Folder(card.parent, CONVERT).write(card.name, files.data_card())
+        lines.append(f"{card}: data card 資料卡")
+    return lines
+
+
+def added(options: ConvertOptions) -> list[str]:
+    """Add a file's labels to a store; returns what to say of it. Raises UserError."""
+    if options.source_format == "thumbs":
+        rows, left_out = list(load(options.dataset_name, ("thumbs",))[0]), {}
+    else:
+        rows, left_out = read(options.dataset_name, options.source_format, options.sides)
+        rows = merge(rows, options.merge) if options.merge else rows
+    adding = "add_thumbs" if options.source_format == "thumbs" else "add_rankings"
+    opened, add = (
+        imported(f"rlhf_kit.data.labels.{name}", "feedback") for name in ("store:open_store", f"importing:{adding}")
+    )
+    new = add(opened(options.output_file, create=True), rows)
+    there = f", {len(rows) - new} were there" if new < len(rows) else ""
+    return [
+        f"{options.dataset_name}: {len(rows)} labels read ({options.source_format})",
+        *_left_out(left_out),
+        f"{options.output_file}: {new} added{there}",
+    ]
 
 
 def convert(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 
+from rlhf_kit.data import labels
 from rlhf_kit.data.columns import rows_of
 from rlhf_kit.data.faults import Context
 from rlhf_kit.data.files import Source, listed, read_file, table_rows
@@ -30,6 +31,7 @@ from rlhf_kit.data.suffixes import SUFFIXES, suffix_of
 from rlhf_kit.data.unpacking import measure_arrow
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.inputs import missing, read_json
+from rlhf_kit.references import imported
 from rlhf_kit.world.kinds import rows as world_rows
 
 WORLD = "world"
@@ -40,9 +42,14 @@ _SPLITS = {"train", "test", "validation", "valid", "dev", "val"}
 
 
 def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
-    """Rows of a world kind, a file (which is taken whole, whatever `split`), a folder's split or a hub dataset's."""
+    """Rows of a world kind, a file (which is taken whole, whatever `split`), a folder's split or a hub dataset's.
+
+    A store of labels is taken whole too.
+    """
     if source == WORLD or source.startswith(f"{WORLD}:"):
         return _read_world(source, kinds, split, seed)
+    if labels.is_store(source):
+        return Source(source, imported("rlhf_kit.data.labels.reader:read_labels", "feedback")(source, kinds))
     path = Path(source).expanduser()
     if os.path.isdir(path):  # not Path's, which raises for a name that is too long
         return _read_folder(path, kinds, split)
@@ -63,7 +70,7 @@ def pinned(source: str) -> str:
     Raises UserError where the hub does not have it, or cannot be asked.
     """
     is_world = source == WORLD or source.startswith(f"{WORLD}:") or _is_misspelt_world(source)
-    if is_world or is_local(Path(source).expanduser()):
+    if is_world or labels.is_store(source) or is_local(Path(source).expanduser()):
         return source
     repo, config = _of_hub(source)
     try:

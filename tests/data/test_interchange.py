@@ -202,7 +202,12 @@ def test_what_is_written_is_read_again(tmp_path, format, suffix):
     assert rows == ROWS  # untouched
     back, left_out = read(path, format)
     assert left_out == {} and {entry.name for entry in path.parent.iterdir()} == {path.name, RECORD}
-    if format == "hh-rlhf":  # pairs of one list are not told to be, nor whose they are
+    if format == "arena":  # a battle for every two answers, in turns
+        assert [(one["completions"], one["ranks"]) for one in back] == [
+            (["a", "b"], [1, 2]), (["a", "c"], [1, 2]), (["b", "c"], [1, 2]), (["好", "不好"], [1, 2])
+        ]  # fmt: skip
+        assert back[0]["prompt"] == [user("p")] and back[3]["prompt"] == ROWS[1]["prompt"]
+    elif format == "hh-rlhf":  # pairs of one list are not told to be, nor whose they are
         assert [one["completions"] for one in back] == [["a", "b"], ["a", "c"], ["b", "c"], ["好", "不好"]]
         assert back[3]["prompt"] == ROWS[1]["prompt"]
     elif format == "trl":  # messages in all rows: a column has one type

@@ -20,7 +20,7 @@ from rlhf_kit.data.checks import ranks_of
 from rlhf_kit.data.files import read_file
 from rlhf_kit.data.formats import Context, report, sift, told_columns
 from rlhf_kit.data.groups import EXTRAS, Row
-from rlhf_kit.data.interchange.pairs import read_trl, write_hh, write_trl
+from rlhf_kit.data.interchange.pairs import read_trl, write_arena, write_hh, write_trl
 from rlhf_kit.data.interchange.published import read_oasst, read_summaries, read_ultrafeedback, read_webgpt
 from rlhf_kit.data.interchange.records import Reader, Tally
 from rlhf_kit.data.interchange.tools import read_argilla, read_label_studio, write_argilla, write_label_studio
@@ -65,7 +65,7 @@ FORMATS: dict[str, Format] = {
     "webgpt": Format(read_webgpt, None, ("question", "answer_0", "answer_1")),
     "ultrafeedback": Format(read_ultrafeedback, None, ("instruction", "completions")),
     "nectar": Format(_read_ranked, None, ("prompt", "answers"), "ranked", shaped=True),
-    "arena": Format(_read_ranked, None, ("conversation_a", "conversation_b", "winner"), "ranked", shaped=True),
+    "arena": Format(_read_ranked, write_arena, ("conversation_a", "conversation_b", "winner"), "ranked", shaped=True),
     "oasst": Format(read_oasst, None, ("message_tree_id", "prompt")),
     "argilla": Format(read_argilla, write_argilla, ("fields", "responses")),
     LABEL_STUDIO: Format(read_label_studio, write_label_studio, ("data", "annotations")),
@@ -131,8 +131,6 @@ def write(rows: Iterable[Mapping[str, Any]], path: str | Path, format: str) -> d
             file that was not written so.
     """
     path = Path(path)
-    if path.suffix not in (".json", ".jsonl"):
-        raise UserError(f"{path} ends in {path.suffix or 'no suffix'!r}; give a .jsonl or a .json file to write.")
     writer = _format(format).write
     if writer is None:
         raise UserError(f"{format} can be read only; write {', '.join(WRITABLE)}.")
@@ -141,11 +139,18 @@ def write(rows: Iterable[Mapping[str, Any]], path: str | Path, format: str) -> d
     left_out = {reason: count for reason, count in skipped.items() if count}
     if not records:
         raise UserError(f"there is nothing to write to {path} in the format {format}{_told(left_out)}.")
+    write_records(records, path)
+    return left_out
+
+
+def write_records(records: Sequence[Row], path: Path) -> None:
+    """One record a line in a .jsonl, a list of records in a .json; whole or not at all. Raises UserError."""
+    if path.suffix not in (".json", ".jsonl"):
+        raise UserError(f"{path} ends in {path.suffix or 'no suffix'!r}; give a .jsonl or a .json file to write.")
     try:
         Folder(path.parent, CONVERT).write(path.name, "".join(_lines(records, path.suffix)))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    return left_out
 
 
 def _lines(records: Sequence[Row], suffix: str) -> Iterator[str]:

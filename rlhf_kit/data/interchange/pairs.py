@@ -1,10 +1,11 @@
-"""Rankings as pairs: TRL's preference datasets, and the transcripts of HH-RLHF."""
+"""Rankings as pairs: TRL's preference datasets, the transcripts of HH-RLHF, and the battles of an arena."""
 
 from __future__ import annotations
 
 import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from rlhf_kit.data.formats import Context, sift
@@ -66,6 +67,26 @@ def write_hh(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
         except Skip as reason:
             skipped[str(reason)] += 1
     return records
+
+
+def write_arena(rows: Sequence[Mapping[str, Any]], skipped: Counter) -> list[Row]:
+    """A battle for every two answers of a ranking, ties too; the judge is its labeler. `models`, one name an answer,
+    are what wrote them where a row has it; else their places."""
+    battles = []
+    for number, row in enumerate(rows, start=1):
+        names = row.get("models") or [f"answer-{place}" for place in range(1, len(row["completions"]) + 1)]
+        answers = list(zip(names, row["completions"], row["ranks"], strict=True))
+        for (model_a, text_a, rank_a), (model_b, text_b, rank_b) in combinations(answers, 2):
+            talks = {
+                f"conversation_{side}": [*as_messages(row["prompt"]), {"role": "assistant", "content": text}]
+                for side, text in (("a", text_a), ("b", text_b))
+            }
+            winner = "tie" if rank_a == rank_b else "model_a" if rank_a < rank_b else "model_b"
+            battles.append(
+                {"question_id": str(number), "model_a": model_a, "model_b": model_b, "winner": winner,
+                 "judge": row.get("labeler") or "nobody", **talks, "turn": 1}
+            )  # fmt: skip
+    return battles
 
 
 def _transcript(prompt: Any, answer: str) -> str:
