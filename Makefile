@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-demo test-kills test-newest check mutants style bench architectures clean
+.PHONY: demo test test-demo test-kills test-browser test-postgres test-crowd test-newest check mutants style bench architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 # The quick suite: WORKERS processes, one thread and some 2 GB of memory each.
 WORKERS ?= 2
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/test_demo.py --ignore tests/test_readme_shell.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/test_demo.py --ignore tests/test_readme_shell.py --ignore tests/serving/test_browser.py
 
 # The demo as a user runs it, from the base model to the report, and its promises; the README in a fresh shell.
 test-demo: $(INSTALLED)
@@ -20,6 +20,21 @@ test-demo: $(INSTALLED)
 # SIGKILL at KILLS=40 random moments of every stage and an evaluation, each gone on with to the end of an unbroken run.
 test-kills: $(INSTALLED)
 	$(BIN)/python tests/kills.py
+
+# The pages in Chromium (Debian: chromium, fonts-noto-cjk); SCREENS=docs/screens leaves pictures.
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest tests/serving/test_browser.py -rs
+
+# The store, assignment and a crowd of labelers on a PostgreSQL of its own (Debian: postgresql).
+test-postgres: $(INSTALLED)
+	$(BIN)/python tests/postgres.py
+
+# LABELERS=50 people at once for SECONDS=60, then 20 SIGKILLs of the server: nothing that was acknowledged is lost.
+LABELERS ?= 50
+SECONDS ?= 60
+test-crowd: $(INSTALLED)
+	$(BIN)/python tests/serving/crowd.py load --labelers $(LABELERS) --seconds $(SECONDS)
+	$(BIN)/python tests/serving/crowd.py kills --kills $(or $(KILLS),20)
 
 # The quick suite on the newest releases that setup.cfg allows, torch as in constraints.txt, in an environment of its own.
 test-newest:

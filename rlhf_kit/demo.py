@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import markdown, markdown_row
 from rlhf_kit.eval import runner
 from rlhf_kit.eval.suite.task import Suite, SuiteArguments
+from rlhf_kit.feedback import teaching
+from rlhf_kit.feedback.asking import LETTERS
+from rlhf_kit.feedback.truth import Compared
 from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.models.heads import score_texts
@@ -49,12 +52,15 @@ from rlhf_kit.versions import TRAINING, versions
 RECIPES = reading.RECIPES / "world"
 POLICIES = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo_no_kl": "ppo-no-kl"}  # name in the summary -> folder
 STAGES = {"pretrain": pretrain.start, "sft": sft.start, "reward": reward.start, "ppo": ppo.start}
-RUNS = (*POLICIES.values(), "reward")
-FOLDERS = POLICIES | {"pretrain": "base"}  # of a stage; any other stage's folder has its name
+RUNS = (*POLICIES.values(), "reward", "reward-human")
+# Of a stage; any other stage's folder has its name.
+FOLDERS = POLICIES | {"pretrain": "base", "reward_human": "reward-human"}
 TITLES = {
+    "human": "Rank these as you like them 照你的喜好排序",
     "pretrain": "0 · Pretraining: predict the next token 預訓練：文字接龍",
     "sft": "1 · Supervised fine-tuning on demonstrations 監督式微調：學人怎麼回答",
     "reward": "2 · Reward model on ranked answers 獎勵模型：學人覺得哪個好",
+    "reward_human": "2b · The reward model learns from your rankings 獎勵模型也學你的排序",
     "ppo": "3 · PPO against the reward model, near SFT 強化學習：討好獎勵模型，別走遠",
     "ppo_no_kl": "3b · PPO with no KL penalty, on purpose 拿掉 KL 懲罰：故意讓它走火入魔",
     "measure": "4 · Measured against the truth 用真相來評分",
@@ -66,8 +72,12 @@ CHOSEN = {
     "telling": "picked to show the difference 特地挑來看差別",
     "drawn": "drawn by the seed 由種子隨機抽出",
 }
+RANKED = "human.jsonl"  # the user's own rankings
+# A few lists, which are to be learnt and not to undo what the others taught.
+LITTLE = {"num_train_epochs": 4, "learning_rate": 1e-4, "per_device_train_batch_size": 1, "warmup_steps": 0}
 COMPARED = {"ppo": ("sft",), "ppo_no_kl": ("sft", "ppo")}
 TEMPERATURE = 0.7  # as recipes/world/ppo.yaml has it; Ziegler et al. 2019 sampled so too
+IN_A_TERMINAL = "Start the demo in a terminal, or leave --human out. 請在終端機執行，或不要用 --human。"
 console = Console()
 
 
@@ -92,6 +102,7 @@ class Demo:
     seed: int
     seconds: dict[str, float] = field(default_factory=dict)
     status: int = 0  # of the stage report: what went before is kept whatever becomes of it
+    ranked: list[dict[str, Any]] = field(default_factory=list)  # by the user
 
     def stage(self, name: str, recipe: str, config: str, **options: Any) -> None:
         """Run a recipe with its YAML and `options`. Raises UserError."""
@@ -104,7 +115,7 @@ class Demo:
         self.seconds[name] = time.perf_counter() - start
 
     def run(self, pretrain: bool) -> dict:
-        base, tuned, judge = (self.folder / name for name in ("base", "sft", "reward"))
+        base, tuned = (self.folder / name for name in ("base", "sft"))
         if pretrain:
             self.stage("pretrain", "pretrain", "pretrain-quick.yaml")
         else:
@@ -114,13 +125,38 @@ class Demo:
                 copied.write(path.name, path.read_bytes())
         self.stage("sft", "sft", "sft.yaml", model_name_or_path=base)
         self.stage("reward", "reward", "reward.yaml", model_name_or_path=tuned)
-        options = {"model_name_or_path": tuned, "reward_funcs": [str(judge), "rlhf_kit.world:truth_reward"]}
+        human = {"human": self.learn_from_user()} if self.ranked else {}
+        options = {"model_name_or_path": tuned, "reward_funcs": [str(self.judge), "rlhf_kit.world:truth_reward"]}
         self.stage("ppo", "ppo", "ppo.yaml", **options)
         self.stage("ppo_no_kl", "ppo", "ppo.yaml", **options, kl_coef=0)
-        summary = self.measure()
+        summary = self.measure() | human
         self.report_stages()
         seconds = {name: round(value, 1) for name, value in self.seconds.items()}
         return {"seconds": seconds | {"total": round(sum(self.seconds.values()), 1)}} | summary
+
+    @property
+    def judge(self) -> Path:
+        """The reward model that PPO follows."""
+        return self.folder / ("reward-human" if self.ranked else "reward")
+
+    def learn_from_user(self) -> dict:
+        """Train the reward model a little further on the user's rankings. -> what that moved."""
+        options = {"model_name_or_path": self.folder / "reward", "dataset_name": self.folder / RANKED}
+        self.stage("reward_human", "reward", "reward.yaml", **options, **LITTLE)
+        human = self.moved_by_user()
+        show_human(human)
+        return human
+
+    def moved_by_user(self) -> dict:
+        """What the user's rankings moved: in each list, and in the accuracy on the world's held-out rankings."""
+        tokenizer, folders = load_tokenizer(self.folder / "sft"), (self.folder / "reward", self.judge)
+        models = [teaching.scores_of(load_reward_model(folder).eval(), tokenizer) for folder in folders]
+        answers = [dict(zip(LETTERS, row["completions"], strict=False)) for row in self.ranked]
+        moved = zip(answers, teaching.moved(self.ranked, *models), strict=True)
+        return {
+            "lists": [{"answers": texts} | asdict(one) for texts, one in moved],
+            "accuracy": [accuracy_of(folder) for folder in folders],
+        }
 
     def report_stages(self) -> None:
         """`rlhf-kit eval suite` on the stages' models; what an earlier demo left there is of other models."""
@@ -142,14 +178,13 @@ class Demo:
         start = time.perf_counter()
         prompts = world.rows("prompts", "test")
         tokenizer = load_tokenizer(self.folder / "sft")
-        reward_model = load_reward_model(self.folder / "reward").eval()
+        reward_model = load_reward_model(self.judge).eval()
         sft = load_policy(self.folder / "sft").eval()
         answers = {}
         for name, folder in POLICIES.items():
             policy = load_policy(self.folder / folder).eval()
             answers[name] = answer(policy, sft, reward_model, tokenizer, [row["prompt"] for row in prompts], self.seed)
         self.seconds["measure"] = time.perf_counter() - start
-        rewards = json.loads((self.folder / "reward" / "run.json").read_text())["metrics"]
         return {
             "stages": {name: summarize(answered, answers["sft"]) for name, answered in answers.items()},
             "differences": {
@@ -157,7 +192,7 @@ class Demo:
                 for stage, others in COMPARED.items()
             },
             "reward_model": {
-                "accuracy": rewards["eval_accuracy"],
+                "accuracy": accuracy_of(self.judge),
                 "accuracy_ceiling": world.accuracy_ceiling(world.rows("ranked", "test")),
             },
             "samples": samples(prompts, answers, self.seed),
@@ -165,6 +200,11 @@ class Demo:
             "machine": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
             "versions": versions(TRAINING),
         }
+
+
+def accuracy_of(folder: Path) -> float:
+    """Of a reward model, on the world's held-out rankings."""
+    return json.loads((folder / "run.json").read_text())["metrics"]["eval_accuracy"]
 
 
 def answer(
@@ -316,6 +356,26 @@ def show(summary: dict, folder: Path) -> None:
         console.print("\n".join(["", title, *rows]), soft_wrap=True)  # to be copied
 
 
+def show_human(human: dict) -> None:
+    """What the user's rankings moved."""
+    for one in human["lists"]:
+        lines = [f"“{one['prompt']}”", *(f"  {letter}  {text}" for letter, text in one["answers"].items())]
+        orders = {"yours 你的": "order", "before 之前": "before", "after 之後": "after"}
+        lines.append("   ".join(f"{words}: {one[name]}" for words, name in orders.items()))
+        right = f"{one['right_before']} → {one['right_after']} / {one['pairs']}"
+        console.print("\n".join([*lines, f"pairs as you order them 與你一致的組數: {right}", ""]), soft_wrap=True)
+    before, after, pairs = (
+        sum(one[key] for one in human["lists"]) for key in ("right_before", "right_after", "pairs")
+    )
+    console.tell(f"The model agrees with you on 模型與你一致: {before} → {after} of {pairs} pairs.")
+    before, after = human["accuracy"]
+    console.tell(f"Its accuracy on held-out rankings 沒看過的排序上的準確率: {before:.3f} → {after:.3f}.")
+    known = [one["compared"] for one in human["lists"] if one["compared"] is not None]
+    if known:
+        total = Compared(**{name: sum(each[name] for each in known) for name in known[0]})
+        console.tell(f"Your rankings 你的排序. {total}")
+
+
 def activation() -> dict[str, str]:
     """What makes `rlhf-kit` a command of the shell, where it is not, as `make demo` runs it by its path -> why."""
     script, command = Path(sys.prefix, "bin", "activate"), shutil.which("rlhf-kit")
@@ -347,29 +407,52 @@ def samples_page(summary: dict) -> str:
 class DemoOptions:
     output_dir: Path = option(Path("runs/demo"), "Folder to write. 輸出資料夾")
     seed: int = option(0, "Seed of all stages. 亂數種子")
+    human: int = option(0, "Rank N lists yourself first; the reward model learns from them too. 自己先排 N 組")
     pretrain: bool = option(False, "First pre-train a smaller base on the spot. 先自己預訓練一個")
 
 
 def run(options: DemoOptions) -> int:
     """`rlhf-kit demo`; returns the exit status. Raises UserError."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one GPU
-    return tell(Demo(options.output_dir, options.seed), options.pretrain)
+    if options.human and not (sys.stdin and sys.stdin.isatty()):
+        raise UserError(f"--human {options.human}: the standard input is not a terminal. {IN_A_TERMINAL}")
+    return tell(Demo(options.output_dir, options.seed), options.pretrain, options.human)
 
 
-def tell(story: Demo, pretrain: bool) -> int:
-    """The whole story into its folder; returns the exit status. Raises UserError where that is not a demo's."""
+def typed(prompt: str) -> str:
+    """A line that the user types. Raises UserError where the input ends."""
+    try:
+        return input(prompt)
+    except EOFError:
+        raise UserError(f"--human: the standard input ended. {IN_A_TERMINAL}") from None
+
+
+def tell(story: Demo, pretrain: bool, human: int = 0, read: teaching.Read = typed) -> int:
+    """The whole story into its folder; returns the exit status.
+
+    Args:
+        human: lists that the user ranks before anything is trained; read: gives what is typed, as `typed` does.
+
+    Raises UserError where the folder is not a demo's, or the input ends.
+    """
     folder = story.folder
     check_folder(folder)
     files = Folder(folder, "demo")
     files.mark(*RUNS, "suite")
     files.lock()
     try:
+        if human:
+            console.rule(Text(TITLES["human"], "bold"), align="left")
+            story.ranked = teaching.rank(console, read, teaching.lists_to_rank(human, story.seed))
+        if story.ranked:
+            files.write(RANKED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in story.ranked))
         summary = story.run(pretrain)
     finally:
         files.unlock()
     files.write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     files.write("samples.md", samples_page(summary))
     runs = {name: folder / run for name, run in POLICIES.items()} | {"reward": folder / "reward"}
+    runs |= {"reward_human": story.judge} if story.ranked else {}
     pages = {"suite/report.html": "What each stage gained and lost 各階段的得與失"}
     write_report(folder / REPORT, summary, runs, pages)
     link_back(folder / "suite" / REPORT, "eval suite", folder / REPORT)
@@ -390,7 +473,7 @@ def check_folder(folder: Path) -> None:
             f"record: it holds {listed(held)}. {advice}"
         )
     foreign = [name for name in (*RUNS, "suite") if name in held and name not in known]
-    foreign += files.foreign(["summary.json", "samples.md", REPORT])
+    foreign += files.foreign(["summary.json", "samples.md", RANKED, REPORT])
     foreign += [f"suite/{name}" for name in strangers(folder / "suite")]
     if foreign:
         raise UserError(f"--output_dir {str(folder)!r}: no demo has written {listed(foreign)} as it is now. {advice}")

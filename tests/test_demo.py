@@ -1,6 +1,8 @@
 """The demo, whole, as a user runs it: every stage real, the outcome in loose bands (timings and threads vary)."""
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from benchmarks.best_of_n import pool_of
 from rlhf_kit import demo, world
+from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
+from rlhf_kit.feedback import teaching
+from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
 from rlhf_kit.storage import RUN, Folder, clear
+from rlhf_kit.terminal.console import Console
 from tests.test_links import links_of
 from tests.tiny_stages import run_command
 from tests.victims import every_byte, project
@@ -82,6 +88,23 @@ def test_the_page_and_the_samples_stand_alone(run):
     assert "PPO" in (folder / "samples.md").read_text(encoding="utf-8")
     assert "report.html" in printed and "強化學習" in printed
     assert links_of(folder)["suite/report.html"] >= {"report.html", "suite/ppo/facts/report.html"}
+
+
+def test_a_few_rankings_of_the_users_own_move_the_reward_model(run, tmp_path):
+    """Against what it thinks, so that there is something to move; what the others taught stays."""
+    for name in ("sft", "reward"):
+        shutil.copytree(run[0] / name, tmp_path / name)
+    story = demo.Demo(tmp_path, 0)
+    model = teaching.scores_of(load_reward_model(tmp_path / "reward").eval(), load_tokenizer(tmp_path / "sft"))
+    for row in teaching.lists_to_rank(3, 0):
+        scores = model(row["prompt"], row["completions"])
+        story.ranked.append(row | {"ranks": [sorted(scores).index(score) + 1 for score in scores]})
+    Folder(tmp_path, "demo").write(demo.RANKED, "".join(json.dumps(row) + "\n" for row in story.ranked))
+    human = story.learn_from_user()
+    assert all(one["right_before"] == 0 < one["pairs"] for one in human["lists"])
+    assert sum(one["right_after"] for one in human["lists"]) > 0
+    assert human["accuracy"][1] == pytest.approx(human["accuracy"][0], abs=0.1)
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward-human").config.num_labels == 1
 
 
 def test_the_stage_report_tells_what_was_gained_and_lost(run):
@@ -173,11 +196,27 @@ def test_a_folder_that_is_not_a_demos_is_refused_and_stays(how, tmp_path, monkey
             assert "is not a demo's folder" in capsys.readouterr().err and every_byte(tmp_path) == before
 
 
+COMPARED = {"truth_pairs": 3, "truth_alike": 2, "labeler_pairs": 2, "labeler_alike": 1}
+MOVED = {
+    "lists": [
+        {
+            "prompt": "Where is <b>Anna</b>?", "answers": {"a": "Here.", "b": "There.", "c": "No."}, "order": "b a=c",
+            "before": "a b c", "after": "b a c", "pairs": 2, "right_before": 1, "right_after": 2, "compared": compared,
+        }
+        for compared in (COMPARED, COMPARED, None)
+    ],
+    "accuracy": [0.81, 0.79],
+}  # fmt: skip
+
+
 @pytest.fixture
 def stages(monkeypatch):
     """The demo with its stages and measurements left out: what each writes, and nothing trained."""
 
+    calls = {}
+
     def stage(self, name, recipe, config, **options):
+        calls[name] = options
         Folder(self.folder / demo.FOLDERS.get(name, name), RUN).write("config.json", name)
 
     def suite(kind, options):
@@ -185,8 +224,10 @@ def stages(monkeypatch):
 
     monkeypatch.setattr(demo.Demo, "stage", stage)
     monkeypatch.setattr(demo.Demo, "measure", lambda self: {"samples": [], "stages": {}})
+    monkeypatch.setattr(demo.Demo, "moved_by_user", lambda self: MOVED)
     monkeypatch.setattr(demo.runner, "run", suite)
     monkeypatch.setattr(demo, "show", lambda summary, folder: None)
+    return calls
 
 
 @pytest.mark.parametrize("more", [[], ["--pretrain"]], ids=["copied", "pretrained"])
@@ -225,3 +266,84 @@ def test_a_suite_that_no_demo_has_made_stays(stages, tmp_path, capsys):
     before = every_byte(folder)
     assert run_command("demo", ["--output_dir", str(folder)]) == 2
     assert "suite" in capsys.readouterr().err and every_byte(folder) == before
+
+
+def told(folder: Path, human: int, *lines: str) -> int:
+    """A demo whose user types these lines."""
+    typed = iter(lines)
+    return demo.tell(demo.Demo(folder, 0), False, human, lambda prompt: next(typed))
+
+
+def test_the_users_rankings_are_kept_and_ppo_follows_the_model_that_learned_them(stages, tmp_path, monkeypatch):
+    console = Console(file=io.StringIO(), width=100)
+    monkeypatch.setattr(demo, "console", console)
+    first, second = teaching.lists_to_rank(2, 0)
+    letters = ["abcdefghijkl"[: len(row["completions"])] for row in (first, second)]
+    tied = "=".join(letters[1][:2]) + letters[1][2:]
+    assert told(tmp_path, 2, letters[0][::-1], "", "", tied, "", "") == 0
+    kept = [json.loads(line) for line in (tmp_path / "human.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert load(str(tmp_path / "human.jsonl"), ("ranked",))[0]["labeler"] == ["you", "you"]
+    size = len(letters[0])
+    assert [row["prompt"] for row in kept] == [first["prompt"], second["prompt"]]
+    assert kept[0]["ranks"] == [*range(size, 0, -1)] and kept[1]["ranks"][:3] == [1, 1, 2]
+    assert list(stages) == ["sft", "reward", "reward_human", "ppo", "ppo_no_kl"]
+    assert stages["reward_human"]["model_name_or_path"] == tmp_path / "reward"
+    assert stages["reward_human"]["dataset_name"] == tmp_path / "human.jsonl"
+    for stage in ("ppo", "ppo_no_kl"):
+        assert stages[stage]["reward_funcs"][0] == str(tmp_path / "reward-human")
+    said = console.file.getvalue()
+    assert said.index("Rank these") < said.index("3 → 6 of 6 pairs") and "0.810 → 0.790" in said
+    assert "4 of 6 pairs" in said and "2 of 4" in said  # the third list is none of the world's
+    assert json.loads((tmp_path / "summary.json").read_text())["human"] == MOVED
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Your rankings" in page and "Where is &lt;b&gt;Anna&lt;/b&gt;?" in page and "1 → 2 / 2" in page
+
+
+def test_who_quits_goes_on_with_what_was_ranked_or_without(stages, tmp_path):
+    assert told(tmp_path / "one", 3, "", "", "q") == 0
+    assert len((tmp_path / "one" / "human.jsonl").read_text().splitlines()) == 1 and "reward_human" in stages
+    stages.clear()
+    assert told(tmp_path / "one", 3, "q") == 0  # what an earlier demo's user ranked is not this one's
+    assert "reward_human" not in stages and stages["ppo"]["reward_funcs"][0] == str(tmp_path / "one" / "reward")
+    assert "Your rankings" not in (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
+    stages.clear()
+    size = len(teaching.lists_to_rank(1, 0)[0]["completions"])
+    assert told(tmp_path / "tied", 1, "=".join("abcdefgh"[:size]), "", "") == 0  # orders nothing
+    assert "reward_human" not in stages and not (tmp_path / "tied" / "human.jsonl").exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nobody_who_ranks_is_refused_before_anything_is_trained(terminal, stages, tmp_path, monkeypatch, capsys):
+    stdin = io.StringIO("\n\n")
+    stdin.isatty = lambda: terminal
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert run_command("demo", ["--human", "2", "--output_dir", str(tmp_path / "demo")]) == 2
+    said = capsys.readouterr().err
+    assert "--human" in said and ("standard input ended" if terminal else "is not a terminal") in said
+    assert not stages and not (tmp_path / "demo" / "base").exists()
+    assert (tmp_path / "demo").exists() == terminal
+
+
+@pytest.mark.parametrize("number", ["-1", "101", "some"])
+def test_how_many_lists_is_a_number_that_one_can_rank(number, tmp_path, capsys):
+    assert run_command("demo", ["--human", number, "--output_dir", str(tmp_path / "demo")]) == 2
+    assert "human" in capsys.readouterr().err and not (tmp_path / "demo").exists()
+
+
+def test_rankings_and_the_model_that_learned_them_are_replaced_only_as_they_were_written(stages, tmp_path, capsys):
+    for _ in range(2):
+        assert told(tmp_path, 1, "", "") == 0
+    for name in ("human.jsonl", "reward-human/config.json", "reward-human/README.md"):
+        path = tmp_path / name
+        was = path.read_bytes() if path.exists() else None
+        path.write_text("mine")
+        before = every_byte(tmp_path)
+        assert run_command("demo", ["--output_dir", str(tmp_path)]) == 2
+        assert path.name in capsys.readouterr().err and every_byte(tmp_path) == before
+        path.unlink() if was is None else path.write_bytes(was)
+    assert told(tmp_path, 0) == 0
+
+
+def test_ranking_in_the_terminal_needs_no_extra():
+    program = "import sys; sys.modules |= dict.fromkeys(('sqlalchemy', 'evalica', 'starlette')); import rlhf_kit.demo"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -70,6 +70,7 @@ class Command:
     interrupted: str = "The same command starts over."
     unwritten: str = ""
     examples: tuple[str, ...] = ()
+    extra: str = ""  # of the package, which the command needs
     task: str = ""  # of `eval`: `module:Class`; the runner runs it
 
 
@@ -131,6 +132,33 @@ OTHERS = {
         "rlhf_kit.demo:run",
         {"Options": "rlhf_kit.demo:DemoOptions"},
         examples=("demo", "demo --seed 1 --output_dir runs/demo-1"),
+    ),
+    "collect": Command(
+        "Several answers to each prompt, for people to rank or to give thumbs",
+        "每個提示收集幾個回答，讓人來排序",
+        "rlhf_kit.feedback.collecting:run",
+        {"Options": "rlhf_kit.feedback.collecting:CollectOptions"},
+        interrupted="The same command resumes. 已中斷；同一個指令會接續。",
+        extra="feedback",
+        examples=("collect --models runs/sft runs/ppo --dataset_name world:prompts --k 4 --output_file labels.db",),
+    ),
+    "ui": Command(
+        "Rank answers and give thumbs in the browser",
+        "在瀏覽器裡排序、按讚或噓",
+        "rlhf_kit.serving.ui:run",
+        {"Options": "rlhf_kit.serving.ui:UIOptions"},
+        interrupted="Stopped; what was submitted is kept. 已停止；送出的都已保留。",
+        extra="ui",
+        examples=("ui labels.db", "ui labels.db --host 0.0.0.0 --public_url https://lab.example --labelers amy bob"),
+    ),
+    "label": Command(
+        "Rank answers and give thumbs in the terminal",
+        "在終端機裡排序、按讚或噓",
+        "rlhf_kit.feedback.labelling:run",
+        {"Options": "rlhf_kit.feedback.labelling:LabelOptions"},
+        interrupted="Stopped; what was submitted is kept. 已停止；送出的都已保留。",
+        extra="feedback",
+        examples=("label labels.db", "label labels.db --kind thumbs"),
     ),
     "score": Command(
         "Score any file of prompts and answers with a reward model",

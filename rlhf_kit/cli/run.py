@@ -113,7 +113,7 @@ def _run(words: str, command: Command, argv: list[str]) -> int:
         renamed = declared.constant(command.renamed) if command.renamed else {}
         reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        run = imported(command.run)
+        run = imported(command.run, command.extra)
         if "transformers" in sys.modules:
             importlib.import_module("rlhf_kit.processes").quiet()
         if words == "completion":

@@ -129,6 +129,12 @@ BOUNDS: dict[str, Bound] = {
     "ptx_max_length": at_least(2, ": a token, and one to predict"),
     "ema_decay": Bound("lie between 0 and 1, as 0.992", lambda x: 0 < x < 1),
     "num_completions_to_print": COUNT_OR_0,
+    "DemoOptions.human": COUNT_OR_0._replace(most=100),  # a sitting
+    "CollectOptions.k": at_least(1, most=26),
+    "CollectOptions.minimum": COUNT,
+    "CollectOptions.overlap_share": A_SHARE,
+    "CollectOptions.temperatures": ABOVE_0,
+    "UIOptions.port": at_least(0, most=65_535),
     # Evaluations
     "batch_size": COUNT,
     "max_batch_tokens": COUNT,

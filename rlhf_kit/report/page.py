@@ -13,7 +13,10 @@ from rlhf_kit.storage import Folder
 
 STAGES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "ppo_no_kl": "PPO, no KL penalty"}
 # After Okabe and Ito's palette, which the colour-blind can tell apart; the style sheet lightens it in the dark.
-COLOURS = {"base": "grey", "pretrain": "purple", "sft": "green", "reward": "ochre", "ppo": "blue", "ppo_no_kl": "red"}
+COLOURS = {
+    "base": "grey", "pretrain": "purple", "sft": "green", "reward": "ochre", "reward_human": "ochre", "ppo": "blue",
+    "ppo_no_kl": "red",
+}  # fmt: skip
 SPARE_COLOURS = ("blue", "red", "green", "purple", "ochre")
 COLUMNS = {  # English, Chinese, how it is written, what it means
     "truth": ("Truth", "真實品質", "+.2f", "mean gold score, computed from facts: 1 is best · 依事實計算，1 最好"),
@@ -166,6 +169,7 @@ def _page(summary: dict, metrics: dict[str, list[dict]], pages: dict[str, str]) 
         _results_section(stages, reward_model),
         _ppo_sections(ppo, stages.get("sft", {})),
         _learning_section(others, reward_model.get("accuracy_ceiling")),
+        _human_section(summary.get("human", {}).get("lists", [])),
         _samples_section(summary.get("samples", [])),
         _costs_section(summary),
     ]
@@ -254,6 +258,21 @@ def _learning_section(metrics: dict[str, list[dict]], ceiling: float | None) -> 
             levels = [("ceiling: labelers disagree 上限", ceiling)] if key == "accuracy" else []
             figures.append(figure(f"{_name(label)}: {title}", lines, unit, levels=levels))
     return section(("Learning curves", "學習曲線"), "", *figures)
+
+
+def _human_section(lists: list[dict]) -> str:
+    """The user's own rankings, and the reward model's before and after it learned from them."""
+    rows = []
+    for one in lists:
+        texts = [one["prompt"], *(f"{letter}: {text}" for letter, text in one["answers"].items())]
+        right = f"{one['right_before']} → {one['right_after']} / {one['pairs']}"
+        rows.append(
+            ["<br>".join(map(html, texts)), *(html(one[name]) for name in ("order", "before", "after")), right]
+        )
+    names = ("List", "這一組"), ("Yours", "你的"), ("Before", "之前"), ("After", "之後"), ("Pairs alike", "一致的組數")
+    head = [f"{english} {zh(chinese)}" for english, chinese in names]
+    words = "Best first, = is a tie: what they moved in the reward model. 你的排序改變了獎勵模型的什麼。"
+    return section(("Your rankings", "你的排序"), words, table(head, rows) if rows else "")
 
 
 def _samples_section(samples: list[dict]) -> str:

@@ -69,7 +69,9 @@ EVALS = {
     "suite": "--models first=base second=lm --suite suite.yaml",
 }
 
-
+COLLECT = (
+    "collect --model lm base --prompts ranked.jsonl --output_file labels.db --k 3 --limit 4 --max_completion_length 8"
+)
 # Folders that an earlier version was killed in (`old_folders.py`); they must be gone on with.
 OLD_EVALS = {
     task: f"eval {task} {EVALS[task]} --output old-{task}"
@@ -197,6 +199,24 @@ RUNS = [
     Run("convert/no-format", "convert ranked.jsonl new.jsonl --from rankd"),
     Run("convert/bad-rows", "convert no-answers.jsonl new.jsonl --from hh-rlhf"),
     Run("convert/help", "convert --help"),
+    Run("labels/collect-dry", f"{COLLECT} --dry-run"),
+    Run("labels/collect", COLLECT),
+    Run("labels/collect-again", COLLECT),
+    Run("labels/none-yet", "convert labels.db new.jsonl"),
+    Run("labels/in", "convert ranked.jsonl labels.db --from ranked"),
+    Run("labels/trl", "convert labels.db out-labels.jsonl --to trl --data_card out-card.md"),
+    Run("labels/ranked", "convert labels.db out-merged.jsonl --anonymise --merge ranked-pairs"),
+    Run("labels/best", "convert labels.db out-best.jsonl --to best"),
+    Run("labels/reward", f"reward {STAGES['reward']} --dataset_name labels.db --output_dir out-labels"),
+    Run("labels-refused/no-model", f"{COLLECT} --model nowhere/model --output_file new.db"),
+    Run("labels-refused/one-answer", f"{COLLECT} --k 1 --output_file new.db"),
+    Run("labels-refused/no-store", "reward --model_name_or_path lm --dataset_name nowhere.db --output_dir new"),
+    Run("labels-refused/no-format", "convert ranked.jsonl ranked.db --from rankd"),
+    Run("labels-refused/label-no-store", "label nowhere.db"),
+    Run("labels-refused/label-no-kind", "label nowhere.db --kind best"),
+    Run("labels-refused/ui-no-store", "ui nowhere.db"),
+    Run("labels-refused/ui-for-all", "ui nowhere.db --host 0.0.0.0"),
+    *(Run(f"labels-help/{command}", f"{command} --help") for command in ("collect", "label", "ui")),
     Run("doctor/healthy", "doctor healthy --json", "json"),
     Run("doctor/endless", "doctor endless --json", "json"),
     Run("doctor/text", "doctor endless"),

@@ -57,10 +57,11 @@ def facts(message: str, argv: Sequence[str]) -> list[str]:
 
 
 def states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Of each file but stores of labels: their bytes are the database's affair, and `convert` tells what they hold."""
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size)
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and ".db" not in path.name
     }
 
 

@@ -92,6 +92,30 @@ MUTANTS = [
         "tests/test_demo.py::test_a_suite_that_no_demo_has_made_stays",
     ),
     (
+        "rlhf_kit/demo.py",
+        '["summary.json", "samples.md", RANKED, REPORT]',
+        '["summary.json", "samples.md", REPORT]',
+        "tests/test_demo.py::test_rankings_and_the_model_that_learned_them_are_replaced_only_as_they_were_written",
+    ),
+    (
+        "rlhf_kit/demo.py",
+        '("reward-human" if self.ranked else "reward")',
+        '"reward"',
+        "tests/test_demo.py::test_the_users_rankings_are_kept_and_ppo_follows_the_model_that_learned_them",
+    ),
+    (
+        "rlhf_kit/demo.py",
+        "if options.human and not (sys.stdin and sys.stdin.isatty()):",
+        "if False:",
+        "tests/test_demo.py::test_nobody_who_ranks_is_refused_before_anything_is_trained[False]",
+    ),
+    (
+        "rlhf_kit/feedback/teaching.py",
+        'if row is not None and len(set(row["ranks"])) > 1]',
+        "if row is not None]",
+        "tests/test_demo.py::test_who_quits_goes_on_with_what_was_ranked_or_without",
+    ),
+    (
         "rlhf_kit/storage.py",
         "path.samefile(source)",
         "str(path) == str(source)",

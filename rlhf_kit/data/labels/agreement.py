@@ -189,7 +189,7 @@ def krippendorff(ballots: Sequence[Ballot], seed: int = 0) -> Measure:
     units = {unit: of_unit for unit, of_unit in ranks.items() if len(of_unit) > 1}
     if not units or len({rank for of_unit in units.values() for rank in of_unit.values()}) < 2:
         return Measure(math.nan)
-    frame = pd.DataFrame({number: of_unit for number, of_unit in enumerate(units.values())}, dtype=float)
+    frame = pd.DataFrame({number: of_unit for number, of_unit in enumerate(units.values())}).astype("float64")
     drawn = evalica.alpha_bootstrap(frame, "ordinal", n_resamples=1000, random_state=seed)
     return Measure(float(drawn.alpha), (float(drawn.low), float(drawn.high)), len(units))
 

@@ -59,11 +59,11 @@ class Anonymous(Store):
         named = super().labelers()
         return {number: (f"labeler-{at}", role) for at, (number, (_, role)) in enumerate(named.items(), start=1)}
 
-    def decisions(self, kind: str | None = None):
+    def decisions(self, kind: str | None = None, assignment: int | None = None):
         private = ("comment", "reason")
         return [
             replace(each, content={name: value for name, value in each.content.items() if name not in private})
-            for each in super().decisions(kind)
+            for each in super().decisions(kind, assignment)
         ]
 
 

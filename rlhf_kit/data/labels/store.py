@@ -299,12 +299,13 @@ class Store:
                 connection.execute(select(schema.events.c.id).where(schema.events.c.uid == uid)).scalar() is not None
             )
 
-    def decisions(self, kind: str | None = None) -> list[Decision]:
-        """The last event of each assignment, in the order of their assignments; of tasks of one kind, or all."""
+    def decisions(self, kind: str | None = None, assignment: int | None = None) -> list[Decision]:
+        """The last event of each assignment, in their order: of all of them, of one kind of task, or of one alone."""
+        of = schema.events.c.assignment
         last = (
             select(func.max(schema.events.c.id).label("id"))
-            .where(schema.events.c.assignment.is_not(None))
-            .group_by(schema.events.c.assignment)
+            .where(of.is_not(None) if assignment is None else of == assignment)
+            .group_by(of)
             .subquery()
         )
         events, given, tasks = schema.events, schema.assignments, schema.tasks

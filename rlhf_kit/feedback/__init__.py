@@ -1,0 +1,1 @@
+"""What people label and how they get it: assignment, collecting answers, labelling in the terminal."""

@@ -1,0 +1,100 @@
+"""`rlhf-kit ui`: the pages over a store, on this machine, or for named labelers elsewhere."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from rlhf_kit.data.labels import schema
+from rlhf_kit.data.labels.store import Store, open_store
+from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import read_text
+from rlhf_kit.options import option
+from rlhf_kit.serving.access import add_link, is_loopback
+from rlhf_kit.serving.app import make_app
+from rlhf_kit.terminal import say
+
+OWNER = "admin"
+
+
+@dataclass
+class UIOptions:
+    dataset_name: str | None = option(
+        None,
+        "A store of labels: FILE.db or postgresql://USER@HOST/NAME. 標註資料庫",
+        positional="STORE",
+        required=True,
+    )
+    host: str = option("127.0.0.1", "Address to listen at. Any other than this machine's own needs --labelers. 位址")
+    port: int = option(7860, "0 takes a free one. 連接埠")
+    labelers: list[str] = option([], "Names: each gets a link that signs in once. 標註者的名字", whole=True)
+    public_url: str | None = option(
+        None, "The address in browsers, such as https://lab.example of a proxy, if it is not --host. 對外的網址"
+    )
+    reveal_truth: bool = option(
+        False, "After each ranking of the embedded world: how it compares with the truth. 排完後顯示與真相的差距"
+    )
+    guidelines: Path | None = option(None, "Markdown; a changed text is a new version, to be read again. 標註準則")
+
+
+def run(options: UIOptions) -> None:
+    """`rlhf-kit ui`. Raises UserError."""
+    local = is_loopback(options.host)
+    if not local and not options.labelers:
+        raise UserError(
+            f"--host {options.host} can be reached from other machines; name who may label: --labelers AMY BOB. Each "
+            "gets a link that works once. 對外開放時，請用 --labelers 列出標註者。"
+        )
+    check_url(options.public_url)
+    store = open_store(options.dataset_name)
+    if options.guidelines is not None:
+        store.add_guidelines(read_text(options.guidelines))
+    listening = _listen(options.host, options.port)
+    port = listening.getsockname()[1]
+    address = options.public_url or f"http://{names(options, port)[0]}"
+    app = make_app(
+        store, names(options, port), local and not options.labelers, options.reveal_truth, address.startswith("https:")
+    )
+    for line in links(store, options.labelers, address):
+        say(line)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
+    uvicorn.Server(config).run([listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server((host, port), family=found[0][0], backlog=256)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--host {host} --port {port}: {error}. Give another port, or 0 for a free one.") from error
+
+
+def names(options: UIOptions, port: int) -> list[str]:
+    """What browsers write for this server: host and port, without the port where the scheme tells it."""
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    local = [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"] if is_loopback(options.host) else []
+    public = [urlsplit(options.public_url).netloc] if options.public_url else []
+    return list(dict.fromkeys([f"{host}:{port}", *local, *public]))
+
+
+def check_url(url: str | None) -> None:
+    """Raises UserError for what is no address of a server."""
+    parts = urlsplit(url or "http://host")
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query or "@" in parts.netloc:
+        raise UserError(f"--public_url {url!r} must be http://HOST, https://HOST or ...:PORT, with nothing after it.")
+
+
+def links(store: Store, labelers: list[str], address: str) -> list[str]:
+    """A line for the owner, and one for each labeler: links that sign in once."""
+    owner = add_link(store, store.add_labeler(OWNER, schema.ADMIN))
+    lines = [f"{address}/join/{owner}", "    for you, once: all progress, export 給你自己用，一次有效"]
+    for name in labelers:
+        lines.append(f"{address}/join/{add_link(store, store.add_labeler(name))}")
+        lines.append(f"    for {name}, once 一次有效")
+    if not labelers:
+        lines += [f"{address}/", "    for labelers on this machine, by name 本機標註者用名字登入"]
+    return lines

@@ -1,0 +1,321 @@
+"""The pages in a real browser: ten lists by mouse and by keyboard, thumbs, both languages, a phone, hostile text.
+
+`make test-browser` runs it. Without Chromium it is left out, and says so. SCREENS=FOLDER leaves pictures there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving.conftest import served
+
+from rlhf_kit import world
+from rlhf_kit.data.labels.reader import read_labels
+from rlhf_kit.data.labels.store import Answer, open_store
+from rlhf_kit.feedback.assignment import Policy, set_policy
+from rlhf_kit.feedback.truth import compare_decision
+from rlhf_kit.serving.access import add_link
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser test was run")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: no browser test was run")
+SIZES = {"desktop": {"width": 1200, "height": 900}, "phone": {"width": 390, "height": 780}}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium, site):
+    """A function that opens a page signed in as somebody; in the end no script failed and none of a model's ran."""
+    pages, faults = [], []
+
+    def opened(name: str = "amy", size: str = "desktop", **options):
+        context = chromium.new_context(viewport=SIZES[size], has_touch=size == "phone", **options)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: faults.append(dialog.message))
+        page.on("request", lambda one: faults.append(one.url) if f":{site.port}/" not in one.url else None)
+        page.goto(f"http://127.0.0.1:{site.port}/")
+        page.fill("#name", name)
+        page.press("#name", "Enter")
+        page.wait_for_url(re.compile("/(rank|guidelines|thumbs)$"))
+        pages.append(page)
+        return page
+
+    opened.faults = faults
+    yield opened
+    for page in pages:
+        assert page.evaluate("window.hacked") is None
+        page.context.close()
+    assert faults == []
+
+
+def shown(page) -> list[str]:
+    """Ids of the answers, from the top."""
+    return [card.get_attribute("data-answer") for card in page.locator("#answers > .card").all()]
+
+
+def picture(page, name: str, full: bool = False) -> None:
+    if "SCREENS" in os.environ:
+        page.screenshot(path=Path(os.environ["SCREENS"]) / f"{name}.png", full_page=full)
+
+
+def submit(page, press) -> None:
+    """Review and submit, and wait for the next task."""
+    uid = page.locator("#answers").get_attribute("data-uid")
+    press()
+    page.wait_for_function(
+        "uid => !document.querySelector('#answers') || document.querySelector('#answers').dataset.uid !== uid", arg=uid
+    )
+
+
+def drag(page, card: int, to: int) -> None:
+    """Drag a card by its grip to the place of another."""
+    grip, target = (page.locator(".card").nth(card).locator(".grip"), page.locator(".card").nth(to))
+    target.scroll_into_view_if_needed()
+    start, end = grip.bounding_box(), target.bounding_box()
+    x, below = start["x"] + start["width"] / 2, to > card
+    page.mouse.move(x, start["y"] + start["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(x, end["y"] + end["height"] * (0.9 if below else 0.1), steps=12)
+    page.mouse.up()
+
+
+def test_ten_lists_by_mouse_and_by_keyboard_with_ties(open_page, site):
+    page = open_page()
+    wanted = {}
+    for number in range(10):
+        page.set_viewport_size({"width": 1200, "height": 1600})
+        ids = shown(page)
+        if number % 2:  # by keyboard: the last becomes the first, the old first and second tie
+            for _ in range(3):
+                page.keyboard.press("j")
+            for _ in range(3):
+                page.keyboard.press("Alt+ArrowUp")
+            page.keyboard.press("6")
+            page.keyboard.press("j")
+            page.keyboard.press("j")
+            page.keyboard.press("=")
+            assert shown(page) == [ids[3], ids[0], ids[1], ids[2]]
+            wanted[frozenset(ids)] = {ids[3]: 1, ids[0]: 2, ids[1]: 2, ids[2]: 3}, {ids[3]: 6}
+            page.keyboard.press("Enter")
+            submit(page, lambda: page.keyboard.press("Enter"))
+        else:  # by mouse: the first becomes the last, and ties with what is above it then
+            drag(page, 0, 3)
+            assert shown(page) == [*ids[1:], ids[0]]
+            page.locator(".card").nth(3).locator(".tie").click()
+            page.locator(".card").nth(0).locator(".rating label").nth(4).click()
+            wanted[frozenset(ids)] = {ids[1]: 1, ids[2]: 2, ids[3]: 3, ids[0]: 3}, {ids[1]: 5}
+            if number == 0:
+                picture(page, "feedback-rank")
+            page.click("#review")
+            submit(page, lambda: page.click("#submit"))
+    decisions = site.store.decisions("ranking")
+    assert len(decisions) == 10
+    for each in decisions:
+        ranks, ratings = wanted[frozenset(each.content["ranks"])]
+        assert (each.content["ranks"], each.content["ratings"]) == (ranks, ratings)
+        assert list(each.content["ranks"]) != [str(number) for number in each.presented]
+    rows = read_labels(site.store.name, ("ranked",))
+    assert len(rows) == 10 and {row["labeler"] for row in rows} == {"amy"}
+
+
+def test_undo_takes_back_one_step_at_a_time_and_then_the_last_task(open_page, site):
+    page = open_page()
+    ids = shown(page)
+    page.keyboard.press("5")
+    page.keyboard.press("Alt+ArrowDown")
+    page.keyboard.press("=")
+    assert page.locator(".card.tied").count() == 1
+    page.keyboard.press("u")
+    assert page.locator(".card.tied").count() == 0 and shown(page) == [ids[1], ids[0], ids[2], ids[3]]
+    page.keyboard.press("u")
+    assert shown(page) == ids and page.locator(".rating input:checked").count() == 1
+    page.keyboard.press("u")
+    assert page.locator(".rating input:checked").count() == 0
+    page.keyboard.press("Alt+ArrowDown")
+    page.keyboard.press("Enter")
+    submit(page, lambda: page.keyboard.press("Enter"))
+    page.keyboard.press("u")
+    page.wait_for_url(re.compile(r"/rank/\d+$"))
+    assert shown(page) == [ids[1], ids[0], ids[2], ids[3]]
+    page.keyboard.press("Alt+ArrowDown")
+    page.keyboard.press("Enter")
+    submit(page, lambda: page.keyboard.press("Enter"))
+    (decision,) = site.store.decisions("ranking")
+    assert decision.content["ranks"] == dict(zip(ids, (1, 2, 3, 4), strict=True))
+
+
+def test_an_untouched_order_and_a_contradicting_rating_are_warned_of(open_page):
+    page = open_page()
+    page.keyboard.press("Enter")
+    assert page.locator("#untouched").is_visible() and not page.locator("#contradiction").is_visible()
+    picture(page, "feedback-review")
+    page.locator("#reviewing .cancel").click()
+    page.locator(".card").nth(0).focus()
+    page.keyboard.press("2")
+    page.keyboard.press("j")
+    page.keyboard.press("7")
+    page.keyboard.press("Enter")
+    assert page.locator("#contradiction").is_visible() and "(7)" in page.locator("#contradiction").inner_text()
+    page.locator("#reviewing .cancel").click()
+    page.click("#by-rating")
+    page.keyboard.press("Escape")
+    page.locator(".card").nth(0).focus()
+    page.keyboard.press("Enter")
+    assert not page.locator("#contradiction").is_visible() and not page.locator("#untouched").is_visible()
+
+
+def test_remarks_comment_skip_and_not_rankable(open_page, site):
+    page = open_page()
+    first = page.locator(".card").nth(0)
+    first.locator(".flags summary").click()
+    first.locator('.flags input[value="hallucination"]').check()
+    page.fill("#comment", "n s u 1 = are letters here")
+    name = first.get_attribute("data-answer")
+    page.locator(".card").nth(1).focus()
+    submit(page, lambda: page.keyboard.press("n"))
+    page.keyboard.press("s")
+    page.fill("#reason", "not my language")
+    submit(page, lambda: page.locator("#skipping .primary").click())
+    unrankable, skipped = site.store.decisions("ranking")
+    assert unrankable.kind == "unrankable"
+    assert unrankable.content == {"flags": {name: ["hallucination"]}, "comment": "n s u 1 = are letters here"}
+    assert (skipped.kind, skipped.content) == ("skipped", {"reason": "not my language"})
+
+
+def test_thumbs_by_key_and_by_touch_in_chinese_on_a_phone(open_page, site):
+    page = open_page(size="phone", locale="zh-TW")
+    assert page.locator("html").get_attribute("lang") == "zh-Hant"
+    picture(page, "feedback-phone")
+    page.click("text=讚／噓")
+    picture(page, "feedback-thumbs-phone")
+    submit(page, lambda: page.tap("#good"))
+    submit(page, lambda: page.keyboard.press("n"))
+    submit(page, lambda: page.keyboard.press("ArrowUp"))
+    assert [each.content["label"] for each in site.store.decisions("thumbs")] == [True, False, True]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_is_wider_than_the_screen(open_page, size):
+    page = open_page(size=size)
+    for path in ("/rank", "/progress", "/guidelines"):
+        page.goto(page.url.split("/rank")[0].split("/progress")[0].split("/guidelines")[0] + path)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
+def test_languages_and_themes_are_kept(open_page):
+    page = open_page()
+    page.click('button[lang="zh-Hant"]')
+    assert page.locator("h1").inner_text() == "排序"
+    page.click('button[name="theme"]')
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    picture(page, "feedback-dark-zh")
+    page.reload()
+    assert page.locator("h1").inner_text() == "排序" and page.locator("html").get_attribute("data-theme") == "dark"
+
+
+def test_hostile_text_is_shown_and_runs_nothing(open_page, site):
+    page = open_page()
+    seen = ""
+    for _ in range(6):
+        seen += page.locator("#answers").inner_text()
+        assert page.locator("#answers script, #answers img, #answers svg, #answers a[href^=javascript]").count() == 0
+        page.keyboard.press("Alt+ArrowDown")
+        page.keyboard.press("Enter")
+        submit(page, lambda: page.keyboard.press("Enter"))
+    assert "<script>window.hacked = 1</script>" in seen and "\\u202eevil" in seen and "onload=" in seen
+    page.goto(f"http://127.0.0.1:{site.port}/progress")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_server_that_is_away_for_a_moment_loses_nothing(open_page, site):
+    page = open_page()
+    page.keyboard.press("Alt+ArrowDown")
+    ids = shown(page)
+    page.context.set_offline(True)
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('status').textContent.startsWith('Not saved')")
+    assert shown(page) == ids and not site.store.decisions()
+    submit(page, lambda: page.context.set_offline(False))
+    assert len(site.store.decisions()) == 1
+    open_page.faults[:] = [fault for fault in open_page.faults if "ERR_INTERNET_DISCONNECTED" not in fault]
+
+
+def test_every_control_has_a_name_and_the_focus_is_seen(open_page):
+    page = open_page()
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll('button, input:not([type=hidden]), textarea, a, [tabindex="0"]')]
+             .filter(one => !(one.ariaLabel || one.innerText?.trim() || one.labels?.length || one.title))
+             .map(one => one.outerHTML)"""
+    )
+    assert unnamed == []
+    page.keyboard.press("Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    page.locator(".card").nth(1).focus()
+    page.keyboard.press("Alt+ArrowUp")
+    assert "1 / 4" in page.locator("#status").inner_text()  # said to a screen reader
+
+
+def test_the_admin_sees_progress_and_exports(open_page, chromium, site):
+    page = open_page()
+    for _ in range(3):
+        page.keyboard.press("Alt+ArrowDown")
+        page.keyboard.press("Enter")
+        submit(page, lambda: page.keyboard.press("Enter"))
+    admin = chromium.new_context(viewport=SIZES["desktop"]).new_page()
+    admin.goto(f"http://127.0.0.1:{site.port}/join/{add_link(site.store, site.store.add_labeler('admin', 'admin'))}")
+    admin.click("button.primary")
+    admin.goto(f"http://127.0.0.1:{site.port}/progress")
+    assert "secret-model-0" in admin.locator("main").inner_text()
+    picture(admin, "feedback-progress", full=True)
+    with admin.expect_download() as download:
+        admin.click("text=ranked")
+    assert len(Path(download.value.path()).read_text().splitlines()) == 3
+    admin.context.close()
+
+
+@pytest.fixture
+def telling_site(tmp_path) -> Iterator:
+    """One that tells the truth, over a list of the world and one of another."""
+    store = open_store(tmp_path / "telling.db", create=True)
+    row = world.rows("ranked", "train", size=1)[0]
+    for prompt, texts in ((row["prompt"], row["completions"]), ("None of the world's.", ["one", "two"])):
+        store.add_task("ranking", prompt, [Answer(text) for text in texts])
+    set_policy(store, Policy(overlap=0, gold=0, repeats=0))
+    yield from served(store, reveal_truth=True)
+
+
+def test_how_a_ranking_compares_with_the_truth_is_shown_once_it_is_kept(chromium, telling_site):
+    page, store = chromium.new_context(viewport=SIZES["phone"]).new_page(), telling_site.store
+    page.goto(f"http://127.0.0.1:{telling_site.port}/")
+    page.fill("#name", "amy")
+    page.press("#name", "Enter")
+    page.wait_for_selector("#answers")
+    assert not page.locator("#truth").is_visible() and page.locator("#truth-text").text_content() == ""
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#truth[open]")
+    (decision,) = store.decisions()
+    assert page.locator("#truth-text").inner_text() == str(compare_decision(store.task(1), decision.content))
+    assert not page.locator("#reviewing").is_visible()
+    picture(page, "feedback-truth-phone")
+    submit(page, lambda: page.keyboard.press("Enter"))  # Next
+    page.keyboard.press("Enter")
+    submit(page, lambda: page.keyboard.press("Enter"))  # of another world: nothing is told
+    assert "Nothing is left" in page.locator("main").inner_text() and len(store.decisions()) == 2
+    page.context.close()
