@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config
 from rlhf_kit import cli, world
 from rlhf_kit.cli.commands import COMMANDS, GROUPS
 from rlhf_kit.data.formats import KINDS
+from rlhf_kit.data.labels.importing import add_rankings
+from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import save, wrap
@@ -111,6 +114,10 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
     for folder in ("stages", "world"):
         (tmp_path / "rlhf_kit" / folder).symlink_to(ROOT / "rlhf_kit" / folder)
 
+    (tmp_path / "runs" / "my").mkdir(parents=True)
+    store = open_store(tmp_path / "runs" / "my" / "labels.db", create=True)
+    add_rankings(store, [{"prompt": f"Why {at}?", "completions": ["a", "b"], "ranks": [1, 2]} for at in range(4)])
+    store.engine.dispose()
     (tmp_path / "my" / "squad.json").write_text(json.dumps({"data": SQUAD}), encoding="utf-8")
     (tmp_path / "my" / "articles.jsonl").write_text(json.dumps(ARTICLE) + "\n", encoding="utf-8")
     bert = BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32)
@@ -185,7 +192,10 @@ def check_kit(words, place, capsys):
         assert cli.main([stage, *rest]) == 0
         return
     place(models_of(rest))
-    if stage in ("eval", "score", "convert", "merge", "completion"):
+    if stage in ("ui", "label"):
+        check_labelling(words)
+        return
+    if stage in ("collect", "eval", "score", "convert", "merge", "completion"):
         assert cli.main([stage, *rest]) == 0, capsys.readouterr().err
         return
     status = cli.main([stage, *rest] if "--dry_run" in rest else [stage, *rest, "--dry_run"])
@@ -196,6 +206,23 @@ def check_kit(words, place, capsys):
     assert f"Plan of {stage}" in told.out
     if any(word.startswith("my/") for word in rest):
         assert "not checked" not in told.out
+
+
+def check_labelling(words):
+    """The terminal asks nobody here, and ends; the server of the pages says where it is, and answers."""
+    command = [sys.executable, "-m", "rlhf_kit", *words[1:], *(("--port", "0") if words[1] == "ui" else ())]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        if words[1] == "ui":
+            address = re.match(r"http://127.0.0.1:\d+/", run.stdout.readline())[0]
+            page = urllib.request.urlopen(address, timeout=60).read().decode()
+            run.terminate()
+            assert "<!doctype html>" in page
+            return
+        said, _ = run.communicate(timeout=120)
+    assert run.returncode == 0 and "left" in said
 
 
 def check_accelerate(words, place, capsys):
