@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ class Store:
 
     def __init__(self, engine: Engine, name: str):
         self.engine, self.name = engine, name
+        self.queue = threading.Lock()  # of this process's writers: SQLite lets one that waits sleep for up to 100 ms
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -111,10 +113,12 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One writer at a time: what is read in it is still so when it is written."""
-        with self._faults(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
-            if self.engine.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(WRITING)))
-            yield connection
+        with self.queue, self._faults(), self.engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                if self.engine.dialect.name == "postgresql":
+                    connection.execute(select(func.pg_advisory_xact_lock(WRITING)))
+                yield connection
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
