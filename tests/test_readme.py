@@ -37,6 +37,7 @@ from rlhf_kit.stages.mlm import train_tokenizer
 ROOT = Path(__file__).parents[1]
 README, CHINESE = (ROOT / name for name in ("README.md", "README.zh-TW.md"))
 TOUR, TREE, GUARANTEES = (ROOT / "docs" / name for name in ("tour.md", "files.md", "guarantees.md"))
+FEEDBACK = ROOT / "docs" / "feedback.md"
 PAGES = {page: page.parent / "zh-TW" / page.name for page in (TOUR, TREE, GUARANTEES)} | {README: CHINESE}
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")]
 SQUAD = [  # a file in SQuAD's format, as the tour's my/squad.json
@@ -216,10 +217,14 @@ def check_labelling(words):
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment
     ) as run:
         if words[1] == "ui":
-            address = re.match(r"http://127.0.0.1:\d+/", run.stdout.readline())[0]
-            page = urllib.request.urlopen(address, timeout=60).read().decode()
+            address = re.match(r"https?://[^/]+/", run.stdout.readline())[0]
+            if "--public_url" in words:
+                assert (
+                    address == "https://lab.example/" and sum("/join/" in run.stdout.readline() for _ in range(5)) == 2
+                )
+            else:
+                assert "<!doctype html>" in urllib.request.urlopen(address, timeout=60).read().decode()
             run.terminate()
-            assert "<!doctype html>" in page
             return
         said, _ = run.communicate(timeout=120)
     assert run.returncode == 0 and "left" in said
@@ -257,7 +262,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("command", commands(*PAGES, ROOT / "CONTRIBUTING.md"))
+@pytest.mark.parametrize("command", commands(*PAGES, FEEDBACK, ROOT / "CONTRIBUTING.md"))
 def test_a_command_does_what_it_says(command, place, capsys):
     words = shlex.split(command)
     assert words[0] in RULES, f"no rule checks {command!r}: write one"
