@@ -26,6 +26,7 @@ from rlhf_kit.feedback.assignment import (
 from rlhf_kit.feedback.truth import compare_decision
 from rlhf_kit.inputs import read_text
 from rlhf_kit.options import option
+from rlhf_kit.references import imported
 from rlhf_kit.terminal.console import Console
 
 
@@ -69,6 +70,7 @@ def label(store: Store, labeler: int, kind: str, console: Console, read: Read, r
         done, left = standing(store, labeler, kind, policy)
         if chosen is None:
             console.print(f"Nothing is left for you: {done} done. Thank you! 你的部分都完成了（{done} 筆），謝謝！")
+            _tell_agreement(store, labeler, console)
             return
         console.print(f"{done} done 已完成, {left} left 剩下 (?: keys 按鍵)")
         started = time.time()
@@ -101,6 +103,15 @@ def _ask(store: Store, labeler: int, chosen: Assignment, console: Console, read:
             console.print(f"  {rank}. {answer.text}")
         console.print(task.explanation or "")
     return decided, content
+
+
+def _tell_agreement(store: Store, labeler: int, console: Console) -> None:
+    """How far the labeler's rankings agree with those of others, where others ranked the same lists."""
+    report = imported("rlhf_kit.data.labels.agreement:report_of", "feedback")(store)
+    own = report.labelers.get(store.labelers()[labeler][0])
+    if own is not None and own.against_others.n:
+        share, pairs = own.against_others.value, own.against_others.n
+        console.print(f"You agree with others on {share:.1%} of {pairs} pairs. 你與其他人的一致率。")
 
 
 def _acknowledged(store: Store, labeler: int, console: Console, read: Read) -> int | str | None:

@@ -11,7 +11,7 @@ from stores import new_name, new_store
 
 from rlhf_kit.data.labels.reader import read_labels
 from rlhf_kit.data.labels.store import Answer, Store, open_store
-from rlhf_kit.feedback.assignment import Policy, set_policy
+from rlhf_kit.feedback.assignment import Policy, next_assignment, policy_of, set_policy
 from rlhf_kit.feedback.labelling import label
 from rlhf_kit.terminal.console import Console
 
@@ -51,6 +51,21 @@ def test_the_last_decision_is_revised(store):
     labelled(store, "", "", "u", "b a", "", "")
     (decision,) = store.decisions()
     assert decision.content["ranks"] == {str(answer): 2 - at for at, answer in enumerate(decision.presented)}
+
+
+def test_ones_own_agreement_is_told_in_the_end(store):
+    """One list ranked alike, one the other way round: one of two pairs."""
+    set_policy(store, Policy(minimum=2, overlap_minimum=3, overlap=0, gold=0, repeats=0))
+    labelled(store, *["", ""] * 3)
+    first = {each.task: each.content["ranks"] for each in store.decisions()}
+    bob = store.add_labeler("bob")
+    for at in range(3):
+        given = next_assignment(store, bob, "ranking", policy_of(store))
+        ranks, same = first[given.task], at == 0
+        best_first = ranks[str(given.presented[0])] == 1
+        lines = ["a b" if best_first == same else "b a", "", ""] if at < 2 else ["n"]
+        said = labelled(store, *lines, name="bob")
+    assert "You agree with others on 50.0% of 2 pairs" in said
 
 
 def test_guidelines_are_read_once(store):

@@ -483,4 +483,10 @@ MUTANTS = [
         "",
         STARTED + "test_the_names_that_are_answered",
     ),
+    (
+        "rlhf_kit/feedback/labelling.py",
+        "            _tell_agreement(store, labeler, console)\n",
+        "",
+        "tests/feedback/test_labelling.py::test_ones_own_agreement_is_told_in_the_end",
+    ),
 ]
