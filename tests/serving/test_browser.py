@@ -79,6 +79,7 @@ def submit(page, press) -> None:
     page.wait_for_function(
         "uid => !document.querySelector('#answers') || document.querySelector('#answers').dataset.uid !== uid", arg=uid
     )
+    page.wait_for_load_state("load")  # a key that is pressed before its script runs is lost
 
 
 def drag(page, card: int, to: int) -> None:
@@ -304,6 +305,7 @@ def test_how_a_ranking_compares_with_the_truth_is_shown_once_it_is_kept(chromium
     page.goto(f"http://127.0.0.1:{telling_site.port}/")
     page.fill("#name", "amy")
     page.press("#name", "Enter")
+    page.wait_for_url(re.compile("/rank$"))  # and its scripts
     page.wait_for_selector("#answers")
     assert not page.locator("#truth").is_visible() and page.locator("#truth-text").text_content() == ""
     page.keyboard.press("Enter")
