@@ -39,7 +39,7 @@ def agreement(rows: Iterable[Mapping[str, Any]]) -> Agreement:
     Rankings of the same answers to the same prompt are compared, whatever the order they stand in. A row without a
     `labeler` is somebody of his own; two rankings by one labeler are not compared.
     """
-    alike = total = prompts = unnamed = 0
+    agreed = total = prompts = unnamed = 0
     names: set[str] = set()
     for same in by_list(rows):
         who = [row.get("labeler") for row in same]
@@ -51,13 +51,40 @@ def agreement(rows: Iterable[Mapping[str, Any]]) -> Agreement:
         unnamed = max(unnamed, who.count(None))
         ballots = [_ballot(row) for row in same]
         for one, other in compared:
-            for better, worse in permutations(ballots[one], 2):
-                if ballots[one][better] < ballots[one][worse] and ballots[other][better] != ballots[other][worse]:
-                    total += 1
-                    alike += ballots[other][better] < ballots[other][worse]
-    rate = alike / total if total else None
-    ceiling = (1 + math.sqrt(2 * rate - 1)) / 2 if rate is not None and rate >= 0.5 else None
-    return Agreement(prompts, len(names) + unnamed, total, rate, ceiling)
+            right, both = alike(list(ballots[one].values()), [ballots[other][text] for text in ballots[one]])
+            agreed, total = agreed + right, total + both
+    rate = agreed / total if total else None
+    return Agreement(prompts, len(names) + unnamed, total, rate, None if rate is None else ceiling(rate))
+
+
+def ceiling(rate: float) -> float | None:
+    """`Agreement.ceiling` of a rate of agreement; None below 0.5, and where there is none (NaN)."""
+    return (1 + math.sqrt(2 * rate - 1)) / 2 if rate >= 0.5 else None
+
+
+def alike(one: Sequence[float], other: Sequence[float]) -> tuple[int, int]:
+    """(pairs ordered alike, pairs that both order strictly) of two rankings of the same answers.
+
+    >>> alike((1, 2, 3), (1, 3, 2))
+    (2, 3)
+    """
+    signs = [x * y for x, y in _orders(one, other)]
+    return signs.count(1), signs.count(1) + signs.count(-1)
+
+
+def tau_b(one: Sequence[float], other: Sequence[float]) -> float:
+    """(pairs ordered alike - pairs ordered otherwise) / sqrt(pairs that one orders * pairs that the other does).
+
+    NaN where one of them ties everything. Source: Kendall 1945, "The Treatment of Ties in Ranking Problems".
+    """
+    orders = _orders(one, other)
+    size = math.sqrt(sum(x != 0 for x, _ in orders) * sum(y != 0 for _, y in orders))
+    return sum(x * y for x, y in orders) / size if size else math.nan
+
+
+def _orders(one: Sequence[float], other: Sequence[float]) -> list[tuple[int, int]]:
+    """Of every two answers 1, 0 or -1 in each of two rankings: which is larger."""
+    return [((a > b) - (a < b), (c > d) - (c < d)) for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2)]
 
 
 def merge(rows: Iterable[Mapping[str, Any]], method: str) -> list[Row]:

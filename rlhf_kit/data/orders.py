@@ -25,6 +25,16 @@ def has_order(row: Mapping[str, Any]) -> bool:
     return any(row.get(name) is not None for name in ORDERS)
 
 
+def dense(values: Sequence[float]) -> list[int]:
+    """Ranks 1, 2, ... in the order of the values, the smallest first; equal values tie.
+
+    >>> dense([3, 7, 3])
+    [1, 2, 1]
+    """
+    order = {value: rank for rank, value in enumerate(sorted(set(values)), start=1)}
+    return [order[value] for value in values]
+
+
 def missing_orders(rows: Sequence[Any]) -> dict[int, Fault]:
     """A fault by the position of each row without an order among rows that have one."""
     rankings = {at: row for at, row in enumerate(rows) if isinstance(row, Mapping) and row.get("completions")}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.feedback.asking import LETTERS, PREVIOUS, QUIT, Read, ask_ranking
-from rlhf_kit.feedback.truth import Compared, alike, compare
+from rlhf_kit.feedback.truth import Compared, compare, in_order
 from rlhf_kit.models.heads import score_texts
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.world import rows
@@ -71,10 +72,10 @@ def moved(ranked: Sequence[dict[str, Any]], before: Scores, after: Scores) -> li
     found = []
     for row in ranked:
         texts, ranks = row["completions"], row["ranks"]
-        scores = [dict(zip(texts, model(row["prompt"], texts), strict=True)) for model in (before, after)]
-        right = [alike(texts, ranks, own.__getitem__)[0] for own in scores]
-        pairs = sum(a != b for at, a in enumerate(ranks) for b in ranks[:at])
-        orders = [order([-own[text] for text in texts]) for own in scores]
+        scores = [model(row["prompt"], texts) for model in (before, after)]
+        right = [in_order(ranks, own)[0] for own in scores]
+        pairs = sum(a != b for a, b in combinations(ranks, 2))
+        orders = [order([-value for value in own]) for own in scores]
         found.append(
             Moved(
                 row["prompt"][-1]["content"],

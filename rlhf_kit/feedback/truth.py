@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import combinations
 from typing import Any
 
+from rlhf_kit.data.labelers import alike
 from rlhf_kit.world import labeler_utility, truth
 
 
@@ -31,23 +30,21 @@ class Compared:
 def compare(prompt: Any, completions: Sequence[str], ranks: Sequence[int]) -> Compared | None:
     """A ranking (1 = best) beside the truth; None where the prompt is none of the world's."""
     try:
-        true, liked = (alike(completions, ranks, partial(judge, prompt)) for judge in (truth, labeler_utility))
+        true, liked = (
+            in_order(ranks, [judge(prompt, text) for text in completions]) for judge in (truth, labeler_utility)
+        )
     except ValueError:
         return None
     return Compared(truth_pairs=true[1], truth_alike=true[0], labeler_pairs=liked[1], labeler_alike=liked[0])
 
 
-def alike(completions: Sequence[str], ranks: Sequence[int], utility: Callable[[str], float]) -> tuple[int, int]:
-    """(pairs that ranks and utility order alike, pairs that both order): a higher utility is better.
+def in_order(ranks: Sequence[int], utilities: Sequence[float]) -> tuple[int, int]:
+    """(pairs that ranks and utilities order alike, pairs that both order): a higher utility is better.
 
-    >>> alike(["a", "bb", "ccc"], [1, 2, 2], len)
+    >>> in_order([1, 2, 2], [1.0, 2.0, 3.0])
     (0, 2)
     """
-    pairs = [
-        (rank_a - rank_b) * round(utility(b) - utility(a), 6)  # -0.7 + 0.3 is not -0.4, and as good
-        for (a, rank_a), (b, rank_b) in combinations(zip(completions, ranks, strict=True), 2)
-    ]
-    return sum(pair > 0 for pair in pairs), sum(pair != 0 for pair in pairs)
+    return alike(ranks, [-round(value, 6) for value in utilities])  # -0.7 + 0.3 is not -0.4, and as good
 
 
 def compare_decision(task: Any, content: Mapping[str, Any]) -> Compared | None:

@@ -11,7 +11,7 @@ from stores import new_store
 from rlhf_kit.data.labels.store import Answer, Store
 from rlhf_kit.feedback.assignment import Policy, set_policy
 from rlhf_kit.feedback.labelling import label
-from rlhf_kit.feedback.truth import Compared, alike, compare, compare_decision
+from rlhf_kit.feedback.truth import Compared, compare, compare_decision, in_order
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.world import labeler_utility, truth
 
@@ -59,7 +59,7 @@ def test_pairs_by_hand(ranks, expected):
 
 def test_a_difference_of_rounding_is_none():
     utility = {"a": -0.7 + 0.3, "b": -1.0 + 0.6}
-    assert utility["a"] != utility["b"] and alike(["a", "b"], [1, 2], utility.__getitem__) == (0, 0)
+    assert utility["a"] != utility["b"] and in_order([1, 2], [utility["a"], utility["b"]]) == (0, 0)
 
 
 def test_what_is_not_of_the_world_or_no_ranking_has_no_truth(store):

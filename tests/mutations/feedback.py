@@ -50,7 +50,7 @@ MUTANTS = [
     ),
     (
         STORE,
-        'or path.read_bytes()[:16] not in (SQLITE_HEADER, b""):',
+        'or _beginning(path) not in (SQLITE_HEADER, b""):',
         ":",
         IN_STORE + "test_a_file_of_something_else_is_refused_and_stays[False]",
     ),
@@ -128,7 +128,7 @@ MUTANTS = [
     ),
     # how far labelers agree
     (
-        AGREEMENT,
+        "rlhf_kit/data/labelers.py",
         "signs.count(1) + signs.count(-1)",
         "len(signs)",
         AGREED + "test_pairs_that_are_ordered_alike[one3-other3-expected3]",
@@ -146,7 +146,7 @@ MUTANTS = [
         AGREED + "test_strengths_are_those_of_a_plain_implementation",
     ),
     (
-        AGREEMENT,
+        "rlhf_kit/data/labelers.py",
         "(1 + math.sqrt(2 * rate - 1)) / 2 if",
         "rate if",
         AGREED + "test_a_report_of_two_labelers_by_hand",
@@ -286,11 +286,16 @@ MUTANTS = [
     # beside the truth, and ranked in the demo
     (
         TRUTH,
-        "round(utility(b) - utility(a), 6)",
-        "(utility(b) - utility(a))",
+        "-round(value, 6)",
+        "-value",
         TRUE + "test_a_difference_of_rounding_is_none",
     ),
-    (TRUTH, "sum(pair != 0 for pair in pairs)", "len(pairs)", TRUE + "test_pairs_by_hand[ranks2-expected2]"),
+    (
+        "rlhf_kit/data/labelers.py",
+        "signs.count(1), signs.count(1) + signs.count(-1)",
+        "signs.count(1), len(signs)",
+        TRUE + "test_pairs_by_hand[ranks2-expected2]",
+    ),
     (
         LABELLING,
         "if reveal_truth and (compared",
@@ -323,8 +328,8 @@ MUTANTS = [
     ),
     (
         TEACHING,
-        "order([-own[text] for text in texts])",
-        "order([own[text] for text in texts])",
+        "order([-value for value in own])",
+        "order(own)",
         TAUGHT + "test_what_moved_by_hand",
     ),
     # the server

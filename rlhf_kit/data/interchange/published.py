@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.data.groups import Row
-from rlhf_kit.data.interchange.records import Skip, Tally, dense, each, mappings, take
+from rlhf_kit.data.interchange.records import Skip, Tally, each, mappings, ranks_from, take
 
 _DOUBTFUL = "an `overall_score` of 10 that may be a 1"
 _ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -38,7 +38,7 @@ def read_webgpt(record: Any, tally: Tally) -> Iterator[Row]:
     yield {
         "prompt": take(record, str, "question", "full_text").strip(),
         "completions": [take(record, str, f"answer_{at}").strip() for at in (0, 1)],
-        "ranks": dense([-take(record, (int, float), f"score_{at}") for at in (0, 1)]),
+        "ranks": ranks_from([-take(record, (int, float), f"score_{at}") for at in (0, 1)]),
     }
 
 
@@ -60,7 +60,7 @@ def read_ultrafeedback(record: Any, tally: Tally) -> Iterator[Row]:
         raise Skip(f"{_DOUBTFUL}, and no ratings to tell" if doubtful else "an answer without a score")
     tally.noted[f"{_DOUBTFUL}: ranked by the mean ratings"] += doubtful
     prompt = take(record, str, "instruction").strip()
-    yield {"prompt": prompt, "completions": texts, "ranks": dense([-score for score in scores])}
+    yield {"prompt": prompt, "completions": texts, "ranks": ranks_from([-score for score in scores])}
 
 
 def _is_doubtful(completion: Mapping[str, Any]) -> bool:
@@ -119,7 +119,7 @@ def _ranked_replies(node: Mapping[str, Any], above: Sequence[Row], tally: Tally)
         and reply.get("review_result") is not False
     ]
     if len(ranked) > 1:
-        ranks = dense([reply["rank"] for reply in ranked])
+        ranks = ranks_from([reply["rank"] for reply in ranked])
         yield {"prompt": messages, "completions": [reply.get("text") for reply in ranked], "ranks": ranks}
     elif any(reply.get("role") == "assistant" for reply in replies):
         tally.left_out["fewer than two ranked answers"] += 1

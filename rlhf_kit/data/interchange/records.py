@@ -11,6 +11,7 @@ from typing import Any
 from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.groups import Row
 from rlhf_kit.data.messages import OPENING
+from rlhf_kit.data.orders import dense
 from rlhf_kit.data.unread import lost_from_prompt
 
 # A field of these names is the prompt, the first that is there.
@@ -89,9 +90,8 @@ def mappings(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, Mapping)] if is_list(value) else []
 
 
-def dense(values: Sequence[float]) -> list[int]:
-    """Ranks 1, 2, ... of values of which the smallest is best; equal values tie. Raises Skip for NaN and infinity."""
+def ranks_from(values: Sequence[float]) -> list[int]:
+    """`orders.dense` of a record's values, of which the smallest is best. Raises Skip for NaN and infinity."""
     if not all(map(math.isfinite, values)):
         raise Skip("a score that is not a finite number")
-    order = {value: rank for rank, value in enumerate(sorted(set(values)), start=1)}
-    return [order[value] for value in values]
+    return dense(values)

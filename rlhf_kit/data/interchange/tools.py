@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.groups import Row
-from rlhf_kit.data.interchange.records import Skip, Tally, asked, dense, each, mappings, take
+from rlhf_kit.data.interchange.records import Skip, Tally, asked, each, mappings, ranks_from, take
 from rlhf_kit.data.interchange.sides import left_and_right, quoted
 from rlhf_kit.data.labelers import by_list
 
@@ -74,7 +74,7 @@ def _order(value: Sequence[Any]) -> tuple[list[str], list[int]]:
         names = [option.get("value") for option in value]
         ranks = [option.get("rank") for option in value]
         if all(isinstance(rank, int) for rank in ranks):
-            return names, dense(ranks)
+            return names, ranks_from(ranks)
         return names, list(range(1, len(names) + 1))
     return list(value), list(range(1, len(value) + 1))
 
@@ -163,7 +163,7 @@ def _ranker(result: Mapping[str, Any], data: Mapping[str, Any], tally: Tally) ->
         raise Skip(f"a Ranker of one of several lists ({quoted(fits)})")
     return asked(data, lists, tally) | {
         "completions": [lists[name][item] for item, _ in ranked],
-        "ranks": dense([rank for _, rank in ranked]),
+        "ranks": ranks_from([rank for _, rank in ranked]),
     }
 
 

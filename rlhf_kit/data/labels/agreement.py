@@ -18,13 +18,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rlhf_kit.data.labelers import alike, ceiling, tau_b
 from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.store import Decision, Store, Task
 from rlhf_kit.intervals import Figure, intervals, mean, numbered, point
 
-PRIOR = (
-    0.5  # weight of the tie that Bradley-Terry is given between every two sources, so that all strengths are finite
-)
+PRIOR = 0.5  # weight of the tie that every two sources are given, so that all strengths are finite
 DRAWS = 200  # of a Bradley-Terry fit, each of which takes milliseconds
 Interval = tuple[float, float] | None
 
@@ -92,10 +91,8 @@ class Report:
 
     @property
     def ceiling(self) -> float | None:
-        """Accuracy that a model which always says what most people say can reach against one of them: with each right
-        by the same chance p, two agree by a = p^2 + (1 - p)^2. None below a = 0.5."""
-        rate = self.agreement.value
-        return (1 + math.sqrt(2 * rate - 1)) / 2 if rate >= 0.5 else None
+        """Accuracy that a model which always says what most people say can reach against one of them."""
+        return ceiling(self.agreement.value)
 
 
 def report(ballots: Sequence[Ballot], seed: int = 0) -> Report:
@@ -128,30 +125,6 @@ def _labeler(name: str, ballots: Sequence[Ballot], pairs: Sequence[tuple[Ballot,
     return LabelerReport(
         len(own), median(seconds) if seconds else None, shares(with_others), Measure(math.nan), Measure(math.nan)
     )
-
-
-# --- two rankings ---------------------------------------------------------------------------------------------------
-
-
-def alike(one: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
-    """(pairs ordered alike, pairs that both order strictly) of two rankings of the same answers.
-
-    >>> alike((1, 2, 3), (1, 3, 2))
-    (2, 3)
-    """
-    signs = [
-        ((a > b) - (a < b)) * ((c > d) - (c < d)) for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2)
-    ]
-    return signs.count(1), signs.count(1) + signs.count(-1)
-
-
-def tau_b(one: Sequence[float], other: Sequence[float]) -> float:
-    """Kendall's tau-b (1945); NaN where one of them ties everything."""
-    pairs = [
-        ((a > b) - (a < b), (c > d) - (c < d)) for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2)
-    ]
-    untied = sum(x != 0 for x, _ in pairs) * sum(y != 0 for _, y in pairs)
-    return sum(x * y for x, y in pairs) / math.sqrt(untied) if untied else math.nan
 
 
 # --- figures with intervals -----------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.data.labels.schema import RANKED, SKIPPED, THUMB, THUMBS, UNRANKABLE
+from rlhf_kit.data.orders import dense
 
 LIKERT = range(1, 8)  # of the overall quality
 FLAGS = {  # Table 3 of InstructGPT (arXiv:2203.02155): name -> (English, Chinese)
@@ -22,8 +23,6 @@ FLAGS = {  # Table 3 of InstructGPT (arXiv:2203.02155): name -> (English, Chines
     "moral_judgment": ("Expresses a moral judgment", "做了道德評斷"),
 }
 COMMENT = 10_000  # characters
-
-
 # What a decision of each kind may hold.
 _FIELDS = {
     RANKED: {"ranks", "ratings", "flags", "comment"},
@@ -61,17 +60,6 @@ def _rank_faults(ranks: Any, answers: Sequence[str]) -> list[str]:
     if not all(type(rank) is int for rank in values) or dense(values) != values:
         return ["`ranks` must be whole numbers from 1 without a gap, equal for a tie"]
     return []
-
-
-def dense(values: Iterable[float]) -> list[int]:
-    """Ranks 1, 2, ... in the order of the values, the smallest first; equal values tie.
-
-    >>> dense([3, 7, 3])
-    [1, 2, 1]
-    """
-    values = list(values)
-    order = {value: rank for rank, value in enumerate(sorted(set(values)), start=1)}
-    return [order[value] for value in values]
 
 
 def _by_answer(

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from rlhf_kit.data.labels import schema
-from rlhf_kit.data.labels.content import dense
 from rlhf_kit.data.labels.store import Answer, Event, Store
+from rlhf_kit.data.orders import dense
 from rlhf_kit.hashes import text_hash
 
 NOBODY = "import"  # labeler of rows that name none
@@ -28,7 +28,7 @@ def add_rankings(store: Store, rows: Iterable[Mapping[str, Any]]) -> int:
         texts = list(dict.fromkeys(row["completions"]))
         task = store.add_task(schema.RANKING, row["prompt"], list(map(Answer, texts)))
         ids = {answer.text: answer.id for answer in store.task(task).answers}
-        places = dict(zip(texts, dense(ranks[text] for text in texts), strict=True))
+        places = dict(zip(texts, dense([ranks[text] for text in texts]), strict=True))
         content = {"ranks": {str(ids[text]): places[text] for text in texts}}
         added += _add(store, row, task, schema.RANKED, content, [ids[text] for text in texts])
     return added

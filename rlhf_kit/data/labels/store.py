@@ -36,6 +36,7 @@ from rlhf_kit.hashes import text_hash
 BUSY = 30.0  # seconds that a write waits for another one
 WRITING = 0x726C6866  # the advisory lock of PostgreSQL that assigning takes
 SQLITE_HEADER = b"SQLite format 3\x00"
+LAST_GUIDELINES = select(schema.guidelines).order_by(schema.guidelines.c.version.desc()).limit(1)
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -137,9 +138,7 @@ class Store:
     def add_guidelines(self, markdown: str) -> int:
         """The version of this text: a new one where it differs from the last."""
         with self.writing() as connection:
-            last = connection.execute(
-                select(schema.guidelines).order_by(schema.guidelines.c.version.desc()).limit(1)
-            ).first()
+            last = connection.execute(LAST_GUIDELINES).first()
             if last is not None and last.text == markdown:
                 return last.version
             version = 1 if last is None else last.version + 1
@@ -149,9 +148,7 @@ class Store:
     def guidelines(self) -> tuple[int, str] | None:
         """(version, Markdown) of the last ones; None where there are none."""
         with self.reading() as connection:
-            row = connection.execute(
-                select(schema.guidelines).order_by(schema.guidelines.c.version.desc()).limit(1)
-            ).first()
+            row = connection.execute(LAST_GUIDELINES).first()
         return None if row is None else (row.version, row.text)
 
     def add_labeler(self, name: str, role: str = schema.LABELER) -> int:
@@ -349,8 +346,7 @@ def open_store(source: str | Path, create: bool = False) -> Store:
     """
     source = str(source)
     engine = _engine(source, create)
-    name = source
-    opened = Store(engine, name)
+    opened = Store(engine, source)
     with opened._faults():
         names = set(inspect(engine).get_table_names())
     ours = {table.name for table in schema.metadata.tables.values()}
@@ -364,15 +360,15 @@ def open_store(source: str | Path, create: bool = False) -> Store:
                 connection.execute(insert(schema.store).values(name="schema", value=str(schema.VERSION)))
     elif not ours <= names:
         raise UserError(
-            f"{name} is a database of something else (its tables: {', '.join(sorted(names)[:8]) or 'none'}). Give the "
-            "file of `rlhf-kit collect --output_file`, or a new name."
+            f"{source} is a database of something else (its tables: {', '.join(sorted(names)[:8]) or 'none'}). Give "
+            "the file of `rlhf-kit collect --output_file`, or a new name."
         )
     with opened.reading() as connection:
         version = connection.execute(select(schema.store.c.value).where(schema.store.c.name == "schema")).scalar()
     if version != str(schema.VERSION):
         raise UserError(
-            f"{name} is a store of version {version}, and this rlhf_kit reads version {schema.VERSION}. Read it with "
-            "the rlhf_kit that made it, and export it there."
+            f"{source} is a store of version {version}, and this rlhf_kit reads version {schema.VERSION}. Read it "
+            "with the rlhf_kit that made it, and export it there."
         )
     return opened
 
@@ -390,7 +386,7 @@ def _engine(source: str, create: bool) -> Engine:
                 raise UserError(f"There is no {path}. `rlhf-kit collect` makes a store of labels.")
             if not path.parent.is_dir():
                 raise UserError(f"There is no folder {path.parent} for {path.name}. Make it, or give another name.")
-        elif not path.is_file() or path.read_bytes()[:16] not in (SQLITE_HEADER, b""):
+        elif not path.is_file() or _beginning(path) not in (SQLITE_HEADER, b""):
             raise UserError(f"{path} is not an SQLite file. Give a store that `rlhf-kit collect` made, or a new name.")
         engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY})
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
@@ -401,6 +397,11 @@ def _engine(source: str, create: bool) -> Engine:
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(SQLITE_HEADER))
 
 
 def _configure(connection, _) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rlhf_kit.data.labelers import tau_b
 from rlhf_kit.intervals import (
     Figure,
     auc,
@@ -61,13 +62,8 @@ def pair_accuracy(scores: ArrayLike, ranks: ArrayLike) -> float:
 
 
 def kendall_tau_b(scores: ArrayLike, ranks: ArrayLike) -> float:
-    """(pairs ordered alike - pairs ordered otherwise) / sqrt(pairs without equal scores * pairs without equal ranks).
-
-    NaN where all scores or all ranks are equal. Source: Kendall 1945, "The Treatment of Ties in Ranking Problems".
-    """
-    margin, order = pairs(scores, ranks)
-    size = math.sqrt(np.count_nonzero(margin) * np.count_nonzero(order))
-    return float((np.sign(margin) * order).sum() / size) if size else math.nan
+    """`labelers.tau_b` of the order of the scores, the highest first, and the ranks."""
+    return tau_b((-np.asarray(scores, float)).tolist(), np.asarray(ranks).tolist())
 
 
 def top_agreement(scores: ArrayLike, ranks: ArrayLike) -> float:
