@@ -107,11 +107,9 @@ def _ask(store: Store, labeler: int, chosen: Assignment, console: Console, read:
 
 def _tell_agreement(store: Store, labeler: int, console: Console) -> None:
     """How far the labeler's rankings agree with those of others, where others ranked the same lists."""
-    report = imported("rlhf_kit.data.labels.agreement:report_of", "feedback")(store)
-    own = report.labelers.get(store.labelers()[labeler][0])
-    if own is not None and own.against_others.n:
-        share, pairs = own.against_others.value, own.against_others.n
-        console.print(f"You agree with others on {share:.1%} of {pairs} pairs. 你與其他人的一致率。")
+    own = imported("rlhf_kit.data.labels.agreement:own_agreement", "feedback")(store, labeler)
+    if own.n:
+        console.print(f"You agree with others on {own.value:.1%} of {own.n} pairs. 你與其他人的一致率。")
 
 
 def _acknowledged(store: Store, labeler: int, console: Console, read: Read) -> int | str | None:

@@ -39,7 +39,9 @@ def progress(request: Request, who: Person) -> Response:
     own = [each for each in decisions if each.labeler == who.id]
     ranked = any(each.kind == schema.RANKED for each in decisions)
     # evalica and pandas are read when somebody looks, not before the first page
-    report = imported("rlhf_kit.data.labels.agreement:report_of", "feedback")(store) if ranked else None
+    agreement = "rlhf_kit.data.labels.agreement"
+    own_agreement = imported(f"{agreement}:own_agreement", "feedback")(store, who.id) if ranked else None
+    report = imported(f"{agreement}:report_of", "feedback")(store) if ranked and who.is_admin else None
     last = [
         {
             "assignment": each.assignment,
@@ -53,7 +55,8 @@ def progress(request: Request, who: Person) -> Response:
         name: sum(each.labeler == number for each in decisions) for number, (name, _) in store.labelers().items()
     }
     return render(
-        request, "progress.html", who, page="progress", last=last, report=report, counts=counts,
+        request, "progress.html", who, page="progress", last=last, report=report, own_agreement=own_agreement,
+        counts=counts,
         tasks=len(tasks), decisions=len(decisions), forms=FORMS if who.is_admin else (),
         merged=_merged(store) if who.is_admin else [],
     )  # fmt: skip

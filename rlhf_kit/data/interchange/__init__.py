@@ -148,12 +148,13 @@ def write_records(records: Sequence[Row], path: Path) -> None:
     if path.suffix not in (".json", ".jsonl"):
         raise UserError(f"{path} ends in {path.suffix or 'no suffix'!r}; give a .jsonl or a .json file to write.")
     try:
-        Folder(path.parent, CONVERT).write(path.name, "".join(_lines(records, path.suffix)))
+        Folder(path.parent, CONVERT).write(path.name, "".join(lines(records, path.suffix)))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _lines(records: Sequence[Row], suffix: str) -> Iterator[str]:
+def lines(records: Sequence[Row], suffix: str = ".jsonl") -> Iterator[str]:
+    """A file of records by its suffix, piece by piece."""
     if suffix == ".json":
         yield json.dumps(records, ensure_ascii=False, indent=1) + "\n"
     else:

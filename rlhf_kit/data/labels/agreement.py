@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from statistics import median
 
@@ -97,15 +97,7 @@ class Report:
 
 def report(ballots: Sequence[Ballot], seed: int = 0) -> Report:
     """Every figure of normal tasks' rankings; what only a store knows (gold, repeats) is added by `report_of`."""
-    by_task: dict[int, list[Ballot]] = defaultdict(list)
-    for ballot in ballots:
-        by_task[ballot.task].append(ballot)
-    pairs = [
-        (one, other)
-        for same in by_task.values()
-        for one, other in combinations(same, 2)
-        if one.labeler != other.labeler
-    ]
+    pairs = pairs_of(ballots)
     return Report(
         rankings=len(ballots),
         labelers={name: _labeler(name, ballots, pairs) for name in sorted({ballot.labeler for ballot in ballots})},
@@ -118,13 +110,29 @@ def report(ballots: Sequence[Ballot], seed: int = 0) -> Report:
     )
 
 
+def pairs_of(ballots: Sequence[Ballot]) -> list[tuple[Ballot, Ballot]]:
+    """Every two rankings of one task by two labelers."""
+    by_task: dict[int, list[Ballot]] = defaultdict(list)
+    for ballot in ballots:
+        by_task[ballot.task].append(ballot)
+    return [
+        (one, other)
+        for same in by_task.values()
+        for one, other in combinations(same, 2)
+        if one.labeler != other.labeler
+    ]
+
+
+def against_others(name: str, pairs: Sequence[tuple[Ballot, Ballot]]) -> Measure:
+    """Pairs of answers that a labeler orders as the other labelers of the same task do."""
+    return shares([(a.task, *alike(a.ranks, b.ranks)) for a, b in pairs if name in (a.labeler, b.labeler)])
+
+
 def _labeler(name: str, ballots: Sequence[Ballot], pairs: Sequence[tuple[Ballot, Ballot]]) -> LabelerReport:
     own = [ballot for ballot in ballots if ballot.labeler == name]
     seconds = [ballot.seconds for ballot in own if ballot.seconds is not None]
-    with_others = [(a.task, *alike(a.ranks, b.ranks)) for a, b in pairs if name in (a.labeler, b.labeler)]
-    return LabelerReport(
-        len(own), median(seconds) if seconds else None, shares(with_others), Measure(math.nan), Measure(math.nan)
-    )
+    unknown = Measure(math.nan)  # until the store is asked
+    return LabelerReport(len(own), median(seconds) if seconds else None, against_others(name, pairs), unknown, unknown)
 
 
 # --- figures with intervals -----------------------------------------------------------------------------------------
@@ -232,13 +240,17 @@ def _fitted(names: Sequence[str], results: Sequence[Result], weights: NDArray) -
 # --- of a store -----------------------------------------------------------------------------------------------------
 
 
+def own_agreement(store: Store, labeler: int) -> Measure:
+    """How far one labeler agrees with the others: what everybody may know of themselves, without the whole report."""
+    tasks, names, decisions = _ranked(store)
+    return against_others(names[labeler], pairs_of(_normal(tasks, names, decisions)))
+
+
 def report_of(store: Store, seed: int = 0) -> Report:
     """The report of a store's rankings, with each labeler's gold tasks and hidden repeats."""
-    tasks, names = store.tasks(schema.RANKING), {number: name for number, (name, _) in store.labelers().items()}
-    decisions = [each for each in store.decisions(schema.RANKING) if each.kind == schema.RANKED]
+    tasks, names, decisions = _ranked(store)
     first = [each for each in decisions if each.turn == 0]
-    normal = [ballot_of(each, tasks[each.task], names) for each in first if tasks[each.task].mode == schema.NORMAL]
-    made = report(normal, seed)
+    made = report(_normal(tasks, names, decisions), seed)
     gold: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for each in first:
         if tasks[each.task].mode == schema.GOLD:
@@ -252,10 +264,25 @@ def report_of(store: Store, seed: int = 0) -> Report:
             ranks = [ballot_of(one, tasks[each.task], names).ranks for one in (was, each)]
             repeats[names[each.labeler]].append((each.task, *alike(*ranks)))
     labelers = {
-        name: LabelerReport(of.decisions, of.seconds, of.against_others, shares(gold[name]), shares(repeats[name]))
-        for name, of in made.labelers.items()
+        name: replace(of, gold=shares(gold[name]), repeats=shares(repeats[name])) for name, of in made.labelers.items()
     }
-    return Report(**{**vars(made), "labelers": labelers})
+    return replace(made, labelers=labelers)
+
+
+def _ranked(store: Store) -> tuple[dict[int, Task], dict[int, str], list[Decision]]:
+    """Tasks by id, names of labelers by id, and all decisions that are rankings."""
+    names = {number: name for number, (name, _) in store.labelers().items()}
+    decisions = [each for each in store.decisions(schema.RANKING) if each.kind == schema.RANKED]
+    return store.tasks(schema.RANKING), names, decisions
+
+
+def _normal(tasks: Mapping[int, Task], names: Mapping[int, str], decisions: Sequence[Decision]) -> list[Ballot]:
+    """Without gold tasks, examples and hidden repeats."""
+    return [
+        ballot_of(each, tasks[each.task], names)
+        for each in decisions
+        if each.turn == 0 and tasks[each.task].mode == schema.NORMAL
+    ]
 
 
 def ballot_of(decision: Decision, task: Task, names: Mapping[int, str]) -> Ballot:

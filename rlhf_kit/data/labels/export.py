@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rlhf_kit.data.groups import Row
-from rlhf_kit.data.interchange import FORMATS, WRITABLE
+from rlhf_kit.data.interchange import FORMATS, WRITABLE, lines
 from rlhf_kit.data.labelers import merge
 from rlhf_kit.data.labels import reader, schema
 from rlhf_kit.data.labels.store import Store
@@ -43,14 +41,14 @@ class Files:
 
     def lines(self, form: str) -> str:
         """The records as JSON lines."""
-        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records(form))
+        return "".join(lines(self.records(form)))
 
     def data_card(self) -> str:
         return data_card(self.store)
 
 
 class Anonymous(Store):
-    """A store whose labelers have numbers for names, in the order they came, and no comments."""
+    """A store whose labelers have numbers for names, in the order they came."""
 
     def __init__(self, store: Store):
         super().__init__(store.engine, store.name)
@@ -58,13 +56,6 @@ class Anonymous(Store):
     def labelers(self) -> dict[int, tuple[str, str]]:
         named = super().labelers()
         return {number: (f"labeler-{at}", role) for at, (number, (_, role)) in enumerate(named.items(), start=1)}
-
-    def decisions(self, kind: str | None = None, assignment: int | None = None):
-        private = ("comment", "reason")
-        return [
-            replace(each, content={name: value for name, value in each.content.items() if name not in private})
-            for each in super().decisions(kind, assignment)
-        ]
 
 
 def data_card(store: Store) -> str:
@@ -80,7 +71,7 @@ def data_card(store: Store) -> str:
         low, high = measure.interval or (measure.value, measure.value)
         return f"{measure.value:.3f} [{low:.3f}, {high:.3f}] (n = {measure.n:,})"
 
-    lines = [
+    card = [
         "# Labels",
         "",
         f"- tasks: {len(tasks):,} ({sum(task.mode == schema.GOLD for task in tasks.values()):,} with known answers)",
@@ -94,4 +85,4 @@ def data_card(store: Store) -> str:
         f"- rank with place shown, tau-b: {bounds(report.position)}",
         f"- rank with length, tau-b: {bounds(report.length)}",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(card) + "\n"
