@@ -25,16 +25,17 @@ test-kills: $(INSTALLED)
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest tests/serving/test_browser.py -rs
 
-# The store, assignment and a crowd of labelers on a PostgreSQL of its own (Debian: postgresql).
-test-postgres: $(INSTALLED)
-	$(BIN)/python tests/postgres.py
-
-# LABELERS=50 people at once for SECONDS=60, then 20 SIGKILLs of the server: nothing that was acknowledged is lost.
+# LABELERS=50 people at once for SECONDS=60, then KILLS=20 SIGKILLs of the server: nothing that was acknowledged is lost.
 LABELERS ?= 50
 SECONDS ?= 60
+CROWD = --labelers $(LABELERS) --seconds $(SECONDS)
 test-crowd: $(INSTALLED)
-	$(BIN)/python tests/serving/crowd.py load --labelers $(LABELERS) --seconds $(SECONDS)
+	$(BIN)/python tests/serving/crowd.py load $(CROWD)
 	$(BIN)/python tests/serving/crowd.py kills --kills $(or $(KILLS),20)
+
+# The store, assignment and the same crowd on a PostgreSQL of its own (Debian: postgresql).
+test-postgres: $(INSTALLED)
+	$(BIN)/python tests/postgres.py $(CROWD) --kills $(or $(KILLS),20)
 
 # The quick suite on the newest releases that setup.cfg allows, torch as in constraints.txt, in an environment of its own.
 test-newest:

@@ -1,10 +1,13 @@
 """The store, assignment and a crowd of labelers on PostgreSQL: `make test-postgres`.
 
+python tests/postgres.py [--labelers 50] [--seconds 60] [--kills 20]
+
 It starts a server of its own in a temporary folder, on loopback, and stops it. Without PostgreSQL it says so.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import pwd
@@ -57,6 +60,10 @@ def server(folder: Path, bin: Path) -> Iterator[str]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, number in (("labelers", 50), ("seconds", 60), ("kills", 20)):
+        parser.add_argument(f"--{name}", type=int, default=number)
+    args = parser.parse_args()
     bin = programs()
     if bin is None:
         print("PostgreSQL is not installed: its tests were left out. On Debian: apt-get install postgresql")
@@ -66,8 +73,8 @@ def main() -> int:
         crowd = [sys.executable, "tests/serving/crowd.py"]
         for command in (
             [sys.executable, "-m", "pytest", "-q", *TESTS],
-            [*crowd, "load", "--labelers", "20", "--seconds", "10"],
-            [*crowd, "kills", "--kills", "3"],
+            [*crowd, "load", "--labelers", str(args.labelers), "--seconds", str(args.seconds)],
+            [*crowd, "kills", "--kills", str(args.kills)],
         ):
             status = subprocess.run(command, env=environment, cwd=ROOT).returncode
             if status:

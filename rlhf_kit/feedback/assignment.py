@@ -201,26 +201,24 @@ def _left(labeler: int, kind: str, policy: Policy, now: float) -> Subquery:
 
     Counted are the decisions that stand, and the locks that have not expired.
     """
-    decided = select(func.max(events.c.id)).where(events.c.assignment == given.c.id).correlate(given).scalar_subquery()
-    last = events.alias()
-    stands = last.c.kind.in_((schema.RANKED, schema.THUMB, schema.UNRANKABLE))
-    counts = (
-        select(given.c.task, func.count().label("count"))
-        .select_from(given)
-        .outerjoin(last, last.c.id == decided)
-        .where(given.c.turn == 0, or_(stands, last.c.id.is_(None) & (given.c.expires > now)))
-        .group_by(given.c.task)
-        .subquery()
+    last = select(func.max(events.c.id)).where(events.c.assignment == given.c.id).correlate(given).scalar_subquery()
+    kind_of_last = select(events.c.kind).where(events.c.id == last).correlate(given).scalar_subquery()
+    stands = kind_of_last.in_((schema.RANKED, schema.THUMB, schema.UNRANKABLE))
+    held = last.is_(None) & (given.c.expires > now)
+    count = (  # by the index of each task's assignments: fast without the statistics that a new PostgreSQL lacks
+        select(func.count())
+        .where(given.c.task == tasks.c.id, given.c.turn == 0, or_(stands, held))
+        .correlate(tasks)
+        .scalar_subquery()
     )
     needed = case((tasks.c.draw < policy.overlap, policy.overlap_minimum), else_=policy.minimum)
-    lacking = needed - func.coalesce(counts.c.count, 0)
     seen = select(given.c.task).where(given.c.labeler == labeler)
-    return (
-        select(tasks.c.id, lacking.label("lacking"))
-        .outerjoin(counts, counts.c.task == tasks.c.id)
-        .where(tasks.c.kind == kind, tasks.c.mode == schema.NORMAL, lacking > 0, tasks.c.id.not_in(seen))
+    unseen = (
+        select(tasks.c.id, (needed - count).label("lacking"))
+        .where(tasks.c.kind == kind, tasks.c.mode == schema.NORMAL, tasks.c.id.not_in(seen))
         .subquery()
     )
+    return select(unseen).where(unseen.c.lacking > 0).subquery()
 
 
 def _give(connection: Connection, labeler: int, task: int, turn: int, now: float, lock: float) -> Assignment:
