@@ -37,11 +37,11 @@ def progress(request: Request, who: Person) -> Response:
     store = request.app.state.store
     tasks, decisions = store.tasks(), store.decisions()
     own = [each for each in decisions if each.labeler == who.id]
-    ranked = any(each.kind == schema.RANKED for each in decisions)
+    labelled = any(each.kind in (schema.RANKED, schema.THUMB) for each in decisions)
     # evalica and pandas are read when somebody looks, not before the first page
     agreement = "rlhf_kit.data.labels.agreement"
-    own_agreement = imported(f"{agreement}:own_agreement", "feedback")(store, who.id) if ranked else None
-    report = imported(f"{agreement}:report_of", "feedback")(store) if ranked and who.is_admin else None
+    own_agreement = imported(f"{agreement}:own_agreement", "feedback")(store, who.id) if labelled else None
+    report = imported(f"{agreement}:report_of", "feedback")(store) if labelled and who.is_admin else None
     last = [
         {
             "assignment": each.assignment,

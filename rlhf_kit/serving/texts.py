@@ -91,6 +91,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "repeats": ("With oneself", "前後一致"),
     "others": ("With others", "與他人一致"),
     "agreement": ("Pairs that two labelers order alike", "兩人排序相同的比例"),
+    "same thumbs": ("Answers to which two labelers give the same thumb", "兩人給相同讚噓的比例"),
     "tau": ("Kendall's tau-b of two labelers", "兩人的 Kendall tau-b"),
     "alpha": ("Krippendorff's alpha (ordinal)", "Krippendorff's alpha（順序尺度）"),
     "ceiling": ("A reward model can reach at most", "獎勵模型的準確率上限"),

@@ -159,8 +159,8 @@ MUTANTS = [
     ),
     (
         AGREEMENT,
-        "if tasks[each.task].mode == schema.GOLD:",
-        "if tasks[each.task].gold:",
+        "if (task := tasks[each.task]).mode == schema.GOLD:",
+        "if (task := tasks[each.task]).gold:",
         IN_READER + "test_gold_tasks_and_hidden_repeats_are_measured_by_labeler",
     ),
     (

@@ -26,14 +26,15 @@ from rlhf_kit.intervals import Figure, intervals, mean, numbered, point
 PRIOR = 0.5  # weight of the tie that every two sources are given, so that all strengths are finite
 DRAWS = 200  # of a Bradley-Terry fit, each of which takes milliseconds
 Interval = tuple[float, float] | None
+THUMB_RANKS = {True: (1, 2), False: (2, 1)}  # of an answer, and of one that is neither good nor bad
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """One ranking of a task. Tuples are by answer, in the order the answers were added.
+    """One ranking of a task, or a thumb. Tuples are by answer, in the order the answers were added.
 
     Args:
-        ranks: 1 = best, equal = tie; places: from 0, where it was shown.
+        ranks: 1 = best, equal = tie, of a thumb one of THUMB_RANKS; places: from 0, where it was shown.
         sources: names of what wrote each answer.
         seconds: from opening to submitting; None = not known.
     """
@@ -59,7 +60,7 @@ class Measure:
 @dataclass(frozen=True)
 class LabelerReport:
     """`against_others`: pairs ordered as the other labelers of the same task order them; `gold`, `repeats`: share of
-    the pairs of gold tasks, and of tasks given again, that are ordered as known, and as before."""
+    the pairs of gold tasks, and of tasks given again, that are ordered as known, and as before. A thumb is one pair."""
 
     decisions: int
     seconds: float | None  # median
@@ -78,6 +79,7 @@ class Report:
         position: mean tau-b of an answer's rank with the place where it was shown: above 0 the first do better.
         length: the same with its length in characters: above 0 the short do better.
         sources: strengths of Bradley and Terry, in logits around a mean of 0.
+        thumbs: share of answers to which two labelers give the same thumb.
     """
 
     rankings: int
@@ -88,6 +90,7 @@ class Report:
     position: Measure
     length: Measure
     sources: dict[str, Measure] = field(default_factory=dict)
+    thumbs: Measure = Measure(math.nan)
 
     @property
     def ceiling(self) -> float | None:
@@ -95,18 +98,20 @@ class Report:
         return ceiling(self.agreement.value)
 
 
-def report(ballots: Sequence[Ballot], seed: int = 0) -> Report:
-    """Every figure of normal tasks' rankings; what only a store knows (gold, repeats) is added by `report_of`."""
-    pairs = pairs_of(ballots)
+def report(ballots: Sequence[Ballot], seed: int = 0, thumbs: Sequence[Ballot] = ()) -> Report:
+    """Every figure of normal tasks' rankings and thumbs; what only a store knows is added by `report_of`."""
+    pairs, of_thumbs = pairs_of(ballots), pairs_of(thumbs)
+    both, both_pairs = [*ballots, *thumbs], [*pairs, *of_thumbs]
     return Report(
         rankings=len(ballots),
-        labelers={name: _labeler(name, ballots, pairs) for name in sorted({ballot.labeler for ballot in ballots})},
+        labelers={name: _labeler(name, both, both_pairs) for name in sorted({ballot.labeler for ballot in both})},
         agreement=shares([(one.task, *alike(one.ranks, other.ranks)) for one, other in pairs], seed),
         tau=means([(one.task, tau_b(one.ranks, other.ranks)) for one, other in pairs], seed),
         alpha=krippendorff(ballots, seed),
         position=means([(each.task, tau_b(each.ranks, each.places)) for each in ballots if each.places], seed),
         length=means([(each.task, tau_b(each.ranks, each.lengths)) for each in ballots if each.lengths], seed),
         sources=bradley_terry(ballots, seed),
+        thumbs=shares([(one.task, *alike(one.ranks, other.ranks)) for one, other in of_thumbs], seed),
     )
 
 
@@ -242,20 +247,22 @@ def _fitted(names: Sequence[str], results: Sequence[Result], weights: NDArray) -
 
 def own_agreement(store: Store, labeler: int) -> Measure:
     """How far one labeler agrees with the others: what everybody may know of themselves, without the whole report."""
-    tasks, names, decisions = _ranked(store)
+    tasks, names, decisions = _decided(store)
     return against_others(names[labeler], pairs_of(_normal(tasks, names, decisions)))
 
 
 def report_of(store: Store, seed: int = 0) -> Report:
-    """The report of a store's rankings, with each labeler's gold tasks and hidden repeats."""
-    tasks, names, decisions = _ranked(store)
+    """The report of a store's rankings and thumbs, with each labeler's gold tasks and hidden repeats."""
+    tasks, names, decisions = _decided(store)
     first = [each for each in decisions if each.turn == 0]
-    made = report(_normal(tasks, names, decisions), seed)
+    normal = _normal(tasks, names, decisions)
+    rankings, thumbs = ([one for one in normal if tasks[one.task].kind == kind] for kind in schema.KINDS)
+    made = report(rankings, seed, thumbs)
     gold: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for each in first:
-        if tasks[each.task].mode == schema.GOLD:
-            ranks = ballot_of(each, tasks[each.task], names).ranks
-            gold[names[each.labeler]].append((each.task, *alike(ranks, tasks[each.task].gold)))
+        if (task := tasks[each.task]).mode == schema.GOLD:
+            known = THUMB_RANKS[bool(task.gold[0])] if task.kind == schema.THUMBS else task.gold
+            gold[names[each.labeler]].append((each.task, *alike(ballot_of(each, task, names).ranks, known)))
     before = {(each.task, each.labeler): each for each in first}
     repeats: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for each in decisions:
@@ -263,17 +270,18 @@ def report_of(store: Store, seed: int = 0) -> Report:
         if each.turn == 1 and was is not None:
             ranks = [ballot_of(one, tasks[each.task], names).ranks for one in (was, each)]
             repeats[names[each.labeler]].append((each.task, *alike(*ranks)))
+    unmeasured = _labeler("", (), ())  # whose gold tasks alone are decided
     labelers = {
-        name: replace(of, gold=shares(gold[name]), repeats=shares(repeats[name])) for name, of in made.labelers.items()
+        name: replace(made.labelers.get(name, unmeasured), gold=shares(gold[name]), repeats=shares(repeats[name]))
+        for name in sorted({names[each.labeler] for each in decisions})
     }
     return replace(made, labelers=labelers)
 
 
-def _ranked(store: Store) -> tuple[dict[int, Task], dict[int, str], list[Decision]]:
-    """Tasks by id, names of labelers by id, and all decisions that are rankings."""
+def _decided(store: Store) -> tuple[dict[int, Task], dict[int, str], list[Decision]]:
+    """Tasks by id, names of labelers by id, and all decisions that are rankings or thumbs."""
     names = {number: name for number, (name, _) in store.labelers().items()}
-    decisions = [each for each in store.decisions(schema.RANKING) if each.kind == schema.RANKED]
-    return store.tasks(schema.RANKING), names, decisions
+    return store.tasks(), names, [each for each in store.decisions() if each.kind in (schema.RANKED, schema.THUMB)]
 
 
 def _normal(tasks: Mapping[int, Task], names: Mapping[int, str], decisions: Sequence[Decision]) -> list[Ballot]:
@@ -286,8 +294,10 @@ def _normal(tasks: Mapping[int, Task], names: Mapping[int, str], decisions: Sequ
 
 
 def ballot_of(decision: Decision, task: Task, names: Mapping[int, str]) -> Ballot:
+    seconds = None if decision.opened is None else decision.submitted - decision.opened
+    if decision.kind == schema.THUMB:
+        return Ballot(task.id, names[decision.labeler], THUMB_RANKS[decision.content["label"]], seconds=seconds)
     ranks = decision.content["ranks"]
-    opened = decision.opened
     return Ballot(
         task=task.id,
         labeler=names[decision.labeler],
@@ -297,5 +307,5 @@ def ballot_of(decision: Decision, task: Task, names: Mapping[int, str]) -> Ballo
         sources=tuple(
             tuple(dict.fromkeys(str(one.get("model", "?")) for one in answer.sources)) for answer in task.answers
         ),
-        seconds=None if opened is None else decision.submitted - opened,
+        seconds=seconds,
     )

@@ -79,6 +79,7 @@ def data_card(store: Store) -> str:
         f"- labelers: {len(report.labelers):,}",
         f"- guidelines: {'version ' + str(latest[0]) if latest else 'none'}",
         f"- pairs that two labelers order alike: {bounds(agreement)}",
+        f"- answers to which two labelers give the same thumb: {bounds(report.thumbs)}",
         f"- Kendall's tau-b: {bounds(report.tau)}",
         f"- Krippendorff's alpha, ordinal: {bounds(report.alpha)}",
         f"- a reward model can reach at most: {'not known' if ceiling is None else f'{ceiling:.1%}'}",

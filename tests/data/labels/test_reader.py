@@ -10,7 +10,7 @@ from stores import new_name, new_store
 from rlhf_kit.cli.run import main
 from rlhf_kit.data import interchange
 from rlhf_kit.data.labels import schema
-from rlhf_kit.data.labels.agreement import report_of
+from rlhf_kit.data.labels.agreement import own_agreement, report_of
 from rlhf_kit.data.labels.export import FORMS, Files
 from rlhf_kit.data.labels.importing import add_rankings, add_thumbs
 from rlhf_kit.data.labels.reader import read_labels
@@ -125,9 +125,27 @@ def test_gold_tasks_and_hidden_repeats_are_measured_by_labeler(store):
     decide(store, "bob", 1, turn=1, ranks=[1, 2, 3])
     made = report_of(store)
     amy, bob = made.labelers["amy"], made.labelers["bob"]
-    assert (made.rankings, amy.decisions, bob.decisions) == (3, 2, 1)
+    assert (made.rankings, amy.decisions, bob.decisions) == (3, 4, 1)  # amy's: two thumbs
     assert [(of.value, of.n) for of in (amy.gold, amy.repeats, bob.gold)] == [(0.0, 1), (0.0, 2), (1.0, 2)]
     assert bob.repeats.value == pytest.approx(2 / 3) and bob.repeats.n == 3
+
+
+def test_thumbs_are_measured_as_rankings_are(store):
+    """bob: one of two thumbs as amy's; of cid's two known ones one right; amy repeats one as it was."""
+    good, bad = (each.id for each in store.tasks("thumbs").values())
+    known = [store.add_task("thumbs", "Known?", [Answer(text)], "gold", [text == "yes"]) for text in ("yes", "no")]
+    for name, task, label, turn in (("bob", good, True, 0), ("bob", bad, True, 0), ("cid", known[0], True, 0),
+                                    ("cid", known[1], True, 0), ("amy", bad, False, 1)):  # fmt: skip
+        decide(store, name, task, "thumb", turn, label=label)
+    made = report_of(store)
+    amy, bob, cid = (made.labelers[name] for name in ("amy", "bob", "cid"))
+    assert (made.thumbs.value, made.thumbs.n, made.rankings) == (0.5, 2, 3)
+    assert (cid.gold.value, cid.gold.n, cid.decisions) == (0.5, 2, 0)
+    assert (amy.repeats.value, amy.repeats.n) == (pytest.approx(1 / 3), 3)  # with the two pairs of her ranking
+    assert (bob.against_others.value, bob.against_others.n) == (pytest.approx(2 / 4), 4)
+    assert own_agreement(store, 2) == bob.against_others and read_labels(f"{store.name}:thumbs", ("thumbs",))[-1][
+        "label"
+    ]
 
 
 # --- out ------------------------------------------------------------------------------------------------------------
