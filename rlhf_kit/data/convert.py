@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlhf_kit.data import labels
+from rlhf_kit.data.groups import Row
 from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write, write_records
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.messages import content_text
 from rlhf_kit.errors import UserError
 from rlhf_kit.options import option
 from rlhf_kit.references import imported
 from rlhf_kit.storage import Folder
 from rlhf_kit.terminal import say
 
-OF_A_STORE = ("thumbs", "best")  # what is written of one besides rankings
+OF_A_STORE = ("thumbs", "best")  # what is written of one, and put into one, besides rankings
+NORMAL, GOLD, EXAMPLE = "normal", "gold", "example"
 
 
 @dataclass
@@ -31,7 +35,15 @@ class ConvertOptions:
         required=True,
     )
     source_format: str | None = option(
-        None, "The format of IN, if it is a file. 輸入格式", short="from", choices=(*FORMATS, "thumbs")
+        None,
+        "The format of IN, if it is a file; best: demonstrations, each a thumb up. 輸入格式",
+        short="from",
+        choices=(*FORMATS, *OF_A_STORE),
+    )
+    task_mode: str = option(
+        NORMAL,
+        "Into a store: labels, or tasks with known answers: gold to check labelers, example to practise on. 題目種類",
+        choices=(NORMAL, GOLD, EXAMPLE),
     )
     target_format: str = option(
         "ranked",
@@ -70,10 +82,15 @@ def _check(options: ConvertOptions, from_store: bool, to_store: bool) -> None:
     if not from_store:
         faults += [f"--{name} is of a store" for name in ("anonymise", "data_card") if getattr(options, name)]
         faults += ["give the format of IN by --from"] if options.source_format is None else []
-        faults += ["--from thumbs goes into a store"] if options.source_format == "thumbs" and not to_store else []
+        of_a_store = options.source_format in OF_A_STORE and not to_store
+        faults += [f"--from {options.source_format} goes into a store"] if of_a_store else []
         faults += [f"--to {options.target_format} is of a store"] if options.target_format in OF_A_STORE else []
     elif options.merge and options.target_format in OF_A_STORE:
         faults.append(f"--merge is of rankings, and --to {options.target_format} has none")
+    if options.task_mode != NORMAL:
+        faults += [] if to_store and not from_store else [f"--task_mode {options.task_mode} goes into a store"]
+        if options.task_mode == EXAMPLE and options.source_format in OF_A_STORE:
+            faults.append(f"an example is a ranking, and --from {options.source_format} has none")
     if from_store and options.source_format is not None:
         faults.append("a store has no --from")
     if faults:
@@ -101,22 +118,43 @@ def exported(options: ConvertOptions) -> list[str]:
 
 def added(options: ConvertOptions) -> list[str]:
     """Add a file's labels to a store; returns what to say of it. Raises UserError."""
-    if options.source_format == "thumbs":
-        rows, left_out = list(load(options.dataset_name, ("thumbs",))[0]), {}
-    else:
-        rows, left_out = read(options.dataset_name, options.source_format, options.sides)
-        rows = merge(rows, options.merge) if options.merge else rows
-    adding = "add_thumbs" if options.source_format == "thumbs" else "add_rankings"
+    rows, left_out = _labels(options)
+    adding = "add_thumbs" if options.source_format in OF_A_STORE else "add_rankings"
+    adding, more, name = (
+        (adding, (), "labels") if options.task_mode == NORMAL else ("add_known", (options.task_mode,), "tasks")
+    )
     opened, add = (
         imported(f"rlhf_kit.data.labels.{name}", "feedback") for name in ("store:open_store", f"importing:{adding}")
     )
-    new = add(opened(options.output_file, create=True), rows)
+    new = add(opened(options.output_file, create=True), rows, *more)
     there = f", {len(rows) - new} were there" if new < len(rows) else ""
     return [
-        f"{options.dataset_name}: {len(rows)} labels read ({options.source_format})",
+        f"{options.dataset_name}: {len(rows)} {name} read ({options.source_format})",
         *_left_out(left_out),
         f"{options.output_file}: {new} added{there}",
     ]
+
+
+def _labels(options: ConvertOptions) -> tuple[list[Row], dict[str, int]]:
+    """(rankings or thumbs of a file, how many records were left out by reason). Raises UserError."""
+    if options.source_format == "thumbs":
+        return list(load(options.dataset_name, ("thumbs",))[0]), {}
+    if options.source_format == "best":
+        return [_liked(row) for row in load(options.dataset_name, ("demonstrations",))[0]], {}
+    more = ("explanation",) if options.task_mode == EXAMPLE else ()
+    rows, left_out = read(options.dataset_name, options.source_format, options.sides, more)
+    return (merge(rows, options.merge) if options.merge else rows), left_out
+
+
+def _liked(row: Mapping[str, Any]) -> Row:
+    """A demonstration as a thumb up for its last answer. Raises UserError for one of tools, which a store has not."""
+    if "messages" not in row:
+        return {**row, "label": True}
+    if row.get("tools") or any(turn.get("tool_calls") for turn in row["messages"]):
+        raise UserError("A demonstration has tools, which a store of labels cannot keep; remove these rows.")
+    turns = [{"role": turn["role"], "content": content_text(turn["content"])} for turn in row["messages"]]
+    end = max(at for at, turn in enumerate(turns) if turn["role"] == "assistant")
+    return {"prompt": turns[:end], "completion": turns[end]["content"], "label": True}
 
 
 def convert(

@@ -169,6 +169,34 @@ MUTANTS = [
         "if was is not None:",
         IN_READER + "test_gold_tasks_and_hidden_repeats_are_measured_by_labeler",
     ),
+    # known answers and demonstrations put into a store
+    (
+        STORE,
+        "if (found.mode, known) != (mode, gold):",
+        "if found.mode != mode:",
+        IN_READER + "test_a_list_that_is_there_otherwise_is_refused_and_nothing_added"
+        "[gold-gold-as a task of the mode gold with other values]",
+    ),
+    (
+        IMPORTING,
+        "there = [store.check_task(*task) for task, _ in tasks]",
+        "there = [False for task, _ in tasks]",
+        IN_READER
+        + "test_a_list_that_is_there_otherwise_is_refused_and_nothing_added[example-gold-as a task of the mode"
+        " example;]",
+    ),
+    (
+        "rlhf_kit/data/convert.py",
+        "end = max(at for",
+        "end = min(at for",
+        IN_READER + "test_demonstrations_are_thumbs_up",
+    ),
+    (
+        AGREEMENT,
+        "THUMB_RANKS = {True: (1, 2), False: (2, 1)}",
+        "THUMB_RANKS = {True: (1, 2), False: (1, 1)}",
+        IN_READER + "test_thumbs_are_measured_as_rankings_are",
+    ),
     # who is given what
     (
         ASSIGNMENT,
@@ -393,6 +421,26 @@ MUTANTS = [
         "return hashlib.sha256(made.encode()).hexdigest()",
         "return made",
         GUARDED + "test_the_store_keeps_no_link_that_could_be_used",
+    ),
+    (ACCESS, "& links.c.used.is_not(None) &", "&", GUARDED + "test_a_link_that_nobody_used_is_no_session"),
+    (ACCESS, "& (links.c.expires > time.time())", "", GUARDED + "test_a_session_expires"),
+    (
+        APP,
+        "end_sessions, request.app.state.store, request",
+        "str, request",
+        GUARDED + "test_sign_out_ends_the_session",
+    ),
+    (
+        APP,
+        "@needs(schema.ADMIN)\ndef _sign_labeler_out",
+        "@needs(schema.LABELER)\ndef _sign_labeler_out",
+        GUARDED + "test_the_admin_signs_a_labeler_out_everywhere",
+    ),
+    (
+        STORE,
+        "hide_parameters=True,  # no label",
+        "hide_parameters=False,  # no label",
+        STARTED + "test_no_secret_and_no_label_reaches_a_log",
     ),
     (APP, "if not request.app.state.by_name:", "if False:", GUARDED + "test_by_links_alone_a_name_is_not_enough"),
     (

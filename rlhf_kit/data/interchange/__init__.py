@@ -73,13 +73,16 @@ FORMATS: dict[str, Format] = {
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.write)
 
 
-def read(path: str | Path, format: str, sides: tuple[str, str] | None = None) -> tuple[list[Row], dict[str, int]]:
+def read(
+    path: str | Path, format: str, sides: tuple[str, str] | None = None, more: Sequence[str] = ()
+) -> tuple[list[Row], dict[str, int]]:
     """(ranked rows, how many records or rankings were left out by reason) of a file in one of FORMATS.
 
     The file is .jsonl, .json, .csv or .parquet, packed as .gz or not. Every row keeps the contract of ranked rows.
 
     Args:
         sides: the fields that Label Studio's Pairwise showed on the left and on the right.
+        more: columns to keep of our own ranked rows, if they have them.
 
     Raises:
         UserError: no such format or file, a file that cannot be parsed, or no ranking in it.
@@ -104,19 +107,20 @@ def read(path: str | Path, format: str, sides: tuple[str, str] | None = None) ->
         raise UserError(
             f"{path} holds no ranking in the format {format}{_told(left_out)}.{_guess(source.rows, format)}"
         )
-    for notice in notices(records, kind) if kind else ():
+    known = [{name: value for name, value in row.items() if name not in more} for row in records] if more else records
+    for notice in notices(known, kind) if kind else ():
         logger.warning("%s: %s", source.name, notice)
     for note, count in tally.noted.items():
         if count:
             logger.warning("%s: %s (%s of the rankings)", source.name, note, count)
-    return [_ranked(row) for row in rows], left_out
+    return [_ranked(row, more) for row in rows], left_out
 
 
-def _ranked(row: Mapping[str, Any]) -> Row:
-    """A ranking without fault in its canonical columns."""
+def _ranked(row: Mapping[str, Any], more: Sequence[str] = ()) -> Row:
+    """A ranking without fault in its canonical columns, and `more` that it has."""
     row = with_opening(row)
     completions = [completion_text(completion) for completion in row["completions"]]
-    extras = {name: row[name] for name in EXTRAS if row.get(name) is not None}
+    extras = {name: row[name] for name in (*EXTRAS, *more) if row.get(name) is not None}
     extras |= {"labeler": str(extras["labeler"])} if "labeler" in extras else {}
     return {"prompt": row["prompt"], "completions": completions, "ranks": ranks_of(row), **extras}
 

@@ -60,7 +60,7 @@ class Measure:
 @dataclass(frozen=True)
 class LabelerReport:
     """`against_others`: pairs ordered as the other labelers of the same task order them; `gold`, `repeats`: share of
-    the pairs of gold tasks, and of tasks given again, that are ordered as known, and as before. A thumb is one pair."""
+    the pairs of gold tasks, and of tasks given again, that are ordered as known, and as before. A thumb is a pair."""
 
     decisions: int
     seconds: float | None  # median

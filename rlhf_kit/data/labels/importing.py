@@ -24,13 +24,11 @@ def add_rankings(store: Store, rows: Iterable[Mapping[str, Any]]) -> int:
     """
     added = 0
     for row in rows:
-        ranks = dict(reversed(list(zip(row["completions"], row["ranks"], strict=True))))
-        texts = list(dict.fromkeys(row["completions"]))
-        task = store.add_task(schema.RANKING, row["prompt"], list(map(Answer, texts)))
+        ranks = _ranks(row)
+        task = store.add_task(schema.RANKING, row["prompt"], list(map(Answer, ranks)))
         ids = {answer.text: answer.id for answer in store.task(task).answers}
-        places = dict(zip(texts, dense([ranks[text] for text in texts]), strict=True))
-        content = {"ranks": {str(ids[text]): places[text] for text in texts}}
-        added += _add(store, row, task, schema.RANKED, content, [ids[text] for text in texts])
+        content = {"ranks": {str(ids[text]): rank for text, rank in ranks.items()}}
+        added += _add(store, row, task, schema.RANKED, content, [ids[text] for text in ranks])
     return added
 
 
@@ -42,6 +40,33 @@ def add_thumbs(store: Store, rows: Iterable[Mapping[str, Any]]) -> int:
         content = {"label": bool(row["label"])}
         added += _add(store, row, task, schema.THUMB, content, [store.task(task).answers[0].id])
     return added
+
+
+def add_known(store: Store, rows: Iterable[Mapping[str, Any]], mode: str) -> int:
+    """Put rankings or thumbs into a store as gold tasks or examples, whose answer is known; how many were new.
+
+    An example's `explanation` is shown after it was ranked. Raises UserError, and nothing was added, for a list that
+    is there as another task, or is there with another order.
+    """
+    tasks = []
+    for row in rows:
+        thumb = "label" in row
+        gold = {row["completion"]: bool(row["label"])} if thumb else _ranks(row)
+        kind = schema.THUMBS if thumb else schema.RANKING
+        tasks.append(
+            ((kind, row["prompt"], list(map(Answer, gold)), mode, list(gold.values())), row.get("explanation"))
+        )
+    there = [store.check_task(*task) for task, _ in tasks]
+    for task, explanation in tasks:
+        store.add_task(*task, explanation)
+    return there.count(False)
+
+
+def _ranks(row: Mapping[str, Any]) -> dict[str, int]:
+    """Ranks by text, without gaps, in the order the answers are given; of one given twice the first rank."""
+    first = dict(reversed(list(zip(row["completions"], row["ranks"], strict=True))))
+    texts = list(dict.fromkeys(row["completions"]))
+    return dict(zip(texts, dense([first[text] for text in texts]), strict=True))
 
 
 def _add(

@@ -29,7 +29,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from rlhf_kit.data.labels import POSTGRESQL, schema
 from rlhf_kit.data.labels.content import content_faults
-from rlhf_kit.data.messages import prompt_key
+from rlhf_kit.data.messages import as_messages, prompt_key
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.hashes import text_hash
 
@@ -39,6 +39,7 @@ SQLITE_HEADER = b"SQLite format 3\x00"
 LAST_GUIDELINES = select(schema.guidelines).order_by(schema.guidelines.c.version.desc()).limit(1)
 
 Prompt = str | Sequence[Mapping[str, Any]]
+Gold = Sequence[int | bool] | None  # the rank or thumb of each answer
 
 
 @dataclass(frozen=True)
@@ -180,29 +181,17 @@ class Store:
         prompt: Prompt,
         answers: Sequence[Answer],
         mode: str = schema.NORMAL,
-        gold: Sequence[int | bool] | None = None,
+        gold: Gold = None,
         explanation: str | None = None,
     ) -> int:
         """The id of the task, added where the same list is not there yet. Equal answers become one.
 
-        Raises UserError for a ranking of fewer than two different answers, or a thumb on another number than one.
+        Raises UserError for a ranking of fewer than two different answers, a thumb on another number than one, or a
+        list that is there in another mode or with other gold values.
         """
-        merged = merge_equal(answers)
-        needed = "one answer" if kind == schema.THUMBS else "two different answers or more"
-        if (len(merged) != 1) if kind == schema.THUMBS else (len(merged) < 2):
-            raise UserError(f"A task of the kind {kind!r} needs {needed}, and has {len(merged)}.")
-        if (gold is None) != (mode == schema.NORMAL) or (gold is not None and len(gold) != len(merged)):
-            raise UserError(
-                f"A {mode} task has {0 if gold is None else len(gold)} gold values for {len(merged)} answers."
-            )
-        row = {
-            "kind": kind,
-            "prompt_hash": text_hash(prompt_key(prompt)),
-            "answers_hash": text_hash("\x00".join(sorted(answer.text for answer in merged))),
-        }
-        same = [schema.tasks.c[name] == value for name, value in row.items()]
+        merged, row, known = self._new_task(kind, answers, prompt, mode, gold)
         with self.writing() as connection:
-            before = connection.execute(select(schema.tasks.c.id).where(*same)).scalar()
+            before = self._same(connection, row, mode, known)
             if before is not None:
                 return before
             task = connection.execute(
@@ -217,6 +206,54 @@ class Store:
             ]
             connection.execute(insert(schema.answers), rows)
             return task
+
+    def check_task(self, kind: str, prompt: Prompt, answers: Sequence[Answer], mode: str, gold: Gold = None) -> bool:
+        """Whether the task is there already. Raises UserError where `add_task` would."""
+        _, row, known = self._new_task(kind, answers, prompt, mode, gold)
+        with self.reading() as connection:
+            return self._same(connection, row, mode, known) is not None
+
+    @staticmethod
+    def _new_task(
+        kind: str, answers: Sequence[Answer], prompt: Prompt, mode: str, gold: Gold
+    ) -> tuple[list[Answer], dict[str, str], dict[str, int | bool]]:
+        """(its answers, what its row is found by, gold values by text). Raises UserError for what is no task."""
+        merged = merge_equal(answers)
+        needed = "one answer" if kind == schema.THUMBS else "two different answers or more"
+        if (len(merged) != 1) if kind == schema.THUMBS else (len(merged) < 2):
+            raise UserError(f"A task of the kind {kind!r} needs {needed}, and has {len(merged)}.")
+        if (gold is None) != (mode == schema.NORMAL) or (gold is not None and len(gold) != len(merged)):
+            raise UserError(
+                f"A {mode} task has {0 if gold is None else len(gold)} gold values for {len(merged)} answers."
+            )
+        texts = [answer.text for answer in merged]
+        row = {
+            "kind": kind,
+            "prompt_hash": text_hash(prompt_key(prompt)),
+            "answers_hash": text_hash("\x00".join(sorted(texts))),
+        }
+        return merged, row, dict(zip(texts, gold or (), strict=False))
+
+    def _same(self, connection: Connection, row: Mapping[str, Any], mode: str, gold: Mapping[str, Any]) -> int | None:
+        """The id of the task that has this list. Raises UserError where it is there otherwise than as it is given.
+
+        gold: by an answer's text; empty for a normal task, which may be there as another: labels of it are decisions.
+        """
+        tasks, answers = schema.tasks, schema.answers
+        found = connection.execute(
+            select(tasks).where(*(tasks.c[name] == value for name, value in row.items()))
+        ).first()
+        if found is None or mode == schema.NORMAL:
+            return None if found is None else found.id
+        texts = connection.execute(select(answers.c.text).where(answers.c.task == found.id).order_by(answers.c.place))
+        known = dict(zip(texts.scalars(), found.gold or (), strict=False))
+        if (found.mode, known) != (mode, gold):
+            raise UserError(
+                f"The list of answers to {as_messages(found.prompt)[-1]['content'][:60]!r} is in the store, as a task "
+                f"of the mode {found.mode}{' with other values' * (found.mode == mode)}; it stays what it is. Give "
+                "other answers, or a new store."
+            )
+        return found.id
 
     def tasks(self, kind: str | None = None) -> dict[int, Task]:
         """By id, in the order they were added; of one kind, or all."""
@@ -379,7 +416,7 @@ def _engine(source: str, create: bool) -> Engine:
             url = make_url(source).set(drivername="postgresql+psycopg")
             if url.password is not None:  # the name of the data goes into logs, records and model cards
                 raise UserError("The password must not be in the URL; put it into PGPASSWORD or ~/.pgpass.")
-            return create_engine(url, pool_pre_ping=True)
+            return create_engine(url, pool_pre_ping=True, hide_parameters=True)
         path = Path(source).expanduser()
         if not path.exists():
             if not create:
@@ -388,7 +425,11 @@ def _engine(source: str, create: bool) -> Engine:
                 raise UserError(f"There is no folder {path.parent} for {path.name}. Make it, or give another name.")
         elif not path.is_file() or _beginning(path) not in (SQLITE_HEADER, b""):
             raise UserError(f"{path} is not an SQLite file. Give a store that `rlhf-kit collect` made, or a new name.")
-        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY})
+        engine = create_engine(
+            f"sqlite:///{path}",
+            connect_args={"timeout": BUSY},
+            hide_parameters=True,  # no label in a traceback
+        )
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise UserError(
             f"{source!r} cannot be opened: {error}. Give FILE.db, or postgresql://USER@HOST/NAME with a driver: "

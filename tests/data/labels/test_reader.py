@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert
@@ -12,11 +13,16 @@ from rlhf_kit.data import interchange
 from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.agreement import own_agreement, report_of
 from rlhf_kit.data.labels.export import FORMS, Files
-from rlhf_kit.data.labels.importing import add_rankings, add_thumbs
+from rlhf_kit.data.labels.importing import add_known, add_rankings, add_thumbs
 from rlhf_kit.data.labels.reader import read_labels
-from rlhf_kit.data.labels.store import Answer, Event, Store
+from rlhf_kit.data.labels.store import Answer, Event, Store, open_store
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
+
+
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def decide(store: Store, name: str, task: int, kind: str = "ranked", turn: int = 0, **content) -> None:
@@ -143,9 +149,9 @@ def test_thumbs_are_measured_as_rankings_are(store):
     assert (cid.gold.value, cid.gold.n, cid.decisions) == (0.5, 2, 0)
     assert (amy.repeats.value, amy.repeats.n) == (pytest.approx(1 / 3), 3)  # with the two pairs of her ranking
     assert (bob.against_others.value, bob.against_others.n) == (pytest.approx(2 / 4), 4)
-    assert own_agreement(store, 2) == bob.against_others and read_labels(f"{store.name}:thumbs", ("thumbs",))[-1][
-        "label"
-    ]
+    assert (
+        own_agreement(store, 2) == bob.against_others and read_labels(f"{store.name}:thumbs", ("thumbs",))[-1]["label"]
+    )
 
 
 # --- out ------------------------------------------------------------------------------------------------------------
@@ -202,6 +208,8 @@ def test_convert_writes_what_a_store_has(store, tmp_path, capsys):
         (["in.jsonl", "out.jsonl", "--from", "ranked", "--to", "best"], "--to best is of a store"),
         (["in.jsonl", "out.jsonl", "--from", "thumbs"], "--from thumbs goes into a store"),
         (["in.jsonl", "out.jsonl", "--from", "ranked", "--anonymise"], "--anonymise is of a store"),
+        (["in.jsonl", "out.jsonl", "--from", "ranked", "--task_mode", "gold"], "--task_mode gold goes into a store"),
+        (["in.jsonl", "x.db", "--from", "best", "--task_mode", "example"], "an example is a ranking"),
         (["{store}", "out.csv"], "give a .jsonl or a .json file"),
     ],
 )
@@ -237,6 +245,69 @@ def test_rankings_of_nobody_and_of_odd_names_have_a_labeler(tmp_path):
     rows = read_labels(made.name, ("ranked",))
     assert [one["labeler"] for one in rows] == ["import", "amy lee", "x" * 80]
     assert rows[0]["completions"] == ["a", "b"] and rows[0]["ranks"] == [1, 2]
+
+
+KNOWN = [
+    {"prompt": "P", "completions": ["good", "bad", "worse"], "ranks": [1, 3, 4], "explanation": "It answers."},
+    {"prompt": "Q", "completions": ["x", "y", "x"], "ranks": [2, 1, 2]},
+]
+
+
+@pytest.mark.parametrize("mode", ["gold", "example"])
+def test_known_answers_are_put_into_a_store(tmp_path, capsys, caplog, mode):
+    """Ranks without gaps, an answer given twice once; read again they add nothing. Gold is not explained."""
+    source = write_lines(tmp_path / "known.jsonl", KNOWN)
+    command = ["convert", str(source), str(tmp_path / "labels.db"), "--from", "ranked", "--task_mode", mode]
+    assert main(command) == main(command) == 0
+    tasks = list(open_store(tmp_path / "labels.db").tasks().values())
+    assert [(task.mode, [answer.text for answer in task.answers], task.gold) for task in tasks] == [
+        (mode, ["good", "bad", "worse"], [1, 2, 3]), (mode, ["x", "y"], [2, 1])
+    ]  # fmt: skip
+    assert tasks[0].explanation == ("It answers." if mode == "example" else None)
+    assert "0 added, 2 were there" in capsys.readouterr().out and ("`explanation`" in caplog.text) == (mode == "gold")
+
+
+def test_known_thumbs_are_put_into_a_store(tmp_path):
+    made = new_store(tmp_path)
+    assert add_known(made, [{"prompt": "P", "completion": "a", "label": False}], "gold") == 1
+    (task,) = made.tasks().values()
+    assert (task.kind, task.mode, task.gold) == ("thumbs", "gold", [False])
+
+
+@pytest.mark.parametrize(
+    ("there", "mode", "message"),
+    [
+        (None, "gold", "'Q' is in the store, as a task of the mode normal; it stays what it is"),
+        ("example", "gold", "as a task of the mode example;"),
+        ("gold", "gold", "as a task of the mode gold with other values"),
+    ],
+)
+def test_a_list_that_is_there_otherwise_is_refused_and_nothing_added(tmp_path, there, mode, message):
+    made = new_store(tmp_path)
+    answers = [Answer("x"), Answer("y")]
+    made.add_task("ranking", "Q", answers, *([there, [1, 2]] if there else []))
+    with pytest.raises(UserError, match=message):
+        add_known(made, KNOWN, mode)
+    assert len(made.tasks()) == 1
+
+
+def test_demonstrations_are_thumbs_up(tmp_path):
+    """Also of a dialogue: its last answer, after all that stands before it."""
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
+    source = write_lines(tmp_path / "best.jsonl", [{"messages": turns[:2]}, {"messages": turns}])
+    assert main(["convert", str(source), str(tmp_path / "labels.db"), "--from", "best"]) == 0
+    assert read_labels(str(tmp_path / "labels.db"), ("thumbs",)) == [
+        {"prompt": turns[:1], "completion": "b", "label": True},
+        {"prompt": turns[:3], "completion": "d", "label": True},
+    ]
+
+
+def test_demonstrations_with_tools_are_refused(tmp_path, capsys):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    source = write_lines(tmp_path / "best.jsonl", [{"messages": turns, "tools": tools}])
+    assert main(["convert", str(source), str(tmp_path / "labels.db"), "--from", "best"]) == 2
+    assert "has tools" in capsys.readouterr().err and not (tmp_path / "labels.db").exists()
 
 
 def test_thumbs_made_elsewhere_are_put_in_once(tmp_path):
