@@ -24,7 +24,8 @@ from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.store import Store
 
 BODY = 256 * 1024  # bytes of a request; a decision on nine answers with a long comment is a tenth of it
-LINK_DAYS = 7
+DAY = 86_400  # seconds
+LINK, SESSION = 7 * DAY, 30 * DAY  # for which they can be used
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -49,21 +50,23 @@ class Person:
 
 
 def person(request: Request) -> Person | None:
-    """Who is signed in; asked of the store each time, so that a session outlives nobody."""
-    number = request.session.get("labeler")
-    if number is None:
+    """Who is signed in; asked of the store each time, so that a session that was ended is none at once."""
+    session = request.session.get("link")
+    if session is None:
         return None
     store: Store = request.app.state.store
+    links, labelers = schema.links, schema.labelers
+    going = (links.c.hash == session) & links.c.used.is_not(None) & (links.c.expires > time.time())
     with store.reading() as connection:
-        row = connection.execute(select(schema.labelers).where(schema.labelers.c.id == number)).first()
+        row = connection.execute(select(labelers).join(links, links.c.labeler == labelers.c.id).where(going)).first()
     return None if row is None else Person(row.id, row.name, row.role)
 
 
-def signed_in(request: Request, labeler: int) -> None:
-    """Begin a session of a labeler; nothing of one before stays but the language."""
+def signed_in(request: Request, session: str) -> None:
+    """Give the browser a session; nothing of one before stays but the language."""
     kept = {name: request.session[name] for name in ("language",) if name in request.session}
     request.session.clear()
-    request.session.update(kept, labeler=labeler, csrf=secrets.token_urlsafe(24))
+    request.session.update(kept, link=session, csrf=secrets.token_urlsafe(24))
 
 
 def token(request: Request) -> str:
@@ -94,27 +97,33 @@ def needs(role: str) -> Callable[[Callable[[Request, Person], Response]], Endpoi
     return guarded
 
 
-# --- links ----------------------------------------------------------------------------------------------------------
+# --- links, each of which becomes a session ------------------------------------------------------------------------
 
 
 def add_link(store: Store, labeler: int) -> str:
     """A token by which a labeler signs in once. The store keeps its hash."""
     made = secrets.token_urlsafe(24)
-    row = {"hash": _hash(made), "labeler": labeler, "expires": time.time() + LINK_DAYS * 86400}
+    row = {"hash": _hash(made), "labeler": labeler, "expires": time.time() + LINK}
     with store.writing() as connection:
         connection.execute(insert(schema.links).values(row))
     return made
 
 
-def use_link(store: Store, made: str) -> int | None:
-    """The labeler of a link that was not used before, which it is from here on; None for any other."""
+def use_link(store: Store, made: str) -> str | None:
+    """The session that a link begins which was not used before; None for any other."""
     links, now = schema.links, time.time()
+    fresh = (links.c.hash == _hash(made)) & links.c.used.is_(None) & (links.c.expires > now)
     with store.writing() as connection:
-        fresh = (links.c.hash == _hash(made)) & links.c.used.is_(None) & (links.c.expires > now)
-        labeler = connection.execute(select(links.c.labeler).where(fresh)).scalar()
-        if labeler is not None:
-            connection.execute(update(links).where(links.c.hash == _hash(made)).values(used=now))
-        return labeler
+        changed = connection.execute(update(links).where(fresh).values(used=now, expires=now + SESSION))
+    return _hash(made) if changed.rowcount else None
+
+
+def end_sessions(store: Store, session: str | None = None, labeler: int | None = None) -> None:
+    """End one session, or all of a labeler's with the links that were not used yet."""
+    links = schema.links
+    ended = links.c.hash == session if session is not None else links.c.labeler == labeler
+    with store.writing() as connection:
+        connection.execute(update(links).where(ended).values(expires=0.0))
 
 
 def _hash(made: str) -> str:

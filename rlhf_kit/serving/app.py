@@ -21,10 +21,13 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.feedback.assignment import policy_of
 from rlhf_kit.serving import labelling, overview
 from rlhf_kit.serving.access import (
+    SESSION,
     Guard,
     Limits,
     Person,
+    add_link,
     check_token,
+    end_sessions,
     needs,
     person,
     session_key,
@@ -36,7 +39,6 @@ from rlhf_kit.serving.render import FOLDER, render
 from rlhf_kit.serving.texts import LANGUAGES
 
 THEMES = ("auto", "light", "dark")
-SESSION = 30 * 86_400  # seconds
 
 
 def make_app(
@@ -56,6 +58,7 @@ def make_app(
             Route("/", start),
             Route("/sign-in", sign_in, methods=["POST"]),
             Route("/sign-out", sign_out, methods=["POST"]),
+            Route("/labelers/{labeler:int}/sign-out", sign_labeler_out, methods=["POST"]),
             Route("/join/{link}", join),
             Route("/join", joined, methods=["POST"]),
             Route("/preferences", preferences, methods=["POST"]),
@@ -134,8 +137,7 @@ async def sign_in(request: Request) -> Response:
         labeler = await run_in_threadpool(request.app.state.store.add_labeler, name)
     except UserError as error:
         raise HTTPException(400, str(error)) from None
-    signed_in(request, labeler)
-    return RedirectResponse("/", 303)
+    return await run_in_threadpool(_join, request, await run_in_threadpool(add_link, request.app.state.store, labeler))
 
 
 def _count_attempt(request: Request) -> None:
@@ -144,9 +146,23 @@ def _count_attempt(request: Request) -> None:
 
 
 async def sign_out(request: Request) -> Response:
+    """Also for who has kept a copy of the cookie."""
     await form(request)
+    await run_in_threadpool(end_sessions, request.app.state.store, request.session.get("link", ""))
     request.session.clear()
     return RedirectResponse("/", 303)
+
+
+async def sign_labeler_out(request: Request) -> Response:
+    await form(request)
+    return await run_in_threadpool(_sign_labeler_out, request)
+
+
+@needs(schema.ADMIN)
+def _sign_labeler_out(request: Request, who: Person) -> Response:
+    """Wherever they are signed in; links that they did not use yet are of no use either."""
+    end_sessions(request.app.state.store, labeler=request.path_params["labeler"])
+    return RedirectResponse("/progress", 303)
 
 
 def join(request: Request) -> Response:
@@ -157,10 +173,14 @@ def join(request: Request) -> Response:
 async def joined(request: Request) -> Response:
     fields = await form(request)
     _count_attempt(request)
-    labeler = await run_in_threadpool(use_link, request.app.state.store, fields.get("link", ""))
-    if labeler is None:
+    return await run_in_threadpool(_join, request, fields.get("link", ""))
+
+
+def _join(request: Request, link: str) -> Response:
+    session = use_link(request.app.state.store, link)
+    if session is None:
         return render(request, "start.html", None, 403, by_name=False, used=True)
-    signed_in(request, labeler)
+    signed_in(request, session)
     return RedirectResponse("/", 303)
 
 

@@ -51,9 +51,10 @@ def progress(request: Request, who: Person) -> Response:
         }
         for each in sorted(own, key=lambda each: -each.event)[:LAST]
     ]
-    counts = {
-        name: sum(each.labeler == number for each in decisions) for number, (name, _) in store.labelers().items()
-    }
+    counts = [
+        (number, name, sum(each.labeler == number for each in decisions))
+        for number, (name, _) in store.labelers().items()
+    ]
     return render(
         request, "progress.html", who, page="progress", last=last, report=report, own_agreement=own_agreement,
         counts=counts,

@@ -1,16 +1,18 @@
 """Who gets what: every route for every role, links, sessions, other origins and hosts, sizes, rates, headers."""
 
+import base64
 import json
 import re
 import sqlite3
 import time
 
 import pytest
+from itsdangerous import TimestampSigner
 from sqlalchemy import text
 
 from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.errors import UserError
-from rlhf_kit.serving.access import HEADERS, Limits, add_link, is_loopback, use_link
+from rlhf_kit.serving.access import HEADERS, Limits, add_link, is_loopback, session_key, use_link
 from rlhf_kit.serving.ui import UIOptions, check_url, names, run
 
 # route -> status for nobody, a labeler, an admin
@@ -36,10 +38,11 @@ ROUTES = {
     ("POST", "/guidelines"): (403, 409, 409),
     ("POST", "/preferences"): (303, 303, 303),
     ("POST", "/sign-in"): (400, 400, 400),
-    ("POST", "/sign-out"): (303, 303, 303),
+    ("POST", "/labelers/99/sign-out"): (403, 403, 303),
     ("POST", "/join"): (403, 403, 403),
     ("DELETE", "/rank"): (405, 405, 405),
     ("PUT", "/export/ranked"): (405, 405, 405),
+    ("POST", "/sign-out"): (303, 303, 303),  # the last: it ends the session
 }
 
 
@@ -58,9 +61,9 @@ def test_every_route_for_every_role(site, role, at):
 
 
 def test_the_table_has_every_route(site):
-    paths = {re.sub(r"\{[^}]*\}", "", route.path) for route in site.app.routes}
+    patterns = {re.sub(r"\{[^}]*\}", "[^/]+", route.path) for route in site.app.routes}
     asked = {path for _, path in ROUTES}
-    assert all(any(one.startswith(path.rstrip("/") or "/") for one in asked) for path in paths)
+    assert all(any(re.match(pattern, one) for one in asked) for pattern in patterns)
 
 
 def test_who_is_not_signed_in_is_led_to_the_start(site):
@@ -187,6 +190,7 @@ def test_a_session_outlives_the_server_and_not_its_labeler(site):
     amy = site.labeler("amy")
     assert open_store(site.store.name).labelers() == {1: ("amy", "labeler")}
     with site.store.writing() as connection:
+        connection.execute(text("DELETE FROM links"))
         connection.execute(text("DELETE FROM labelers"))
     assert amy.get("/rank").status == 303
 
@@ -203,9 +207,46 @@ def test_signing_in_begins_a_session_of_its_own(site):
 
 
 def test_sign_out_ends_the_session(site):
-    amy = site.labeler("amy")
+    """Also for who has a copy of the cookie; another session of the same labeler stays."""
+    amy, elsewhere = site.labeler("amy"), site.labeler("amy")
+    copy = site.client(cookies=dict(amy.cookies))
+    assert copy.get("/rank").status == 200
     amy.form("/sign-out")
-    assert amy.get("/rank").status == 303
+    assert (amy.get("/rank").status, copy.get("/rank").status, elsewhere.get("/rank").status) == (303, 303, 200)
+
+
+def test_the_admin_signs_a_labeler_out_everywhere(site):
+    sessions = [site.labeler("amy") for _ in range(2)]
+    bob, admin, unused = site.labeler("bob"), site.admin(), add_link(site.store, 1)
+    assert "/labelers/1/sign-out" in admin.get("/progress").text
+    assert "/labelers/1/sign-out" not in bob.get("/progress").text
+    assert bob.form("/labelers/1/sign-out").status == 403
+    assert [each.get("/rank").status for each in sessions] == [200, 200]
+    assert admin.form("/labelers/1/sign-out").status == 303
+    assert [each.get("/rank").status for each in (*sessions, bob)] == [303, 303, 200]
+    assert site.client().join(unused).status == 403
+
+
+def test_a_session_expires(site):
+    amy = site.labeler("amy")
+    for left, status in ((10, 200), (-1, 303)):
+        with site.store.writing() as connection:
+            connection.execute(text(f"UPDATE links SET expires = {time.time() + left}"))
+        assert amy.get("/rank").status == status
+
+
+def test_a_link_that_nobody_used_is_no_session(closed_site):
+    """A cookie of the store's own key that names a link by its hash, before it was used."""
+    store, client = closed_site.store, closed_site.client()
+    add_link(store, store.add_labeler("amy"))
+    with store.reading() as connection:
+        hashed = connection.execute(text("SELECT hash FROM links")).scalar_one()
+    signer = TimestampSigner(session_key(store))
+    client.cookies["session"] = signer.sign(base64.b64encode(json.dumps({"link": hashed}).encode())).decode()
+    assert client.get("/rank").status == 303
+    with store.writing() as connection:
+        connection.execute(text("UPDATE links SET used = 1"))
+    assert client.get("/rank").status == 200
 
 
 def test_preferences_lead_nowhere_else(site):

@@ -1,15 +1,18 @@
 """`rlhf-kit ui` as a process: what it imports, who is let in, and what a missing extra is told by."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 from serving.conftest import Client, filled
+from sqlalchemy import text
 from stores import new_store
 
 from rlhf_kit.data.labels.store import Store
 from rlhf_kit.errors import UserError
+from rlhf_kit.serving.access import session_key
 from rlhf_kit.serving.ui import UIOptions, links, names, run
 from rlhf_kit.world import BASE
 
@@ -37,6 +40,37 @@ def test_lists_are_ranked_without_a_model_in_memory(store, tmp_path):
     names = re.findall(r"\|\s*([\w.]+)$", (tmp_path / "imports.txt").read_text(), re.MULTILINE)
     roots = {name.partition(".")[0] for name in names}
     assert "starlette" in roots and not roots & MODELS
+
+
+def test_no_secret_and_no_label_reaches_a_log(store, tmp_path):
+    """Neither where all goes well, nor where the database refuses a decision and the traceback is logged."""
+    command = [sys.executable, "-m", "rlhf_kit", "ui", store.name, "--port", "0", "--labelers", "amy"]
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            shown = [server.stdout.readline() for _ in range(4)]
+            port, link = re.search(r":(\d+)/join/([\w-]+)", shown[2]).groups()
+            amy = Client(port := int(port))
+            assert amy.join(link).status == 303 and Client(port).join("a-guess").status == 403
+            assert amy.json("/decisions", amy.decision()).status == 200
+            with store.writing() as connection:
+                refuse = "CREATE TRIGGER refuse BEFORE INSERT ON {} BEGIN SELECT RAISE(ABORT, 'no'); END"
+                connection.execute(text(refuse.format("events")))
+            decision = amy.decision()
+            decision["content"]["comment"] = "a private comment"
+            assert amy.json("/decisions", decision).status == 500
+        finally:
+            server.terminate()
+            rest, _ = server.communicate()
+    logged = (tmp_path / "log").read_text() + rest
+    secrets = [link, "a-guess", amy.token(), amy.cookies["session"], "a private comment", session_key(store)]
+    assert "Traceback" in logged and not [secret for secret in secrets if secret in logged]
+
+
+def test_a_password_reaches_no_message():
+    command = [sys.executable, "-m", "rlhf_kit", "ui", "postgresql://amy@127.0.0.1:1/labels", "--port", "0"]
+    done = subprocess.run(command, env=os.environ | {"PGPASSWORD": "hunter2"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot be used" in done.stderr and "hunter2" not in done.stdout + done.stderr
 
 
 # --- extras ---------------------------------------------------------------------------------------------------------
