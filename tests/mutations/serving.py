@@ -123,8 +123,8 @@ MUTANTS = [
     ),
     (
         ACCESS,
-        "request.session.clear()\n    request.session.update(kept, labeler=labeler, csrf=secrets.token_urlsafe(24))",
-        "request.session.update(kept, labeler=labeler)",
+        "request.session.clear()\n    request.session.update(kept, link=session, csrf=secrets.token_urlsafe(24))",
+        "request.session.update(kept, link=session)",
         GUARDED + "test_signing_in_begins_a_session_of_its_own",
     ),
     (
