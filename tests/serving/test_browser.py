@@ -1,6 +1,7 @@
 """The pages in a real browser: ten lists by mouse and by keyboard, thumbs, both languages, a phone, hostile text.
 
-`make test-browser` runs it. Without Chromium it is left out, and says so. SCREENS=FOLDER leaves pictures there.
+`make test-browser` runs it. Without Chromium it is left out, and says so. With SCREENS=docs/screens it makes
+the pictures of docs/feedback.md anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving.conftest import served
+from serving import friendly
+from serving.conftest import Site, served
 
 from rlhf_kit import world
 from rlhf_kit.data.labels.reader import read_labels
@@ -40,14 +42,14 @@ def open_page(chromium, site):
     """A function that opens a page signed in as somebody; in the end no script failed and none of a model's ran."""
     pages, faults = [], []
 
-    def opened(name: str = "amy", size: str = "desktop", **options):
+    def opened(name: str = "amy", size: str = "desktop", at: Site = site, **options):
         context = chromium.new_context(viewport=SIZES[size], has_touch=size == "phone", **options)
         page = context.new_page()
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: faults.append(dialog.message))
-        page.on("request", lambda one: faults.append(one.url) if f":{site.port}/" not in one.url else None)
-        page.goto(f"http://127.0.0.1:{site.port}/")
+        page.on("request", lambda one: faults.append(one.url) if f":{at.port}/" not in one.url else None)
+        page.goto(f"http://127.0.0.1:{at.port}/")
         page.fill("#name", name)
         page.press("#name", "Enter")
         page.wait_for_url(re.compile("/(rank|guidelines|thumbs)$"))
@@ -70,6 +72,15 @@ def shown(page) -> list[str]:
 def picture(page, name: str, full: bool = False) -> None:
     if "SCREENS" in os.environ:
         page.screenshot(path=Path(os.environ["SCREENS"]) / f"{name}.png", full_page=full)
+
+
+def admins_progress(chromium, site):
+    """The owner's page of progress, in a browser of their own."""
+    page = chromium.new_context(viewport=SIZES["desktop"]).new_page()
+    page.goto(f"http://127.0.0.1:{site.port}/join/{add_link(site.store, site.store.add_labeler('admin', 'admin'))}")
+    page.click("button.primary")
+    page.goto(f"http://127.0.0.1:{site.port}/progress")
+    return page
 
 
 def submit(page, press) -> None:
@@ -119,8 +130,6 @@ def test_ten_lists_by_mouse_and_by_keyboard_with_ties(open_page, site):
             page.locator(".card").nth(3).locator(".tie").click()
             page.locator(".card").nth(0).locator(".rating label").nth(4).click()
             wanted[frozenset(ids)] = {ids[1]: 1, ids[2]: 2, ids[3]: 3, ids[0]: 3}, {ids[1]: 5}
-            if number == 0:
-                picture(page, "feedback-rank")
             page.click("#review")
             submit(page, lambda: page.click("#submit"))
     decisions = site.store.decisions("ranking")
@@ -162,7 +171,6 @@ def test_an_untouched_order_and_a_contradicting_rating_are_warned_of(open_page):
     page = open_page()
     page.keyboard.press("Enter")
     assert page.locator("#untouched").is_visible() and not page.locator("#contradiction").is_visible()
-    picture(page, "feedback-review")
     page.locator("#reviewing .cancel").click()
     page.locator(".card").nth(0).focus()
     page.keyboard.press("2")
@@ -199,9 +207,7 @@ def test_remarks_comment_skip_and_not_rankable(open_page, site):
 def test_thumbs_by_key_and_by_touch_in_chinese_on_a_phone(open_page, site):
     page = open_page(size="phone", locale="zh-TW")
     assert page.locator("html").get_attribute("lang") == "zh-Hant"
-    picture(page, "feedback-phone")
     page.click("text=讚／噓")
-    picture(page, "feedback-thumbs-phone")
     submit(page, lambda: page.tap("#good"))
     submit(page, lambda: page.keyboard.press("n"))
     submit(page, lambda: page.keyboard.press("ArrowUp"))
@@ -223,7 +229,6 @@ def test_languages_and_themes_are_kept(open_page):
     assert page.locator("h1").inner_text() == "排序"
     page.click('button[name="theme"]')
     assert page.locator("html").get_attribute("data-theme") == "dark"
-    picture(page, "feedback-dark-zh")
     page.reload()
     assert page.locator("h1").inner_text() == "排序" and page.locator("html").get_attribute("data-theme") == "dark"
 
@@ -277,12 +282,8 @@ def test_the_admin_sees_progress_and_exports(open_page, chromium, site):
         page.keyboard.press("Alt+ArrowDown")
         page.keyboard.press("Enter")
         submit(page, lambda: page.keyboard.press("Enter"))
-    admin = chromium.new_context(viewport=SIZES["desktop"]).new_page()
-    admin.goto(f"http://127.0.0.1:{site.port}/join/{add_link(site.store, site.store.add_labeler('admin', 'admin'))}")
-    admin.click("button.primary")
-    admin.goto(f"http://127.0.0.1:{site.port}/progress")
+    admin = admins_progress(chromium, site)
     assert "secret-model-0" in admin.locator("main").inner_text()
-    picture(admin, "feedback-progress", full=True)
     with admin.expect_download() as download:
         admin.click("text=ranked")
     assert len(Path(download.value.path()).read_text().splitlines()) == 3
@@ -314,9 +315,52 @@ def test_how_a_ranking_compares_with_the_truth_is_shown_once_it_is_kept(chromium
     (decision,) = store.decisions()
     assert page.locator("#truth-text").inner_text() == str(compare_decision(store.task(1), decision.content))
     assert not page.locator("#reviewing").is_visible()
-    picture(page, "feedback-truth-phone")
     submit(page, lambda: page.keyboard.press("Enter"))  # Next
     page.keyboard.press("Enter")
     submit(page, lambda: page.keyboard.press("Enter"))  # of another world: nothing is told
     assert "Nothing is left" in page.locator("main").inner_text() and len(store.decisions()) == 2
     page.context.close()
+
+
+@pytest.fixture
+def friendly_site(tmp_path) -> Iterator[Site]:
+    """The one of the pictures: eight lists that amy and bob have both ranked."""
+    store = open_store(tmp_path / "friendly.db", create=True)
+    friendly.fill(store)
+    yield from served(store)
+
+
+def test_the_pictures_of_the_documents_show_what_they_say(open_page, chromium, friendly_site):
+    """Of 48 pairs amy and bob order 38 alike; a list's tau-b is 1 - 2 * (0, 1, 2 or 2 of 6)."""
+    for prompt, texts in (friendly.ENGLISH, friendly.CHINESE):
+        friendly.ask(friendly_site.store, prompt, texts)
+    amy, bob = open_page("amy", at=friendly_site), open_page("bob", at=friendly_site, color_scheme="dark")
+    for page, ratings in ((amy, "6521"), (bob, "7311")):
+        page.set_viewport_size({"width": 1000, "height": 1180})
+        assert page.locator(".prompt").inner_text().endswith(friendly.ENGLISH[0])
+        for text, rating in reversed(list(zip(friendly.ENGLISH[1], ratings, strict=True))):
+            card = page.locator(".card", has_text=text)
+            while shown(page)[0] != card.get_attribute("data-answer"):
+                card.locator(".up").click()
+            card.focus()
+            page.keyboard.press(rating)
+    bob.locator(".card").nth(3).locator(".tie").click()
+    assert bob.locator(".rank").all_inner_texts() == ["1", "2", "3", "3"]
+    picture(amy, "feedback-rank")
+    picture(bob, "feedback-dark")
+    submit(amy, lambda: (amy.click("#review"), amy.click("#submit")))
+    phone = open_page("amy", size="phone", at=friendly_site, locale="zh-TW")
+    assert phone.locator(".prompt").inner_text().endswith(friendly.CHINESE[0])
+    worst, best = phone.locator(".rating").first.locator(":scope > span").all()
+    assert worst.bounding_box()["y"] == best.bounding_box()["y"]  # both ends of the scale stand in its line
+    picture(phone, "feedback-phone")
+    admin = admins_progress(chromium, friendly_site)
+    values = admin.locator(".figures dd").all_inner_texts()
+    assert re.fullmatch(r"79\.2 % \[[\d., ]+\]", values[0]) and re.fullmatch(r"0\.583 \[[\d., ]+\]", values[2])
+    assert all(
+        re.fullmatch(r"-?\d\.\d{3} \[-?\d\.\d{3}, -?\d\.\d{3}\]", value.partition(" b")[0]) for value in values[2:]
+    )
+    sources = admin.locator("table").nth(1).locator("tbody tr").all_inner_texts()
+    assert [row.split()[0] for row in sources] == [friendly.PPO, friendly.SFT] and all("[" in row for row in sources)
+    picture(admin, "feedback-progress", full=True)
+    admin.context.close()
