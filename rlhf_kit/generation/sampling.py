@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,6 +25,8 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.generation.loop import Step, write_on
 from rlhf_kit.generation.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
 from rlhf_kit.options.bounds import number_faults
+
+BLOCK = 256  # tokens of the vocabulary that `draw` sums up before it looks closer
 
 
 @dataclass
@@ -165,11 +168,22 @@ class _Written:
 
 
 def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse-CDF draw. (B, V) log-probs, (B,) in [0, 1) -> (B,)."""
+    """Inverse-CDF draw. (B, V) log-probs, (B,) in [0, 1) -> (B,).
+
+    The point is looked for among the sums of blocks, then in one block: of the vocabulary, only that is summed up in
+    float64. A token of probability 0 is never drawn.
+    """
+    vocabulary = logprobs.shape[-1]
     exact = torch.float32 if logprobs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    cumulative = logprobs.exp().to(exact).cumsum(-1)  # (B, V)
-    points = uniforms[:, None].to(exact) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, points, right=True).squeeze(1).clamp(max=logprobs.shape[-1] - 1)
+    blocks = F.pad(logprobs.exp(), (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))  # (B, V) -> (B, N, BLOCK)
+    sums = F.pad(blocks.sum(-1).to(exact).cumsum(-1), (1, 0))  # (B, N + 1) before each block, and of all
+    points = uniforms[:, None].to(exact) * sums[:, -1:]
+    block = torch.searchsorted(sums[:, 1:].contiguous(), points, right=True).clamp(max=blocks.shape[1] - 1)
+    cumulative = blocks.take_along_dim(block[:, :, None], 1).squeeze(1).to(exact).cumsum(-1)  # (B, BLOCK)
+    place = torch.searchsorted(cumulative, points - sums.gather(1, block), right=True)
+    # Summed one by one a block may be less than its sum by a rounding: a point beyond it is the last token's.
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    return (block * BLOCK + place.minimum(last)).squeeze(1).clamp(max=vocabulary - 1)
 
 
 class _Sampler:
