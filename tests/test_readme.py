@@ -115,10 +115,11 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
     for folder in ("stages", "world"):
         (tmp_path / "rlhf_kit" / folder).symlink_to(ROOT / "rlhf_kit" / folder)
 
-    (tmp_path / "runs" / "my").mkdir(parents=True)
-    store = open_store(tmp_path / "runs" / "my" / "labels.db", create=True)
-    add_rankings(store, [{"prompt": f"Why {at}?", "completions": ["a", "b"], "ranks": [1, 2]} for at in range(4)])
-    store.engine.dispose()
+    for name in ("my", "world"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        store = open_store(tmp_path / "runs" / name / "labels.db", create=True)
+        add_rankings(store, [{"prompt": f"Why {at}?", "completions": ["a", "b"], "ranks": [1, 2]} for at in range(4)])
+        store.engine.dispose()
     (tmp_path / "my" / "squad.json").write_text(json.dumps({"data": SQUAD}), encoding="utf-8")
     (tmp_path / "my" / "articles.jsonl").write_text(json.dumps(ARTICLE) + "\n", encoding="utf-8")
     bert = BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32)
@@ -150,7 +151,7 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
 def models_of(words: list[str]) -> set[str]:
     """Model folders that a command or a program reads: below runs/, the hub's gpt2; not what it writes."""
     written = {words[at + 1] for at, word in enumerate(words[:-1]) if word in ("--output_dir", "--output")}
-    return {word for word in words if re.fullmatch(r"gpt2|runs/(my|my-lora|demo|quick)/[\w-]+", word)} - written
+    return {word for word in words if re.fullmatch(r"gpt2|runs/(my|my-lora|demo|quick|world)/[\w-]+", word)} - written
 
 
 # -- one rule a kind of command ------------------------------------------------------------------------------------
@@ -253,8 +254,16 @@ def check_source(words, place, capsys):
     assert words == ["source", f"{made}/activate"]
 
 
+def check_python(words, place, capsys):
+    """It runs, and the model that it puts here can be loaded."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *words[1:]], check=True, env=environment)
+    assert load_policy(Path("runs/world/base")).config.model_type == "gpt2"
+
+
 RULES = {
     "make": check_make,
+    "python": check_python,
     "source": check_source,
     "pip": check_pip,
     "rlhf-kit": check_kit,
