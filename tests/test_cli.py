@@ -1,3 +1,4 @@
+import gc
 import re
 import subprocess
 import sys
@@ -88,6 +89,34 @@ def test_the_short_help_is_short_and_every_option_of_ours_is_explained(stage):
 def test_a_stage_is_reached_with_its_arguments(capsys):
     assert cli.main(["sft", "--dataset_nam", "x"]) == 2
     assert "rlhf-kit sft: " in capsys.readouterr().err
+
+
+COLLECTED = """
+import gc, sys
+from rlhf_kit.cli import run
+collected, start = [], run.imported
+def imported(*names):
+    gc.callbacks.append(lambda phase, info: collected.append(phase))
+    started = start(*names)
+    gc.callbacks.clear()
+    return started
+run.imported = imported
+assert run.main() == 2
+print("GC", len(collected), "torch" in sys.modules, gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
+
+
+def test_no_garbage_is_looked_for_while_a_command_is_imported(tmp_path):
+    options = {"model_name_or_path": "none", "reward_funcs": "none", "dataset_name": "none", "output_dir": "runs"}
+    command = [sys.executable, "-c", COLLECTED, "ppo", *(f"--{name}={value}" for name, value in options.items())]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert ended.stdout.splitlines()[-1] == "GC 0 True True True"
+
+
+def test_a_notebook_keeps_its_garbage_collector_as_it_is(capsys):
+    before = gc.isenabled(), gc.get_freeze_count()
+    assert cli.main(["doctor", "nowhere"]) == 2
+    assert (gc.isenabled(), gc.get_freeze_count()) == before
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ppo", "--help-all"], ["eval", "--help"], ["--version"]])

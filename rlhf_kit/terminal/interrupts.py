@@ -25,6 +25,11 @@ def become(command: str) -> None:
     signal.signal(signal.SIGTERM, _terminate)
 
 
+def is_own_process() -> bool:
+    """Whether this process is there for a command alone, neither a notebook nor a test."""
+    return bool(_commands)
+
+
 def is_script() -> bool:
     """Whether the process was started by a script, not as `rlhf-kit`."""
     return _commands not in ([], ["rlhf-kit"])
@@ -45,7 +50,7 @@ def before_anything() -> Iterator[None]:
 
     As an exception it could come up in the middle of a library's own import, which takes it for a failure of its own.
     """
-    if not _commands:
+    if not is_own_process():
         yield
         return
     kept = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -151,6 +151,24 @@ MUTANTS = [
         "tests/test_command_line.py::test_how_a_command_ends",
     ),
     (
+        "rlhf_kit/cli/run.py",
+        "    gc.disable()\n",
+        "",
+        "tests/test_cli.py::test_no_garbage_is_looked_for_while_a_command_is_imported",
+    ),
+    (
+        "rlhf_kit/cli/run.py",
+        "        gc.freeze()\n",
+        "",
+        "tests/test_cli.py::test_no_garbage_is_looked_for_while_a_command_is_imported",
+    ),
+    (
+        "rlhf_kit/cli/run.py",
+        "    if not interrupts.is_own_process():\n",
+        "    if False:\n",
+        "tests/test_cli.py::test_a_notebook_keeps_its_garbage_collector_as_it_is",
+    ),
+    (
         "rlhf_kit/options/reading.py",
         '    raw |= _canonical(typed, "--", source.options, problems)',
         '    raw = _canonical(typed, "--", source.options, problems) | raw',
