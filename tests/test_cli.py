@@ -107,7 +107,7 @@ print("GC", len(collected), "torch" in sys.modules, gc.isenabled(), gc.get_freez
 
 
 def test_no_garbage_is_looked_for_while_a_command_is_imported(tmp_path):
-    options = {"model_name_or_path": "none", "reward_funcs": "none", "dataset_name": "none", "output_dir": "runs"}
+    options = {"model_name_or_path": "a", "reward_funcs": "b", "dataset_name": "c.jsonl", "output_dir": "runs"}
     command = [sys.executable, "-c", COLLECTED, "ppo", *(f"--{name}={value}" for name, value in options.items())]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert ended.stdout.splitlines()[-1] == "GC 0 True True True"
