@@ -41,6 +41,11 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype, keep: bool) -> None:
                 module.bias = nn.Parameter(bias, requires_grad=False)
 
 
+def is_cast(module: nn.Module) -> bool:
+    """Whether the `forward` that `module` has of its own is the cast copy of `cast_frozen`."""
+    return getattr(vars(module).get("forward"), "func", None) is _forward
+
+
 def _forward(
     module: nn.Module, adapter: BaseTunerLayer | None, multiply, weight: Tensor, bias: Tensor | None, x: Tensor
 ) -> Tensor:

@@ -1,0 +1,108 @@
+"""Weights packed for a rollout: the same numbers, where they apply, and nothing left behind."""
+
+PREPACKED, TEST = "rlhf_kit/models/prepacked.py", "tests/models/test_prepacked.py::"
+
+MUTANTS = [
+    (
+        PREPACKED,
+        "        if torch.is_grad_enabled():\n            return False\n",
+        "",
+        TEST + "test_forwards_with_gradients_are_the_layers_own",
+    ),
+    (
+        PREPACKED,
+        "        if torch.is_autocast_enabled(",
+        "        if True or torch.is_autocast_enabled(",
+        TEST + "test_float32_is_untouched_bit_for_bit",
+    ),
+    (
+        PREPACKED,
+        "return x.dtype == self.linear.weight.dtype == torch.bfloat16",
+        "return False",
+        TEST + "test_a_model_in_bf16_needs_no_autocast",
+    ),
+    (
+        PREPACKED,
+        "        for pack in packs:\n            pack.restore()",
+        "        pass",
+        TEST + "test_nothing_stays_behind",
+    ),
+    (
+        PREPACKED,
+        "            self.module.forward = self.before",
+        "            pass",
+        TEST + "test_frozen_casts_are_packed_and_put_back",
+    ),
+    (
+        PREPACKED,
+        """with torch.autocast("cpu", enabled=False):""",
+        "with torch.no_grad():",
+        TEST + "test_an_update_too_small_for_bf16_is_added_before_rounding",
+    ),
+    (
+        PREPACKED,
+        "super().weight().float()",
+        "super().weight().bfloat16().float()",
+        TEST + "test_an_update_is_added_to_the_float32_weight",
+    ),
+    (
+        PREPACKED,
+        "b, a, alpha=layer.scaling[name])",
+        "b, a)",
+        TEST + "test_lora_is_one_product_as_near_to_float32_as_three",
+    ),
+    (
+        PREPACKED,
+        "not layer.disable_adapters and not",
+        "not",
+        TEST + "test_adapters_switched_off_are_the_base_alone",
+    ),
+    (
+        PREPACKED,
+        "module.lora_variant.get(name) or ",
+        "",
+        TEST + "test_other_kinds_of_lora_are_not_merged",
+    ),
+    (
+        PREPACKED,
+        " or module.lora_bias.get(name)",
+        "",
+        TEST + "test_other_kinds_of_lora_are_not_merged",
+    ),
+    (
+        PREPACKED,
+        """ or "forward" in vars(module) or module.training:""",
+        """ or "forward" in vars(module):""",
+        TEST + "test_dropout_of_adapters_that_train_is_drawn",
+    ),
+    (
+        PREPACKED,
+        " or base._forward_hooks or base._forward_pre_hooks:",
+        ":",
+        TEST + "test_a_base_that_is_watched_is_called",
+    ),
+    (
+        PREPACKED,
+        "if type(module) not in (nn.Linear, Conv1D):",
+        "if not isinstance(module, nn.Linear | Conv1D):",
+        TEST + "test_only_plain_layers_are_packed",
+    ),
+    (
+        PREPACKED,
+        """    if "forward" in vars(module) and not is_cast""",
+        """    if False and not is_cast""",
+        TEST + "test_only_plain_layers_are_packed",
+    ),
+    (
+        PREPACKED,
+        " and not is_cast(module)",
+        "",
+        TEST + "test_frozen_casts_are_packed_and_put_back",
+    ),
+    (
+        PREPACKED,
+        "if isinstance(self.linear, Conv1D) else weight",
+        "if weight.shape[0] != weight.shape[1] and isinstance(self.linear, Conv1D) else weight",
+        TEST + "test_autocast_gives_the_same_numbers_and_tokens[gpt2]",
+    ),
+]
