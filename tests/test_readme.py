@@ -121,6 +121,8 @@ def place(policy, reward_model, tokenizer, tmp_path, monkeypatch):
         add_rankings(store, [{"prompt": f"Why {at}?", "completions": ["a", "b"], "ranks": [1, 2]} for at in range(4)])
         store.engine.dispose()
     (tmp_path / "my" / "squad.json").write_text(json.dumps({"data": SQUAD}), encoding="utf-8")
+    known = {"prompt": "Sure?", "completions": ["yes", "no"], "ranks": [1, 2]}  # a gold task of the feedback page
+    (tmp_path / "my" / "known.jsonl").write_text(json.dumps(known) + "\n", encoding="utf-8")
     (tmp_path / "my" / "articles.jsonl").write_text(json.dumps(ARTICLE) + "\n", encoding="utf-8")
     bert = BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32)
 
