@@ -24,6 +24,7 @@ from transformers import (
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
+    Trainer,
     TrainerCallback,
     set_seed,
 )
@@ -162,20 +163,29 @@ class Meter(TrainerCallback):
 # --- the systems ------------------------------------------------------------------------------------------------
 
 
-def ours(shape: Shape, rollouts: int, folder: Path, value: str = "shared", with_lora: bool = False) -> dict:
+def ppo_of(
+    shape: Shape, rollouts: int, folder: Path, value: str = "shared", with_lora: bool = False, **options
+) -> tuple[Trainer, Meter]:
+    """Our trainer before its first step. `options`: of its config, where they are not those of this work."""
     from rlhf_kit.ppo import PPOConfig, PPOTrainer  # noqa: PLC0415
 
-    args = PPOConfig(
-        str(folder / "out"), **COMMON, total_episodes=shape.rollout * rollouts, rollout_batch_size=shape.rollout,
-        mini_batch_size=shape.rollout, per_device_train_batch_size=shape.micro, per_device_eval_batch_size=FORWARD,
-        num_ppo_epochs=EPOCHS, max_completion_length=NEW_TOKENS, missing_eos_penalty=None, use_cpu=True,
+    sizes = dict(
+        total_episodes=shape.rollout * rollouts, rollout_batch_size=shape.rollout, mini_batch_size=shape.rollout,
+        per_device_train_batch_size=shape.micro, per_device_eval_batch_size=FORWARD, num_ppo_epochs=EPOCHS,
+        max_completion_length=NEW_TOKENS, missing_eos_penalty=None, use_cpu=True,
     )  # fmt: skip
-    meter, policy = Meter(shape.steps), policy_of(shape)
+    args = PPOConfig(str(folder / "out"), **COMMON, **sizes | options)
+    meter, policy = Meter(args.steps_per_rollout), policy_of(shape)
     meter.watch(policy)
     trainer = PPOTrainer(
         policy, reward_model_of(shape), args, text_prompts(shape), processing_class=tokenizer_of(shape),
         callbacks=[meter], peft_config=lora("CAUSAL_LM") if with_lora else None, value_model=value,
     )  # fmt: skip
+    return trainer, meter
+
+
+def ours(shape: Shape, rollouts: int, folder: Path, **options) -> dict:
+    trainer, meter = ppo_of(shape, rollouts, folder, **options)
     trainer.train()
     logged = [row for row in trainer.state.log_history if "seconds/collect" in row]
     phases = {name: [row[name] for row in logged[1:]] for name in logged[-1] if name.startswith("seconds/")}

@@ -150,3 +150,53 @@ def test_choices_get_the_same_likelihood_whether_or_not_their_context_is_shared(
     assert ours == pytest.approx(plain, abs=1e-4)
     assert len(set(ours)) == len(ours)
     assert icl.chosen([1.0, 3.0, 2.0, 0.0, 5.0, 1.0, 1.0, 1.0]) == [1, 0]
+
+
+def test_a_cell_of_the_scaling_is_a_rollout_of_its_size(harness, monkeypatch):
+    import scaling  # noqa: PLC0415
+
+    monkeypatch.setattr(scaling, "MODELS", {"1x16": (1, 16, 2, 50)})
+    report = scaling.worker(options(cells=["1x16/16/48"]))
+    assert report["completion_tokens"] == 48 and report["steps"] == [2]  # mini-batches of 8
+    costs = scaling.milliseconds(("1x16", 16, 48), [report])
+    assert costs["sampling"] == pytest.approx(1000 * report["phases"]["seconds/rollout"][0] / (16 * 48))
+    assert all(costs.values())
+
+
+def test_the_scaling_goes_there_and_back_and_leaves_out_what_takes_too_long(harness, monkeypatch):
+    import scaling  # noqa: PLC0415
+
+    cells = scaling.chosen(["4x256/16/*", "24x1024/256/512"])
+    assert cells == [("4x256", 16, 48), ("4x256", 16, 128), ("4x256", 16, 512), ("24x1024", 256, 512)]
+    clock, asked = [0.0], []
+    monkeypatch.setattr(scaling.time, "perf_counter", lambda: clock[0])
+
+    def run(cell):
+        asked.append(cell)
+        clock[0] += scaling.cost(cell) / scaling.cost(cells[0])
+        return {"phases": {}}
+
+    reports = scaling.in_rounds(cells, 2, 60.0, run)
+    assert asked == [*cells[:3], *cells[2::-1]]  # the dearest would take 12,000
+    assert [len(of_cell["ours"]) for of_cell in reports.values()] == [2, 2, 2]
+    with pytest.raises(SystemExit, match="no cell is named 5x5"):
+        scaling.chosen(["5x5"])
+
+
+def test_the_scaling_s_milliseconds_by_hand(harness):
+    import scaling  # noqa: PLC0415
+
+    def run(*seconds):
+        names = ("rollout", "reference", "policy", "update")
+        return {"phases": {f"seconds/{name}": [x] for name, x in zip(names, seconds, strict=False)}}
+
+    cell = ("4x256", 16, 48)
+    assert scaling.milliseconds(cell, [run(0.768, 1.0, 0.152, 2.304)]) == pytest.approx(
+        {"sampling": 1.0, "passes": 1.0, "update": 2.0}  # 16 x 48 tokens, 16 x (24 + 48)
+    )
+    assert scaling.milliseconds(cell, [run(1.536, 1.152), run(0.768, 2.304), run(7.68, 0)])["sampling"] == 2.0
+    rows = scaling.table({
+        cell: {"ours": [run(0.768, 1, 1, 1)]}, ("4x256", 64, 48): {"ours": [run(6.144, 1, 1, 1)]},
+    }).splitlines()  # fmt: skip
+    assert rows[2] == "| 4x256 | sampling | 16 | 1 | - | - | 2.00 |"
+    assert rows[3] == "| 4x256 | sampling | 64 | 2 | - | - |  |"
