@@ -12,11 +12,19 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 
+class Begun(NamedTuple):
+    """Rows that take the places of others, which have ended."""
+
+    places: Tensor  # (N,)
+    prompts: list[list[int]]
+
+
 class Step(NamedTuple):
     """What rows go on with, one token each."""
 
     tokens: Tensor  # (M,)
     rows: Tensor | None = None  # (M,) the rows that go on, the others have ended; None: all of them
+    begun: Begun | None = None  # of those that go on, some become others: their tokens are the last of the prompts
 
 
 class Reader(Protocol):
@@ -26,7 +34,7 @@ class Reader(Protocol):
         """Logits that predict the next tokens, and the states that they come from, where these are asked for."""
 
     def write(self, step) -> None:
-        """Append the tokens of a step to the rows that continue, and drop the others."""
+        """Append the tokens of a step to the rows that continue, drop the others, and begin those that are new."""
 
 
 def write_on(reader: Reader, choose: Callable) -> None:

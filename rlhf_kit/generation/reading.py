@@ -13,12 +13,12 @@ import logging
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.generation.cache import growing_cache
-from rlhf_kit.generation.loop import Step, write_on
+from rlhf_kit.generation.cache import can_replace, growing_cache
+from rlhf_kit.generation.loop import Begun, Step, write_on
 from rlhf_kit.models.forward import (
     captured_input,
     completion_logits_and_states,
@@ -69,22 +69,24 @@ def compact_inputs(
 
 
 class Cached:
-    """Rows that are read on: prompts padded on the left, and a cache of keys, values and states."""
+    """Rows that are read on: prompts padded on the left, and a cache of keys, values and states.
+
+    refills: whether other rows may begin in the places of those that have ended.
+    """
 
     def __init__(self, model: PreTrainedModel, prompts: list[list[int]], pad_id: int, room: int):
-        self.model = model
+        self.model, self.pad_id = model, pad_id
         self.ids, self.lengths = left_pad(prompts, pad_id, next(model.parameters()).device)
-        self.mask = ops.length_mask(self.lengths, self.ids.shape[1]).flip(1).long()
+        self.mask = _left_mask(self.lengths, self.ids.shape[1])
         self.positions = ops.position_ids(self.mask)
         self.cache = growing_cache(model, self.ids.shape[1] + room)
+        self.refills = can_replace(self.cache)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Logits (rows, V) that predict the next token of each row, and the states (rows, H) they come from."""
-        inputs = {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": self.positions}
-        inputs = taken(self.model, **inputs, logits_to_keep=1)
         with captured_input(output_embeddings(self.model), 1) as states:
-            output = self.model(**inputs, past_key_values=self.cache, use_cache=True)
-        return output.logits[:, -1], states[0][:, -1]
+            logits = _read_on(self.model, self.ids, self.mask, self.positions, self.cache)
+        return logits[:, -1], states[0][:, -1]
 
     def write(self, step: Step) -> None:
         """Append a token to each row that continues."""
@@ -92,19 +94,61 @@ class Cached:
             self.keep(step.rows)
         self.ids, self.positions = step.tokens[:, None], self.lengths[:, None]
         self.lengths = self.lengths + 1
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(step.tokens), 1)], 1)
+        self.mask = F.pad(self.mask, (0, 1), value=1)
+        if step.begun is not None:
+            self.begin(*step.begun)
+        if self.refills and (step.rows is not None or step.begun is not None):
+            self._fit()
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows alone."""
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
         self.cache.reorder_cache(rows)
 
+    def begin(self, places: Tensor, prompts: list[list[int]]) -> None:
+        """Other rows in these places. Their prompts are read but for the last tokens, which all rows read together.
+
+        [ .  a  a  a | a ]        [ .  a  a  a | a ]
+        [ b  b  b  b | b ]   ->   [ .  .  c  c | c ]     b has ended; the first column is used no more
+        """
+        ids, lengths = left_pad(prompts, self.pad_id, self.ids.device)
+        width = ids.shape[1]
+        self.ids[places], self.lengths[places] = ids[:, -1:], lengths
+        self.positions = self.lengths[:, None] - 1
+        self.mask = F.pad(self.mask, (max(0, width - self.mask.shape[1]), 0))
+        self.mask[places] = _left_mask(lengths, self.mask.shape[1])
+        if width > 1:
+            mask, read = _left_mask(lengths, width)[:, :-1], growing_cache(self.model)
+            _read_on(self.model, ids[:, :-1], mask, ops.position_ids(mask), read)
+            for layer, new in zip(self.cache.layers, read.layers, strict=True):
+                layer.replace(places, new.keys, new.values)
+
+    def _fit(self) -> None:
+        """Without the first columns, where no row has a token any more."""
+        width = int(self.lengths.max())
+        self.mask = self.mask[:, -width:]
+        for layer in self.cache.layers:
+            layer.keep_last(width - 1)
+
+
+def _left_mask(lengths: Tensor, width: int) -> Tensor:
+    """(B,) -> (B, width) int64, 1 at the last tokens."""
+    return ops.length_mask(lengths, width).flip(1).long()
+
+
+def _read_on(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits after the last of `ids` (B, N); `mask` is of what the cache holds, too."""
+    inputs = taken(model, input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
+    return model(**inputs, past_key_values=cache, use_cache=True).logits
+
 
 class Anew:
     """Rows that are read from the beginning for every token, padded on the right: of any causal model."""
 
+    refills = True
+
     def __init__(self, model: PreTrainedModel, prompts: list[list[int]], pad_id: int, room: int):
-        self.model = model
+        self.model, self.pad_id, self.room = model, pad_id, room
         ids, lengths = pad_right(prompts, pad_id)
         device = next(model.parameters()).device
         self.ids, self.lengths = F.pad(ids, (0, room), value=pad_id).to(device), lengths.to(device)
@@ -119,12 +163,16 @@ class Anew:
 
     def write(self, step: Step) -> None:
         if step.rows is not None:
-            self.keep(step.rows)
+            self.ids, self.lengths = self.ids[step.rows], self.lengths[step.rows]
         self.ids[torch.arange(len(step.tokens), device=step.tokens.device), self.lengths] = step.tokens
         self.lengths = self.lengths + 1
+        if step.begun is not None:
+            self.begin(*step.begun)
 
-    def keep(self, rows: Tensor) -> None:
-        self.ids, self.lengths = self.ids[rows], self.lengths[rows]
+    def begin(self, places: Tensor, prompts: list[list[int]]) -> None:
+        ids, lengths = (x.to(self.ids.device) for x in pad_right(prompts, self.pad_id))
+        self.ids = F.pad(self.ids, (0, max(0, ids.shape[1] + self.room - self.ids.shape[1])), value=self.pad_id)
+        self.ids[places, : ids.shape[1]], self.lengths[places] = ids, lengths
 
 
 # --- before the first draw ------------------------------------------------------------------------------------------
@@ -170,7 +218,8 @@ def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value
     keep = completions.shape[1] + 1
     logits, _ = completion_logits_and_states(model, inputs, keep)
     read = [row[:size].float() for row, size in zip(logits, sizes, strict=True)]
-    worst = max(gap(read, truth), gap(_sampled_logits(model, texts, starts, compact), truth))
+    sampled, number_of = _sampled_logits(model, texts, starts, compact)
+    worst = max(gap(read, truth), gap(sampled, [truth[number] for number in number_of]))
     if value_trunk is not None:
         states = trunk_states(value_trunk, inputs, keep)
         read = [row[: size + 1].float() for row, size in zip(states, sizes, strict=True)]
@@ -180,24 +229,38 @@ def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value
     return worst
 
 
-def _sampled_logits(model: nn.Module, texts: list[list[int]], starts: list[int], compact: bool) -> list[Tensor]:
-    """The logits that the sampler would draw from, were these texts what it draws; the shorter row leaves first."""
+def _sampled_logits(
+    model: nn.Module, texts: list[list[int]], starts: list[int], compact: bool
+) -> tuple[list[Tensor], list[int]]:
+    """The logits that the sampler would draw from, were these texts what it draws; and which text each row is of.
+
+    The shorter one ends first; where another may begin in its place, it is the same once more.
+    """
     begun, room = [text[:start] for text, start in zip(texts, starts, strict=True)], max(map(len, texts))
     device = next(model.parameters()).device
-    logits_of: list[list[Tensor]] = [[] for _ in texts]
-    going = list(range(len(texts)))
+    reader = (Anew if compact else Cached)(model, begun, 0, room)
+    number_of, logits_of = list(range(len(texts))), [[] for _ in texts]
+    going = list(number_of)
+
+    def end(row: int) -> int:
+        return starts[number_of[row]] + len(logits_of[row])
 
     def forced(logits: Tensor, _: Tensor) -> Step | None:
-        nonlocal going
         for row, scores in zip(going, logits.float(), strict=True):
             logits_of[row].append(scores)
-        ends = {row: starts[row] + len(logits_of[row]) for row in going}
-        places = [at for at, row in enumerate(going) if ends[row] < len(texts[row])]
-        if not places:
-            return None
-        rows = torch.tensor(places, device=device) if len(places) < len(going) else None
-        going = [going[at] for at in places]
-        return Step(torch.tensor([texts[row][ends[row] - 1] for row in going], device=device), rows)
+        ended = [at for at, row in enumerate(going) if end(row) == len(texts[number_of[row]])]
+        new = None
+        if ended and reader.refills and len(number_of) == len(texts):
+            number = number_of[going[ended[0]]]
+            going[ended[0]] = len(number_of)
+            number_of.append(number)
+            logits_of.append([])
+            new = Begun(torch.tensor([ended.pop(0)], device=device), [begun[number]])
+        kept = [at for at in range(len(going)) if at not in ended]
+        going[:] = [going[at] for at in kept]
+        tokens = [texts[number_of[row]][end(row) - 1] for row in going]
+        rows = torch.tensor(kept, device=device) if ended else None
+        return Step(torch.tensor(tokens, device=device), rows, new) if going else None
 
-    write_on((Anew if compact else Cached)(model, begun, 0, room), forced)
-    return [torch.stack(rows) for rows in logits_of]
+    write_on(reader, forced)
+    return [torch.stack(rows) for rows in logits_of], number_of

@@ -1,4 +1,4 @@
-"""Sampling by the token loop (`loop.py`): each completion stops at its end token and leaves the batch.
+"""Sampling by the token loop (`loop.py`): completions that have ended make room for others, and leave the batch.
 
 It keeps a cache of what it read; a model that a cache or padding on the left would make wrong (`check_sampling`) reads
 each row anew for every token.
@@ -22,10 +22,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
-from rlhf_kit.generation.loop import Step, write_on
+from rlhf_kit.generation.loop import Begun, Step, write_on
 from rlhf_kit.generation.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
 from rlhf_kit.options.bounds import number_faults
 
+ENDED_SHARE = 1 / 8  # of the rows in a batch: so many leave it at once
 BLOCK = 256  # tokens of the vocabulary that `draw` sums up before it looks closer
 
 
@@ -107,7 +108,8 @@ def sample(
         prompts: B token lists. eos_ids: any of these ends a completion. pad_id: fills, and is never looked at.
         temperature: 0 picks the likeliest token each time (log-probs are then those of temperature 1).
         generator: on the CPU; the draw of a row depends on its place in `prompts` alone, not on `batch_size`.
-        batch_size: completions sampled at once; None for all.
+        batch_size: completions sampled at once; None for all. Others begin where some have ended; with sliding windows
+            or recurrent states, which are read from the first token on, only where all have.
         value_head: reads the trunk's last hidden state; None: no values.
         compact: read each row anew for every token: slow, and right for any causal model. None: where it is needed.
 
@@ -121,13 +123,13 @@ def sample(
     uniforms = torch.rand(len(prompts), max_completion_length, generator=generator)
     device = next(model.parameters()).device
     ends = torch.tensor(eos_ids, dtype=torch.long, device=device)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of a like length share a batch
+    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of a like length are read together
     written = _Written(len(prompts), max_completion_length, pad_id, value_head is not None, device)
-    for start in range(0, len(order), batch_size or len(order)):
-        rows = torch.tensor(order[start : start + (batch_size or len(order))], device=device)
-        chosen = [prompts[i] for i in rows.tolist()]
-        reader = (Anew if compact else Cached)(model, chosen, pad_id, max_completion_length)
-        write_on(reader, _Sampler(rows, uniforms.to(device), temperature, ends, value_head, written))
+    while waiting:
+        rows = _taken(waiting, batch_size or len(waiting))
+        reader = (Anew if compact else Cached)(model, [prompts[i] for i in rows], pad_id, max_completion_length)
+        sampler = _Sampler(rows, uniforms.to(device), temperature, ends, value_head, written)
+        write_on(reader, _Pool(sampler, prompts, waiting if reader.refills else []))
     ended = torch.isin(written.tokens, ends)
     terminated = ended.any(1)
     lengths = torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)
@@ -187,43 +189,81 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
 
 
 class _Sampler:
-    """Draws a token for each of the rows `rows` of `written`, until all have ended.
-
-    A row leaves the batch when it ends.
-    """
+    """Draws a token for each of the rows `rows` of `written`, and knows which have ended."""
 
     def __init__(
         self,
-        rows: Tensor,
+        rows: list[int],
         uniforms: Tensor,
         temperature: float,
         ends: Tensor,
         value_head: nn.Module | None,
         written: _Written,
     ):
-        self.rows, self.uniforms, self.temperature, self.ends = rows, uniforms, temperature, ends
-        self.value_head, self.written, self.step = value_head, written, 0
-        self.going = torch.ones(len(rows), dtype=torch.bool, device=ends.device)
-        # Whether rows have ended is asked at every token on a CPU; a GPU would have to stop for it.
-        self.every = 1 if ends.device.type == "cpu" else 8
+        self.uniforms, self.temperature, self.ends = uniforms, temperature, ends
+        self.value_head, self.written = value_head, written
+        self.rows = torch.tensor(rows, device=ends.device)
+        self.steps = torch.zeros_like(self.rows)  # tokens that are drawn of each
+        self.going = torch.ones_like(self.rows, dtype=torch.bool)
+
+    def draw(self, logits: Tensor, states: Tensor) -> Tensor:
+        """The next tokens (M,), which are written down; those of rows that have ended are of no account."""
+        rows, steps, written = self.rows, self.steps, self.written
+        logprobs = torch.log_softmax(logits.float() / (self.temperature or 1.0), -1)  # (M, V)
+        tokens = draw(logprobs, self.uniforms[rows, steps]) if self.temperature else logprobs.argmax(-1)
+        written.tokens[rows, steps] = tokens
+        written.logprobs[rows, steps] = logprobs.gather(1, tokens[:, None]).squeeze(1)
+        written.entropy[rows, steps] = -(logprobs.exp() * logprobs).sum(-1)
+        if self.value_head is not None:
+            written.values[rows, steps] = self.value_head(states)
+        self.steps = steps + 1
+        self.going = self.going & ~torch.isin(tokens, self.ends) & (self.steps < self.uniforms.shape[1])
+        return tokens
+
+    def begin(self, places: Tensor, rows: list[int]) -> None:
+        """Other rows in these places."""
+        self.rows[places] = torch.tensor(rows, dtype=torch.long, device=self.rows.device)
+        self.steps[places], self.going[places] = 0, True
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with some alone."""
+        self.rows, self.steps, self.going = self.rows[places], self.steps[places], self.going[places]
+
+
+class _Pool:
+    """Slots, as many as the sampler's first rows: when a share of them has ended, waiting rows take their places, or
+    they leave the batch. Either copies what has been read."""
+
+    def __init__(self, sampler: _Sampler, prompts: list[list[int]], waiting: list[int]):
+        self.sampler, self.prompts, self.waiting = sampler, prompts, waiting
+        # Which rows have ended is asked at every token on a CPU; a GPU would have to stop for it.
+        self.every = 1 if sampler.ends.device.type == "cpu" else 8
+        self.longest = sampler.uniforms.shape[1]
+        self.left, self.asked = self.longest, 0
 
     def __call__(self, logits: Tensor, states: Tensor) -> Step | None:
-        rows, step, written = self.rows, self.step, self.written
-        logprobs = torch.log_softmax(logits.float() / (self.temperature or 1.0), -1)  # (rows going, V)
-        tokens = draw(logprobs, self.uniforms[rows, step]) if self.temperature else logprobs.argmax(-1)
-        written.tokens[rows, step] = tokens
-        written.logprobs[rows, step] = logprobs.gather(1, tokens[:, None]).squeeze(1)
-        written.entropy[rows, step] = -(logprobs.exp() * logprobs).sum(-1)
-        if self.value_head is not None:
-            written.values[rows, step] = self.value_head(states)
-        self.going = self.going & ~torch.isin(tokens, self.ends)
-        self.step += 1
-        if self.step == self.uniforms.shape[1]:
-            return None
-        if self.step % self.every or self.going.all():
+        tokens, sampler = self.sampler.draw(logits, states), self.sampler
+        self.left, self.asked = self.left - 1, self.asked + 1
+        if self.left and self.asked % self.every:  # none is at its limit
             return Step(tokens)
-        keep = self.going.nonzero().squeeze(1)
-        if not len(keep):
+        ended = (~sampler.going).nonzero().squeeze(1)
+        if self.left and len(ended) < ENDED_SHARE * len(tokens):
+            return Step(tokens)
+        new = _taken(self.waiting, len(ended))
+        begun, gone = ended[: len(new)], ended[len(new) :]
+        if len(gone) == len(tokens):
             return None
-        self.rows, self.going = rows[keep], self.going[keep]
-        return Step(tokens[keep], keep)
+        sampler.begin(begun, new)
+        rows = None
+        if len(gone):  # they stand behind those that begin, whose places stay
+            rows = sampler.going.nonzero().squeeze(1)
+            sampler.keep(rows)
+            tokens = tokens[rows]
+        self.left = self.longest - int(sampler.steps.max())
+        return Step(tokens, rows, Begun(begun, [self.prompts[row] for row in new]) if new else None)
+
+
+def _taken(waiting: list[int], count: int) -> list[int]:
+    """The first `count`, which wait no more."""
+    first, waiting[:count] = waiting[:count], []
+    return first

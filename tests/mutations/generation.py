@@ -1,6 +1,9 @@
 """Sampling: the draw, the pool of slots and its cache."""
 
-SAMPLING, DRAW_TEST = "rlhf_kit/generation/sampling.py", "tests/generation/test_draw.py::"
+SAMPLING, READING = "rlhf_kit/generation/sampling.py", "rlhf_kit/generation/reading.py"
+CACHE = "rlhf_kit/generation/cache.py"
+DRAW_TEST, POOL_TEST = "tests/generation/test_draw.py::", "tests/generation/test_pool.py::"
+ALONE = POOL_TEST + "test_any_number_of_slots_gives_what_each_row_has_alone"
 
 MUTANTS = [
     (
@@ -20,5 +23,77 @@ MUTANTS = [
         "torch.searchsorted(sums[:, 1:].contiguous(), points, right=True)",
         "torch.searchsorted(sums[:, 1:].contiguous(), points)",
         DRAW_TEST + "test_a_token_of_no_probability_is_never_drawn[0.0]",
+    ),
+    (
+        CACHE,
+        "return all(type(layer) is GrowingLayer for layer in cache.layers)",
+        "return True",
+        ALONE + "[mistral]",
+    ),
+    (
+        CACHE,
+        "columns = slice(self.end - keys.shape[-2], self.end)",
+        "columns = slice(self.start, self.start + keys.shape[-2])",
+        ALONE + "[gpt2]",
+    ),
+    (
+        CACHE,
+        "        if missing > self.start:\n",
+        "        if False:\n",
+        ALONE + "[llama]",
+    ),
+    (
+        CACHE,
+        "        new[..., :before, :] = 0\n".removeprefix("    "),
+        "    new[..., :before, :] = torch.nan\n",
+        ALONE + "[llama]",
+    ),
+    (
+        READING,
+        "self.mask[places] = _left_mask(lengths, self.mask.shape[1])",
+        "pass",
+        ALONE + "[gpt2]",
+    ),
+    (
+        READING,
+        "self.positions = self.lengths[:, None] - 1",
+        "pass",
+        ALONE + "[gpt2]",
+    ),
+    (
+        READING,
+        "            self._fit()\n",
+        "            pass\n",
+        POOL_TEST + "test_the_batch_is_no_wider_than_its_longest_row",
+    ),
+    (
+        READING,
+        "self.ids = F.pad(self.ids, (0, max(0, ids.shape[1] + self.room - self.ids.shape[1])), value=self.pad_id)",
+        "pass",
+        ALONE + "[rwkv]",
+    ),
+    (
+        READING,
+        "if ended and reader.refills and len(number_of) == len(texts):",
+        "if False:",
+        POOL_TEST + "test_a_model_that_reads_what_was_in_its_slot_reads_whole_rows",
+    ),
+    (
+        SAMPLING,
+        "if self.left and len(ended) < ENDED_SHARE * len(tokens):",
+        "if self.left and not len(ended):",
+        POOL_TEST + "test_rows_begin_by_the_group",
+    ),
+    (
+        SAMPLING,
+        "self.left = self.longest - int(sampler.steps.max())",
+        "self.left = self.longest",
+        POOL_TEST + "test_rows_begin_by_the_group",
+    ),
+    (
+        SAMPLING,
+        "self.steps[places], self.going[places] = 0, True",
+        "self.going[places] = True",
+        ALONE + "[gpt2]",
     ),
 ]

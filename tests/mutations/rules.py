@@ -85,14 +85,14 @@ MUTANTS = [
     ),
     (
         ROLLOUT,
-        "written.values[rows, step] = ",
-        "written.values[rows, step - 1] = ",
+        "written.values[rows, steps] = ",
+        "written.values[rows, steps - 1] = ",
         ROLLOUT_TEST + "test_logprobs_entropy_and_values_are_those_of_the_training_forward",
     ),
     (
         "rlhf_kit/generation/reading.py",
-        '"attention_mask": self.mask, "position_ids": self.positions',
-        '"attention_mask": torch.ones_like(self.mask), "position_ids": self.positions',
+        "self.ids, self.mask, self.positions, self.cache)",
+        "self.ids, torch.ones_like(self.mask), self.positions, self.cache)",
         ROLLOUT_TEST + "test_any_causal_lm_samples_as_generate_does",
     ),
     (
