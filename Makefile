@@ -65,6 +65,7 @@ $(INSTALLED): setup.cfg constraints.txt
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/ppo_vs_trl.py --json runs/ppo_vs_trl.json
 	$(BIN)/python benchmarks/scaling.py --json runs/scaling.json
+	$(BIN)/python benchmarks/sft_vs_trl.py --json runs/sft_vs_trl.json
 	$(BIN)/python benchmarks/reward_vs_trl.py --json runs/reward_vs_trl.json
 	$(BIN)/python benchmarks/coqa_vs_peers.py --json runs/coqa_vs_peers.json
 	$(BIN)/python benchmarks/icl_vs_lm_eval.py --json runs/icl_vs_lm_eval.json

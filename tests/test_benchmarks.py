@@ -200,3 +200,28 @@ def test_the_scaling_s_milliseconds_by_hand(harness):
     }).splitlines()  # fmt: skip
     assert rows[2] == "| 4x256 | sampling | 16 | 1 | - | - | 2.00 |"
     assert rows[3] == "| 4x256 | sampling | 64 | 2 | - | - |  |"
+
+
+@pytest.mark.parametrize("data", ["short", "long"])
+def test_sft_s_systems_train_on_the_same_tokens(harness, data):
+    import sft_vs_trl as sft  # noqa: PLC0415
+    from ppo_work import Shape  # noqa: PLC0415
+
+    shape, kind = Shape(1, 16, 2, 4_000, rollout=1, micro=1), sft.KINDS[data]
+    lengths = [len(row["input_ids"]) for row in sft.rows_of(data, 2)]
+    assert len(lengths) == 2 * kind.rows and sum(lengths) / len(lengths) == pytest.approx(kind.mean, rel=0.2)
+    ours, packed, theirs = (sft.work(name, shape, data, 1) for name in ("ours", "ours-packed", "trl"))
+    assert len(ours["seconds"]) == 1 and sum(lengths) / 4 < ours["tokens"] == theirs["tokens"] < sum(lengths)
+    assert sum(lengths) - kind.tokens <= packed["tokens"] < sum(lengths)  # all but the row that warms up
+
+
+def test_sft_s_table_by_hand(harness):
+    import sft_vs_trl as sft  # noqa: PLC0415
+
+    def run(seconds, gib):
+        return [{"seconds": [seconds], "peak_gib": gib, "foreign_cores": [0.0], "tokens": 100}]
+
+    reports = {"ours": run(1.0, 1.0), "trl": run(2.0, 4.0), "floor": [{"tokens_per_second": 400.0}]}
+    ours, theirs = sft.table({"short": reports}).splitlines()[2:]
+    assert ours == "| short | rlhf_kit | 1.00 (1.00-1.00) | 100 | 2.00 | 25% | 1.00 | 0.25 |"
+    assert theirs.endswith("| 50 | 1.00 | 12% | 4.00 | 1.00 |")
