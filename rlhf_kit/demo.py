@@ -77,6 +77,7 @@ RANKED = "human.jsonl"  # the user's own rankings
 LITTLE = {"num_train_epochs": 4, "learning_rate": 1e-4, "per_device_train_batch_size": 1, "warmup_steps": 0}
 COMPARED = {"ppo": ("sft",), "ppo_no_kl": ("sft", "ppo")}
 TEMPERATURE = 0.7  # as recipes/world/ppo.yaml has it; Ziegler et al. 2019 sampled so too
+SLOTS = 64  # answers sampled at once
 IN_A_TERMINAL = "Start the demo in a terminal, or leave --human out. 請在終端機執行，或不要用 --human。"
 console = Console()
 
@@ -182,7 +183,7 @@ class Demo:
         sft = load_policy(self.folder / "sft").eval()
         answers = {}
         for name, folder in POLICIES.items():
-            policy = load_policy(self.folder / folder).eval()
+            policy = sft if name == "sft" else load_policy(self.folder / folder).eval()
             answers[name] = answer(policy, sft, reward_model, tokenizer, [row["prompt"] for row in prompts], self.seed)
         self.seconds["measure"] = time.perf_counter() - start
         return {
@@ -224,15 +225,20 @@ def answer(
         max_completion_length=40,
         temperature=TEMPERATURE,
         generator=torch.Generator().manual_seed(seed),
+        batch_size=SLOTS,
     )
     texts = rollout.texts(tokenizer)
-    kl = ((answer_logprobs(policy, rollout) - answer_logprobs(sft, rollout)) * rollout.completion_mask).sum(1).mean()
     return Answers(
         texts,
         [world.judge(prompt, text) for prompt, text in zip(prompts, texts, strict=True)],
         score_texts(reward_model, tokenizer, prompts, texts).tolist(),
-        float(kl),
+        0.0 if policy is sft else kl_to(sft, rollout),
     )
+
+
+def kl_to(sft: PreTrainedModel, rollout: Rollout) -> float:
+    """KL(policy || SFT) in nats per completion, by what was drawn; the sampler has the policy's own log-probs."""
+    return float(((rollout.logprobs - answer_logprobs(sft, rollout)) * rollout.completion_mask).sum(1).mean())
 
 
 @torch.no_grad()
