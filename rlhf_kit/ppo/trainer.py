@@ -35,6 +35,7 @@ from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.heads import check_scores
 from rlhf_kit.models.precision import cast_frozen
 from rlhf_kit.models.preflight import check_texts, short_texts
+from rlhf_kit.models.prepacked import prepacked
 from rlhf_kit.models.roles import load_value_model, reference_of, refuse_shared_weights, value_source, with_value
 from rlhf_kit.models.value import (
     PolicyAndValue,
@@ -204,14 +205,15 @@ class PPOTrainer(RolloutTrainer):
         self.stopwatch.start()
         self.model.eval()
 
-        # Sample a completion to each prompt, and score it.
-        rollout = self.sample(rows, generator)
-        raw_scores, parts = self.score(rows, rollout)
-        scores = self.shape_scores(raw_scores, rollout, training)
+        with prepacked(self.accelerator.unwrap_model(self.model).policy):  # nothing changes it before the update
+            # Sample a completion to each prompt, and score it.
+            rollout = self.sample(rows, generator)
+            raw_scores, parts = self.score(rows, rollout)
+            scores = self.shape_scores(raw_scores, rollout, training)
 
-        # The policy as it will be trained, its values, and the reference.
-        policy = self.read_tokens(rollout)
-        ref_logprobs = self.reference_logprobs(rollout)
+            # The policy as it will be trained, its values, and the reference.
+            policy = self.read_tokens(rollout)
+            ref_logprobs = self.reference_logprobs(rollout)
 
         # Rewards: one a token; and from them advantages.
         gains, returns = advantages(
@@ -258,7 +260,8 @@ class PPOTrainer(RolloutTrainer):
         """One completion for each row's `prompt_ids`, from the policy as it is, or from the reference."""
         module = self.accelerator.unwrap_model(self.model)
         exact = not reference and self._sampler_is_exact(module)
-        with self.accelerator.autocast(), self.reference() if reference else nullcontext(module.policy) as policy:
+        sampled_from = self.reference() if reference else nullcontext(module.policy)
+        with self.accelerator.autocast(), sampled_from as policy, prepacked(policy, merge=True):
             return sample(
                 policy,
                 [row["prompt_ids"] for row in rows],

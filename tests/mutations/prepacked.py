@@ -1,6 +1,7 @@
 """Weights packed for a rollout: the same numbers, where they apply, and nothing left behind."""
 
 PREPACKED, TEST = "rlhf_kit/models/prepacked.py", "tests/models/test_prepacked.py::"
+TRAINER, PPO_TEST = "rlhf_kit/ppo/trainer.py", "tests/ppo/test_prepacked_rollout.py::"
 
 MUTANTS = [
     (
@@ -104,5 +105,29 @@ MUTANTS = [
         "if isinstance(self.linear, Conv1D) else weight",
         "if weight.shape[0] != weight.shape[1] and isinstance(self.linear, Conv1D) else weight",
         TEST + "test_autocast_gives_the_same_numbers_and_tokens[gpt2]",
+    ),
+    (
+        TRAINER,
+        "with prepacked(self.accelerator.unwrap_model(self.model).policy):",
+        "with nullcontext():",
+        PPO_TEST + "test_a_policy_is_packed_once_for_its_rollout_and_its_log_probs",
+    ),
+    (
+        TRAINER,
+        "with prepacked(self.accelerator.unwrap_model(self.model).policy):",
+        "with prepacked(self.accelerator.unwrap_model(self.model).policy, merge=True):",
+        PPO_TEST + "test_a_lora_policy_samples_merged_and_is_read_as_it_is_trained",
+    ),
+    (
+        TRAINER,
+        "prepacked(policy, merge=True)",
+        "prepacked(policy)",
+        PPO_TEST + "test_a_lora_policy_samples_merged_and_is_read_as_it_is_trained",
+    ),
+    (
+        PREPACKED,
+        "if _is_plain(module) and not _is_packed(module)]",
+        "if _is_plain(module)]",
+        PPO_TEST + "test_a_policy_is_packed_once_for_its_rollout_and_its_log_probs",
     ),
 ]

@@ -1,0 +1,92 @@
+"""A rollout on packed weights is the rollout without, and the update after it is on the weights themselves."""
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from rlhf_kit.models import prepacked
+from rlhf_kit.models.prepacked import _Merged, _Packed
+
+ONEDNN = pytest.mark.skipif(not prepacked._is_supported(), reason="PyTorch without oneDNN's bf16")
+
+
+def trained(make_trainer, policy, **options) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Weights and losses of a run from `policy`, which stays as it is."""
+    model = type(policy)(policy.config)
+    model.load_state_dict(policy.state_dict())
+    torch.manual_seed(0)
+    trainer = make_trainer(model=model, learning_rate=1e-2, **options)
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    return trainer.model.state_dict(), losses
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_float32_runs_are_the_same_bit_for_bit(make_trainer, policy, monkeypatch, lora):
+    options = {"peft_config": LoraConfig(r=4)} if lora else {}
+    weights, losses = trained(make_trainer, policy, **options)
+    monkeypatch.setattr(prepacked, "_is_supported", lambda: False)
+    others, plain = trained(make_trainer, policy, **options)
+    assert losses == plain
+    assert all(torch.equal(weight, others[name]) for name, weight in weights.items())
+
+
+@pytest.fixture
+def packs(monkeypatch) -> list:
+    """All that were made, in order; each with the weights it packed, if any."""
+    made, begin = [], _Packed.__init__
+
+    def noted(self, module):
+        made.append(self)
+        begin(self, module)
+
+    monkeypatch.setattr(_Packed, "__init__", noted)
+    return made
+
+
+@ONEDNN
+def test_a_policy_is_packed_once_for_its_rollout_and_its_log_probs(make_trainer, packs):
+    trainer = make_trainer(bf16=True)
+    layers = [f"transformer.h.{i}.{name}" for i in range(2) for name in ("attn.c_attn", "attn.c_proj")]
+    layers += [f"transformer.h.{i}.mlp.{name}" for i in range(2) for name in ("c_fc", "c_proj")]
+    policy = trainer.model.policy
+    linear = {policy.get_submodule(name) for name in (*layers, "lm_head")}
+    read, packed = trainer.read_tokens, []
+
+    def read_tokens(rollout):
+        packed.extend(vars(layer).get("forward") in packs for layer in linear)
+        return read(rollout)
+
+    trainer.read_tokens = read_tokens
+    trainer.collect(trainer.prompts[:4], torch.Generator().manual_seed(0))
+    assert len(packed) == len(linear) and all(packed)
+    assert {pack.module for pack in packs} == linear and len(packs) == len(linear)
+    assert all(pack.weights is not None for pack in packs)
+    assert not any("forward" in vars(module) for module in linear)
+
+
+@ONEDNN
+def test_a_lora_policy_samples_merged_and_is_read_as_it_is_trained(make_trainer, packs):
+    """Its first log-probs are then those of its reference, the same weights without adapters: KL is 0."""
+    trainer = make_trainer(bf16=True, peft_config=LoraConfig(r=4))
+    experience, metrics = trainer.collect(trainer.prompts[:4], torch.Generator().manual_seed(0))
+    assert metrics["kl"] == 0.0
+    used = [pack for pack in packs if pack.weights is not None]
+    merged = [pack for pack in used if isinstance(pack, _Merged)]
+    bases = {pack.module.get_base_layer() for pack in merged}
+    assert len(merged) == 8 and bases <= {pack.module for pack in used}
+    for name, weight in trainer.model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0.0, 0.1)
+    experience, _ = trainer.collect(trainer.prompts[:4], torch.Generator().manual_seed(0))
+    unpacked = trainer.read_tokens(experience.rollout).logprobs
+    assert torch.allclose(experience.logprobs, unpacked, rtol=0, atol=1e-5)
+
+
+@ONEDNN
+def test_the_reference_of_an_evaluation_is_sampled_on_packed_weights(make_trainer, packs):
+    trainer = make_trainer(bf16=True)
+    trainer.model.eval()
+    trainer.sample(trainer.prompts[:2], torch.Generator().manual_seed(0), reference=True)
+    assert packs and all(pack.weights is not None for pack in packs)
+    assert {pack.module for pack in packs} <= {*trainer.ref_model.modules()}
