@@ -95,7 +95,7 @@ class PPOConfig(TrainingArguments):
     max_completion_length: int = option(53, "Longest completion, in tokens.")
     temperature: float = option(1.0, "Softmax temperature, when sampling and when scoring alike.")
     generation_batch_size: int | None = option(
-        None, "Completions sampled at once on a device; None: the whole rollout."
+        None, "Completions sampled at once on a device, evaluation's too; None: as many as a rollout has."
     )
 
     # Rewards

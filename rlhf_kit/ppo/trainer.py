@@ -270,7 +270,7 @@ class PPOTrainer(RolloutTrainer):
                 max_completion_length=self.args.max_completion_length,
                 temperature=self.args.temperature,
                 generator=generator,
-                batch_size=self.args.generation_batch_size,
+                batch_size=self.args.generation_batch_size or self.args.rollout_batch_size // self.args.world_size,
                 value_head=module.value_head if exact else None,
                 compact=self.compact,
             )

@@ -96,4 +96,10 @@ MUTANTS = [
         "self.going[places] = True",
         ALONE + "[gpt2]",
     ),
+    (
+        "rlhf_kit/ppo/trainer.py",
+        "self.args.generation_batch_size or self.args.rollout_batch_size // self.args.world_size",
+        "self.args.generation_batch_size",
+        "tests/ppo/test_trainer.py::test_no_more_is_sampled_at_once_than_a_rollout_has[None-4]",
+    ),
 ]
