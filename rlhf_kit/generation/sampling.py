@@ -11,7 +11,7 @@ prompt (B, P), padded on the left             completion (B, R), padded on the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +98,7 @@ def sample(
     max_completion_length: int,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
     value_head: nn.Module | None = None,
     compact: bool | None = None,
@@ -108,6 +109,8 @@ def sample(
         prompts: B token lists. eos_ids: any of these ends a completion. pad_id: fills, and is never looked at.
         temperature: 0 picks the likeliest token each time (log-probs are then those of temperature 1).
         generator: on the CPU; the draw of a row depends on its place in `prompts` alone, not on `batch_size`.
+        seeds: one a row, in place of `generator`: its draws then depend neither on its place nor on
+            `max_completion_length`, up to which a longer completion begins alike.
         batch_size: completions sampled at once; None for all. Others begin where some have ended; with sliding windows
             or recurrent states, which are read from the first token on, only where all have.
         value_head: reads the trunk's last hidden state; None: no values.
@@ -118,9 +121,15 @@ def sample(
             cannot be sampled from at all.
     """
     _check(prompts, max_completion_length, temperature, batch_size)
+    if seeds is not None and (generator is not None or len(seeds) != len(prompts)):
+        raise UserError(f"sample: {len(seeds)} seeds for {len(prompts)} prompts: give one each, and no generator.")
     if compact is None:
         compact = check_sampling(model, prompts)
-    uniforms = torch.rand(len(prompts), max_completion_length, generator=generator)
+    if seeds is None:
+        uniforms = torch.rand(len(prompts), max_completion_length, generator=generator)
+    else:
+        own = (torch.Generator().manual_seed(seed) for seed in seeds)
+        uniforms = torch.stack([torch.rand(max_completion_length, generator=stream) for stream in own])
     device = next(model.parameters()).device
     ends = torch.tensor(eos_ids, dtype=torch.long, device=device)
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of a like length are read together

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rlhf_kit.errors import UserError
 from rlhf_kit.generation.reading import Anew, Cached, check_sampling
 from rlhf_kit.generation.sampling import sample
 
@@ -93,6 +94,29 @@ def test_any_number_of_slots_gives_what_each_row_has_alone(name, begun):
         refilled = ARCHITECTURES[name][1] != "batches" and slots is not None
         assert sum(begun) == (len(rows) - slots if refilled else 0)
         begun.clear()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_row_of_its_own_seed_is_the_same_wherever_it_stands(name):
+    """Any order, neighbours and slots; and a longer limit goes on from where a shorter one stopped."""
+    model, rows, seeds = tiny(name), prompts(), [7, 2**40, 7, *range(17)]
+    truth = in_slots(model, rows, None, generator=None, seeds=seeds).completions()
+    assert truth[0] != truth[2]  # a seed is no prompt
+    for order in (list(range(19, -1, -1)), [4, 17, 1], torch.randperm(20).tolist()):
+        for slots in (1, 3, None):
+            chosen = {"seeds": [seeds[at] for at in order], "generator": None}
+            rollout = in_slots(model, [rows[at] for at in order], slots, **chosen)
+            assert rollout.completions() == [truth[at] for at in order]
+    shorter = sample(
+        model, rows, eos_ids=ENDS, pad_id=0, max_completion_length=5, temperature=TEMPERATURE, seeds=seeds
+    )
+    assert shorter.completions() == [row[:5] for row in truth]
+
+
+@pytest.mark.parametrize("options", [{"seeds": [1, 2]}, {"seeds": [1], "generator": torch.Generator()}])
+def test_seeds_that_do_not_fit_are_refused(options):
+    with pytest.raises(UserError, match=r"sample: \d seeds for 1 prompts: give one each, and no generator."):
+        sample(tiny("gpt2"), [[5]], eos_ids=[], pad_id=0, max_completion_length=1, **options)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral"])

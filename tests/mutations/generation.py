@@ -102,4 +102,10 @@ MUTANTS = [
         "self.args.generation_batch_size",
         "tests/ppo/test_trainer.py::test_no_more_is_sampled_at_once_than_a_rollout_has[None-4]",
     ),
+    (
+        SAMPLING,
+        "own = (torch.Generator().manual_seed(seed) for seed in seeds)",
+        "own = [torch.Generator().manual_seed(seeds[0])] * len(seeds)",
+        POOL_TEST + "test_a_row_of_its_own_seed_is_the_same_wherever_it_stands[gpt2]",
+    ),
 ]
