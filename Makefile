@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-demo test-kills test-browser test-postgres test-crowd test-newest check mutants style bench architectures clean
+.PHONY: demo test test-demo test-kills test-browser test-postgres test-crowd test-newest check mutants style bench bench-gpu architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -69,6 +69,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/reward_vs_trl.py --json runs/reward_vs_trl.json
 	$(BIN)/python benchmarks/coqa_vs_peers.py --json runs/coqa_vs_peers.json
 	$(BIN)/python benchmarks/icl_vs_lm_eval.py --json runs/icl_vs_lm_eval.json
+
+# At most ten minutes, with nothing downloaded; without a GPU it says so and ends well.
+bench-gpu: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu.py --json runs/gpu.json
 
 architectures: $(INSTALLED)
 	$(BIN)/python benchmarks/architectures.py --minutes 15 --markdown docs/architectures.md

@@ -112,9 +112,16 @@ def add_options(parser: argparse.ArgumentParser, systems: Sequence[str], quick: 
 
 
 def run_worker(
-    options: argparse.Namespace, system: str, arguments: Mapping[str, object], environment: Mapping[str, str]
+    options: argparse.Namespace,
+    system: str,
+    arguments: Mapping[str, object],
+    environment: Mapping[str, str],
+    seconds: float | None = None,
 ) -> dict:
-    """The report of one system, from a process of its own; what that printed is shown if it fails."""
+    """The report of one system, from a process of its own; what that printed is shown if it fails.
+
+    Raises subprocess.TimeoutExpired where it has not ended after `seconds`.
+    """
     base = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(options.threads), "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryDirectory() as folder:
         report, log = Path(folder) / "report.json", Path(folder) / "log"
@@ -122,7 +129,12 @@ def run_worker(
         command += [str(word) for name, value in arguments.items() for word in (f"--{name}", value)]
         with log.open("w") as output:
             done = subprocess.run(
-                command, env={**os.environ, **base, **environment}, stdout=output, stderr=output, cwd=folder
+                command,
+                env={**os.environ, **base, **environment},
+                stdout=output,
+                stderr=output,
+                cwd=folder,
+                timeout=seconds,
             )
         if done.returncode:
             asked = ", ".join(f"{name} {value}" for name, value in arguments.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,12 @@ def lora(task: str):
 # --- what is measured -------------------------------------------------------------------------------------------
 
 
+def synchronize() -> None:
+    """Wait for what an accelerator was given to do."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
 class Meter(TrainerCallback):
     """The time at which each rollout is done with, the optimizer steps until then, and the dtypes that were used."""
 
@@ -141,6 +148,7 @@ class Meter(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.updates += 1
         if self.updates % self.updates_a_rollout == 0:
+            synchronize()
             self.clock.mark()
             self.steps_until.append(self.steps)
             self.handle.remove()  # the dtypes are seen in the warm-up
@@ -193,22 +201,26 @@ def ours(shape: Shape, rollouts: int, folder: Path, **options) -> dict:
     return meter.report(trainer) | {"phases": phases, "completion_tokens": length}
 
 
-def trl_112(shape: Shape, rollouts: int, folder: Path, with_lora: bool = False, all_bf16: bool = False) -> dict:
+def trl_112(
+    shape: Shape, rollouts: int, folder: Path, with_lora: bool = False, all_bf16: bool = False, **options
+) -> dict:
     """TRL 1.12.0's PPO. bf16 reaches it through ACCELERATE_MIXED_PRECISION alone, and then its training forward only.
 
     Args:
         with_lora: policy and value model alike.
         all_bf16: sampling and the forwards without gradients in bf16 as well, which its options cannot say.
+        options: of its config, where they are not those of this work.
     """
     from peft import get_peft_model  # noqa: PLC0415
     from trl.experimental.ppo import PPOConfig, PPOTrainer  # noqa: PLC0415
 
-    args = PPOConfig(
-        str(folder / "out"), **COMMON, total_episodes=shape.rollout * rollouts, num_mini_batches=1,
-        per_device_train_batch_size=shape.micro, gradient_accumulation_steps=shape.rollout // shape.micro,
-        local_rollout_forward_batch_size=shape.rollout, num_ppo_epochs=EPOCHS, response_length=NEW_TOKENS,
-        num_sample_generations=0, logging_steps=1, eval_strategy="no", use_cpu=True,
+    sizes = dict(
+        total_episodes=shape.rollout * rollouts, num_mini_batches=1, per_device_train_batch_size=shape.micro,
+        gradient_accumulation_steps=shape.rollout // shape.micro, local_rollout_forward_batch_size=shape.rollout,
+        num_ppo_epochs=EPOCHS, response_length=NEW_TOKENS, num_sample_generations=0, logging_steps=1,
+        eval_strategy="no", use_cpu=True,
     )  # fmt: skip
+    args = PPOConfig(str(folder / "out"), **COMMON, **sizes | options)
     meter, policy, value = Meter(1), policy_of(shape), value_model_of(shape)
     meter.watch(policy)
     if with_lora:
@@ -237,23 +249,27 @@ def _everything_in_bf16(trainer) -> None:
         setattr(owner, name, torch.autocast("cpu", torch.bfloat16)(getattr(owner, name)))
 
 
-def rloo(shape: Shape, rollouts: int, folder: Path) -> dict:
-    """TRL's RLOO: as many completions (4 a prompt) and optimizer steps; no value function, so less to do."""
+def rloo(shape: Shape, rollouts: int, folder: Path, callbacks: Sequence[TrainerCallback] = (), **options) -> dict:
+    """TRL's RLOO: as many completions (4 a prompt) and optimizer steps; no value function, so less to do.
+
+    `options`: of its config, where they are not those of this work.
+    """
     from trl import RLOOConfig, RLOOTrainer  # noqa: PLC0415
 
     parts = shape.rollout // shape.micro
-    args = RLOOConfig(
-        str(folder / "out"), **COMMON, max_steps=shape.steps * rollouts, per_device_train_batch_size=shape.micro,
-        gradient_accumulation_steps=parts, steps_per_generation=parts, num_iterations=EPOCHS, num_generations=4,
-        max_completion_length=NEW_TOKENS, beta=0.05, disable_dropout=True, logging_steps=shape.steps, use_cpu=True,
+    sizes = dict(
+        max_steps=shape.steps * rollouts, per_device_train_batch_size=shape.micro, gradient_accumulation_steps=parts,
+        steps_per_generation=parts, num_iterations=EPOCHS, num_generations=4, max_completion_length=NEW_TOKENS,
+        beta=0.05, disable_dropout=True, logging_steps=shape.steps, use_cpu=True,
     )  # fmt: skip
+    args = RLOOConfig(str(folder / "out"), **COMMON, **sizes | options)
     policy_of(shape).save_pretrained(folder / "policy")  # it loads its reference from where the policy came from
     policy = GPT2LMHeadModel.from_pretrained(folder / "policy")
     meter = Meter(shape.steps)
     meter.watch(policy)
     trainer = RLOOTrainer(
         policy, reward_model_of(shape), args, text_prompts(shape), processing_class=tokenizer_of(shape),
-        reward_processing_classes=tokenizer_of(shape), callbacks=[meter],
+        reward_processing_classes=tokenizer_of(shape), callbacks=[meter, *callbacks],
     )  # fmt: skip
     trainer.train()
     length = trainer.state.log_history[-2]["completions/mean_length"]

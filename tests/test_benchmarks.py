@@ -225,3 +225,47 @@ def test_sft_s_table_by_hand(harness):
     ours, theirs = sft.table({"short": reports}).splitlines()[2:]
     assert ours == "| short | rlhf_kit | 1.00 (1.00-1.00) | 100 | 2.00 | 25% | 1.00 | 0.25 |"
     assert theirs.endswith("| 50 | 1.00 | 12% | 4.00 | 1.00 |")
+
+
+@pytest.mark.parametrize("system", ["ours-shared", "rloo"])
+def test_the_gpu_s_systems_run_on_a_cpu_too(harness, monkeypatch, system):
+    import gpu  # noqa: PLC0415
+    from ppo_work import Shape  # noqa: PLC0415
+
+    monkeypatch.setattr(gpu, "SHAPES", {"tiny": (Shape(1, 16, 2, 60, rollout=4, micro=4), 4)})
+    monkeypatch.setattr(gpu, "bandwidth", lambda device: 1e9)
+    report = gpu.worker(options(worker=system, shape="tiny", device="cpu", seconds=0))
+    assert len(report["seconds"]) == 1 and report["steps"] == [4]  # no time: one to warm up, one timed
+    if system == "ours-shared":
+        assert report["sampled_per_second"] > 0 and report["sampling_floor"] == pytest.approx(4e9 / 14_720)
+
+
+def test_the_bytes_that_a_sampled_token_needs(harness):
+    import gpu  # noqa: PLC0415
+    from ppo_work import Shape  # noqa: PLC0415
+
+    shape = Shape(1, 16, 2, 60, rollout=4, micro=4)
+    weights, cache = 12 * 16 * 16 + 60 * 16, 4 * (24 + 2) * 2 * 16  # two bytes each; key and value of 26 tokens
+    assert gpu.bytes_a_step(shape, 4) == 2 * (weights + cache) == 14_720
+
+
+def test_a_machine_without_a_gpu_is_told_so(harness, monkeypatch, capsys):
+    import gpu  # noqa: PLC0415
+
+    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py"])
+    monkeypatch.setattr(gpu.torch.accelerator, "is_available", lambda: False)
+    gpu.main()
+    assert capsys.readouterr().out.startswith("There is no GPU here, so nothing was measured.")
+
+
+def test_the_gpu_s_table_by_hand(harness):
+    import gpu  # noqa: PLC0415
+
+    def run(seconds, **more):
+        return [{"seconds": [seconds], "peak_gib": 1, "foreign_cores": [0.0], "device_gib": 2.5, **more}]
+
+    ours = run(2.0, sampled_per_second=1000.0, sampling_floor=2000.0)
+    shape, _ = gpu.SHAPES["small"]
+    rows = gpu.table({"ours-shared": ours, "rloo": run(8.0), "trl112": []}, shape).splitlines()[2:]
+    assert rows[0].endswith("| 2.00 (2.00-2.00) | 128.0 |  | 4.00 | 1,000 | 50% | 2.50 |")
+    assert rows[1].endswith("| 32.0 |  | 1.00 |  |  | 2.50 |") and "| no figure |" in rows[2]
