@@ -6,6 +6,7 @@ the pictures of docs/feedback.md anew.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,8 +20,10 @@ from serving.conftest import Site, served
 from rlhf_kit import world
 from rlhf_kit.data.labels.reader import read_labels
 from rlhf_kit.data.labels.store import Answer, open_store
+from rlhf_kit.data.loading import load
 from rlhf_kit.feedback.assignment import Policy, set_policy
 from rlhf_kit.feedback.truth import compare_decision
+from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.serving.access import add_link
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser test was run")
@@ -105,7 +108,8 @@ def drag(page, card: int, to: int) -> None:
     page.mouse.up()
 
 
-def test_ten_lists_by_mouse_and_by_keyboard_with_ties(open_page, site):
+def test_ten_lists_by_mouse_and_by_keyboard_with_ties(open_page, site, policy, tokenizer, tmp_path):
+    """And the owner's export, taken from the page, trains a reward model."""
     page = open_page()
     wanted = {}
     for number in range(10):
@@ -139,6 +143,23 @@ def test_ten_lists_by_mouse_and_by_keyboard_with_ties(open_page, site):
         assert (each.content["ranks"], each.content["ratings"]) == (ranks, ratings)
     rows = read_labels(site.store.name, ("ranked",))
     assert len(rows) == 10 and {row["labeler"] for row in rows} == {"amy"}
+    admin = open_page()
+    admin.goto(f"http://127.0.0.1:{site.port}/join/{add_link(site.store, site.store.add_labeler('admin', 'admin'))}")
+    admin.click("form.narrow button")
+    admin.goto(f"http://127.0.0.1:{site.port}/progress")
+    with admin.expect_download() as download:
+        admin.click('.exports a[href="/export/ranked"]')
+    exported = tmp_path / "exported.jsonl"
+    download.value.save_as(exported)
+    lines = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines()]
+    assert [line["ranks"] for line in lines] == [row["ranks"] for row in rows]
+    args = RewardConfig(str(tmp_path / "reward"), num_train_epochs=1, per_device_train_batch_size=5, use_cpu=True,
+                        report_to="none", save_strategy="no")  # fmt: skip
+    policy.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    trainer = RewardTrainer(str(tmp_path / "policy"), args, load(exported, ("ranked",))[0], processing_class=tokenizer)
+    trainer.train()
+    assert trainer.data_counts["train"]["lists"] == 10 and trainer.state.epoch == 1
 
 
 def test_undo_takes_back_one_step_at_a_time_and_then_the_last_task(open_page, site):
