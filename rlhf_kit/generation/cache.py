@@ -10,14 +10,16 @@ from transformers.cache_utils import DynamicLayer
 class GrowingLayer(DynamicLayer):
     """Keys and values (B, H, N, D) of one layer, in room for `room` tokens, and half as much again when it is full.
 
-    They are the columns from `start` to `end` of what has been allocated.
+    They are the columns from `start` to `end` of what has been allocated; if `wide` in float32 (see `attention.py`).
     """
 
-    def __init__(self, room: int = 0):
+    def __init__(self, room: int = 0, wide: bool = False):
         super().__init__()
-        self.room, self.start, self.end = room, 0, 0
+        self.room, self.wide, self.start, self.end = room, wide, 0, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if self.wide:
+            key_states, value_states = key_states.float(), value_states.float()
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.all_keys, self.all_values = key_states[..., :0, :], value_states[..., :0, :]
@@ -73,11 +75,11 @@ def _moved(old: Tensor, before: int, room: int) -> Tensor:
     return new
 
 
-def growing_cache(model: PreTrainedModel, room: int = 0) -> DynamicCache:
+def growing_cache(model: PreTrainedModel, room: int = 0, wide: bool = False) -> DynamicCache:
     """A cache with room for `room` tokens at first; layers that are not plain attention (sliding windows) stay
     transformers' own."""
     cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [GrowingLayer(room, wide) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.attention import in_bf16_on_cpu, wide_attention
 from rlhf_kit.generation.cache import can_replace, growing_cache
 from rlhf_kit.generation.loop import Begun, Step, write_on
 from rlhf_kit.models.forward import (
@@ -79,12 +80,13 @@ class Cached:
         self.ids, self.lengths = left_pad(prompts, pad_id, next(model.parameters()).device)
         self.mask = _left_mask(self.lengths, self.ids.shape[1])
         self.positions = ops.position_ids(self.mask)
-        self.cache = growing_cache(model, self.ids.shape[1] + room)
+        self.wide = in_bf16_on_cpu(model)
+        self.cache = growing_cache(model, self.ids.shape[1] + room, self.wide)
         self.refills = can_replace(self.cache)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Logits (rows, V) that predict the next token of each row, and the states (rows, H) they come from."""
-        with captured_input(output_embeddings(self.model), 1) as states:
+        with captured_input(output_embeddings(self.model), 1) as states, wide_attention(self.wide):
             logits = _read_on(self.model, self.ids, self.mask, self.positions, self.cache)
         return logits[:, -1], states[0][:, -1]
 
@@ -118,8 +120,9 @@ class Cached:
         self.mask = F.pad(self.mask, (max(0, width - self.mask.shape[1]), 0))
         self.mask[places] = _left_mask(lengths, self.mask.shape[1])
         if width > 1:
-            mask, read = _left_mask(lengths, width)[:, :-1], growing_cache(self.model)
-            _read_on(self.model, ids[:, :-1], mask, ops.position_ids(mask), read)
+            mask, read = _left_mask(lengths, width)[:, :-1], growing_cache(self.model, wide=self.wide)
+            with wide_attention(self.wide):
+                _read_on(self.model, ids[:, :-1], mask, ops.position_ids(mask), read)
             for layer, new in zip(self.cache.layers, read.layers, strict=True):
                 layer.replace(places, new.keys, new.values)
 

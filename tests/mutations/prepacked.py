@@ -2,6 +2,7 @@
 
 PREPACKED, TEST = "rlhf_kit/models/prepacked.py", "tests/models/test_prepacked.py::"
 TRAINER, PPO_TEST = "rlhf_kit/ppo/trainer.py", "tests/ppo/test_prepacked_rollout.py::"
+ATTENTION, ATTENTION_TEST = "rlhf_kit/generation/attention.py", "tests/generation/test_attention.py::"
 
 MUTANTS = [
     (
@@ -129,5 +130,41 @@ MUTANTS = [
         "if _is_plain(module) and not _is_packed(module)]",
         "if _is_plain(module)]",
         PPO_TEST + "test_a_policy_is_packed_once_for_its_rollout_and_its_log_probs",
+    ),
+    (
+        ATTENTION,
+        """with torch.autocast("cpu", enabled=False):""",
+        "with torch.no_grad():",
+        ATTENTION_TEST + "test_the_attention_is_computed_in_float32",
+    ),
+    (
+        ATTENTION,
+        "    finally:\n        _is_wide.reset(before)",
+        "    finally:\n        pass",
+        ATTENTION_TEST + "test_an_error_within_ends_it",
+    ),
+    (
+        ATTENTION,
+        " or not inner.is_backend_compatible():",
+        ":",
+        ATTENTION_TEST + "test_no_further_from_float32_than_before[falcon-weights]",
+    ),
+    (
+        ATTENTION,
+        "return is_cast or inner.dtype == torch.bfloat16",
+        "return True",
+        ATTENTION_TEST + "test_no_further_from_float32_than_before[gpt2-weights]",
+    ),
+    (
+        ATTENTION,
+        "output.to(torch.bfloat16), weights",
+        "output, weights",
+        ATTENTION_TEST + "test_no_further_from_float32_than_before[gpt2-weights]",
+    ),
+    (
+        "rlhf_kit/generation/reading.py",
+        "growing_cache(self.model, wide=self.wide)\n            with wide_attention(self.wide):",
+        "growing_cache(self.model)\n            with wide_attention(False):",
+        ATTENTION_TEST + "test_the_attention_is_computed_in_float32",
     ),
 ]
