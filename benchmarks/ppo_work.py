@@ -172,15 +172,27 @@ class Meter(TrainerCallback):
 
 
 def ppo_of(
-    shape: Shape, rollouts: int, folder: Path, value: str = "shared", with_lora: bool = False, **options
+    shape: Shape,
+    rollouts: int,
+    folder: Path,
+    value: str = "shared",
+    with_lora: bool = False,
+    mini_batches: int = 1,
+    **options,
 ) -> tuple[Trainer, Meter]:
-    """Our trainer before its first step. `options`: of its config, where they are not those of this work."""
+    """Our trainer before its first step.
+
+    Args:
+        mini_batches: of a rollout.
+        options: of its config, where they are not those of this work.
+    """
     from rlhf_kit.ppo import PPOConfig, PPOTrainer  # noqa: PLC0415
 
     sizes = dict(
-        total_episodes=shape.rollout * rollouts, rollout_batch_size=shape.rollout, mini_batch_size=shape.rollout,
-        per_device_train_batch_size=shape.micro, per_device_eval_batch_size=FORWARD, num_ppo_epochs=EPOCHS,
-        max_completion_length=NEW_TOKENS, missing_eos_penalty=None, use_cpu=True,
+        total_episodes=shape.rollout * rollouts, rollout_batch_size=shape.rollout,
+        mini_batch_size=shape.rollout // mini_batches, per_device_train_batch_size=shape.micro,
+        per_device_eval_batch_size=FORWARD, num_ppo_epochs=EPOCHS, max_completion_length=NEW_TOKENS,
+        missing_eos_penalty=None, use_cpu=True,
     )  # fmt: skip
     args = PPOConfig(str(folder / "out"), **COMMON, **sizes | options)
     meter, policy = Meter(args.steps_per_rollout), policy_of(shape)
@@ -278,6 +290,7 @@ def rloo(shape: Shape, rollouts: int, folder: Path, callbacks: Sequence[TrainerC
 
 SYSTEMS = {  # name on the command line -> what it is, how to run it
     "ours-shared": ("rlhf_kit PPO, shared value", ours, {}),
+    "ours-shared-minis": ("rlhf_kit PPO, shared value, 4 mini-batches an epoch", ours, {"mini_batches": 4}),
     "ours-separate": ("rlhf_kit PPO, separate value", ours, {"value": "separate"}),
     "ours-lora": ("rlhf_kit PPO, LoRA, shared value", ours, {"with_lora": True}),
     "trl112": ("TRL 1.12 PPO", trl_112, {}),

@@ -5,7 +5,7 @@
 
 A cell is model/rollout/length, in a process of its own: one rollout to warm up, one timed; one epoch in mini-batches
 of 8, so that every cell makes as many optimizer steps a row. Cells take turns, from the cheapest to the dearest and
-back. A cell that would take more than is left of a round's share of the time is left out, and shown as "-".
+back. A cell that fails, or would take more than is left of a round's share of the time, is left out: "-".
 """
 
 from __future__ import annotations
@@ -80,8 +80,14 @@ def in_rounds(cells: Sequence[Cell], repeats: int, seconds: float, run: Callable
                 continue
             say(f"round {turn + 1} of {repeats}: {name_of(cell)}")
             start = time.perf_counter()
-            reports.setdefault(cell, {OURS: []})[OURS].append(run(cell))
+            try:
+                report = run(cell)
+            except SystemExit as fault:  # too large for this machine, perhaps; the others are measured all the same
+                say(str(fault))
+                continue
             taken[cell] = time.perf_counter() - start
+            reports.setdefault(cell, {OURS: []})[OURS].append(report)
+        say(f"after round {turn + 1}:\n{table(reports)}")
     return reports
 
 

@@ -167,6 +167,7 @@ def test_the_scaling_goes_there_and_back_and_leaves_out_what_takes_too_long(harn
     import scaling  # noqa: PLC0415
 
     cells = scaling.chosen(["4x256/16/*", "24x1024/256/512"])
+    monkeypatch.setattr(scaling, "table", lambda reports: "")
     assert cells == [("4x256", 16, 48), ("4x256", 16, 128), ("4x256", 16, 512), ("24x1024", 256, 512)]
     clock, asked = [0.0], []
     monkeypatch.setattr(scaling.time, "perf_counter", lambda: clock[0])
@@ -179,6 +180,11 @@ def test_the_scaling_goes_there_and_back_and_leaves_out_what_takes_too_long(harn
     reports = scaling.in_rounds(cells, 2, 60.0, run)
     assert asked == [*cells[:3], *cells[2::-1]]  # the dearest would take 12,000
     assert [len(of_cell["ours"]) for of_cell in reports.values()] == [2, 2, 2]
+
+    def fails(cell):
+        return sys.exit("no room") if cell == cells[1] else run(cell)
+
+    assert list(scaling.in_rounds(cells[:3], 2, 60.0, fails)) == [cells[0], cells[2]]
     with pytest.raises(SystemExit, match="no cell is named 5x5"):
         scaling.chosen(["5x5"])
 
@@ -200,6 +206,14 @@ def test_the_scaling_s_milliseconds_by_hand(harness):
     }).splitlines()  # fmt: skip
     assert rows[2] == "| 4x256 | sampling | 16 | 1 | - | - | 2.00 |"
     assert rows[3] == "| 4x256 | sampling | 64 | 2 | - | - |  |"
+
+
+def test_a_rollout_in_mini_batches_makes_as_many_steps(harness, tmp_path):
+    import ppo_work  # noqa: PLC0415
+
+    _, system, more = ppo_work.SYSTEMS["ours-shared-minis"]
+    shape = ppo_work.Shape(1, 16, 2, 60, rollout=8, micro=2)
+    assert system(shape, 2, tmp_path, max_completion_length=4, **more)["steps"] == [4 * ppo_work.EPOCHS]
 
 
 @pytest.mark.parametrize("data", ["short", "long"])
