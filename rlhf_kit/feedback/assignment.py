@@ -115,7 +115,7 @@ def last_assignment(store: Store, labeler: int, kind: str) -> Assignment | None:
 
 
 def standing(store: Store, labeler: int, kind: str, policy: Policy, now: float | None = None) -> tuple[int, int]:
-    """(decisions of this labeler, new tasks that are left for them)."""
+    """(decisions of this labeler, tasks that are left for them: new ones, and the one that is open)."""
     now = time.time() if now is None else now
     with store.reading() as connection:
         decided = select(events.c.assignment).where(events.c.assignment.is_not(None))
@@ -123,8 +123,8 @@ def standing(store: Store, labeler: int, kind: str, policy: Policy, now: float |
         done = connection.execute(
             own.where(given.c.labeler == labeler, tasks.c.kind == kind, given.c.id.in_(decided))
         ).scalar_one()
-        left = _left(labeler, kind, policy, now)
-        return done, connection.execute(select(func.count()).select_from(left)).scalar_one()
+        new = connection.execute(select(func.count()).select_from(_left(labeler, kind, policy, now))).scalar_one()
+        return done, new + (_open(connection, labeler, kind) is not None)
 
 
 def _open(connection: Connection, labeler: int, kind: str) -> Assignment | None:

@@ -188,6 +188,8 @@ def test_standing_counts_what_is_done_and_left(tmp_path):
     assert standing(store, amy, "ranking", PLAIN) == (0, 3)
     decide(store, amy, next_assignment(store, amy, "ranking", PLAIN))
     assert standing(store, amy, "ranking", PLAIN) == (1, 2)
+    next_assignment(store, amy, "ranking", PLAIN)
+    assert standing(store, amy, "ranking", PLAIN) == (1, 2)  # the one that is open is left to do
 
 
 def test_an_assignment_is_its_labelers_alone(tmp_path):

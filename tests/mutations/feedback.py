@@ -199,6 +199,12 @@ MUTANTS = [
     # who is given what
     (
         ASSIGNMENT,
+        "return done, new + (_open(connection, labeler, kind) is not None)",
+        "return done, new",
+        GIVEN + "test_standing_counts_what_is_done_and_left",
+    ),
+    (
+        ASSIGNMENT,
         "tasks.c.draw < policy.overlap,",
         "tasks.c.draw < 0,",
         GIVEN + "test_each_task_is_given_to_as_many_as_it_needs_and_nobody_twice",
