@@ -62,6 +62,7 @@ $(INSTALLED): setup.cfg constraints.txt
 	$(BIN)/python -m pip install --editable ".[dev]" --constraint constraints.txt
 	touch $@
 
+# Hours on two quiet cores; the scaling takes 90 minutes of them at most, and --minutes says otherwise.
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/ppo_vs_trl.py --json runs/ppo_vs_trl.json
 	$(BIN)/python benchmarks/scaling.py --json runs/scaling.json

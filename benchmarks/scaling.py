@@ -111,15 +111,12 @@ def milliseconds(cell: Cell, runs: Sequence[dict]) -> dict[str, float]:
 def table(reports: Reports) -> str:
     costs = {cell: milliseconds(cell, of_cell[OURS]) for cell, of_cell in reports.items()}
     rows = []
-    for model, column in itertools.product(MODELS, PHASES):
-        known = [of_cell[column] for cell, of_cell in costs.items() if cell[0] == model]
-        if not known:
-            continue
-        for rollout in ROLLOUTS:
-            of_lengths = [costs.get((model, rollout, length)) for length in LENGTHS]
-            cells = ["-" if of_cell is None else f"{of_cell[column]:.3g}" for of_cell in of_lengths]
-            spread = f"{max(known) / min(known):.2f}" if rollout == ROLLOUTS[0] else ""
-            rows.append([model, column, str(rollout), *cells, spread])
+    for model, column, rollout in itertools.product(MODELS, PHASES, ROLLOUTS):
+        of_lengths = [costs.get((model, rollout, length), {}).get(column) for length in LENGTHS]
+        known = [each for each in of_lengths if each is not None]
+        if known:
+            cells = ["-" if each is None else f"{each:.3g}" for each in of_lengths]
+            rows.append([model, column, str(rollout), *cells, f"{max(known) / min(known):.2f}"])
     header = ["model", "ms a token", "rollout", *map(str, LENGTHS), "dearest to cheapest"]
     return markdown(header, rows)
 

@@ -201,11 +201,11 @@ def test_the_scaling_s_milliseconds_by_hand(harness):
         {"sampling": 1.0, "passes": 1.0, "update": 2.0}  # 16 x 48 tokens, 16 x (24 + 48)
     )
     assert scaling.milliseconds(cell, [run(1.536, 1.152), run(0.768, 2.304), run(7.68, 0)])["sampling"] == 2.0
-    rows = scaling.table({
-        cell: {"ours": [run(0.768, 1, 1, 1)]}, ("4x256", 64, 48): {"ours": [run(6.144, 1, 1, 1)]},
-    }).splitlines()  # fmt: skip
-    assert rows[2] == "| 4x256 | sampling | 16 | 1 | - | - | 2.00 |"
-    assert rows[3] == "| 4x256 | sampling | 64 | 2 | - | - |  |"
+    seconds = {cell: 0.768, ("4x256", 16, 512): 16.384, ("4x256", 64, 48): 3.072}
+    reports = {each: {"ours": [run(x, 1, 1, 1)]} for each, x in seconds.items()}
+    rows = scaling.table(reports).splitlines()[2:]
+    assert rows[:2] == ["| 4x256 | sampling | 16 | 1 | - | 2 | 2.00 |", "| 4x256 | sampling | 64 | 1 | - | - | 1.00 |"]
+    assert len(rows) == 6
 
 
 def test_a_rollout_in_mini_batches_makes_as_many_steps(harness, tmp_path):
