@@ -247,7 +247,7 @@ def answer_logprobs(policy: PreTrainedModel, rollout: Rollout) -> torch.Tensor:
     result = torch.zeros(rollout.completion_ids.shape)
     for rows in rollout.by_length(32):
         part = rollout.select(rows)
-        logprobs = completion_logprobs(policy, part.model_inputs(), part.completion_ids, TEMPERATURE)
+        logprobs = completion_logprobs(policy, part.model_inputs(), TEMPERATURE)
         result[rows, : logprobs.shape[1]] = logprobs
     return result
 

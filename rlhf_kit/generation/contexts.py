@@ -26,6 +26,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.generation.cache import GrowingLayer, growing_cache
 from rlhf_kit.models import preflight
 from rlhf_kit.models.forward import pad_right
+from rlhf_kit.models.packed import attention_of
 
 NOWHERE = -1  # the place of padding
 
@@ -91,7 +92,7 @@ class Contexts:
     def _forward(self, ids: Tensor, positions: Tensor | None, mask: Tensor, logits: int = 1) -> Tensor:
         if mask.dim() == 3:
             mask = mask[:, None]  # (G, 1, queries, keys)
-            if self.model.config._attn_implementation == "eager":  # which adds what it is given
+            if attention_of(self.model) == "eager":  # which adds what it is given
                 dtype = self.model.dtype
                 mask = torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill(
                     ~mask, torch.finfo(dtype).min
@@ -137,7 +138,7 @@ def can_share(model: PreTrainedModel) -> bool:
     takes = set(inspect.signature(type(model).forward).parameters)
     if not {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"} <= takes:
         return False
-    if model.config._attn_implementation not in ("sdpa", "eager"):
+    if attention_of(model) not in ("sdpa", "eager"):
         return False
     if not all(type(layer) is GrowingLayer for layer in growing_cache(model).layers):
         return False

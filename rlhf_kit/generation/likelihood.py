@@ -23,6 +23,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.generation.contexts import can_share
 from rlhf_kit.generation.decoding import DEFAULT_BATCH_TOKENS
 from rlhf_kit.models.forward import context_length
+from rlhf_kit.models.packed import attention_of
 from rlhf_kit.models.prefix import shared_prefix, tree_mask, tree_rows
 from rlhf_kit.models.room import Room
 
@@ -185,7 +186,7 @@ def _arguments(model: PreTrainedModel, tree: dict[str, Tensor], trees, device: t
     if not any(map(_branches, trees)):
         return {"attention_mask": (tree["segments"] >= 0).long().to(device)}
     mask = tree_mask(tree["segments"].to(device))
-    if model.config._attn_implementation == "eager":  # which adds what it is given
+    if attention_of(model) == "eager":  # which adds what it is given
         mask = torch.zeros(mask.shape, dtype=model.dtype, device=device).masked_fill(
             ~mask, torch.finfo(model.dtype).min
         )

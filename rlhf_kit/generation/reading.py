@@ -22,13 +22,17 @@ from rlhf_kit.generation.cache import can_replace, growing_cache
 from rlhf_kit.generation.loop import Begun, Step, write_on
 from rlhf_kit.models.forward import (
     captured_input,
+    compact_rows,
     completion_logits_and_states,
     output_embeddings,
+    packed_rows,
     pad_right,
+    read_rows,
     taken,
     trunk_states,
     unwrapped,
 )
+from rlhf_kit.models.packed import take_packed, take_padded
 from rlhf_kit.models.preflight import agreed, alone, gap, short_texts, tried
 
 logger = logging.getLogger(__name__)
@@ -41,32 +45,20 @@ def left_pad(sequences: list[list[int]], pad_id: int, device=None) -> tuple[Tens
     return ids, torch.tensor([len(s) for s in sequences], device=device)
 
 
-def padded_inputs(
-    prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor, completion_lengths: Tensor
+def completion_rows(
+    prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor, completion_lengths: Tensor, pack: bool
 ) -> dict[str, Tensor]:
-    """(B, P), (B,), (B, R), (B,) -> input_ids, attention_mask, position_ids, (B, P + R) each."""
-    prompt_mask = ops.length_mask(prompt_lengths, prompt_ids.shape[1]).flip(1)
-    mask = torch.cat([prompt_mask, ops.length_mask(completion_lengths, completion_ids.shape[1])], 1).long()
-    return {
-        "input_ids": torch.cat([prompt_ids, completion_ids], 1),
-        "attention_mask": mask,
-        "position_ids": ops.position_ids(mask),
-    }
-
-
-def compact_inputs(
-    prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor, completion_lengths: Tensor
-) -> dict[str, Tensor]:
-    """The same -> input_ids, attention_mask (B, T), and `places` (B, R + 1) of the state before each token and after
-    the last."""
-    rows = torch.cat([prompt_ids, completion_ids], 1)  # (B, P + R)
+    """(B, P) padded on the left, (B,), (B, R), (B,) -> `packed_rows` or `compact_rows` of prompt and completion, and
+    `places` (S,) of the states: before each token of a completion, and after its last."""
+    both = torch.cat([prompt_ids, completion_ids], 1)  # (B, P + R)
     lengths = prompt_lengths + completion_lengths
-    steps = torch.arange(rows.shape[1], device=rows.device)
     starts, width = prompt_ids.shape[1] - prompt_lengths, int(lengths.max())
-    ids = rows.gather(1, (starts[:, None] + steps[:width]).clamp(max=rows.shape[1] - 1))
-    places = prompt_lengths[:, None] - 1 + steps[: completion_ids.shape[1] + 1]
-    mask = ops.length_mask(lengths, width).long()
-    return {"input_ids": ids, "attention_mask": mask, "places": places.clamp(max=width - 1)}
+    steps = torch.arange(both.shape[1] + 1, device=both.device)
+    rows = both.gather(1, (starts[:, None] + steps[:width]).clamp(max=both.shape[1] - 1))
+    begins = lengths.cumsum(0) - lengths if pack else torch.arange(len(rows), device=both.device) * width
+    places = (begins + prompt_lengths - 1)[:, None] + steps[: completion_ids.shape[1] + 1]
+    states = ops.length_mask(completion_lengths + 1, places.shape[1])
+    return (packed_rows if pack else compact_rows)(rows, lengths) | {"places": places[states]}
 
 
 class Cached:
@@ -86,7 +78,7 @@ class Cached:
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Logits (rows, V) that predict the next token of each row, and the states (rows, H) they come from."""
-        with captured_input(output_embeddings(self.model), 1) as states, wide_attention(self.wide):
+        with captured_input(output_embeddings(self.model)) as states, wide_attention(self.wide):
             logits = _read_on(self.model, self.ids, self.mask, self.positions, self.cache)
         return logits[:, -1], states[0][:, -1]
 
@@ -160,7 +152,7 @@ class Anew:
         width = int(self.lengths.max())
         mask = ops.length_mask(self.lengths, width).long()
         inputs = taken(self.model, input_ids=self.ids[:, :width], attention_mask=mask, use_cache=False)
-        with captured_input(output_embeddings(self.model), 1, self.lengths[:, None] - 1) as states:
+        with captured_input(output_embeddings(self.model), self.lengths[:, None] - 1) as states:
             output = self.model(**inputs)
         return output.logits[:, -1], states[0][:, -1]
 
@@ -212,23 +204,55 @@ def check_sampling(model: nn.Module, prompts: list[list[int]], value_trunk: nn.M
 def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value_trunk: nn.Module | None) -> float:
     """By how much the sampler's logits, the training forward's, and the value trunk's states are off."""
     starts = [(len(text) + 1) // 2 for text in texts]
-    rests = [text[start:] for text, start in zip(texts, starts, strict=True)]
-    device = next(model.parameters()).device
-    prompts, lengths = left_pad([text[:start] for text, start in zip(texts, starts, strict=True)], 0, device)
-    completions, sizes = (x.to(device) for x in pad_right(rests, 0))
-    inputs = (compact_inputs if compact else padded_inputs)(prompts, lengths, completions, sizes)
     truth = [alone(model, text)[start - 1 : -1] for text, start in zip(texts, starts, strict=True)]
-    keep = completions.shape[1] + 1
-    logits, _ = completion_logits_and_states(model, inputs, keep)
-    read = [row[:size].float() for row, size in zip(logits, sizes, strict=True)]
     sampled, number_of = _sampled_logits(model, texts, starts, compact)
-    worst = max(gap(read, truth), gap(sampled, [truth[number] for number in number_of]))
+    worst = gap(sampled, [truth[number] for number in number_of])
+    return max(worst, _rows_gap(model, texts, False, value_trunk))
+
+
+def packs(model: nn.Module, prompts: list[list[int]], value_trunk: nn.Module | None = None) -> bool:
+    """Whether training may read all rows as one, without padding: where that gives the logits of a text alone.
+
+    From then on `model` and `value_trunk` have the attention that can (`models.packed`).
+    """
+    texts = short_texts(model, prompts)
+    models = [model] if value_trunk is None else [model, value_trunk]
+
+    def decide() -> str | None:
+        return tried(model, lambda: _rows_gap(model, texts, True, value_trunk))
+
+    if not all([take_packed(each) for each in models]):  # all of them, on every process
+        fault = "its attention is not of transformers' interface"
+    else:
+        fault = agreed(decide)
+    if fault is not None:
+        for each in models:
+            take_padded(each)
+        logger.info("%s reads rows with padding: without, %s.", type(unwrapped(model)).__name__, fault)
+    return fault is None
+
+
+def _rows_gap(model: nn.Module, texts: list[list[int]], pack: bool, value_trunk: nn.Module | None) -> float:
+    """By how much the logits and the value trunk's states of rows as training reads them are off."""
+    starts, device = [(len(text) + 1) // 2 for text in texts], next(model.parameters()).device
+    prompts, lengths = left_pad([text[:start] for text, start in zip(texts, starts, strict=True)], 0, device)
+    rests = [text[start:] for text, start in zip(texts, starts, strict=True)]
+    completions, sizes = (x.to(device) for x in pad_right(rests, 0))
+    inputs = completion_rows(prompts, lengths, completions, sizes, pack)
+    inputs["completion_mask"] = ops.length_mask(sizes, completions.shape[1])
+    logits, _ = completion_logits_and_states(model, inputs)
+    truth = [alone(model, text)[start - 1 : -1] for text, start in zip(texts, starts, strict=True)]
+    worst = gap([logits.float()], [torch.cat(truth)])
     if value_trunk is not None:
-        states = trunk_states(value_trunk, inputs, keep)
-        read = [row[: size + 1].float() for row, size in zip(states, sizes, strict=True)]
-        ids = [torch.tensor([text], device=device) for text in texts]
-        truth = [trunk_states(value_trunk, {"input_ids": x}, x.shape[1])[0].float() for x in ids]
-        worst = max(worst, gap(read, [x[start - 1 :] for x, start in zip(truth, starts, strict=True)]))
+        rows = [
+            compact_rows(torch.tensor([text], device=device), torch.tensor([len(text)], device=device))
+            for text in texts
+        ]
+        truth = [
+            read_rows(value_trunk, row).last_hidden_state[0, start - 1 :].float()
+            for row, start in zip(rows, starts, strict=True)
+        ]
+        worst = max(worst, gap([trunk_states(value_trunk, inputs).float()], [torch.cat(truth)]))
     return worst
 
 

@@ -23,7 +23,7 @@ from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.loop import Begun, Step, write_on
-from rlhf_kit.generation.reading import Anew, Cached, check_sampling, compact_inputs, left_pad, padded_inputs
+from rlhf_kit.generation.reading import Anew, Cached, check_sampling, completion_rows, left_pad
 from rlhf_kit.options.bounds import number_faults
 
 ENDED_SHARE = 1 / 8  # of the rows in a batch: so many leave it at once
@@ -43,7 +43,7 @@ class Rollout:
     logprobs: Tensor | None = None  # (B, R) float32, at the temperature of the draw
     entropy: Tensor | None = None  # (B, R) float32
     values: Tensor | None = None  # (B, R) float32, V of the state before each token; only with a value head
-    compact: bool = False  # models read a row as prompt and completion with nothing between, padded on the right
+    pack: bool = False  # whether models read all rows as one long one, without padding (`models.packed`)
 
     @property
     def completion_mask(self) -> Tensor:  # (B, R)
@@ -71,7 +71,7 @@ class Rollout:
             completion_lengths,
             self.terminated[rows],
             *(None if x is None else x[rows, :width] for x in seen),
-            compact=self.compact,
+            pack=self.pack,
         )
 
     def by_length(self, size: int) -> Iterator[Tensor]:
@@ -79,13 +79,10 @@ class Rollout:
         yield from (self.prompt_lengths + self.completion_lengths).argsort().split(size)
 
     def model_inputs(self) -> dict[str, Tensor]:
-        """Prompt and completion side by side, mask and positions from their lengths. -> three of (B, P + R).
-
-        Compact: input_ids and attention_mask (B, T), and `places` (B, R + 1) of the state before each token and after
-        the last.
-        """
-        sizes = self.prompt_ids, self.prompt_lengths, self.completion_ids, self.completion_lengths
-        return (compact_inputs if self.compact else padded_inputs)(*sizes)
+        """`completion_rows` of prompts and completions, and `completion_ids` and `completion_mask`, (B, R) each."""
+        rows = self.prompt_ids, self.prompt_lengths, self.completion_ids, self.completion_lengths
+        tokens = {"completion_ids": self.completion_ids, "completion_mask": self.completion_mask}
+        return completion_rows(*rows, pack=self.pack) | tokens
 
 
 @torch.no_grad()
@@ -142,9 +139,7 @@ def sample(
     ended = torch.isin(written.tokens, ends)
     terminated = ended.any(1)
     lengths = torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)
-    rollout = written.rollout(*left_pad(prompts, pad_id, device), lengths, terminated)
-    rollout.compact = compact
-    return rollout
+    return written.rollout(*left_pad(prompts, pad_id, device), lengths, terminated)
 
 
 def _check(prompts: list[list[int]], max_completion_length: int, temperature: float, batch_size: int | None) -> None:

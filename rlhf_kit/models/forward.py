@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+
+from rlhf_kit import ops
+from rlhf_kit.models.packed import packed
 
 # What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "seq_length")
@@ -69,54 +73,102 @@ def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int | None) -> tuple[
 
 
 @contextmanager
-def captured_input(module: nn.Module, keep: int, places: Tensor | None = None, drop_last: bool = False):
-    """A list that receives what `module`, the LM head, is called with: the states at the last `keep` places of each
-    row, or at `places` (B, keep). It computes on no others, and may be spared the last of them.
+def captured_input(module: nn.Module, places: Tensor | None = None):
+    """A list that receives what `module`, the LM head, is called with: the states at `places` (G, 1) of each row,
+    None: at its last place. It computes on no others.
 
     The LM head's input is the last hidden state of any causal LM; `output_hidden_states` would keep every layer's.
     """
+
+    def choose(states: Tensor) -> tuple[Tensor, Tensor]:
+        if places is None:
+            chosen = states[:, -1:]
+        else:
+            chosen = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+        return chosen, chosen
+
+    with _head_reads(module, choose) as captured:
+        yield captured
+
+
+@contextmanager
+def _head_reads(head: nn.Module, choose: Callable[[Tensor], tuple[Tensor, Tensor]]):
+    """A list that receives the first of what `choose` makes of the head's input; the second is what the head reads."""
     captured: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Tensor, ...]):
-        captured.append(_states_at(args[0], keep, places))
-        return (captured[0][:, :-1] if drop_last else captured[0], *args[1:])
+        kept, read = choose(args[0])
+        captured.append(kept)
+        return (read, *args[1:])
 
-    handle = module.register_forward_pre_hook(hook)
+    handle = head.register_forward_pre_hook(hook)
     try:
         yield captured
     finally:
         handle.remove()
 
 
-def _states_at(states: Tensor, keep: int, places: Tensor | None) -> Tensor:
-    """(B, T, H) -> (B, keep, H)."""
-    if places is None:
-        return states[:, -keep:]
-    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
-
-
 def output_embeddings(policy: PreTrainedModel | PeftModel) -> nn.Module:
     return (policy.get_base_model() if isinstance(policy, PeftModel) else policy).get_output_embeddings()
 
 
-def completion_logits_and_states(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
-    """Logits that predict the last `keep - 1` tokens, and the last `keep` states. -> (B, keep-1, V), (B, keep, H).
+# --- rows of completions --------------------------------------------------------------------------------------------
+
+
+def compact_rows(rows: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+    """Rows (B, T) padded on the right, of `lengths` (B,), as a model reads them."""
+    return {"input_ids": rows, "attention_mask": ops.length_mask(lengths, rows.shape[1]).long()}
+
+
+def packed_rows(rows: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+    """The same tokens as one long row: input_ids and position_ids (1, N), and `lengths` (B,)."""
+    mask = ops.length_mask(lengths, rows.shape[1])
+    positions = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
+    return {"input_ids": rows[mask][None], "position_ids": positions[mask][None], "lengths": lengths}
+
+
+def states_of(mask: Tensor) -> Tensor:
+    """Of the tokens (B, R) of completions, their states: before each, and after the last of a row. -> (B, R + 1)."""
+    return F.pad(mask, (1, 0), value=True)
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values (M,) of the M places of a mask, row after row, in their places; 0 elsewhere. -> the mask's shape."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def read_rows(model: nn.Module, inputs: dict[str, Tensor], **options: Any) -> Any:
+    """The output of `model` for `compact_rows` or `packed_rows`."""
+    lengths, names = inputs.get("lengths"), ("input_ids", "attention_mask", "position_ids")
+    rows = {name: inputs[name] for name in names if inputs.get(name) is not None}
+    if lengths is None:
+        return model(**taken(model, **rows, use_cache=False, **options))
+    with packed(lengths):
+        rows["attention_mask"] = torch.ones_like(rows["input_ids"])
+        return model(**taken(model, **rows, use_cache=False, **options))
+
+
+def completion_logits_and_states(policy: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits that predict the M tokens of the completions, row after row, and their S states. -> (M, V), (S, H).
+
+    The head computes on nothing else.
 
     Args:
-        inputs: of `Rollout.model_inputs`; with `places` (B, keep) the states stand there instead.
+        inputs: of `Rollout.model_inputs`: rows, `completion_mask` (B, R) of the tokens, and `places` (S,): where, in
+            all rows side by side, the states stand.
     """
-    places, inputs = inputs.get("places"), _without_places(inputs)
-    options = {"use_cache": False} if places is not None else {"use_cache": False, "logits_to_keep": keep}
-    with captured_input(output_embeddings(policy), keep, places, drop_last=True) as captured:
-        logits = policy(**taken(policy, **inputs, **options)).logits
+    mask = inputs["completion_mask"]
+    predicts = F.pad(mask, (0, 1))[states_of(mask)]  # (S,): all but the last of each row
+
+    def choose(states: Tensor) -> tuple[Tensor, Tensor]:
+        states = states.flatten(0, 1)[inputs["places"]]
+        return states, states[predicts][None]
+
+    with _head_reads(output_embeddings(policy), choose) as captured:
+        logits = read_rows(policy, inputs).logits[0]
     return logits, captured[0]
 
 
-def trunk_states(trunk: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:
-    """The last `keep` states of a model without a head; as above. -> (B, keep, H)."""
-    output = trunk(**taken(trunk, **_without_places(inputs), use_cache=False))
-    return _states_at(output.last_hidden_state, keep, inputs.get("places"))
-
-
-def _without_places(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in inputs.items() if name != "places" and value is not None}
+def trunk_states(trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The same states of a model without a head. -> (S, H)."""
+    return read_rows(trunk, inputs).last_hidden_state.flatten(0, 1)[inputs["places"]]

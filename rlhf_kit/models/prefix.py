@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.forward import pad_right, unwrapped
 from rlhf_kit.models.heads import scores_at, sequence_scores
+from rlhf_kit.models.packed import attention_of
 from rlhf_kit.models.preflight import gap, tried
 
 PADDING = -1  # the segment of no answer
@@ -78,7 +79,7 @@ def tree_scores(model: nn.Module, tree: dict[str, Tensor]) -> Tensor:
     """Raw scores of all answers of `tree_rows`, with gradients. -> (G, K) float32; of missing answers meaningless."""
     inner = unwrapped(model)
     mask = tree_mask(tree["segments"])
-    if inner.config._attn_implementation == "eager":  # which adds what it is given
+    if attention_of(inner) == "eager":  # which adds what it is given
         mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
     with scores_at(inner, tree["ends"]):
         output = model(
@@ -94,7 +95,7 @@ def check_shared_prefix(model: nn.Module) -> None:
         UserError: for an encoder, an attention that takes no mask of this shape, or scores that differ.
     """
     inner = unwrapped(model)
-    name, attention = type(inner).__name__, inner.config._attn_implementation
+    name, attention = type(inner).__name__, attention_of(inner)
     takes = inspect.signature(type(inner).forward).parameters
     if not hasattr(inner, "score") or not {"position_ids", "use_cache"} <= set(takes):
         raise UserError(f"shared_prefix: {name} is not a causal model with positions to set. Leave shared_prefix out.")

@@ -15,7 +15,14 @@ from rlhf_kit import ops
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import is_all_linear, names_found
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.forward import completion_logits_and_states, output_embeddings, taken, trunk_states
+from rlhf_kit.models.forward import (
+    completion_logits_and_states,
+    output_embeddings,
+    spread,
+    states_of,
+    taken,
+    trunk_states,
+)
 from rlhf_kit.models.heads import calibration
 from rlhf_kit.models.merging import merged
 
@@ -36,11 +43,11 @@ class ValueHead(nn.Module):
 class PolicyAndValue(nn.Module):
     """A causal LM with a value per token, on the same trunk or on a trunk of its own.
 
-    Only completion positions reach the LM head: with `R` completion tokens the last `R + 1` positions are kept, the
-    first `R` of which predict the tokens; the last is the state after the completion, needed to bootstrap.
+    Only completion positions reach the LM head: a completion of `r` tokens has `r + 1` states, the first `r` of which
+    predict its tokens; the last is the state after the completion, needed to bootstrap.
 
         position      ... p   c   c  EOS
-        predicts          c   c  EOS  -         logits[:, :R]
+        predicts          c   c  EOS  -         logits (M, V), of the M tokens of all rows
         value of state    V0  V1  V2  V3        values (B, R + 1)
 
     Args:
@@ -72,37 +79,40 @@ class PolicyAndValue(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor,
+        places: Tensor,
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+        attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        completion_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
         temperature: float = 1.0,
         with_entropy: bool = False,
         value_detached: bool = False,
         ptx_ids: Tensor | None = None,
         ptx_lengths: Tensor | None = None,
-        places: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """(B, P + R) x 3, (B, R) -> logprobs (B, R), values (B, R + 1), entropy (B, R) when asked for; all float32.
+        """logprobs (B, R), values (B, R + 1), entropy (B, R) when asked for, all float32; 0 behind a completion.
 
         Args:
+            input_ids, places, attention_mask, position_ids, lengths: of `Rollout.model_inputs`.
+            completion_ids, completion_mask: (B, R).
             value_detached: the value function learns from the shared trunk without moving it.
             ptx_ids, ptx_lengths: (b, T), (b,) texts of which `ptx_logprobs` (b, T - 1) is returned too; here, since a
                 wrapped module (DDP) is to be called once a backward.
-            places: (B, R + 1) where in rows without padding between prompt and completion the states stand.
         """
-        keep = completion_ids.shape[1] + 1
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        inputs["places"] = places
-        logits, hidden = completion_logits_and_states(self.policy, inputs, keep)
+        inputs |= {"lengths": lengths, "places": places, "completion_mask": completion_mask}
+        logits, hidden = completion_logits_and_states(self.policy, inputs)
         hidden = hidden.detach() if value_detached else hidden
         if self.value_trunk is not None:
-            hidden = trunk_states(self.value_trunk, inputs, keep)
+            hidden = trunk_states(self.value_trunk, inputs)
+        logprobs = ops.token_logprobs(logits, completion_ids[completion_mask], temperature)
         output = {
-            "logprobs": ops.token_logprobs(logits, completion_ids, temperature),
-            "values": self.value_head(hidden),
+            "logprobs": spread(logprobs, completion_mask),
+            "values": spread(self.value_head(hidden), states_of(completion_mask)),
         }
         if with_entropy:
-            output["entropy"] = ops.entropy(logits, temperature)
+            output["entropy"] = spread(ops.entropy(logits, temperature), completion_mask)
         if ptx_ids is not None:
             mask = ops.length_mask(ptx_lengths, ptx_ids.shape[1]).long()
             inputs = {"input_ids": ptx_ids, "attention_mask": mask} | taken(self.policy, use_cache=False)
@@ -111,18 +121,10 @@ class PolicyAndValue(nn.Module):
         return output
 
 
-def completion_logits(policy: nn.Module, inputs: dict[str, Tensor], keep: int) -> Tensor:
-    """Logits that predict the last `keep - 1` tokens. (B, T) -> (B, keep - 1, V)."""
-    return completion_logits_and_states(policy, inputs, keep)[0]
-
-
-def completion_logprobs(
-    policy: nn.Module, inputs: dict[str, Tensor], completion_ids: Tensor, temperature: float = 1.0
-) -> Tensor:
-    """Log-probs of the last R tokens. (B, P + R) each, (B, R) -> (B, R) float32."""
-    return ops.token_logprobs(
-        completion_logits(policy, inputs, completion_ids.shape[1] + 1), completion_ids, temperature
-    )
+def completion_logprobs(policy: nn.Module, inputs: dict[str, Tensor], temperature: float = 1.0) -> Tensor:
+    """Log-probs of the tokens of completions; 0 behind them. inputs: of `Rollout.model_inputs` -> (B, R) float32."""
+    mask, (logits, _) = inputs["completion_mask"], completion_logits_and_states(policy, inputs)
+    return spread(ops.token_logprobs(logits, inputs["completion_ids"][mask], temperature), mask)
 
 
 def adapters_off(model: nn.Module):

@@ -16,6 +16,7 @@ from rlhf_kit import ops
 from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.ppo.config import PPOConfig
 
+LEARNT = ("logprobs", "values", "advantages", "returns")  # of a micro-batch, beside what the model reads
 KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.kl_k1, "k3": ops.kl_k3}
 
 
@@ -42,9 +43,8 @@ class Experience:
         """A micro-batch: what the model and `losses` read, for these rows."""
         rollout = self.rollout.select(rows)
         width = rollout.completion_ids.shape[1]
-        learnt = {name: getattr(self, name)[rows, :width] for name in ("logprobs", "values", "advantages", "returns")}
-        tokens = {"completion_ids": rollout.completion_ids, "completion_mask": rollout.completion_mask}
-        return rollout.model_inputs() | tokens | learnt
+        learnt = {name: getattr(self, name)[rows, :width] for name in LEARNT}
+        return rollout.model_inputs() | learnt
 
 
 def advantages(

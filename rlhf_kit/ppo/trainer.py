@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from rlhf_kit import ops
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.errors import UserError
-from rlhf_kit.generation.reading import check_sampling
+from rlhf_kit.generation.reading import check_sampling, packs
 from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import end_ids, load_config, load_policy, load_tokenizer, set_special_tokens
@@ -44,7 +44,7 @@ from rlhf_kit.models.value import (
 )
 from rlhf_kit.models.weights import is_here, short_name, with_origin
 from rlhf_kit.ppo.config import PPOConfig
-from rlhf_kit.ppo.experience import Experience, TokenReadings, advantages, less_missing_eos, losses
+from rlhf_kit.ppo.experience import LEARNT, Experience, TokenReadings, advantages, less_missing_eos, losses
 from rlhf_kit.ppo.loop import RolloutTrainer
 from rlhf_kit.ppo.metrics import (
     LOGGED,
@@ -162,14 +162,17 @@ class PPOTrainer(RolloutTrainer):
         frozen = [*self.rewards.models, *filter(None, [self.ref_model])]
         for model in frozen:
             model.to(self.args.device)
-        self.compact = self._rows_must_be_compact(module)
+        self.compact, self.pack = self._rows_to_read(module)
         if self.accelerator.mixed_precision == "bf16":
             cast_frozen(module, torch.bfloat16, keep=True)
             for model in frozen:
                 cast_frozen(model, torch.bfloat16, keep=False)
 
-    def _rows_must_be_compact(self, module: PolicyAndValue) -> bool:
-        """Tried on two short texts of the run's own. Raises UserError for a model that no kind of rows makes right."""
+    def _rows_to_read(self, module: PolicyAndValue) -> tuple[bool, bool]:
+        """(whether sampling reads rows anew, whether training packs them): tried on two short texts of the run's own.
+
+        Raises UserError for a model that no kind of rows makes right.
+        """
         prompts = [row["prompt_ids"] for row in self.prompts[:2]]
         for model in self.rewards.models:
             check_scores(model, prompts)
@@ -178,7 +181,10 @@ class PPOTrainer(RolloutTrainer):
         compact = check_sampling(module.policy, prompts, module.value_trunk)
         if self.ref_model is not None and type(self.ref_model) is not type(unwrapped(module.policy)):
             compact = check_sampling(self.ref_model, prompts) or compact
-        return compact
+        pack = packs(module.policy, prompts, module.value_trunk)
+        if self.ref_model is not None and pack:
+            pack = packs(self.ref_model, prompts)
+        return compact, pack
 
     def _read_data(self, args, tokenizer, context: int | None, most: int | None, train, evaluated, ptx) -> None:
         """Prompts and texts as tokens, once it is sure that all of them fit the context."""
@@ -262,7 +268,7 @@ class PPOTrainer(RolloutTrainer):
         exact = not reference and self._sampler_is_exact(module)
         sampled_from = self.reference() if reference else nullcontext(module.policy)
         with self.accelerator.autocast(), sampled_from as policy, prepacked(policy, merge=True):
-            return sample(
+            rollout = sample(
                 policy,
                 [row["prompt_ids"] for row in rows],
                 eos_ids=self.eos_ids,
@@ -274,6 +280,8 @@ class PPOTrainer(RolloutTrainer):
                 value_head=module.value_head if exact else None,
                 compact=self.compact,
             )
+        rollout.pack = self.pack
+        return rollout
 
     def _sampler_is_exact(self, module: PolicyAndValue) -> bool:
         """Whether the sampler's log-probs and values are those of the training forward.
@@ -312,12 +320,7 @@ class PPOTrainer(RolloutTrainer):
         module = self.accelerator.unwrap_model(self.model)
 
         def forward(part: Rollout) -> TokenReadings:
-            output = module(
-                **part.model_inputs(),
-                completion_ids=part.completion_ids,
-                temperature=self.args.temperature,
-                with_entropy=True,
-            )
+            output = module(**part.model_inputs(), temperature=self.args.temperature, with_entropy=True)
             return TokenReadings(output["logprobs"], output["values"], output["entropy"])
 
         return TokenReadings(*self._by_length(rollout, forward))
@@ -335,8 +338,7 @@ class PPOTrainer(RolloutTrainer):
         with self.reference() as reference:
 
             def forward(part: Rollout) -> tuple[Tensor]:
-                inputs, temperature = part.model_inputs(), self.args.temperature
-                return (completion_logprobs(reference, inputs, part.completion_ids, temperature),)
+                return (completion_logprobs(reference, part.model_inputs(), self.args.temperature),)
 
             return self._by_length(rollout, forward)[0]
 
@@ -383,9 +385,9 @@ class PPOTrainer(RolloutTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Clipped policy loss plus `vf_coef` times clipped value loss, per token of the whole mini-batch."""
         args, mask = self.args, inputs["completion_mask"]
-        names = ("input_ids", "attention_mask", "position_ids", "places", "completion_ids", "ptx_ids", "ptx_lengths")
+        learnt = {"num_tokens", "ptx_tokens", *LEARNT}
         output = model(
-            **{name: inputs[name] for name in names if name in inputs},
+            **{name: value for name, value in inputs.items() if name not in learnt},
             temperature=args.temperature,
             with_entropy=args.entropy_coef > 0,
             value_detached=self.warming_up,

@@ -29,6 +29,7 @@ from transformers import (
 
 from rlhf_kit.data.chat import GPT2_CHAT_TEMPLATE, encode_completion, encode_prompt
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.forward import pad_right
 from rlhf_kit.models.heads import (
@@ -282,9 +283,10 @@ def test_a_folded_model_can_be_calibrated_again_and_lend_its_value(tmp_path):
     torch.testing.assert_close(score_texts(model, tokenizer, ["a", "b"], ["c", "dd"]), expected)
     values = build_policy_and_value(GPT2LMHeadModel(model.config), "reward", model)
     ids = torch.tensor([[5, 6, 7, 8]])
-    batch = dict(attention_mask=torch.ones_like(ids), position_ids=torch.arange(4)[None], completion_ids=ids[:, 2:])
+    two = torch.tensor([2])
+    batch = Rollout(ids[:, :2], two, ids[:, 2:], two, torch.tensor([True])).model_inputs()
     score = sequence_scores(model, ids, torch.tensor([4]))
-    torch.testing.assert_close(values(input_ids=ids, **batch)["values"][:, -1], score)
+    torch.testing.assert_close(values(**batch)["values"][:, -1], score)
     set_calibration(model.config, 2.0, 1.0)
     torch.testing.assert_close(score_texts(model, tokenizer, ["a", "b"], ["c", "dd"]), 2 * expected + 1)
     state_dict, config = fold_calibration(model.state_dict(), model)

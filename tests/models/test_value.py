@@ -15,13 +15,14 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.forward import output_embeddings
 from rlhf_kit.models.heads import sequence_scores, set_calibration
 from rlhf_kit.models.value import PolicyAndValue, adapters_off, build_policy_and_value
 
-PROMPT, COMPLETION = 4, 3
+COMPLETION = 3
 SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=60)
 
 
@@ -47,16 +48,10 @@ def seeded():
 
 @pytest.fixture
 def batch():
-    """Prompts of 4 and 2 tokens padded on the left, completions of 3 on the right."""
-    input_ids = torch.tensor([[11, 12, 13, 14, 21, 22, 23], [0, 0, 15, 16, 24, 25, 26]])
-    mask = (input_ids != 0).long()
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return {
-        "input_ids": input_ids,
-        "attention_mask": mask,
-        "position_ids": positions,
-        "completion_ids": input_ids[:, PROMPT:],
-    }
+    """Prompts of 4 and 2 tokens, completions of 3."""
+    prompts, completions = torch.tensor([[11, 12, 13, 14], [0, 0, 15, 16]]), torch.tensor([[21, 22, 23], [24, 25, 26]])
+    sizes = torch.tensor([COMPLETION, COMPLETION])
+    return Rollout(prompts, torch.tensor([4, 2]), completions, sizes, torch.tensor([False, True])).model_inputs()
 
 
 def nonzero(module: PolicyAndValue) -> PolicyAndValue:
@@ -82,8 +77,8 @@ def test_any_causal_model_gives_its_plain_forwards_numbers(make, policy, batch):
     output = module(**batch, temperature=0.7, with_entropy=True)
     assert output["logprobs"].shape == output["entropy"].shape == (2, COMPLETION)
     assert output["values"].shape == (2, COMPLETION + 1)
-    for row, start in ((0, 0), (1, 2)):  # each alone, without padding
-        plain = module.policy(batch["input_ids"][row : row + 1, start:], output_hidden_states=True)
+    for row, size in ((0, 7), (1, 5)):  # each alone, without padding
+        plain = module.policy(batch["input_ids"][row : row + 1, :size], output_hidden_states=True)
         logprobs = (plain.logits[0, -COMPLETION - 1 : -1] / 0.7).log_softmax(-1)
         chosen = logprobs.gather(-1, batch["completion_ids"][row][:, None])[:, 0]
         torch.testing.assert_close(output["logprobs"][row], chosen, atol=1e-5, rtol=1e-5)

@@ -49,8 +49,8 @@ MUTANTS = [
     ),
     (
         READING,
-        "places = prompt_lengths[:, None] - 1 +",
-        "places = prompt_lengths[:, None] +",
+        "(begins + prompt_lengths - 1)[:, None]",
+        "(begins + prompt_lengths)[:, None]",
         TEST + "test_ppos_numbers_are_those_of_each_row_alone[rwkv]",
     ),
     (

@@ -79,14 +79,14 @@ MUTANTS = [
     ),
     (
         TRAINER,
-        "inputs, temperature = part.model_inputs(), self.args.temperature",
-        "inputs, temperature = part.model_inputs(), 1.0",
+        "completion_logprobs(reference, part.model_inputs(), self.args.temperature)",
+        "completion_logprobs(reference, part.model_inputs(), 1.0)",
         f"{AT_REST}[0.7-shared-full]",
     ),
     (
         TRAINER,
-        "temperature=self.args.temperature,\n                with_entropy=True",
-        "temperature=1.0,\n                with_entropy=True",
+        "temperature=self.args.temperature, with_entropy=True",
+        "temperature=1.0, with_entropy=True",
         f"{AT_REST}[0.7-separate-full]",
     ),
     (

@@ -98,9 +98,23 @@ def test_draw_follows_the_distribution():
 
 def test_model_inputs_by_hand():
     inputs = by_hand().model_inputs()
-    assert inputs["input_ids"].tolist() == [[0, 7, 3, 4], [8, 9, 5, 0]]
-    assert inputs["attention_mask"].tolist() == [[0, 1, 1, 1], [1, 1, 1, 0]]
-    assert inputs["position_ids"].tolist() == [[0, 0, 1, 2], [0, 1, 2, 0]]
+    assert inputs["input_ids"].tolist() == [[7, 3, 4], [8, 9, 5]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert inputs["places"].tolist() == [0, 1, 2, 4, 5]  # the last of each row: after its completion
+
+
+def test_packed_inputs_by_hand():
+    rollout = by_hand()
+    rollout.prompt_ids, rollout.prompt_lengths = torch.tensor([[0, 7], [8, 9]]), torch.tensor([1, 2])
+    rollout.completion_ids, rollout.completion_lengths = torch.tensor([[3, 0], [4, 5]]), torch.tensor([1, 2])
+    padded = rollout.model_inputs()
+    assert padded["input_ids"].tolist()[1] == [8, 9, 4, 5] and padded["input_ids"].tolist()[0][:2] == [7, 3]
+    assert padded["places"].tolist() == [0, 1, 5, 6, 7]
+    rollout.pack = True
+    packed = rollout.model_inputs()
+    assert packed["input_ids"].tolist() == [[7, 3, 8, 9, 4, 5]] and packed["lengths"].tolist() == [2, 4]
+    assert packed["position_ids"].tolist() == [[0, 1, 0, 1, 2, 3]]
+    assert packed["places"].tolist() == [0, 1, 3, 4, 5]
 
 
 def test_selected_rows_lose_the_padding_of_the_others():
@@ -152,7 +166,7 @@ def test_logprobs_entropy_and_values_are_those_of_the_training_forward(policy):
     assert len(set(rollout.completion_lengths.tolist())) > 3
     with torch.no_grad():
         inputs = rollout.model_inputs()
-        full = module(**inputs, completion_ids=rollout.completion_ids, temperature=0.7, with_entropy=True)
+        full = module(**inputs, temperature=0.7, with_entropy=True)
     mask = rollout.completion_mask
     torch.testing.assert_close(rollout.logprobs[mask], full["logprobs"][mask], atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(rollout.entropy[mask], full["entropy"][mask], atol=2e-6, rtol=1e-5)

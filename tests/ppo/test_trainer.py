@@ -9,11 +9,10 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from rlhf_kit import ops
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.sampling import Rollout, sample
-from rlhf_kit.models.value import PolicyAndValue, ValueHead, completion_logits
+from rlhf_kit.models.value import PolicyAndValue, ValueHead, completion_logprobs
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
 from rlhf_kit.ppo import trainer as trainer_module
 
@@ -40,11 +39,11 @@ def test_padding_moves_neither_logprobs_nor_values(policy, left, right):
     torch.nn.init.normal_(module.value_head.weight)
     prompt, completion = torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9]])
     lengths = torch.tensor([3]), torch.tensor([2])
-    plain = module(**inputs_of(prompt, lengths[0], completion, lengths[1]), completion_ids=completion)
+    plain = module(**inputs_of(prompt, lengths[0], completion, lengths[1]))
     wide_prompt = torch.nn.functional.pad(prompt, (left, 0), value=99)
     wide_completion = torch.nn.functional.pad(completion, (0, right), value=99)
     inputs = inputs_of(wide_prompt, lengths[0], wide_completion, lengths[1])
-    wide = module(**inputs, completion_ids=wide_completion)
+    wide = module(**inputs)
     torch.testing.assert_close(wide["logprobs"][:, :2], plain["logprobs"], atol=1e-5, rtol=0)
     torch.testing.assert_close(wide["values"][:, :3], plain["values"], atol=1e-5, rtol=0)
 
@@ -54,7 +53,7 @@ def test_logprobs_are_those_of_the_plain_model(policy):
     ids, completion = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[8, 9]])
     inputs = inputs_of(ids[:, :3], torch.tensor([3]), completion, torch.tensor([2]))
     expected = policy(ids).logits[:, 2:4].log_softmax(-1).gather(-1, completion[..., None]).squeeze(-1)
-    torch.testing.assert_close(module(**inputs, completion_ids=completion)["logprobs"], expected)
+    torch.testing.assert_close(module(**inputs)["logprobs"], expected)
 
 
 def test_values_read_the_state_before_each_token(policy):
@@ -64,7 +63,7 @@ def test_values_read_the_state_before_each_token(policy):
     inputs = inputs_of(ids[:, :3], torch.tensor([3]), completion, torch.tensor([2]))
     hidden = policy.transformer(ids).last_hidden_state[:, 2:5]  # the states before 8, before 9, after 9
     expected = (hidden @ module.value_head.weight.T).squeeze(-1)
-    torch.testing.assert_close(module(**inputs, completion_ids=completion)["values"], expected)
+    torch.testing.assert_close(module(**inputs)["values"], expected)
 
 
 # --- A policy that does not move ---------------------------------------------------------------------------------
@@ -186,11 +185,9 @@ def test_under_lora_the_reference_is_the_model_without_adapters(make_trainer, po
     assert abs(metrics["kl"]) > 1e-4
     plain = type(policy)(policy.config)
     plain.load_state_dict(before)
-    inputs = experience.rollout.model_inputs()
-    logits = completion_logits(plain.eval(), inputs, experience.rollout.completion_ids.shape[1] + 1)
-    expected = ops.token_logprobs(logits, experience.rollout.completion_ids)
-    mask = experience.rollout.completion_mask
-    torch.testing.assert_close(trainer.reference_logprobs(experience.rollout)[mask], expected[mask].detach())
+    experience.rollout.pack = False
+    expected = completion_logprobs(plain.eval(), experience.rollout.model_inputs()).detach()
+    torch.testing.assert_close(trainer.reference_logprobs(experience.rollout), expected)
 
 
 # --- The update --------------------------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""Rows read as one long row, and what stands in the way of it."""
+
+PACKED, IN_PACKED = "rlhf_kit/models/packed.py", "tests/models/test_packed.py::"
+SAME = IN_PACKED + "test_packed_rows_are_padded_rows"
+
+MUTANTS = [
+    (PACKED, 'options |= {"attention_mask": rows,', 'options |= {"attention_mask": None,', SAME + "[separate-gpt2]"),
+    (PACKED, "alpha=scaling), -1)", "alpha=1.0), -1)", IN_PACKED + "test_short_attention_is_pytorchs[4]"),
+    (PACKED, "-1, shares.dtype).mul_(ctx.scaling)", "-1, shares.dtype)", SAME + "[shared-llama]"),
+    (PACKED, "x.repeat_interleave(groups, 1)", "x.repeat(1, groups, 1, 1)", SAME + "[shared-llama]"),
+    (
+        PACKED,
+        "return not more and",
+        "return",
+        IN_PACKED + "test_what_short_attention_does_not_know_it_leaves[dropout]",
+    ),
+    (PACKED, "_reading.reset(before)", "pass", IN_PACKED + "test_rows_are_packed_within_the_context_alone"),
+    (
+        PACKED,
+        "packing = mask.packing = cls(",
+        "return None\n            packing = cls(",
+        IN_PACKED + "test_activations_computed_anew_are_packed_too[True]",
+    ),
+    (
+        "rlhf_kit/generation/reading.py",
+        "begins = lengths.cumsum(0) - lengths if pack",
+        "begins = lengths.cumsum(0) if pack",
+        "tests/ppo/test_rollout.py::test_packed_inputs_by_hand",
+    ),
+    (
+        "rlhf_kit/generation/reading.py",
+        "            take_padded(each)\n",
+        "            pass\n",
+        IN_PACKED + "test_policy_and_value_are_packed_both_or_neither",
+    ),
+    (
+        "rlhf_kit/models/forward.py",
+        "positions = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)",
+        "positions = torch.zeros_like(rows)",
+        SAME + "[shared-gpt2]",
+    ),
+    (
+        "rlhf_kit/models/forward.py",
+        "predicts = F.pad(mask, (0, 1))[states_of(mask)]",
+        "predicts = F.pad(mask, (1, 0))[states_of(mask)]",
+        "tests/models/test_value.py::test_any_causal_model_gives_its_plain_forwards_numbers[gpt2]",
+    ),
+]
