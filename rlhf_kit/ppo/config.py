@@ -71,7 +71,8 @@ class PPOConfig(TrainingArguments):
     """How to run PPO. Batch sizes count over all processes unless the name says per device.
 
     A rollout of `rollout_batch_size` prompts is used `num_ppo_epochs` times, cut into mini-batches of
-    `mini_batch_size` completions, each one optimizer step, forwarded `per_device_train_batch_size` at a time.
+    `mini_batch_size` completions, each one optimizer step, forwarded `per_device_train_batch_size` at a time: by
+    default all that fit in a quarter of the memory.
     Logging, saving and evaluating wait for the end of the rollout they fall in.
     """
 
@@ -157,6 +158,9 @@ class PPOConfig(TrainingArguments):
     num_completions_to_print: int = option(3, "Completions shown by `log_completions`.")
 
     # Machine
+    per_device_train_batch_size: int | None = option(
+        None, "Completions a forward on a device; None: as many of a mini-batch as fit in a quarter of the memory."
+    )
     ddp_find_unused_parameters: bool | None = option(
         False, "Policy and value use every parameter in each forward: nothing to find."
     )
@@ -210,18 +214,20 @@ class PPOConfig(TrainingArguments):
         return faults + [f"{name}={getattr(self, name)}: {why}" for name, why in REFUSED.items() if name in changed]
 
     def micro_batches(self, processes: int) -> int:
-        """Forwards per optimizer step on each process."""
+        """Forwards per optimizer step on each process; 1 while `per_device_train_batch_size` is to be chosen."""
         if self.rollout_batch_size % processes:
             raise UserError(
                 f"rollout_batch_size={self.rollout_batch_size} must be a multiple of the {processes} processes."
             )
         share, rest = divmod(self.mini_batch_size, processes)
-        if rest or share % self.per_device_train_batch_size and share > self.per_device_train_batch_size:
+        rows = self.per_device_train_batch_size or share
+        if rest or share % rows and share > rows:
+            times = f" times per_device_train_batch_size={rows}" if self.per_device_train_batch_size else ""
             raise UserError(
                 f"PPOConfig: mini_batch_size={self.mini_batch_size} must be a multiple of the number of processes "
-                f"({processes}) times per_device_train_batch_size={self.per_device_train_batch_size}."
+                f"({processes}){times}."
             )
-        forwards = max(1, share // self.per_device_train_batch_size)
+        forwards = max(1, share // rows)
         texts = self.ptx_batch_size or self.mini_batch_size
         if self.ptx_coef and texts % (processes * forwards):
             raise UserError(

@@ -139,7 +139,7 @@ class PretrainingTexts:
                 "ptx_dataset: of %d texts %d are empty and left out, %d are cut to %d tokens.",
                 len(texts), empty, cut, max_length,
             )  # fmt: skip
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id, self.longest = tokenizer.pad_token_id, max(map(len, self.rows))
 
     def batches(self, step: int, args: PPOConfig) -> Iterator[dict[str, Tensor]]:
         """The micro-batches of optimizer step `step` on this process: ptx_ids (b, T), ptx_lengths (b,)."""

@@ -3,7 +3,23 @@
 PACKED, IN_PACKED = "rlhf_kit/models/packed.py", "tests/models/test_packed.py::"
 SAME = IN_PACKED + "test_packed_rows_are_padded_rows"
 
+ACTIVATIONS, FITS = "rlhf_kit/models/activations.py", "tests/models/test_activations.py::"
+
 MUTANTS = [
+    (ACTIVATIONS, "5 * heads * tokens**2", "5 * heads * tokens", FITS + "test_bytes_of_a_row_by_hand"),
+    (ACTIVATIONS, "if parts % n == 0 and", "if", FITS + "test_the_fewest_equal_parts_that_fit"),
+    (
+        ACTIVATIONS,
+        "_all_memory() / processes / each",
+        "_all_memory() / each",
+        FITS + "test_processes_share_a_machine_and_the_unknown_is_small",
+    ),
+    (
+        "rlhf_kit/ppo/trainer.py",
+        "if args.per_device_train_batch_size is None:",
+        "if args.per_device_train_batch_size:",
+        "tests/ppo/test_trainer.py::test_a_mini_batch_is_one_forward_unless_told",
+    ),
     (PACKED, 'options |= {"attention_mask": rows,', 'options |= {"attention_mask": None,', SAME + "[separate-gpt2]"),
     (PACKED, "alpha=scaling), -1)", "alpha=1.0), -1)", IN_PACKED + "test_short_attention_is_pytorchs[4]"),
     (PACKED, "-1, shares.dtype).mul_(ctx.scaling)", "-1, shares.dtype)", SAME + "[shared-llama]"),

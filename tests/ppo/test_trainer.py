@@ -193,6 +193,13 @@ def test_under_lora_the_reference_is_the_model_without_adapters(make_trainer, po
 # --- The update --------------------------------------------------------------------------------------------------
 
 
+def test_a_mini_batch_is_one_forward_unless_told(make_trainer):
+    trainer = make_trainer(per_device_train_batch_size=None)
+    assert trainer.args.per_device_train_batch_size == trainer.args.mini_batch_size
+    assert trainer.args.gradient_accumulation_steps == 1
+    assert make_trainer(per_device_train_batch_size=2).args.gradient_accumulation_steps == 2
+
+
 def gradients(trainer, experience, per_device):
     trainer.args.per_device_train_batch_size = per_device
     trainer.args.gradient_accumulation_steps = 4 // per_device
