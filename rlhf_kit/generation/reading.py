@@ -35,6 +35,7 @@ from rlhf_kit.models.forward import (
 from rlhf_kit.models.packed import take_packed, take_padded
 from rlhf_kit.models.preflight import agreed, alone, gap, short_texts, tried
 
+SAME = "its numbers are the same"
 logger = logging.getLogger(__name__)
 
 
@@ -218,18 +219,18 @@ def packs(model: nn.Module, prompts: list[list[int]], value_trunk: nn.Module | N
     texts = short_texts(model, prompts)
     models = [model] if value_trunk is None else [model, value_trunk]
 
-    def decide() -> str | None:
-        return tried(model, lambda: _rows_gap(model, texts, True, value_trunk))
+    def decide() -> str:
+        return tried(model, lambda: _rows_gap(model, texts, True, value_trunk)) or SAME
 
     if not all([take_packed(each) for each in models]):  # all of them, on every process
-        fault = "its attention is not of transformers' interface"
+        outcome = "its attention is not of transformers' interface"
     else:
-        fault = agreed(decide)
-    if fault is not None:
+        outcome = agreed(decide) or "nothing can be tried"
+    if outcome != SAME:
         for each in models:
             take_padded(each)
-        logger.info("%s reads rows with padding: without, %s.", type(unwrapped(model)).__name__, fault)
-    return fault is None
+        logger.info("%s reads rows with padding: without, %s.", type(unwrapped(model)).__name__, outcome)
+    return outcome == SAME
 
 
 def _rows_gap(model: nn.Module, texts: list[list[int]], pack: bool, value_trunk: nn.Module | None) -> float:

@@ -24,7 +24,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_prompt, start_ids
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.dropout import eval_mode
-from rlhf_kit.models.forward import context_length, pad_right, taken, unwrapped
+from rlhf_kit.models.forward import context_length, packed_rows, pad_right, read_rows, taken, unwrapped
+from rlhf_kit.models.packed import is_packed, take_packed, take_padded
 from rlhf_kit.models.preflight import agreed, gap, short_texts, tried
 from rlhf_kit.models.room import Room
 from rlhf_kit.ops import length_mask
@@ -115,10 +116,14 @@ def sequence_scores(model: nn.Module, input_ids: Tensor, lengths: Tensor, row_fo
     classifier with one label, bare or wrapped (DDP, FSDP, adapters): its own forward runs, so that the hooks of the
     wrapper fire and its outputs carry the gradient. Encoders that pool by themselves (BERT) get the mask and keep
     their pooling. No position ids are passed: with the padding on the right every model's own start at the first
-    token, and some (RoBERTa, OPT) do not count from 0.
+    token, and some (RoBERTa, OPT) do not count from 0. A model that may read one long row (`check_scores`) gets that.
     """
     inner = unwrapped(model)
     lengths = lengths.to(input_ids.device)
+    if is_packed(inner):
+        ends = lengths.cumsum(0) - 1
+        with scores_at(inner, ends[None]):  # the forward pools one row; at its place stand the scores of all ends
+            return read_rows(model, packed_rows(input_ids, lengths)).logits[0].float()
     inputs = {"input_ids": input_ids, "attention_mask": length_mask(lengths, input_ids.shape[1]).long()}
     inputs |= taken(inner, use_cache=False)
     if row_format.typed:
@@ -363,7 +368,11 @@ def score_texts(
 
 
 def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowFormat = PLAIN) -> None:
-    """Raises UserError for a reward model whose scores of rows of token ids change with the padding behind them."""
+    """Raises UserError for a reward model whose scores of rows of token ids change with the padding behind them.
+
+    From then on it reads all rows as one, without padding, where that gives the same scores.
+    """
+    take_padded(model)
     first, second = short_texts(model, rows)
     texts = [first, second, first[: len(first) // 2], second[: len(second) // 2]]
     device, pad_id = next(model.parameters()).device, unwrapped(model).config.get_text_config().pad_token_id
@@ -372,11 +381,21 @@ def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowForm
         ids, lengths = pad_right(texts, pad_id)
         return sequence_scores(model, ids.to(device), lengths, reads)
 
-    fault = agreed(
-        lambda: tried(model, lambda: gap([scores(texts)], [torch.cat([scores([t]) for t in texts])]), "its scores are")
-    )
+    def alone() -> Tensor:
+        return torch.cat([scores([text]) for text in texts])
+
+    fault = agreed(lambda: tried(model, lambda: gap([scores(texts)], [alone()]), "its scores are"))
     if fault:
         raise UserError(
             f"{type(unwrapped(model)).__name__}: a score must not depend on padding; in a batch of answers of "
             f"different lengths {fault}."
         )
+    if hasattr(unwrapped(model), "score") and take_packed(model):
+
+        def compare() -> float:
+            together = scores(texts)
+            take_padded(model)
+            return gap([together], [alone()])
+
+        outcome = agreed(lambda: tried(model, compare) or "the same")
+        (take_packed if outcome == "the same" else take_padded)(model)

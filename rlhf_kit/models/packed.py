@@ -130,6 +130,10 @@ def attention_of(model: PreTrainedModel) -> str:
     return model.config._attn_implementation.removeprefix(PREFIX)
 
 
+def is_packed(model: PreTrainedModel) -> bool:
+    return model.config._attn_implementation.startswith(PREFIX)
+
+
 def take_packed(model: nn.Module) -> bool:
     """Give a model the attention that can read one long row; False where it has none that can be set."""
     inner = _inner(model)
@@ -138,7 +142,7 @@ def take_packed(model: nn.Module) -> bool:
         return base.startswith(PREFIX)
     if not base.startswith(PREFIX):
         inner.set_attn_implementation(PREFIX + base)
-    return inner.config._attn_implementation.startswith(PREFIX)
+    return is_packed(inner)
 
 
 def take_padded(model: nn.Module) -> None:

@@ -40,6 +40,7 @@ from rlhf_kit.models.heads import (
     sequence_scores,
     set_calibration,
 )
+from rlhf_kit.models.packed import is_packed
 from rlhf_kit.models.prefix import check_shared_prefix, tree_scores
 from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.ops import length_mask
@@ -135,6 +136,8 @@ class RewardTrainer(Trainer):
             lists = train_dataset.select(range(min(2, len(train_dataset))))["input_ids"]
             answers = [row for answers in lists for row in answers]
             check_scores(self.model, answers, self.row_format)
+            if is_packed(unwrapped(self.model)):  # no padding is left that parts of like lengths would save
+                self.data_collator.bucketed = args.shared_prefix and self.data_collator.bucketed
 
     def _one_score(self, model, args: RewardConfig, peft_config: LoraConfig | None) -> PreTrainedModel | PeftModel:
         if not isinstance(model, nn.Module):

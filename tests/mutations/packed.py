@@ -5,7 +5,21 @@ SAME = IN_PACKED + "test_packed_rows_are_padded_rows"
 
 ACTIVATIONS, FITS = "rlhf_kit/models/activations.py", "tests/models/test_activations.py::"
 
+HEADS, SCORED = "rlhf_kit/models/heads.py", "tests/models/test_packed_scores.py::"
+
 MUTANTS = [
+    (
+        HEADS,
+        '(take_packed if outcome == "the same" else take_padded)(model)',
+        "take_packed(model)",
+        SCORED + "test_a_model_that_would_score_otherwise_keeps_its_padding",
+    ),
+    (
+        HEADS,
+        "ends = lengths.cumsum(0) - 1",
+        "ends = lengths.cumsum(0) - 2",
+        SCORED + "test_packed_scores_are_padded_scores[llama]",
+    ),
     (ACTIVATIONS, "5 * heads * tokens**2", "5 * heads * tokens", FITS + "test_bytes_of_a_row_by_hand"),
     (ACTIVATIONS, "if parts % n == 0 and", "if", FITS + "test_the_fewest_equal_parts_that_fit"),
     (

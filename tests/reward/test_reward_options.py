@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.heads import score_texts
+from rlhf_kit.models.packed import take_padded
 from rlhf_kit.reward.trainer import answer_scores
 
 CLOSE = dict(atol=1e-6, rtol=1e-5)
@@ -61,6 +62,9 @@ def test_a_weight_counts_a_list_so_often(tmp_path):
 
 def test_parts_of_like_length_are_the_whole(tmp_path):
     trainer = make(tmp_path)
+    assert not batch_of(trainer)["parts"]  # without padding there is nothing to save
+    take_padded(trainer.model)
+    trainer.data_collator.bucketed = True
     batch = batch_of(trainer)
     assert len(batch["parts"]) > 1 and sorted(row for rows, _ in batch["parts"] for row in rows) == list(range(11))
     padding = sum(width * len(rows) for rows, width in batch["parts"]) / batch["lengths"].sum().item() - 1
