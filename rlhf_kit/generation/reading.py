@@ -32,10 +32,8 @@ from rlhf_kit.models.forward import (
     trunk_states,
     unwrapped,
 )
-from rlhf_kit.models.packed import take_packed, take_padded
-from rlhf_kit.models.preflight import agreed, alone, gap, short_texts, tried
+from rlhf_kit.models.preflight import agreed, alone, gap, short_texts, tried, why_not_packed
 
-SAME = "its numbers are the same"
 logger = logging.getLogger(__name__)
 
 
@@ -208,7 +206,8 @@ def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value
     truth = [alone(model, text)[start - 1 : -1] for text, start in zip(texts, starts, strict=True)]
     sampled, number_of = _sampled_logits(model, texts, starts, compact)
     worst = gap(sampled, [truth[number] for number in number_of])
-    return max(worst, _rows_gap(model, texts, False, value_trunk))
+    rows, own = _read(model, texts, False, value_trunk), _read_alone(model, texts, value_trunk)
+    return max(worst, *(gap([x], [y]) for x, y in zip(rows, own, strict=True)))
 
 
 def packs(model: nn.Module, prompts: list[list[int]], value_trunk: nn.Module | None = None) -> bool:
@@ -218,23 +217,16 @@ def packs(model: nn.Module, prompts: list[list[int]], value_trunk: nn.Module | N
     """
     texts = short_texts(model, prompts)
     models = [model] if value_trunk is None else [model, value_trunk]
-
-    def decide() -> str:
-        return tried(model, lambda: _rows_gap(model, texts, True, value_trunk)) or SAME
-
-    if not all([take_packed(each) for each in models]):  # all of them, on every process
-        outcome = "its attention is not of transformers' interface"
-    else:
-        outcome = agreed(decide) or "nothing can be tried"
-    if outcome != SAME:
-        for each in models:
-            take_padded(each)
-        logger.info("%s reads rows with padding: without, %s.", type(unwrapped(model)).__name__, outcome)
-    return outcome == SAME
+    fault = why_not_packed(
+        models, lambda: _read(model, texts, True, value_trunk), lambda: _read_alone(model, texts, value_trunk)
+    )
+    if fault is not None:
+        logger.info("%s reads rows with padding: without, %s.", type(unwrapped(model)).__name__, fault)
+    return fault is None
 
 
-def _rows_gap(model: nn.Module, texts: list[list[int]], pack: bool, value_trunk: nn.Module | None) -> float:
-    """By how much the logits and the value trunk's states of rows as training reads them are off."""
+def _read(model: nn.Module, texts: list[list[int]], pack: bool, value_trunk: nn.Module | None) -> list[Tensor]:
+    """Logits, and the value trunk's states, of the second halves of texts as training reads them."""
     starts, device = [(len(text) + 1) // 2 for text in texts], next(model.parameters()).device
     prompts, lengths = left_pad([text[:start] for text, start in zip(texts, starts, strict=True)], 0, device)
     rests = [text[start:] for text, start in zip(texts, starts, strict=True)]
@@ -242,19 +234,18 @@ def _rows_gap(model: nn.Module, texts: list[list[int]], pack: bool, value_trunk:
     inputs = completion_rows(prompts, lengths, completions, sizes, pack)
     inputs["completion_mask"] = ops.length_mask(sizes, completions.shape[1])
     logits, _ = completion_logits_and_states(model, inputs)
-    truth = [alone(model, text)[start - 1 : -1] for text, start in zip(texts, starts, strict=True)]
-    worst = gap([logits.float()], [torch.cat(truth)])
+    return [logits.float(), *([] if value_trunk is None else [trunk_states(value_trunk, inputs).float()])]
+
+
+def _read_alone(model: nn.Module, texts: list[list[int]], value_trunk: nn.Module | None) -> list[Tensor]:
+    """The same, each text by itself."""
+    starts, device = [(len(text) + 1) // 2 for text in texts], next(model.parameters()).device
+    found = [torch.cat([alone(model, text)[start - 1 : -1] for text, start in zip(texts, starts, strict=True)])]
     if value_trunk is not None:
-        rows = [
-            compact_rows(torch.tensor([text], device=device), torch.tensor([len(text)], device=device))
-            for text in texts
-        ]
-        truth = [
-            read_rows(value_trunk, row).last_hidden_state[0, start - 1 :].float()
-            for row, start in zip(rows, starts, strict=True)
-        ]
-        worst = max(worst, gap([trunk_states(value_trunk, inputs).float()], [torch.cat(truth)]))
-    return worst
+        rows = [torch.tensor([text], device=device) for text in texts]
+        states = [read_rows(value_trunk, {"input_ids": row}).last_hidden_state[0] for row in rows]
+        found.append(torch.cat([x[start - 1 :].float() for x, start in zip(states, starts, strict=True)]))
+    return found
 
 
 def _sampled_logits(

@@ -25,8 +25,8 @@ from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_p
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.dropout import eval_mode
 from rlhf_kit.models.forward import context_length, packed_rows, pad_right, read_rows, taken, unwrapped
-from rlhf_kit.models.packed import is_packed, take_packed, take_padded
-from rlhf_kit.models.preflight import agreed, gap, short_texts, tried
+from rlhf_kit.models.packed import is_packed, take_padded
+from rlhf_kit.models.preflight import agreed, gap, short_texts, tried, why_not_packed
 from rlhf_kit.models.room import Room
 from rlhf_kit.ops import length_mask
 
@@ -390,12 +390,5 @@ def check_scores(model: nn.Module, rows: Iterable[Sequence[int]], reads: RowForm
             f"{type(unwrapped(model)).__name__}: a score must not depend on padding; in a batch of answers of "
             f"different lengths {fault}."
         )
-    if hasattr(unwrapped(model), "score") and take_packed(model):
-
-        def compare() -> float:
-            together = scores(texts)
-            take_padded(model)
-            return gap([together], [alone()])
-
-        outcome = agreed(lambda: tried(model, compare) or "the same")
-        (take_packed if outcome == "the same" else take_padded)(model)
+    if hasattr(unwrapped(model), "score"):
+        why_not_packed([model], lambda: [scores(texts)], lambda: [alone()])

@@ -27,9 +27,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlhf_kit.data.packing import PackedCollator, row_of
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.forward import context_length, taken, unwrapped
+from rlhf_kit.models.packed import take_packed, take_padded
 from rlhf_kit.models.weights import not_finite
 
 LENGTHS = (24, 13)  # tokens of the two texts
+SAME = "its numbers are the same"
 ROUNDING = 1e-3  # of the numbers' spread: what float32 may lose, a hundredth of what the smallest leak seen changes
 
 
@@ -139,6 +141,29 @@ def agreed(decide: Callable[[], Any]) -> Any:
     state = PartialState()
     decision = [decide() if state.is_main_process else None]
     return broadcast_object_list(decision)[0] if state.num_processes > 1 else decision[0]
+
+
+def why_not_packed(
+    models: Sequence[nn.Module], read: Callable[[], list[Tensor]], truth: Callable[[], list[Tensor]]
+) -> str | None:
+    """What stands against reading all rows as one, without padding; None, and from then on `models` have the attention
+    that does, where `read` with it gives what `truth` gives with their own."""
+
+    def compare() -> float:
+        for model in models:
+            take_padded(model)
+        expected = truth()
+        for model in models:
+            take_packed(model)
+        return gap(read(), expected)
+
+    if all([take_packed(model) for model in models]):  # of all of them, on every process
+        outcome = agreed(lambda: tried(models[0], compare) or SAME) or "nothing can be tried here"
+    else:
+        outcome = "its attention is not of transformers' interface"
+    for model in models:
+        (take_packed if outcome == SAME else take_padded)(model)
+    return None if outcome == SAME else outcome
 
 
 # --- what stages ask ------------------------------------------------------------------------------------------------

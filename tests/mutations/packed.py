@@ -9,8 +9,8 @@ HEADS, SCORED = "rlhf_kit/models/heads.py", "tests/models/test_packed_scores.py:
 
 MUTANTS = [
     (
-        HEADS,
-        '(take_packed if outcome == "the same" else take_padded)(model)',
+        "rlhf_kit/models/preflight.py",
+        "(take_packed if outcome == SAME else take_padded)(model)",
         "take_packed(model)",
         SCORED + "test_a_model_that_would_score_otherwise_keeps_its_padding",
     ),
@@ -58,9 +58,9 @@ MUTANTS = [
         "tests/ppo/test_rollout.py::test_packed_inputs_by_hand",
     ),
     (
-        "rlhf_kit/generation/reading.py",
-        "            take_padded(each)\n",
-        "            pass\n",
+        "rlhf_kit/models/preflight.py",
+        "for model in models:\n        (take_packed if",
+        "for model in models[1:]:\n        (take_packed if",
         IN_PACKED + "test_policy_and_value_are_packed_both_or_neither",
     ),
     (
