@@ -11,6 +11,7 @@ from rlhf_kit.data import labels
 from rlhf_kit.data.groups import Row
 from rlhf_kit.data.interchange import CONVERT, FORMATS, WRITABLE, read, write, write_records
 from rlhf_kit.data.labelers import METHODS, Agreement, agreement, merge
+from rlhf_kit.data.labels import EXAMPLE, MODES, NORMAL
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.messages import content_text
 from rlhf_kit.errors import UserError
@@ -20,7 +21,6 @@ from rlhf_kit.storage import Folder
 from rlhf_kit.terminal import say
 
 OF_A_STORE = ("thumbs", "best")  # what is written of one, and put into one, besides rankings
-NORMAL, GOLD, EXAMPLE = "normal", "gold", "example"
 
 
 @dataclass
@@ -41,9 +41,9 @@ class ConvertOptions:
         choices=(*FORMATS, *OF_A_STORE),
     )
     task_mode: str = option(
-        NORMAL,
+        "normal",
         "Into a store: labels, or tasks with known answers: gold to check labelers, example to practise on. 題目種類",
-        choices=(NORMAL, GOLD, EXAMPLE),
+        choices=MODES,
     )
     target_format: str = option(
         "ranked",
@@ -119,17 +119,17 @@ def exported(options: ConvertOptions) -> list[str]:
 def added(options: ConvertOptions) -> list[str]:
     """Add a file's labels to a store; returns what to say of it. Raises UserError."""
     rows, left_out = _labels(options)
-    adding = "add_thumbs" if options.source_format in OF_A_STORE else "add_rankings"
-    adding, more, name = (
-        (adding, (), "labels") if options.task_mode == NORMAL else ("add_known", (options.task_mode,), "tasks")
-    )
+    if options.task_mode != NORMAL:
+        adding, more, what = "add_known", (options.task_mode,), "tasks"
+    else:
+        adding, more, what = "add_thumbs" if options.source_format in OF_A_STORE else "add_rankings", (), "labels"
     opened, add = (
         imported(f"rlhf_kit.data.labels.{name}", "feedback") for name in ("store:open_store", f"importing:{adding}")
     )
     new = add(opened(options.output_file, create=True), rows, *more)
     there = f", {len(rows) - new} were there" if new < len(rows) else ""
     return [
-        f"{options.dataset_name}: {len(rows)} {name} read ({options.source_format})",
+        f"{options.dataset_name}: {len(rows)} {what} read ({options.source_format})",
         *_left_out(left_out),
         f"{options.output_file}: {new} added{there}",
     ]

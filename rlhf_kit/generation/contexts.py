@@ -26,7 +26,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.generation.cache import GrowingLayer, growing_cache
 from rlhf_kit.models import preflight
 from rlhf_kit.models.forward import pad_right
-from rlhf_kit.models.packed import attention_of
+from rlhf_kit.models.packed import attention_of, mask_for
 
 NOWHERE = -1  # the place of padding
 
@@ -91,12 +91,7 @@ class Contexts:
 
     def _forward(self, ids: Tensor, positions: Tensor | None, mask: Tensor, logits: int = 1) -> Tensor:
         if mask.dim() == 3:
-            mask = mask[:, None]  # (G, 1, queries, keys)
-            if attention_of(self.model) == "eager":  # which adds what it is given
-                dtype = self.model.dtype
-                mask = torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill(
-                    ~mask, torch.finfo(dtype).min
-                )
+            mask = mask_for(self.model, mask[:, None], self.model.dtype)  # (G, 1, queries, keys)
         output = self.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True,
             logits_to_keep=logits,

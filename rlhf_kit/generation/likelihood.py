@@ -23,7 +23,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.generation.contexts import can_share
 from rlhf_kit.generation.decoding import DEFAULT_BATCH_TOKENS
 from rlhf_kit.models.forward import context_length
-from rlhf_kit.models.packed import attention_of
+from rlhf_kit.models.packed import mask_for
 from rlhf_kit.models.prefix import shared_prefix, tree_mask, tree_rows
 from rlhf_kit.models.room import Room
 
@@ -185,11 +185,7 @@ def _arguments(model: PreTrainedModel, tree: dict[str, Tensor], trees, device: t
     """Mask and positions: none where each token sees just those before it, padding standing behind."""
     if not any(map(_branches, trees)):
         return {"attention_mask": (tree["segments"] >= 0).long().to(device)}
-    mask = tree_mask(tree["segments"].to(device))
-    if attention_of(model) == "eager":  # which adds what it is given
-        mask = torch.zeros(mask.shape, dtype=model.dtype, device=device).masked_fill(
-            ~mask, torch.finfo(model.dtype).min
-        )
+    mask = mask_for(model, tree_mask(tree["segments"].to(device)), model.dtype)
     return {"attention_mask": mask, "position_ids": tree["position_ids"].to(device)}
 
 

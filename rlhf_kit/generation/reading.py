@@ -148,12 +148,10 @@ class Anew:
         self.ids, self.lengths = F.pad(ids, (0, room), value=pad_id).to(device), lengths.to(device)
 
     def read(self) -> tuple[Tensor, Tensor]:
-        width = int(self.lengths.max())
-        mask = ops.length_mask(self.lengths, width).long()
-        inputs = taken(self.model, input_ids=self.ids[:, :width], attention_mask=mask, use_cache=False)
+        rows = compact_rows(self.ids[:, : int(self.lengths.max())], self.lengths)
         with captured_input(output_embeddings(self.model), self.lengths[:, None] - 1) as states:
-            output = self.model(**inputs)
-        return output.logits[:, -1], states[0][:, -1]
+            logits = read_rows(self.model, rows).logits
+        return logits[:, -1], states[0][:, -1]
 
     def write(self, step: Step) -> None:
         if step.rows is not None:

@@ -137,15 +137,15 @@ def spread(values: Tensor, mask: Tensor) -> Tensor:
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
-def read_rows(model: nn.Module, inputs: dict[str, Tensor], **options: Any) -> Any:
+def read_rows(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
     """The output of `model` for `compact_rows` or `packed_rows`."""
     lengths, names = inputs.get("lengths"), ("input_ids", "attention_mask", "position_ids")
     rows = {name: inputs[name] for name in names if inputs.get(name) is not None}
     if lengths is None:
-        return model(**taken(model, **rows, use_cache=False, **options))
+        return model(**taken(model, **rows, use_cache=False))
     with packed(lengths):
         rows["attention_mask"] = torch.ones_like(rows["input_ids"])
-        return model(**taken(model, **rows, use_cache=False, **options))
+        return model(**taken(model, **rows, use_cache=False))
 
 
 def completion_logits_and_states(policy: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from rlhf_kit.data.chat import Message, encode_completion, encode_each, encode_prompt, start_ids
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.dropout import eval_mode
-from rlhf_kit.models.forward import context_length, packed_rows, pad_right, read_rows, taken, unwrapped
+from rlhf_kit.models.forward import compact_rows, context_length, packed_rows, pad_right, read_rows, taken, unwrapped
 from rlhf_kit.models.packed import is_packed, take_padded
 from rlhf_kit.models.preflight import agreed, gap, short_texts, tried, why_not_packed
 from rlhf_kit.models.room import Room
@@ -124,7 +124,7 @@ def sequence_scores(model: nn.Module, input_ids: Tensor, lengths: Tensor, row_fo
         ends = lengths.cumsum(0) - 1
         with scores_at(inner, ends[None]):  # the forward pools one row; at its place stand the scores of all ends
             return read_rows(model, packed_rows(input_ids, lengths)).logits[0].float()
-    inputs = {"input_ids": input_ids, "attention_mask": length_mask(lengths, input_ids.shape[1]).long()}
+    inputs = compact_rows(input_ids, lengths)
     inputs |= taken(inner, use_cache=False)
     if row_format.typed:
         inputs["token_type_ids"] = row_format.token_types(input_ids, lengths)

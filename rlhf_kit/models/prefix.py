@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.forward import pad_right, unwrapped
 from rlhf_kit.models.heads import scores_at, sequence_scores
-from rlhf_kit.models.packed import attention_of
+from rlhf_kit.models.packed import attention_of, mask_for
 from rlhf_kit.models.preflight import gap, tried
 
 PADDING = -1  # the segment of no answer
@@ -78,9 +78,7 @@ def tree_mask(segments: Tensor) -> Tensor:
 def tree_scores(model: nn.Module, tree: dict[str, Tensor]) -> Tensor:
     """Raw scores of all answers of `tree_rows`, with gradients. -> (G, K) float32; of missing answers meaningless."""
     inner = unwrapped(model)
-    mask = tree_mask(tree["segments"])
-    if attention_of(inner) == "eager":  # which adds what it is given
-        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+    mask = mask_for(inner, tree_mask(tree["segments"]), torch.float32)
     with scores_at(inner, tree["ends"]):
         output = model(
             input_ids=tree["input_ids"], attention_mask=mask, position_ids=tree["position_ids"], use_cache=False

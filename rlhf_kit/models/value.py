@@ -16,11 +16,12 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import is_all_linear, names_found
 from rlhf_kit.models.adapters import wrap
 from rlhf_kit.models.forward import (
+    compact_rows,
     completion_logits_and_states,
     output_embeddings,
+    read_rows,
     spread,
     states_of,
-    taken,
     trunk_states,
 )
 from rlhf_kit.models.heads import calibration
@@ -114,9 +115,7 @@ class PolicyAndValue(nn.Module):
         if with_entropy:
             output["entropy"] = spread(ops.entropy(logits, temperature), completion_mask)
         if ptx_ids is not None:
-            mask = ops.length_mask(ptx_lengths, ptx_ids.shape[1]).long()
-            inputs = {"input_ids": ptx_ids, "attention_mask": mask} | taken(self.policy, use_cache=False)
-            logits = self.policy(**inputs).logits[:, :-1]
+            logits = read_rows(self.policy, compact_rows(ptx_ids, ptx_lengths)).logits[:, :-1]
             output["ptx_logprobs"] = ops.token_logprobs(logits, ptx_ids[:, 1:])
         return output
 

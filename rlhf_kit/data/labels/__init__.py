@@ -4,6 +4,8 @@ from __future__ import annotations
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")
 POSTGRESQL = ("postgresql://", "postgres://", "postgresql+psycopg://")
+MODES = ("normal", "gold", "example")  # gold: the answer is known; example: and is explained
+NORMAL, GOLD, EXAMPLE = MODES
 SOURCES = ("ranked", "thumbs", "demonstrations", "prompts")  # what is read of a store: `labels.db:thumbs`
 
 

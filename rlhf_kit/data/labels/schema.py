@@ -24,10 +24,11 @@ from sqlalchemy import (
     event,
 )
 
+from rlhf_kit.data.labels import EXAMPLE, GOLD, NORMAL  # noqa: F401  modes of tasks, named without SQLAlchemy
+
 VERSION = 1  # goes up when a store of the version before cannot be read as one of this
 
 RANKING, THUMBS = KINDS = ("ranking", "thumbs")  # of tasks
-NORMAL, GOLD, EXAMPLE = MODES = ("normal", "gold", "example")  # gold: the answer is known; example: and is explained
 RANKED, THUMB, UNRANKABLE, SKIPPED = DECISIONS = ("ranked", "thumb", "unrankable", "skipped")  # that end an assignment
 ACKNOWLEDGED = "acknowledged"  # the guidelines
 LABELER, ADMIN = ROLES = ("labeler", "admin")
