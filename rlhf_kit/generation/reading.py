@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
-from rlhf_kit.generation.attention import in_bf16_on_cpu, wide_attention
+from rlhf_kit.generation.attention import is_wide, wide_attention
 from rlhf_kit.generation.cache import can_replace, growing_cache
 from rlhf_kit.generation.loop import Begun, Step, write_on
 from rlhf_kit.models.forward import (
@@ -71,13 +71,13 @@ class Cached:
         self.ids, self.lengths = left_pad(prompts, pad_id, next(model.parameters()).device)
         self.mask = _left_mask(self.lengths, self.ids.shape[1])
         self.positions = ops.position_ids(self.mask)
-        self.wide = in_bf16_on_cpu(model)
+        self.wide = is_wide(model)
         self.cache = growing_cache(model, self.ids.shape[1] + room, self.wide)
         self.refills = can_replace(self.cache)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Logits (rows, V) that predict the next token of each row, and the states (rows, H) they come from."""
-        with captured_input(output_embeddings(self.model)) as states, wide_attention(self.wide):
+        with captured_input(output_embeddings(self.model)) as states:
             logits = _read_on(self.model, self.ids, self.mask, self.positions, self.cache)
         return logits[:, -1], states[0][:, -1]
 
@@ -112,8 +112,7 @@ class Cached:
         self.mask[places] = _left_mask(lengths, self.mask.shape[1])
         if width > 1:
             mask, read = _left_mask(lengths, width)[:, :-1], growing_cache(self.model, wide=self.wide)
-            with wide_attention(self.wide):
-                _read_on(self.model, ids[:, :-1], mask, ops.position_ids(mask), read)
+            _read_on(self.model, ids[:, :-1], mask, ops.position_ids(mask), read)
             for layer, new in zip(self.cache.layers, read.layers, strict=True):
                 layer.replace(places, new.keys, new.values)
 
@@ -202,7 +201,8 @@ def _sampling_gap(model: nn.Module, texts: list[list[int]], compact: bool, value
     """By how much the sampler's logits, the training forward's, and the value trunk's states are off."""
     starts = [(len(text) + 1) // 2 for text in texts]
     truth = [alone(model, text)[start - 1 : -1] for text, start in zip(texts, starts, strict=True)]
-    sampled, number_of = _sampled_logits(model, texts, starts, compact)
+    with wide_attention(model):
+        sampled, number_of = _sampled_logits(model, texts, starts, compact)
     worst = gap(sampled, [truth[number] for number in number_of])
     rows, own = _read(model, texts, False, value_trunk), _read_alone(model, texts, value_trunk)
     return max(worst, *(gap([x], [y]) for x, y in zip(rows, own, strict=True)))

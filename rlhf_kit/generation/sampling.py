@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.attention import wide_attention
 from rlhf_kit.generation.loop import Begun, Step, write_on
 from rlhf_kit.generation.reading import Anew, Cached, check_sampling, completion_rows, left_pad
 from rlhf_kit.options.bounds import number_faults
@@ -131,11 +132,12 @@ def sample(
     ends = torch.tensor(eos_ids, dtype=torch.long, device=device)
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of a like length are read together
     written = _Written(len(prompts), max_completion_length, pad_id, value_head is not None, device)
-    while waiting:
-        rows = _taken(waiting, batch_size or len(waiting))
-        reader = (Anew if compact else Cached)(model, [prompts[i] for i in rows], pad_id, max_completion_length)
-        sampler = _Sampler(rows, uniforms.to(device), temperature, ends, value_head, written)
-        write_on(reader, _Pool(sampler, prompts, waiting if reader.refills else []))
+    with wide_attention(model):
+        while waiting:
+            rows = _taken(waiting, batch_size or len(waiting))
+            reader = (Anew if compact else Cached)(model, [prompts[i] for i in rows], pad_id, max_completion_length)
+            sampler = _Sampler(rows, uniforms.to(device), temperature, ends, value_head, written)
+            write_on(reader, _Pool(sampler, prompts, waiting if reader.refills else []))
     ended = torch.isin(written.tokens, ends)
     terminated = ended.any(1)
     lengths = torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)

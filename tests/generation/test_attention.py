@@ -1,12 +1,16 @@
 """A cache in float32 under a model in bf16: no further from float32, in every architecture, and off elsewhere."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rlhf_kit.generation import attention
+from rlhf_kit.generation.attention import is_wide, wide_attention
 from rlhf_kit.generation.reading import Cached, Step
 from rlhf_kit.generation.sampling import sample
 
@@ -33,14 +37,15 @@ def model_of(name: str) -> nn.Module:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def read(model: nn.Module, autocast: bool = False) -> tuple[torch.Tensor, Cached]:
+def read(model: nn.Module, autocast: bool = False, wide: bool = True) -> tuple[torch.Tensor, Cached]:
     """Logits before and after three more tokens, which are the same for all. (4, 3, V)."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        reader = Cached(model, PROMPTS, 0, 8)
-        logits = [reader.read()[0]]
-        for token in (14, 15, 16):
-            reader.write(Step(torch.full((3,), token)))
-            logits.append(reader.read()[0])
+        with wide_attention(model) if wide else nullcontext():
+            reader = Cached(model, PROMPTS, 0, 8)
+            logits = [reader.read()[0]]
+            for token in (14, 15, 16):
+                reader.write(Step(torch.full((3,), token)))
+                logits.append(reader.read()[0])
     return torch.stack(logits).float(), reader
 
 
@@ -50,7 +55,7 @@ def error(logits: torch.Tensor, truth: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("way", ["autocast", "weights"])
 @pytest.mark.parametrize("name", MODELS)
-def test_no_further_from_float32_than_before(name, way, monkeypatch):
+def test_no_further_from_float32_than_before(name, way):
     model = model_of(name)
     truth, reader = read(model)
     assert not reader.wide
@@ -59,41 +64,50 @@ def test_no_further_from_float32_than_before(name, way, monkeypatch):
     assert reader.wide == (name not in ("gptj", "falcon", "bloom"))
     if reader.wide and name != "mistral":  # whose window is transformers' own layer
         assert all(layer.keys.dtype == layer.values.dtype == torch.float32 for layer in reader.cache.layers)
-    monkeypatch.setattr("rlhf_kit.generation.reading.in_bf16_on_cpu", lambda model: False)
-    narrow, _ = read(model, way == "autocast")
+    narrow, reader = read(model, way == "autocast", wide=False)
+    assert not reader.wide
     assert error(wide, truth) < 1.2 * error(narrow, truth) + 1e-3
     assert error(wide, truth) < 0.03
 
 
 def test_the_attention_is_computed_in_float32(monkeypatch):
     """And with rows that begin in others' places."""
-    kinds, own = set(), attention._sdpa
+    kinds, own = set(), F.scaled_dot_product_attention
 
-    def noted(module, query, key, value, mask, **options):
+    def noted(query, key, value, **options):
         kinds.add((query.dtype, key.dtype, value.dtype, torch.is_autocast_enabled("cpu")))
-        return own(module, query, key, value, mask, **options)
+        return own(query, key, value, **options)
 
-    monkeypatch.setattr(attention, "_sdpa", noted)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
     options = {"eos_ids": [0], "pad_id": 0, "max_completion_length": 6, "batch_size": 2, "compact": False}
     with torch.autocast("cpu", torch.bfloat16):
         sample(model_of("gpt2"), PROMPTS, **options)
     assert kinds == {(torch.float32, torch.float32, torch.float32, False)}
 
 
-def test_other_forwards_keep_their_attention():
+@pytest.mark.parametrize("own", ["sdpa", "packed_sdpa"])
+def test_other_forwards_keep_their_attention(own):
+    """That of the model that was sampled from, and transformers' own."""
     model = model_of("gpt2")
+    model.set_attn_implementation(own)
     ids = torch.tensor(PROMPTS[:1])
     with torch.autocast("cpu", torch.bfloat16):
         expected = model(ids).logits
-        read(model, True)
-        assert torch.equal(model(ids).logits, expected)
-    assert model.config._attn_implementation == "sdpa" and not attention._is_wide.get()
+        _, reader = read(model, True)
+        assert reader.wide and torch.equal(model(ids).logits, expected)
+    assert model.config._attn_implementation == own
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+
+
+def test_eager_attention_is_left_alone():
+    model = model_of("gpt2").to(torch.bfloat16)
+    model.set_attn_implementation("eager")
+    assert not read(model)[1].wide
 
 
 def test_an_error_within_ends_it():
-    with pytest.raises(ValueError, match="stop"), attention.wide_attention(True):
+    model = model_of("gpt2").to(torch.bfloat16)
+    with pytest.raises(ValueError, match="stop"), wide_attention(model):
+        assert is_wide(model)
         raise ValueError("stop")
-    assert not attention._is_wide.get()
-    q, k, v = torch.randn(3, 1, 2, 3, 4)
-    own = attention._sdpa(nn.Module(), q, k, v, None)[0]
-    assert torch.equal(ALL_ATTENTION_FUNCTIONS["sdpa"](nn.Module(), q, k, v, None)[0], own)
+    assert model.config._attn_implementation == "sdpa"

@@ -139,8 +139,8 @@ MUTANTS = [
     ),
     (
         ATTENTION,
-        "    finally:\n        _is_wide.reset(before)",
-        "    finally:\n        pass",
+        "        if applies:\n            config._attn_implementation = own",
+        "        pass",
         ATTENTION_TEST + "test_an_error_within_ends_it",
     ),
     (
@@ -148,6 +148,12 @@ MUTANTS = [
         " or not inner.is_backend_compatible():",
         ":",
         ATTENTION_TEST + "test_no_further_from_float32_than_before[falcon-weights]",
+    ),
+    (
+        ATTENTION,
+        ".removeprefix(PREFIX) != BASE:",
+        " != BASE:",
+        ATTENTION_TEST + "test_other_forwards_keep_their_attention[packed_sdpa]",
     ),
     (
         ATTENTION,
@@ -163,8 +169,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/generation/reading.py",
-        "growing_cache(self.model, wide=self.wide)\n            with wide_attention(self.wide):",
-        "growing_cache(self.model)\n            with wide_attention(False):",
+        "growing_cache(self.model, wide=self.wide)\n            _read_on",
+        "growing_cache(self.model)\n            _read_on",
         ATTENTION_TEST + "test_the_attention_is_computed_in_float32",
     ),
 ]
