@@ -16,6 +16,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +30,7 @@ from rlhf_kit.models.forward import pad_right
 from rlhf_kit.models.packed import attention_of, mask_for
 
 NOWHERE = -1  # the place of padding
+Answer = TypeVar("Answer")
 
 
 class Contexts:
@@ -99,12 +101,12 @@ class Contexts:
         return output.logits
 
 
-def asked_once(decide: Callable[[PreTrainedModel], bool]) -> Callable[[PreTrainedModel], bool]:
+def asked_once(decide: Callable[[PreTrainedModel], Answer]) -> Callable[[PreTrainedModel], Answer]:
     """`decide`, its answer kept for as long as the model lives: what it computes with is part of the question."""
     answers: WeakKeyDictionary[PreTrainedModel, dict] = WeakKeyDictionary()
 
     @wraps(decide)
-    def answer(model: PreTrainedModel) -> bool:
+    def answer(model: PreTrainedModel) -> Answer:
         known, how = answers.setdefault(model, {}), (model.config._attn_implementation, model.dtype, model.device)
         if how not in known:
             known[how] = decide(model)

@@ -40,7 +40,7 @@ class Rollout:
     completion_ids: Tensor  # (B, R) int64, right-padded
     completion_lengths: Tensor  # (B,) chosen tokens, the end token included
     terminated: Tensor  # (B,) bool: the policy ended the completion itself; False = cut off at the limit
-    # As the cached loop computed them; None where a rollout was made by hand.
+    # As the cached loop computed them; None where a rollout was made by hand, or by another backend.
     logprobs: Tensor | None = None  # (B, R) float32, at the temperature of the draw
     entropy: Tensor | None = None  # (B, R) float32
     values: Tensor | None = None  # (B, R) float32, V of the state before each token; only with a value head
@@ -118,16 +118,10 @@ def sample(
         UserError: for no prompt, a prompt without tokens, a number out of range, or with `compact=None` a model that
             cannot be sampled from at all.
     """
-    _check(prompts, max_completion_length, temperature, batch_size)
-    if seeds is not None and (generator is not None or len(seeds) != len(prompts)):
-        raise UserError(f"sample: {len(seeds)} seeds for {len(prompts)} prompts: give one each, and no generator.")
+    check(prompts, max_completion_length, temperature, batch_size)
+    uniforms = uniforms_of(len(prompts), max_completion_length, generator, seeds)
     if compact is None:
         compact = check_sampling(model, prompts)
-    if seeds is None:
-        uniforms = torch.rand(len(prompts), max_completion_length, generator=generator)
-    else:
-        own = (torch.Generator().manual_seed(seed) for seed in seeds)
-        uniforms = torch.stack([torch.rand(max_completion_length, generator=stream) for stream in own])
     device = next(model.parameters()).device
     ends = torch.tensor(eos_ids, dtype=torch.long, device=device)
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of a like length are read together
@@ -138,13 +132,11 @@ def sample(
             reader = (Anew if compact else Cached)(model, [prompts[i] for i in rows], pad_id, max_completion_length)
             sampler = _Sampler(rows, uniforms.to(device), temperature, ends, value_head, written)
             write_on(reader, _Pool(sampler, prompts, waiting if reader.refills else []))
-    ended = torch.isin(written.tokens, ends)
-    terminated = ended.any(1)
-    lengths = torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)
-    return written.rollout(*left_pad(prompts, pad_id, device), lengths, terminated)
+    return written.rollout(*left_pad(prompts, pad_id, device), *lengths_of(written.tokens, ends))
 
 
-def _check(prompts: list[list[int]], max_completion_length: int, temperature: float, batch_size: int | None) -> None:
+def check(prompts: list[list[int]], max_completion_length: int, temperature: float, batch_size: int | None) -> None:
+    """Raises UserError for what cannot be sampled."""
     faults = number_faults(
         "sample", max_completion_length=max_completion_length, batch_size=batch_size, temperature=temperature
     )
@@ -155,6 +147,31 @@ def _check(prompts: list[list[int]], max_completion_length: int, temperature: fl
         )
     if faults:
         raise UserError(f"sample: {'; '.join(faults)}.")
+
+
+def uniforms_of(
+    rows: int, max_completion_length: int, generator: torch.Generator | None, seeds: Sequence[int] | None
+) -> Tensor:
+    """The numbers by which each row is drawn, (B, R) in [0, 1). Raises UserError for seeds that do not fit."""
+    if seeds is None:
+        return torch.rand(rows, max_completion_length, generator=generator)
+    if generator is not None or len(seeds) != rows:
+        raise UserError(f"sample: {len(seeds)} seeds for {rows} prompts: give one each, and no generator.")
+    own = (torch.Generator().manual_seed(seed) for seed in seeds)
+    return torch.stack([torch.rand(max_completion_length, generator=stream) for stream in own])
+
+
+def lengths_of(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (B, R) up to the first that ends a row, and whether there is one. -> (B,), (B,)."""
+    ended = torch.isin(tokens, ends)
+    terminated = ended.any(1)
+    return torch.where(terminated, ended.int().argmax(1) + 1, tokens.shape[1]), terminated
+
+
+def choose(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The next tokens, and the log-probs they are drawn by. (B, V), (B,) in [0, 1) -> (B,), (B, V) float32."""
+    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
+    return draw(logprobs, uniforms) if temperature else logprobs.argmax(-1), logprobs
 
 
 class _Written:
@@ -215,8 +232,7 @@ class _Sampler:
     def draw(self, logits: Tensor, states: Tensor) -> Tensor:
         """The next tokens (M,), which are written down; those of rows that have ended are of no account."""
         rows, steps, written = self.rows, self.steps, self.written
-        logprobs = torch.log_softmax(logits.float() / (self.temperature or 1.0), -1)  # (M, V)
-        tokens = draw(logprobs, self.uniforms[rows, steps]) if self.temperature else logprobs.argmax(-1)
+        tokens, logprobs = choose(logits, self.uniforms[rows, steps], self.temperature)
         written.tokens[rows, steps] = tokens
         written.logprobs[rows, steps] = logprobs.gather(1, tokens[:, None]).squeeze(1)
         written.entropy[rows, steps] = -(logprobs.exp() * logprobs).sum(-1)

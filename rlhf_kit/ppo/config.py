@@ -12,6 +12,8 @@ from rlhf_kit.options import option
 from rlhf_kit.options.bounds import range_faults
 from rlhf_kit.training.launch import sharding_faults
 
+BACKENDS = ("pool", "transformers")  # of `generation.backends`, which nothing needs to read options
+
 # TRL 1.12 and earlier: names whose meaning is not kept, and what to write instead.
 RENAMED = {
     "response_length": "max_completion_length",
@@ -95,6 +97,12 @@ class PPOConfig(TrainingArguments):
     rollout_batch_size: int = option(256, "Prompts per rollout, over all processes.")
     max_completion_length: int = option(53, "Longest completion, in tokens.")
     temperature: float = option(1.0, "Softmax temperature, when sampling and when scoring alike.")
+    generation_backend: str = option(
+        "pool",
+        "What samples: `pool`, the kit's own, where waiting prompts begin as others end; or `transformers`, its "
+        "`generate`, batch by batch. In float32 both write the same tokens.",
+        choices=BACKENDS,
+    )
     generation_batch_size: int | None = option(
         None, "Completions sampled at once on a device, evaluation's too; None: as many as a rollout has."
     )
@@ -191,6 +199,8 @@ class PPOConfig(TrainingArguments):
                 f"rollout_batch_size={self.rollout_batch_size} must be a multiple of "
                 f"mini_batch_size={self.mini_batch_size}"
             )
+        if self.generation_backend not in BACKENDS:
+            faults.append(f"generation_backend={self.generation_backend!r} must be one of {', '.join(BACKENDS)}")
         if self.kl_estimator not in ("k1", "k3"):
             faults.append(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'")
         weights = [] if self.reward_weights is None else self.reward_weights

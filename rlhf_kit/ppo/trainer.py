@@ -26,8 +26,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from rlhf_kit import ops
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.backends import BACKENDS
 from rlhf_kit.generation.reading import check_sampling, packs
-from rlhf_kit.generation.sampling import Rollout, sample
+from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.models.activations import forwards, row_bytes
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import end_ids, load_config, load_policy, load_tokenizer, set_special_tokens
@@ -39,11 +40,7 @@ from rlhf_kit.models.precision import cast_frozen
 from rlhf_kit.models.preflight import check_texts, short_texts
 from rlhf_kit.models.prepacked import prepacked
 from rlhf_kit.models.roles import load_value_model, reference_of, refuse_shared_weights, value_source, with_value
-from rlhf_kit.models.value import (
-    PolicyAndValue,
-    adapters_off,
-    completion_logprobs,
-)
+from rlhf_kit.models.value import PolicyAndValue, adapters_off, completion_logprobs
 from rlhf_kit.models.weights import is_here, short_name, with_origin
 from rlhf_kit.ppo.config import PPOConfig
 from rlhf_kit.ppo.experience import LEARNT, Experience, TokenReadings, advantages, less_missing_eos, losses
@@ -282,7 +279,7 @@ class PPOTrainer(RolloutTrainer):
         exact = not reference and self._sampler_is_exact(module)
         sampled_from = self.reference() if reference else nullcontext(module.policy)
         with self.accelerator.autocast(), sampled_from as policy, prepacked(policy, merge=True):
-            rollout = sample(
+            rollout = BACKENDS[self.args.generation_backend](
                 policy,
                 [row["prompt_ids"] for row in rows],
                 eos_ids=self.eos_ids,

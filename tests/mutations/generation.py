@@ -1,8 +1,9 @@
 """Sampling: the draw, the pool of slots and its cache."""
 
 SAMPLING, READING = "rlhf_kit/generation/sampling.py", "rlhf_kit/generation/reading.py"
-CACHE = "rlhf_kit/generation/cache.py"
+CACHE, BACKENDS = "rlhf_kit/generation/cache.py", "rlhf_kit/generation/backends.py"
 DRAW_TEST, POOL_TEST = "tests/generation/test_draw.py::", "tests/generation/test_pool.py::"
+BACKEND_TEST = "tests/generation/test_backends.py::"
 ALONE = POOL_TEST + "test_any_number_of_slots_gives_what_each_row_has_alone"
 
 MUTANTS = [
@@ -107,5 +108,41 @@ MUTANTS = [
         "own = (torch.Generator().manual_seed(seed) for seed in seeds)",
         "own = [torch.Generator().manual_seed(seeds[0])] * len(seeds)",
         POOL_TEST + "test_a_row_of_its_own_seed_is_the_same_wherever_it_stands[gpt2]",
+    ),
+    (
+        BACKENDS,
+        "with _no_settings_of(model):",
+        "if True:",
+        BACKEND_TEST + "test_what_the_model_itself_would_change_is_left_out_and_comes_back",
+    ),
+    (
+        BACKENDS,
+        "        model.generation_config = own",
+        "        pass",
+        BACKEND_TEST + "test_what_the_model_itself_would_change_is_left_out_and_comes_back",
+    ),
+    (
+        BACKENDS,
+        "_Drawn(uniforms[rows], temperature)",
+        "_Drawn(uniforms[: len(rows)], temperature)",
+        BACKEND_TEST + "test_the_tokens_are_those_of_the_pool[gpt2-1.0]",
+    ),
+    (
+        BACKENDS,
+        "attention_mask=mask.long()",
+        "attention_mask=torch.ones_like(ids)",
+        BACKEND_TEST + "test_the_tokens_are_those_of_the_pool[llama-0]",
+    ),
+    (
+        BACKENDS,
+        "    if fault:\n",
+        "    if False:\n",
+        BACKEND_TEST + "test_a_model_that_reads_padding_is_refused_by_name",
+    ),
+    (
+        "rlhf_kit/ppo/trainer.py",
+        "BACKENDS[self.args.generation_backend](",
+        "BACKENDS['pool'](",
+        "tests/ppo/test_rollout.py::test_a_rollout_of_another_backend_is_read_by_the_training_forward",
     ),
 ]

@@ -159,8 +159,8 @@ MUTANTS = [
     ),
     (
         ROLLOUT,
-        "draw(logprobs, self.uniforms[rows, steps])",
-        "draw(logprobs, self.uniforms[: len(rows)].gather(1, steps[:, None]).squeeze(1))",
+        "choose(logits, self.uniforms[rows, steps],",
+        "choose(logits, self.uniforms[: len(rows)].gather(1, steps[:, None]).squeeze(1),",
         "tests/ppo/test_rollout.py::test_draws_do_not_depend_on_the_batch_size",
     ),
     # Checkpointing, warm-up, fp16.

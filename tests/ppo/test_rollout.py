@@ -206,6 +206,19 @@ def test_any_causal_lm_samples_as_generate_does(name):
     assert not check_sampling(model, PROMPTS)  # which finds no need to read rows anew
 
 
+def test_a_rollout_of_another_backend_is_read_by_the_training_forward(make_trainer):
+    """It has no log-probs and values of its own; what is learnt from is the same."""
+    gathered = {}
+    for backend in ("pool", "transformers"):
+        trainer = make_trainer(generation_backend=backend, value_model="shared")
+        gathered[backend], _ = trainer.collect([*trainer.prompts][:8], torch.Generator().manual_seed(2))
+    ours, theirs = gathered.values()
+    assert ours.rollout.values is not None and theirs.rollout.values is None
+    assert torch.equal(ours.rollout.completion_ids, theirs.rollout.completion_ids)
+    for name in ("scores", "logprobs", "values", "advantages", "returns"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=2e-4, rtol=1e-4, msg=name)
+
+
 def test_the_cache_takes_its_room_once(policy):
     cache = growing_cache(policy, room=12)
     keys = torch.randn(3, 2, 5, 16)

@@ -334,7 +334,11 @@ class StopAt(TrainerCallback):
         control.should_training_stop = control.should_training_stop or state.global_step >= self.step
 
 
-@pytest.mark.parametrize("options", [{}, {"peft_config": LoraConfig(r=4)}, {"value_model": "separate"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"peft_config": LoraConfig(r=4)}, {"value_model": "separate"}, {"generation_backend": "transformers"}],
+    ids=str,
+)
 def test_resume_is_exact(make_trainer, policy, tmp_path, options):
     settings = dict(total_episodes=32, kl_target=1.0, kl_horizon=50, save_strategy="steps", save_steps=8, **options)
     start = {k: v.clone() for k, v in policy.state_dict().items()}

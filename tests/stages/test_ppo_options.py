@@ -3,11 +3,14 @@
 import json
 from functools import partial
 
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rlhf_kit.cli import main
+from rlhf_kit.errors import UserError
+from rlhf_kit.ppo import PPOConfig
 from rlhf_kit.stages import ppo, reward, sft
 from tests.tiny_stages import run_command
 
@@ -59,6 +62,29 @@ def test_what_a_reward_function_returned_is_told(command, capsys, tmp_path, name
     told = capsys.readouterr().err
     assert f"{TOLD[name]}" in told and "give one number per completion, a list of 4 (None: no opinion)" in told
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_transformers_generate_writes_what_the_pool_writes(command, tmp_path):
+    """From the command line, in float32: the completions of each rollout, and what is learnt from them."""
+    runs = {}
+    for backend in ("pool", "transformers"):
+        out = tmp_path / backend
+        options = ("--generation_backend", backend, "--log_completions", "--bf16", "false", "--output_dir", out)
+        assert run_command(ppo, command(*options, "--max_completion_length", 12)) == 0
+        files = sorted((out / "completions").glob("*.parquet"))
+        texts = [pyarrow.parquet.read_table(file).column("completion").to_pylist() for file in files]
+        runs[backend] = texts, load_file(out / "model.safetensors")
+    (texts, weights), (others, other_weights) = runs.values()
+    assert texts == others and len(texts) == 2 and len({*sum(texts, [])}) > 4
+    torch.testing.assert_close(weights, other_weights, atol=1e-5, rtol=1e-4)
+
+
+def test_a_backend_that_is_none_is_refused(command, capsys):
+    assert run_command(ppo, command("--generation_backend", "transformer")) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "needs one of pool, transformers" in err and "transformers" in err
+    with pytest.raises(UserError, match="generation_backend='vllm' must be one of pool, transformers"):
+        PPOConfig("out", generation_backend="vllm", use_cpu=True)
 
 
 def test_run_json_says_why_a_run_stopped(command, tmp_path):
