@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from rlhf_kit.inputs import read_text
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import load_config, load_policy, load_tokenizer, set_special_tokens
-from rlhf_kit.models.forward import context_length
+from rlhf_kit.models.forward import context_length, labelled_loss
+from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import usable
@@ -104,6 +106,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             else:
                 eval_rows = None if eval_dataset is None else self._encoded(eval_dataset, tokenizer, "eval")
         policy = load_policy(model, trust_remote_code=args.trust_remote_code) if isinstance(model, str) else model
+        fuse_activations(policy)
         policy = trainable(policy, peft_config)
         refuse_adapted_head(policy)
         set_special_tokens(policy, tokenizer)  # once its template is settled
@@ -133,15 +136,23 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         if fault:
             raise UserError(f"{type(self.model).__name__}, packing: {fault}. Leave packing out.")
         if self.args.loss_type == "nll":
+            plain = self._on_cpu and preflight.is_likelihood(self) and not self.args.torch_compile
+            self._labelled_alone = plain and preflight.reads_labelled(self.model, batch)
             preflight.check_loss(self, batch)
             self._metrics["eval"].clear()
 
+    @property
+    def _on_cpu(self) -> bool:
+        return self.args.device.type == "cpu"
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL's LM head goes tile by tile, made for vocabularies of 100,000 on a GPU. On a CPU the tiles cost a third
-        # of the step; the plain loss is the same number.
-        if self.args.device.type == "cpu" and self.args.loss_type == "nll":
-            return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # of the step; the loss is the same number.
+        if not self._on_cpu or self.args.loss_type != "nll":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self._labelled_alone and not return_outputs:
+            model = partial(labelled_loss, model)
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     def evaluate(self, eval_dataset=None, **options: Any) -> dict[str, float]:
         """Evaluate on `eval_dataset` (demonstrations, as at construction) or on the trainer's own."""

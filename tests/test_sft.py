@@ -9,6 +9,7 @@ from trl import SFTConfig
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_tokenizer
+from rlhf_kit.models.packed import is_packed
 from rlhf_kit.sft import SFTTrainer, encode_demonstrations
 
 DIALOGUE = [
@@ -179,3 +180,33 @@ def test_adapters_fit_gpt2_and_are_drawn_from_the_seed(policy, tokenizer, tmp_pa
         assert trainer.model.peft_config["default"].fan_in_fan_out
         assert all(".lora_" in name for name, parameter in named.items() if parameter.requires_grad)
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_learns_what_a_step_of_the_plain_loss_learns(policy, tokenizer, tmp_path, packing, checkpointing):
+    """Padded rows as TRL collates them, or packed ones side by side; with activations computed anew too."""
+    rows = dialogues(DIALOGUE, DIALOGUE[1:3], DIALOGUE[1:], DIALOGUE[:3])
+    args = config(tmp_path, packing=packing, max_length=64, activation_checkpointing=checkpointing)
+    trainer = SFTTrainer(policy, args, rows, processing_class=tokenizer)
+    assert is_packed(trainer.model)
+    batch = trainer.data_collator([trainer.train_dataset[at] for at in range(len(trainer.train_dataset))])
+    found = []
+    for alone in (True, False):
+        trainer._labelled_alone = alone
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model.eval(), dict(batch), num_items_in_batch=torch.tensor(20))
+        loss.backward()
+        found.append([loss.detach(), *[p.grad.clone() for p in trainer.model.parameters()]])
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing_factor": 0.1}, {"torch_compile": True}])
+def test_what_needs_all_logits_has_them(policy, tokenizer, tmp_path, options):
+    """A smoothed loss, a compiled model, and predictions with any loss."""
+    trainer = SFTTrainer(policy, config(tmp_path, **options), dialogues(DIALOGUE), processing_class=tokenizer)
+    assert trainer._labelled_alone == (not options)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    if not options:
+        _, logits, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+        assert logits.shape[:2] == batch["input_ids"].shape

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from rlhf_kit import ops
-from rlhf_kit.models.packed import packed
+from rlhf_kit.data.packing import IGNORED
+from rlhf_kit.models.packed import is_packed, packed
 
 # What configurations call the number of tokens that a model reads at once; transformers maps most to the first.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "seq_length")
@@ -108,8 +109,8 @@ def _head_reads(head: nn.Module, choose: Callable[[Tensor], tuple[Tensor, Tensor
         handle.remove()
 
 
-def output_embeddings(policy: PreTrainedModel | PeftModel) -> nn.Module:
-    return (policy.get_base_model() if isinstance(policy, PeftModel) else policy).get_output_embeddings()
+def output_embeddings(policy: nn.Module) -> nn.Module:
+    return unwrapped(policy).get_output_embeddings()
 
 
 # --- rows of completions --------------------------------------------------------------------------------------------
@@ -172,3 +173,57 @@ def completion_logits_and_states(policy: nn.Module, inputs: dict[str, Tensor]) -
 def trunk_states(trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """The same states of a model without a head. -> (S, H)."""
     return read_rows(trunk, inputs).last_hidden_state.flatten(0, 1)[inputs["places"]]
+
+
+# --- rows with labels -----------------------------------------------------------------------------------------------
+
+
+def labelled_logits(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits that predict the M tokens with a label, row after row, and these tokens. -> (M, V), (M,).
+
+    The head computes on nothing else. A model whose attention is packed reads the batch as `one_row`.
+
+    Args:
+        inputs: `input_ids` and `labels` (B, T) with what keeps texts apart, as a collator makes them.
+    """
+    pack = is_packed(unwrapped(model))
+    rows = one_row(inputs) if pack else inputs
+    tokens = F.pad(rows["labels"], (0, 1), value=IGNORED)[:, 1:].flatten()  # each state's next
+    places = (tokens != IGNORED).nonzero().squeeze(1)
+
+    def choose(states: Tensor) -> tuple[Tensor, Tensor]:
+        return states, states.flatten(0, 1)[places][None]
+
+    with _head_reads(output_embeddings(model), choose):
+        if pack:
+            logits = read_rows(model, rows).logits
+        else:
+            given = {name: value for name, value in rows.items() if name != "labels"}
+            logits = model(**given, **taken(model, use_cache=False)).logits
+    return logits[0], tokens[places]
+
+
+def labelled_loss(
+    model: nn.Module, num_items_in_batch: Tensor | int | None = None, **inputs: Any
+) -> dict[str, Tensor]:
+    """`labelled_logits` as the loss that transformers' models give: the mean of the labelled tokens, or their share of
+    those of the whole step."""
+    nats = -ops.token_logprobs(*labelled_logits(model, inputs))
+    return {"loss": nats.mean() if num_items_in_batch is None else nats.sum() / num_items_in_batch}
+
+
+def one_row(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A collator's batch as `packed_rows` with `labels`, the first token of a text without one.
+
+    Rows (B, T) with an `attention_mask`, one text each, or texts side by side (1, N) with `position_ids`.
+    """
+    if "attention_mask" in inputs:
+        mask = inputs["attention_mask"].bool()
+        rows = packed_rows(inputs["input_ids"], mask.sum(1))
+        labels = inputs["labels"][mask][None]
+    else:
+        rows = {name: inputs[name] for name in ("input_ids", "position_ids")}
+        starts = (rows["position_ids"][0] == 0).nonzero().squeeze(1)
+        rows["lengths"] = torch.diff(starts, append=starts.new_tensor([rows["input_ids"].shape[1]]))
+        labels = inputs["labels"]
+    return {**rows, "labels": labels.masked_fill(rows["position_ids"] == 0, IGNORED)}

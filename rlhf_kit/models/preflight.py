@@ -9,6 +9,7 @@ Notation: T tokens of a text, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,12 +27,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlhf_kit.data.packing import PackedCollator, row_of
 from rlhf_kit.errors import UserError
-from rlhf_kit.models.forward import context_length, taken, unwrapped
+from rlhf_kit.models.forward import context_length, labelled_logits, taken, unwrapped
 from rlhf_kit.models.packed import take_packed, take_padded
 from rlhf_kit.models.weights import not_finite
 
 LENGTHS = (24, 13)  # tokens of the two texts
 SAME = "its numbers are the same"
+logger = logging.getLogger(__name__)
 ROUNDING = 1e-3  # of the numbers' spread: what float32 may lose, a hundredth of what the smallest leak seen changes
 
 
@@ -221,6 +223,34 @@ def arrangement(model: nn.Module, texts: list[list[int]]) -> tuple[str, str | No
     return agreed(decide) or ("packed", None)
 
 
+def reads_labelled(model: nn.Module, batch: Batch) -> bool:
+    """Whether `labelled_logits` of `batch`, whose texts are labelled but for their first tokens, are those that the
+    texts have alone; of one long row where `model` can read that, else of the rows as they are."""
+
+    def read() -> list[Tensor]:
+        return [labelled_logits(model, batch.on(model))[0].float()]
+
+    def truth() -> list[Tensor]:
+        return [torch.cat([alone(model, text)[:-1] for text in batch.texts])]
+
+    why = why_not_packed([model], read, truth)
+    if why is None:
+        return True
+    outcome = agreed(lambda: tried(model, lambda: gap(read(), truth())) or SAME) or "nothing can be tried here"
+    logger.info(
+        "%s reads rows with padding: without, %s.%s", _name(model), why,
+        "" if outcome == SAME else f" Its LM head computes on all tokens: on the labelled ones alone, {outcome}.",
+    )  # fmt: skip
+    return outcome == SAME
+
+
+def is_likelihood(trainer: Trainer) -> bool:
+    """Whether the loss is that of the labelled tokens alone: no smoothing, no function of the user's, no router's."""
+    config = unwrapped(trainer.model).config.get_text_config()
+    plain = trainer.label_smoother is None and trainer.compute_loss_func is None
+    return plain and not getattr(config, "output_router_logits", False)
+
+
 def check_loss(trainer: Trainer, batch: Batch) -> None:
     """Raises UserError where a trainer's loss is not the mean negative log-likelihood that the texts have alone.
 
@@ -228,9 +258,8 @@ def check_loss(trainer: Trainer, batch: Batch) -> None:
     takes any argument, is left to the trainer to average. Every process takes part. Not tried: other losses, and a
     router's part of the loss.
     """
-    model, config = trainer.model, unwrapped(trainer.model).config.get_text_config()
-    plain = trainer.label_smoother is None and trainer.compute_loss_func is None
-    if not plain or getattr(config, "output_router_logits", False) or is_deepspeed_zero3_enabled():
+    model = trainer.model
+    if not is_likelihood(trainer) or is_deepspeed_zero3_enabled():
         return
     tokens = sum(len(text) - 1 for text in batch.texts)
 

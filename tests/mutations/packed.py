@@ -5,6 +5,11 @@ SAME = IN_PACKED + "test_packed_rows_are_padded_rows"
 
 ACTIVATIONS, FITS = "rlhf_kit/models/activations.py", "tests/models/test_activations.py::"
 
+FORWARD, LABELLED = "rlhf_kit/models/forward.py", "tests/models/test_labelled.py::"
+LOSS = LABELLED + "test_the_loss_and_its_gradients_are_the_models_own"
+SFT, IN_SFT = "rlhf_kit/sft.py", "tests/test_sft.py::"
+ALL_LOGITS = "test_what_needs_all_logits_has_them"
+
 HEADS, SCORED = "rlhf_kit/models/heads.py", "tests/models/test_packed_scores.py::"
 
 MUTANTS = [
@@ -75,4 +80,26 @@ MUTANTS = [
         "predicts = F.pad(mask, (1, 0))[states_of(mask)]",
         "tests/models/test_value.py::test_any_causal_model_gives_its_plain_forwards_numbers[gpt2]",
     ),
+    (
+        FORWARD,
+        'labels.masked_fill(rows["position_ids"] == 0, IGNORED)',
+        "labels",
+        LABELLED + "test_texts_side_by_side_by_hand",
+    ),
+    (FORWARD, "[:, 1:].flatten()  # each", "[:, :-1].flatten()  # each", LOSS + "[bloom]"),
+    (FORWARD, "nats.sum() / num_items_in_batch", "nats.mean()", LOSS + "[gpt2]"),
+    (
+        "rlhf_kit/models/preflight.py",
+        "    return outcome == SAME\n",
+        "    return True\n",
+        LABELLED + "test_a_model_whose_head_reads_more_is_left_as_it_is",
+    ),
+    (
+        SFT,
+        "if self._labelled_alone and not return_outputs:",
+        "if self._labelled_alone:",
+        IN_SFT + ALL_LOGITS + "[options0]",
+    ),
+    (SFT, "preflight.is_likelihood(self) and", "", IN_SFT + ALL_LOGITS + "[options1]"),
+    (SFT, " and not self.args.torch_compile", "", IN_SFT + ALL_LOGITS + "[options2]"),
 ]
