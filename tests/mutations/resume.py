@@ -3,6 +3,12 @@
 MUTANTS = [
     (
         "rlhf_kit/training/trainer.py",
+        ".isfinite().all(1)",
+        ".isfinite().any(1)",
+        "tests/stages/test_not_finite.py::test_one_number_of_one_gradient_is_found[inf]",
+    ),
+    (
+        "rlhf_kit/training/trainer.py",
         'self.watch.look("The loss", loss)',
         "pass",
         "tests/stages/test_not_finite.py::test_a_loss_that_is_none_stops_the_stage[sft]",

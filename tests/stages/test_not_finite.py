@@ -139,3 +139,18 @@ def test_a_gradient_that_overflowed_by_the_loss_scale_is_a_skipped_step(scale, p
         with pytest.raises(NotFiniteError, match="The gradient of transformer.wte.weight"):
             trainer._look_at_gradients(policy)
             trainer._get_grad_norm(policy, torch.tensor(float("inf")))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_one_number_of_one_gradient_is_found(number, policy, tmp_path):
+    """And a large one is a number."""
+    trainer = Trainer(policy, TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    policy.transformer.h[1].mlp.c_fc.weight.grad[3, 5] = number
+    trainer._look_at_gradients(policy)
+    if number < torch.inf and number > 0:
+        trainer.watch.check("here")
+    else:
+        with pytest.raises(NotFiniteError, match="The gradient of transformer.h.1.mlp.c_fc.weight became"):
+            trainer.watch.check("here")
