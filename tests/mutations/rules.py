@@ -31,8 +31,8 @@ MUTANTS = [
     ),
     (
         ROLLOUT,
-        "torch.where(terminated, ended.int().argmax(1) + 1, max_completion_length)",
-        "torch.where(terminated, ended.int().argmax(1), max_completion_length)",
+        "torch.where(terminated, ended.int().argmax(1) + 1, tokens.shape[1])",
+        "torch.where(terminated, ended.int().argmax(1), tokens.shape[1])",
         TRAINER_TEST + "test_the_end_token_is_trained",
     ),
     (
