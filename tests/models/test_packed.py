@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlhf_kit.generation.reading import packs
 from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.models.adapters import wrap
-from rlhf_kit.models.packed import PREFIX, Packing, _is_short, packed, short_attention, take_padded
+from rlhf_kit.models.packed import PREFIX, SHORT, Packing, _drawn, _is_short, packed, short_attention, take_padded
 from rlhf_kit.models.value import build_policy_and_value
 
 SHAPE = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
@@ -146,12 +146,15 @@ def test_long_rows_are_left_to_the_attention_that_was_there(monkeypatch):
     torch.testing.assert_close(read, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("more", ["dropout", "softcap", "position_bias"])
+@pytest.mark.parametrize("more", ["softcap", "position_bias"])
 def test_what_short_attention_does_not_know_it_leaves(more):
     query, mask = torch.zeros(2, 4, 6, 8), torch.ones(2, 1, 6, 6, dtype=torch.bool)
     assert _is_short(query, mask, {"scaling": 1.0, "dropout": 0.0, "sliding_window": 3})
     assert not _is_short(query, mask, {more: 0.1})
     assert not _is_short(query, mask.float(), {}) and not _is_short(query.to("meta"), mask, {})
+    long = torch.zeros(1, 1, SHORT + 1, 8)
+    assert not _is_short(long, mask, {"dropout": 0.0}) and _is_short(long, mask, {"dropout": 0.1})
+    assert not _is_short(query, mask, {"dropout": 1.0})
 
 
 def test_other_forwards_are_as_before():
@@ -207,6 +210,42 @@ def test_short_attention_is_pytorchs(heads):
         output = attend(*inputs) * (weights != 0)
         found.append([output.detach(), *torch.autograd.grad((output * weights).sum(), inputs)])
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
+
+def test_dropout_of_short_attention_by_its_own_draws():
+    """The products of the probabilities that are kept, times 1 / (1 - 0.25), and their gradients; drawn anew alike."""
+    inputs = [torch.randn(2, 3, 6, 8, requires_grad=True) for _ in range(3)]
+    bias = torch.zeros(2, 1, 6, 6).masked_fill(torch.ones(6, 6, dtype=torch.bool).triu(1), -1e9)
+    torch.manual_seed(3)
+    kept, rescaling = _drawn(torch.empty(6, 6, 6), 0.25)
+    assert rescaling == 4 / 3
+
+    def by_hand(query, key, value):
+        shares = torch.softmax(query @ key.transpose(2, 3) * 0.5 + bias, -1)
+        return (shares * kept.view(2, 3, 6, 6) * rescaling @ value).transpose(1, 2)
+
+    def ours(query, key, value):
+        torch.manual_seed(3)
+        return short_attention(query, key, value, bias, 0.5, 0.25)
+
+    found = []
+    for attend in (ours, by_hand):
+        output = attend(*inputs)
+        found.append([output.detach(), *torch.autograd.grad(output.square().sum(), inputs)])
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_as_many_as_it_says(rate):
+    """Each of the four numbers of a draw, of 100,002; eight standard deviations."""
+    kept, rescaling = _drawn(torch.empty(3, 33_334), rate)
+    assert kept.shape == (3, 33_334) and set(kept.unique().tolist()) == {0, 1}
+    assert rescaling == pytest.approx(1 / (1 - rate), rel=2e-5)
+    for part in range(4):
+        own = kept.flatten()[part::4].double()
+        assert own.mean().item() == pytest.approx(1 - rate, abs=8 * (rate * (1 - rate) / len(own)) ** 0.5)
+    pairs = kept.flatten()[: 2 * 50_001].view(-1, 2).double() - (1 - rate)
+    assert pairs.prod(1).mean().abs() < 8 * rate * (1 - rate) / 50_001**0.5  # one tells nothing of the next
 
 
 def test_rows_are_packed_within_the_context_alone():

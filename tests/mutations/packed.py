@@ -3,6 +3,8 @@
 PACKED, IN_PACKED = "rlhf_kit/models/packed.py", "tests/models/test_packed.py::"
 SAME = IN_PACKED + "test_packed_rows_are_padded_rows"
 
+DROPOUT = "test_dropout_of_short_attention_by_its_own_draws"
+
 ACTIVATIONS, FITS = "rlhf_kit/models/activations.py", "tests/models/test_activations.py::"
 
 FORWARD, LABELLED = "rlhf_kit/models/forward.py", "tests/models/test_labelled.py::"
@@ -45,10 +47,24 @@ MUTANTS = [
     (PACKED, "x.repeat_interleave(groups, 1)", "x.repeat(1, groups, 1, 1)", SAME + "[shared-llama]"),
     (
         PACKED,
-        "return not more and",
-        "return",
-        IN_PACKED + "test_what_short_attention_does_not_know_it_leaves[dropout]",
+        "plain = not more and",
+        "plain =",
+        IN_PACKED + "test_what_short_attention_does_not_know_it_leaves[softcap]",
     ),
+    (PACKED, "gradient = gradient * ctx.rescaling", "pass", IN_PACKED + DROPOUT),
+    (
+        PACKED,
+        "_dropped(torch.bmm(gradient, value.transpose(1, 2)), kept)",
+        "torch.bmm(gradient, value.transpose(1, 2))",
+        IN_PACKED + DROPOUT,
+    ),
+    (
+        PACKED,
+        "_dropped(shares, kept).transpose(1, 2)",
+        "shares.transpose(1, 2)",
+        IN_PACKED + DROPOUT,
+    ),
+    (PACKED, "random_(-(2**63), None)", "random_()", IN_PACKED + "test_dropout_drops_as_many_as_it_says[0.1]"),
     (PACKED, "_reading.reset(before)", "pass", IN_PACKED + "test_rows_are_packed_within_the_context_alone"),
     (
         PACKED,
