@@ -219,7 +219,7 @@ def packs(model: nn.Module, prompts: list[list[int]], value_trunk: nn.Module | N
         models, lambda: _read(model, texts, True, value_trunk), lambda: _read_alone(model, texts, value_trunk)
     )
     if fault is not None:
-        logger.info("%s reads rows with padding: without, %s.", type(unwrapped(model)).__name__, fault)
+        logger.warning("%s reads rows with padding: without, %s.", type(unwrapped(model)).__name__, fault)
     return fault is None
 
 

@@ -237,7 +237,7 @@ def reads_labelled(model: nn.Module, batch: Batch) -> bool:
     if why is None:
         return True
     outcome = agreed(lambda: tried(model, lambda: gap(read(), truth())) or SAME) or "nothing can be tried here"
-    logger.info(
+    logger.warning(
         "%s reads rows with padding: without, %s.%s", _name(model), why,
         "" if outcome == SAME else f" Its LM head computes on all tokens: on the labelled ones alone, {outcome}.",
     )  # fmt: skip

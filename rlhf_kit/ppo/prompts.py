@@ -14,12 +14,13 @@ from functools import partial
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import encode_each, encode_prompt, encode_texts, set_chat_template
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
+from rlhf_kit.models.activations import forwards, row_bytes
 from rlhf_kit.models.forward import pad_right
 from rlhf_kit.models.room import Room
 from rlhf_kit.ops import length_mask
@@ -151,6 +152,21 @@ class PretrainingTexts:
         for part in torch.arange(share).tensor_split(args.gradient_accumulation_steps):
             ids, lengths = pad_right([rows[i] for i in part.tolist()], self.pad_id)
             yield {"ptx_ids": ids.to(args.device), "ptx_lengths": lengths.to(args.device)}
+
+
+def rows_a_forward(args: PPOConfig, config: PretrainedConfig, longest: int, ptx: PretrainingTexts | None) -> int:
+    """As many completions of a mini-batch as fit, each with its share of the pretraining texts.
+
+    Args:
+        longest: tokens of the longest row.
+    """
+    rows, half = max(1, args.mini_batch_size // args.world_size), args.bf16 or args.fp16
+    each, parts = row_bytes(config, longest, args.max_completion_length, half), rows
+    if ptx is not None:
+        texts, tokens = (args.ptx_batch_size or args.mini_batch_size) // args.world_size, ptx.longest
+        parts = math.gcd(rows, texts)
+        each = each and each + texts / rows * row_bytes(config, tokens, tokens, half)
+    return rows // forwards(rows, each, parts, args.device, args.world_size)
 
 
 def next_token_mask(lengths: Tensor, width: int) -> Tensor:

@@ -12,7 +12,6 @@ the end token is an action like any other, and a completion that was cut off is 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rlhf_kit import ops
 from rlhf_kit.data.prompts import handed_on
@@ -29,7 +28,6 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.generation.backends import BACKENDS
 from rlhf_kit.generation.reading import check_sampling, packs
 from rlhf_kit.generation.sampling import Rollout
-from rlhf_kit.models.activations import forwards, row_bytes
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import end_ids, load_config, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.models.dropout import disable_dropout
@@ -54,7 +52,15 @@ from rlhf_kit.ppo.metrics import (
     rollout_metrics,
     timed,
 )
-from rlhf_kit.ppo.prompts import PretrainingTexts, Prompts, encode_prompts, longest_row, next_token_mask, text_length
+from rlhf_kit.ppo.prompts import (
+    PretrainingTexts,
+    Prompts,
+    encode_prompts,
+    longest_row,
+    next_token_mask,
+    rows_a_forward,
+    text_length,
+)
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, check_functions, read_rewards
 from rlhf_kit.training.launch import usable
 
@@ -133,7 +139,7 @@ class PPOTrainer(RolloutTrainer):
         self._freeze_roles(module)
 
         if args.per_device_train_batch_size is None:
-            args.per_device_train_batch_size = self._rows_a_forward(args, config, longest)
+            args.per_device_train_batch_size = rows_a_forward(args, config, longest, self.ptx)
         args.gradient_accumulation_steps = args.micro_batches(args.world_size)
         args.max_steps = args.steps(len(self.prompts))
         super().__init__(
@@ -149,16 +155,6 @@ class PPOTrainer(RolloutTrainer):
         self.eos_ids = end_ids(policy, tokenizer)
         self.stopwatch = Stopwatch()
         self.evaluation = Evaluation(self)
-
-    def _rows_a_forward(self, args: PPOConfig, config: PretrainedConfig, longest: int) -> int:
-        """As many completions of a mini-batch as fit, each with its share of the pretraining texts."""
-        rows, half = max(1, args.mini_batch_size // args.world_size), args.bf16 or args.fp16
-        each, parts = row_bytes(config, longest, args.max_completion_length, half), rows
-        if self.ptx is not None:
-            texts, tokens = (args.ptx_batch_size or args.mini_batch_size) // args.world_size, self.ptx.longest
-            parts = math.gcd(rows, texts)
-            each = each and each + texts / rows * row_bytes(config, tokens, tokens, half)
-        return rows // forwards(rows, each, parts, args.device, args.world_size)
 
     def _freeze_roles(self, module: PolicyAndValue) -> None:
         """Nothing draws dropout, and the reference learns nothing."""

@@ -15,6 +15,7 @@ from rlhf_kit.data.hub import OUTPUTS
 from rlhf_kit.data.suffixes import is_file_name
 from rlhf_kit.errors import HubUnreachableError, UserError, did_you_mean
 from rlhf_kit.launched import is_main_process
+from rlhf_kit.models.activations import SHARE
 from rlhf_kit.models.checkpoints import load_config, new_config, new_model
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.weights import TRUSTS_CODE
@@ -102,11 +103,12 @@ def show_plan(
     steps: int | None = None,
     copies: tuple[bool, bool] = (False, False),
     frozen: int = 0,
+    rows_a_forward: int | None = None,
 ) -> None:
     """Print the plan of a run. `rows`/`tokens` None: the data could not be reached; `notes` say why.
 
     `copies`: whether the model stands by once more frozen (a reference), once more trained (a value trunk);
-    `frozen`: parameters of further models that only score.
+    `frozen`: parameters of further models that only score. `rows_a_forward`: where the kit chooses them, and knows.
     """
     args = settings.training
     config = known_config(settings, tokenizer, notes)
@@ -119,6 +121,8 @@ def show_plan(
         steps = optimizer_steps(rows or 0, args)
     if steps is not None:
         table.add_row("optimizer steps", f"{steps:,}")
+    if rows_a_forward is not None:
+        table.add_row("rows a forward", f"{rows_a_forward:,} on a device, which fit in {SHARE:.0%} of its memory")
     if config is not None:
         table.add_row("memory", _memory_line(settings, config, copies, frozen))
     precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "float32"

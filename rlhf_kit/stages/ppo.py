@@ -18,7 +18,7 @@ from rlhf_kit.models.roles import load_value_model
 from rlhf_kit.options import option
 from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.metrics import check_share
-from rlhf_kit.ppo.prompts import PretrainingTexts, Prompts, encode_prompts, text_length
+from rlhf_kit.ppo.prompts import PretrainingTexts, Prompts, encode_prompts, longest_row, rows_a_forward, text_length
 from rlhf_kit.ppo.rewards import FUNCTION, check_functions, read_rewards
 from rlhf_kit.ppo.trainer import PPOTrainer, check_models
 from rlhf_kit.stages import plan
@@ -170,19 +170,22 @@ def _dry_run(
             there are none, or the hub could not be asked.
     """
     args, extra, train_data = settings.training, settings.extra, data["train"]
-    tokens = None
+    tokens = ptx = fit = None
     if tokenizer is not None:
         if data["eval"] is not None:
             check_share(data["eval"], args.world_size)
         if data["ptx"] is not None:
             limit = context_length(config) if config is not None else None
-            PretrainingTexts(data["ptx"], tokenizer, text_length(args.ptx_max_length, limit))
+            ptx = PretrainingTexts(data["ptx"], tokenizer, text_length(args.ptx_max_length, limit))
         if train_data is not None:
             tokens = sum(len(row["prompt_ids"]) + args.max_completion_length for row in train_data)
+        prompts = [data[name] for name in ("train", "eval") if data[name] is not None]
+        if train_data is not None and config is not None and args.per_device_train_batch_size is None:
+            fit = rows_a_forward(args, config, longest_row(prompts, args.max_completion_length), ptx)
         check_models(
             check_model(settings, tokenizer),
             rewards,
-            [data[name] for name in ("train", "eval") if data[name] is not None],
+            prompts,
             tokenizer,
             args,
             ref_model=extra.ref_model_name_or_path,
@@ -203,6 +206,7 @@ def _dry_run(
         steps=steps if steps > 0 else None,
         copies=(extra.ref_model_name_or_path is None and not settings.model.use_peft, extra.value_model != "shared"),
         frozen=sum(plan.count_parameters(each) for each in configs if each is not None),
+        rows_a_forward=fit,
     )
 
 

@@ -118,4 +118,22 @@ MUTANTS = [
     ),
     (SFT, "preflight.is_likelihood(self) and", "", IN_SFT + ALL_LOGITS + "[options1]"),
     (SFT, " and not self.args.torch_compile", "", IN_SFT + ALL_LOGITS + "[options2]"),
+    (
+        "rlhf_kit/generation/reading.py",
+        'logger.warning("%s reads rows with padding',
+        'logger.info("%s reads rows with padding',
+        "tests/models/test_packed.py::test_an_architecture_that_cannot_keeps_its_own_attention",
+    ),
+    (
+        "rlhf_kit/stages/ppo.py",
+        " and args.per_device_train_batch_size is None:",
+        ":",
+        "tests/stages/test_dry_run.py::test_the_plan_tells_the_rows_of_a_forward_where_the_kit_chooses_them",
+    ),
+    (
+        "rlhf_kit/stages/ppo.py",
+        "        rows_a_forward=fit,\n",
+        "",
+        "tests/stages/test_dry_run.py::test_the_plan_tells_the_rows_of_a_forward_where_the_kit_chooses_them",
+    ),
 ]

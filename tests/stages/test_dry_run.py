@@ -283,6 +283,14 @@ def test_models_are_looked_at_without_prompts(here, capsys):
     assert "not checked │ data 'owner/data'" in told and told.count("not checked") == 1
 
 
+def test_the_plan_tells_the_rows_of_a_forward_where_the_kit_chooses_them(here, capsys, monkeypatch):
+    """All of a mini-batch, what memory holds, and nothing where a number is given."""
+    assert "rows a forward │ 2 on a device, which fit in 25% of its memory" in planned("ppo", {}, capsys)
+    monkeypatch.setattr("rlhf_kit.models.activations._all_memory", lambda: 1)
+    assert "rows a forward │ 1 on a device" in planned("ppo", {}, capsys)
+    assert "rows a forward" not in planned("ppo", {"per_device_train_batch_size": "2"}, capsys)
+
+
 def test_an_answer_of_the_hub_is_no_silence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     missing = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # it would want the hub's response
