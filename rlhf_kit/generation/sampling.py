@@ -106,7 +106,8 @@ def sample(
     Args:
         prompts: B token lists. eos_ids: any of these ends a completion. pad_id: fills, and is never looked at.
         temperature: 0 picks the likeliest token each time (log-probs are then those of temperature 1).
-        generator: on the CPU; the draw of a row depends on its place in `prompts` alone, not on `batch_size`.
+        generator: on the CPU; the draw of a row depends on its place in `prompts` alone, not on `batch_size`. In bf16
+            the logits do, by a rounding (`docs/custom-loop.md` says how many rows come out otherwise).
         seeds: one a row, in place of `generator`: its draws then depend neither on its place nor on
             `max_completion_length`, up to which a longer completion begins alike.
         batch_size: completions sampled at once; None for all. Others begin where some have ended; with sliding windows
