@@ -38,7 +38,7 @@ from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import load_config, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.models.forward import context_length, labelled_loss
-from rlhf_kit.models.fused import fuse_activations
+from rlhf_kit.models.fused import fuse
 from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import usable
@@ -106,7 +106,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             else:
                 eval_rows = None if eval_dataset is None else self._encoded(eval_dataset, tokenizer, "eval")
         policy = load_policy(model, trust_remote_code=args.trust_remote_code) if isinstance(model, str) else model
-        fuse_activations(policy)
+        fuse(policy)
         policy = trainable(policy, peft_config)
         refuse_adapted_head(policy)
         set_special_tokens(policy, tokenizer)  # once its template is settled

@@ -24,6 +24,7 @@ from rlhf_kit.ops import first_not_finite
 from rlhf_kit.training.checkpoints import begin, damage, last_whole, seal
 from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
+from rlhf_kit.training.memory import kept_memory
 from rlhf_kit.training.schedule import refuse_unusable
 
 logger = logging.getLogger(__name__)
@@ -59,27 +60,31 @@ class TrainerMixin:
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        self._look_at_gradients(model)
-        return super()._clip_grad_norm(model)
+        if self._plain_model() is None:
+            return super()._clip_grad_norm(model)
+        norm = self._total_norm(model)
+        nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, norm)
+        return norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor | float:
-        if grad_norm is None:  # it was not clipped
-            self._look_at_gradients(model)
+        if grad_norm is None and self._plain_model() is not None:  # it was not clipped
+            grad_norm = self._total_norm(model)
         norm = super()._get_grad_norm(model, grad_norm)
         if not self._scaler_skips():
             self.watch.look("The gradient", torch.as_tensor(norm))
         self.watch.check(f"in optimizer step {self.state.global_step + 1}", self._plain_model())
         return norm
 
-    def _look_at_gradients(self, model: nn.Module) -> None:
-        """By the parameter, and before clipping: a norm that is NaN makes all of them NaN."""
-        if self._plain_model() is None or self._scaler_skips():
-            return
-        gradients = {name: p.grad for name, p in self._plain_model().named_parameters() if p.grad is not None}
-        # A NaN is the least and the largest number. On a CPU the infinity norm takes ten times as long.
-        ends = [torch.stack([grad.min(), grad.max()]).to(self.args.device) for grad in gradients.values()]
-        for name, fine in zip(gradients, torch.stack(ends).isfinite().all(1) if ends else [], strict=True):
-            self.watch.note(f"The gradient of {name}", fine)
+    def _total_norm(self, model: nn.Module) -> Tensor:
+        """Of all gradients, as accelerate's `clip_grad_norm_` finds it; where it is none, those that are none are
+        named: clipping by it would make all of them NaN."""
+        self.accelerator.unscale_gradients()
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if not norm.isfinite() and not self._scaler_skips():
+            for name, parameter in self._plain_model().named_parameters():
+                if parameter.grad is not None:
+                    self.watch.look(f"The gradient of {name}", parameter.grad)
+        return norm
 
     def _plain_model(self) -> nn.Module | None:
         """The model whose weights and gradients are whole on this process; None where they are in pieces."""
@@ -142,7 +147,8 @@ class TrainerMixin:
             self.args.eval_on_start = False  # it was evaluated at the start
             path = self._counted_file(str(resume_from_checkpoint))
             self._continued = torch.load(path, weights_only=True) if path.is_file() else {}
-        return super().train(resume_from_checkpoint or None, *args, **options)
+        with kept_memory(self.args.device.type == "cpu"):
+            return super().train(resume_from_checkpoint or None, *args, **options)
 
     def _whole(self, wanted: str | bool) -> str:
         if wanted is not True:

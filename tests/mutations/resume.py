@@ -3,9 +3,15 @@
 MUTANTS = [
     (
         "rlhf_kit/training/trainer.py",
-        ".isfinite().all(1)",
-        ".isfinite().any(1)",
-        "tests/stages/test_not_finite.py::test_one_number_of_one_gradient_is_found[inf]",
+        'with kept_memory(self.args.device.type == "cpu"):',
+        "with kept_memory(False):",
+        "tests/stages/test_memory.py::test_training_keeps_what_its_steps_free",
+    ),
+    (
+        "rlhf_kit/training/memory.py",
+        "libc.malloc_trim(0)",
+        "pass",
+        "tests/stages/test_memory.py::test_what_is_freed_is_kept_and_then_given_back",
     ),
     (
         "rlhf_kit/training/trainer.py",
@@ -15,8 +21,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/training/trainer.py",
-        "    def _clip_grad_norm(self, model: nn.Module) -> Tensor:\n        self._look_at_gradients(model)",
-        "    def _clip_grad_norm(self, model: nn.Module) -> Tensor:",
+        "if not norm.isfinite() and not self._scaler_skips():",
+        "if False:",
         "tests/stages/test_not_finite.py::test_a_gradient_that_is_none_names_its_parameter[1.0]",
     ),
     (

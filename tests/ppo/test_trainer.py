@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.backends import BACKENDS
 from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.value import PolicyAndValue, ValueHead, completion_logprobs
 from rlhf_kit.ppo import PPOConfig, PPOTrainer
-from rlhf_kit.ppo import trainer as trainer_module
 
 
 def rows_of(trainer, count=8):
@@ -380,7 +380,7 @@ def test_evaluate_reports_reward_kl_length(make_trainer, prompts):
 def test_no_more_is_sampled_at_once_than_a_rollout_has(make_trainer, prompts, monkeypatch, size, slots):
     """An evaluation of sixteen prompts in a run of rollouts of four."""
     asked = []
-    monkeypatch.setattr(trainer_module, "sample", lambda *a, **k: asked.append(k["batch_size"]) or sample(*a, **k))
+    monkeypatch.setitem(BACKENDS, "pool", lambda *a, **k: asked.append(k["batch_size"]) or sample(*a, **k))
     trainer = make_trainer(eval_dataset=prompts, rollout_batch_size=4, generation_batch_size=size)
     trainer.evaluate()
     assert asked == [slots, slots]  # the policy's answers and the reference's

@@ -1,0 +1,42 @@
+"""Memory that a training step has freed is kept for the next one.
+
+glibc gives every large block back to the system when it is freed, and the next step faults it in page by page, filled
+with zeros: on a CPU that took an eighth of an optimizer step of GPT-2 small's shape.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+NEVER = 2**31 - 1
+LARGEST = 32 * 2**20  # bytes of a block above which glibc left to itself gives it back at once
+SET_BY_HAND = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+@contextmanager
+def kept_memory(applies: bool = True) -> Iterator[None]:
+    """Within, what this process frees stays its own; given back at the end. Only with glibc, and where it `applies`
+    and no environment variable says otherwise."""
+    libc = _glibc() if applies else None
+    if libc is None:
+        yield
+        return
+    libc.mallopt(MMAP_THRESHOLD, NEVER)
+    libc.mallopt(TRIM_THRESHOLD, NEVER)
+    try:
+        yield
+    finally:
+        libc.mallopt(MMAP_THRESHOLD, LARGEST)
+        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in SET_BY_HAND):
+        return None
+    return ctypes.CDLL(None)
