@@ -105,6 +105,11 @@ def is_on_adapter(model: PeftModel) -> bool:
     return bool(name) and find_adapter_config_file(name, revision=adapter.revision) is not None
 
 
+def has_base(model: nn.Module) -> bool:
+    """Whether what is frozen in `model` is the base of an adapter, which is saved without it and stands elsewhere."""
+    return isinstance(model, PeftModel) and not is_on_adapter(model)
+
+
 def save_base(model: PeftModel, folder: Path) -> None:
     """Save what `model` is without its adapter."""
     copy.deepcopy(model).unload().save_pretrained(folder)

@@ -32,6 +32,7 @@ from rlhf_kit.ppo.experience import AdaptiveKL, Experience, RunningStd, kl_contr
 from rlhf_kit.ppo.metrics import Averages, Tracked, show_completions, write_completions
 from rlhf_kit.ppo.prompts import Prompts, prompt_order
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.memory import apart
 
 logger = logging.getLogger(__name__)
 ROLLOUT = ("num_ppo_epochs", "rollout_batch_size", "mini_batch_size")  # what a rollout's optimizer steps follow from
@@ -177,7 +178,8 @@ class RolloutTrainer(Trainer):
         share = args.rollout_batch_size // args.world_size
         first = index * args.rollout_batch_size + args.process_index * share
         order = prompt_order(len(self.prompts), range(first, first + share), args.seed, args.shuffle_dataset)
-        experience, metrics = self.collect([self.prompts[i] for i in order], generator)
+        with apart(self.rollout_is_peak):
+            experience, metrics = self.collect([self.prompts[i] for i in order], generator)
         if args.max_kl is not None and metrics["kl"] > args.max_kl:
             self.stop_reason = f"the KL of {metrics['kl']:.2f} nats passed max_kl={args.max_kl:g}"
             logger.warning("Stopped after %d steps: %s.", self.state.global_step, self.stop_reason)
@@ -188,6 +190,12 @@ class RolloutTrainer(Trainer):
             self.tracked.add(name, value)
         self._update_began = time.perf_counter()
         yield from self.minibatches(experience, generator, index)
+
+    @property
+    def rollout_is_peak(self) -> bool:
+        """Under LoRA on a CPU: merged and packed weights take more than the update, which has few gradients."""
+        policy = self.accelerator.unwrap_model(self.model).policy
+        return self.args.device.type == "cpu" and isinstance(policy, PeftModel)
 
     @property
     def warming_up(self) -> bool:

@@ -28,7 +28,7 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.generation.backends import BACKENDS
 from rlhf_kit.generation.reading import check_sampling, packs
 from rlhf_kit.generation.sampling import Rollout
-from rlhf_kit.models.adapters import trainable
+from rlhf_kit.models.adapters import has_base, trainable
 from rlhf_kit.models.checkpoints import end_ids, load_config, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.forward import context_length, unwrapped
@@ -80,6 +80,8 @@ class PPOTrainer(RolloutTrainer):
         reward_ensemble: "mean", "min" or "mean-std": all reward models, given by name, are one reward.
         reward_ensemble_std_coef: how much of their standard deviation "mean-std" takes off; None for 1.0.
         max_prompt_length: prompts of more tokens are left out; None: one that does not fit the context is refused.
+        keep_base: in bf16, leave the float32 weights under LoRA in place beside their copy, to merge adapters into
+            them after training; False: round them. None: keep those of a model that was handed over, not of a name.
     """
 
     def __init__(
@@ -101,8 +103,10 @@ class PPOTrainer(RolloutTrainer):
         reward_ensemble: str | None = None,
         reward_ensemble_std_coef: float | None = None,
         max_prompt_length: int | None = None,
+        keep_base: bool | None = None,
     ):
         args = copy.copy(usable(args or PPOConfig(f"{short_name(model)}-PPO")))
+        keep_base = not isinstance(model, str) if keep_base is None else keep_base
         model, name = with_origin("a causal language model", model)
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)
@@ -151,7 +155,7 @@ class PPOTrainer(RolloutTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self._place_roles(module)
+        self._place_roles(module, keep_base)
         self.eos_ids = end_ids(policy, tokenizer)
         self.stopwatch = Stopwatch()
         self.evaluation = Evaluation(self)
@@ -164,14 +168,14 @@ class PPOTrainer(RolloutTrainer):
         if self.ref_model is not None:
             self.ref_model.eval().requires_grad_(False)
 
-    def _place_roles(self, module: PolicyAndValue) -> None:
+    def _place_roles(self, module: PolicyAndValue, keep_base: bool) -> None:
         """The models beside the policy on its device; what is not trained in the precision of the run."""
         frozen = [*self.rewards.models, *filter(None, [self.ref_model])]
         for model in frozen:
             model.to(self.args.device)
         self.compact, self.pack = self._rows_to_read(module)
         if self.accelerator.mixed_precision == "bf16":
-            cast_frozen(module, torch.bfloat16, keep=True)
+            cast_frozen(module, torch.bfloat16, keep=keep_base or not has_base(module.policy))
             for model in frozen:
                 cast_frozen(model, torch.bfloat16, keep=False)
 

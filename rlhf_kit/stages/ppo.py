@@ -100,6 +100,7 @@ def run(settings: Settings) -> dict:
         ptx_dataset=ptx_data,
         reward_ensemble=extra.reward_ensemble,
         reward_ensemble_std_coef=std_coef(settings),
+        keep_base=settings.model.merge_adapter,
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:

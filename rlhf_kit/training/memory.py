@@ -36,6 +36,18 @@ def kept_memory(applies: bool = True) -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+@contextmanager
+def apart(applies: bool = True) -> Iterator[None]:
+    """Around work of other blocks than what goes before and after it: what is free is given back on both sides, so
+    that their peaks do not add up. It costs a page fault for every page that is used again."""
+    libc = _glibc() if applies else None
+    if libc is not None:
+        libc.malloc_trim(0)
+    yield
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in SET_BY_HAND):
         return None

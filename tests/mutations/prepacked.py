@@ -6,6 +6,30 @@ ATTENTION, ATTENTION_TEST = "rlhf_kit/generation/attention.py", "tests/generatio
 
 MUTANTS = [
     (
+        "rlhf_kit/ppo/loop.py",
+        "with apart(self.rollout_is_peak):",
+        "with apart(False):",
+        "tests/ppo/test_prepacked_rollout.py::test_memory_of_rollout_and_update_does_not_add_up_under_lora[lora]",
+    ),
+    (
+        "rlhf_kit/training/memory.py",
+        "    if libc is not None:\n        libc.malloc_trim(0)\n    yield",
+        "    yield",
+        "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[what_is_free_goes_before_and_after_other_work]",
+    ),
+    (
+        "rlhf_kit/ppo/trainer.py",
+        "keep=keep_base or not has_base(module.policy)",
+        "keep=keep_base",
+        "tests/ppo/test_prepacked_rollout.py::test_what_is_no_base_of_an_adapter_stays_float32[False]",
+    ),
+    (
+        "rlhf_kit/ppo/trainer.py",
+        "keep_base = not isinstance(model, str) if keep_base is None else keep_base",
+        "keep_base = bool(keep_base)",
+        "tests/ppo/test_prepacked_rollout.py::test_the_float32_base_stays_where_it_may_be_merged[None]",
+    ),
+    (
         PREPACKED,
         "        if torch.is_grad_enabled():\n            return False\n",
         "",

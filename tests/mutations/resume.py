@@ -5,13 +5,13 @@ MUTANTS = [
         "rlhf_kit/training/trainer.py",
         'with kept_memory(self.args.device.type == "cpu"):',
         "with kept_memory(False):",
-        "tests/stages/test_memory.py::test_training_keeps_what_its_steps_free",
+        "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[training_keeps_what_its_steps_free]",
     ),
     (
         "rlhf_kit/training/memory.py",
-        "libc.malloc_trim(0)",
-        "pass",
-        "tests/stages/test_memory.py::test_what_is_freed_is_kept_and_then_given_back",
+        "        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST)\n        libc.malloc_trim(0)",
+        "        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST)",
+        "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[what_is_freed_is_kept_and_then_given_back]",
     ),
     (
         "rlhf_kit/training/trainer.py",

@@ -23,7 +23,7 @@ def make_trainer(policy, tokenizer, prompts, tmp_path):
 
     def make(reward_funcs=brief, model=None, train_dataset=None, **settings) -> PPOTrainer:
         names = ("ref_model", "value_model", "peft_config", "eval_dataset", "callbacks", "reward_processing_classes")
-        names += ("ptx_dataset", "reward_ensemble", "reward_ensemble_std_coef", "max_prompt_length")
+        names += ("ptx_dataset", "reward_ensemble", "reward_ensemble_std_coef", "max_prompt_length", "keep_base")
         parts = {name: settings.pop(name) for name in names if name in settings}
         fields = {
             "output_dir": str(tmp_path / "run"),

@@ -1,11 +1,15 @@
 """A rollout on packed weights is the rollout without, and the update after it is on the weights themselves."""
 
+import copy
+from contextlib import nullcontext
+
 import pytest
 import torch
 from peft import LoraConfig
 
 from rlhf_kit.models import prepacked
 from rlhf_kit.models.prepacked import _Merged, _Packed
+from rlhf_kit.ppo import loop
 
 ONEDNN = pytest.mark.skipif(not prepacked._is_supported(), reason="PyTorch without oneDNN's bf16")
 
@@ -90,3 +94,34 @@ def test_the_reference_of_an_evaluation_is_sampled_on_packed_weights(make_traine
     trainer.sample(trainer.prompts[:2], torch.Generator().manual_seed(0), reference=True)
     assert packs and all(pack.weights is not None for pack in packs)
     assert {pack.module for pack in packs} <= {*trainer.ref_model.modules()}
+
+
+@pytest.mark.parametrize("keep", [None, True, False])
+def test_the_float32_base_stays_where_it_may_be_merged(make_trainer, policy, keep):
+    """It is kept for a model that was handed over; where it is not, the numbers of an update are the same."""
+    found = []
+    for keep_base in (True, keep):
+        options = {"model": copy.deepcopy(policy), "peft_config": LoraConfig(r=4), "keep_base": keep_base}
+        trainer = make_trainer(bf16=True, total_episodes=8, **options)
+        trainer.train()
+        found.append({name: p for name, p in trainer.model.named_parameters() if p.requires_grad})
+    base = trainer.model.policy.base_model.model.transformer.h[0].attn.c_attn.base_layer.weight
+    assert base.dtype == (torch.bfloat16 if keep is False else torch.float32)
+    assert all(torch.equal(found[0][name], weight) for name, weight in found[1].items())
+
+
+@pytest.mark.parametrize("keep_base", [True, False])
+def test_what_is_no_base_of_an_adapter_stays_float32(make_trainer, policy, keep_base):
+    """A frozen layer of a model that is trained in full is saved with it."""
+    policy.transformer.h[0].mlp.c_fc.weight.requires_grad_(False)
+    trainer = make_trainer(bf16=True, keep_base=keep_base)
+    assert trainer.model.policy.transformer.h[0].mlp.c_fc.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_memory_of_rollout_and_update_does_not_add_up_under_lora(make_trainer, monkeypatch, lora):
+    """In full the update has the peak, and keeps what it frees."""
+    asked = []
+    monkeypatch.setattr(loop, "apart", lambda applies: asked.append(applies) or nullcontext())
+    make_trainer(total_episodes=8, **({"peft_config": LoraConfig(r=4)} if lora else {})).train()
+    assert asked == [lora]
