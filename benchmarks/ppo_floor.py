@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from ppo_work import EPOCHS, FORWARD, NEW_TOKENS, SHAPES, Shape, prompts_of
+from ppo_work import EPOCHS, FORWARD, NEW_TOKENS, Shape, prompts_of
 
 FORWARDS = {"training": 3, "training, weights frozen": 2}  # products as multiples of a forward's
 DTYPE = torch.bfloat16
@@ -89,9 +89,8 @@ def rate(shape: Shape, part: str, how: str, rows: int, seconds: float = 1.0) -> 
     return flops / statistics.median(taken)
 
 
-def rates(shape_name: str) -> dict:
+def rates(shape: Shape) -> dict:
     """Every rate that a system's floor asks for."""
-    shape = SHAPES[shape_name]
     wanted = sorted(
         {
             (part, how, rows)
@@ -103,10 +102,10 @@ def rates(shape_name: str) -> dict:
     return {"rates": [[*key, rate(shape, *key)] for key in wanted]}
 
 
-def floors(shape_name: str, name: str, measured: list[list]) -> dict[str, float]:
+def floors(shape: Shape, name: str, measured: list[list]) -> dict[str, float]:
     """Phase -> seconds."""
     known = {tuple(key): value for *key, value in measured}
     return {
         phase: sum(flops / known[part, how, rows] for part, how, rows, flops in products)
-        for phase, products in work_of(SHAPES[shape_name], name).items()
+        for phase, products in work_of(shape, name).items()
     }

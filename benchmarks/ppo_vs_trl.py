@@ -11,10 +11,15 @@ alone. All on a CPU.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
+from typing import TYPE_CHECKING
 
 import harness
 from harness import add_options, in_turns, markdown, run_worker, with_range, write_json
+
+if TYPE_CHECKING:
+    from ppo_work import Shape
 
 TRL_112 = harness.Package("trl==1.12.0", "trl/experimental/ppo")
 FLOOR = "floor"
@@ -34,24 +39,31 @@ def environment(system: str) -> dict[str, str]:
 
 
 def worker(options: argparse.Namespace) -> dict:
+    shape = shape_of(options.shape[0], options.micro)
     if options.worker == FLOOR:
         from ppo_floor import rates  # noqa: PLC0415
 
-        return rates(options.shape[0])
+        return rates(shape)
     from ppo_work import work  # noqa: PLC0415
 
-    return work(options.worker, options.shape[0], options.rollouts)
+    return work(options.worker, shape, options.rollouts)
+
+
+def shape_of(name: str, micro: int | None) -> Shape:
+    from ppo_work import SHAPES  # noqa: PLC0415
+
+    return dataclasses.replace(SHAPES[name], micro=micro or SHAPES[name].micro)
 
 
 # --- the table --------------------------------------------------------------------------------------------------
 
 
-def summary(shape: str, reports: dict[str, list[dict]]) -> dict[str, dict]:
+def summary(shape: Shape, reports: dict[str, list[dict]]) -> dict[str, dict]:
     """system -> medians over the timed rollouts of all repeats."""
     from ppo_floor import floors  # noqa: PLC0415
-    from ppo_work import NEW_TOKENS, SHAPES  # noqa: PLC0415
+    from ppo_work import NEW_TOKENS  # noqa: PLC0415
 
-    rollout, result = SHAPES[shape].rollout, {}
+    rollout, result = shape.rollout, {}
     measured = [
         [*key[:3], statistics.median(report["rates"][at][3] for report in reports[FLOOR])]
         for at, key in enumerate(reports[FLOOR][0]["rates"])
@@ -123,10 +135,9 @@ def phases_table(rows: dict[str, dict]) -> str:
     return markdown(["phase", "seconds", "share of the rollout", "floor (s)", "floor / seconds"], cells)
 
 
-def shape_text(shape: str) -> str:
-    from ppo_work import EPOCHS, LONGEST, NEW_TOKENS, SHAPES, SHORTEST  # noqa: PLC0415
+def shape_text(it: Shape) -> str:
+    from ppo_work import EPOCHS, LONGEST, NEW_TOKENS, SHORTEST  # noqa: PLC0415
 
-    it = SHAPES[shape]
     return (
         f"### {it.layers} layers x {it.width}, V {it.vocabulary:,}\n\n"
         f"Rollouts of {it.rollout} completions of {NEW_TOKENS} tokens to random prompts of {SHORTEST} to {LONGEST}; "
@@ -143,6 +154,7 @@ def main() -> None:
         "--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME", help=", ".join(SYSTEMS)
     )
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--micro", type=int, help="completions a training forward, for all systems")
     parser.add_argument("--rollouts", type=int, default=2, help="timed rollouts a process")
     add_options(parser, [FLOOR, *SYSTEMS], "one repeat of one timed rollout", patience=300)
     options = parser.parse_args()
@@ -154,11 +166,17 @@ def main() -> None:
         raise SystemExit(f"{TRL_112.requirement} could not be installed; leave out the systems trl112*.")
 
     def run(kind: tuple, system: str) -> dict:
-        return run_worker(options, system, {"shape": kind[0], "rollouts": options.rollouts}, environment(system))
+        arguments = {
+            "shape": kind[0],
+            "rollouts": options.rollouts,
+            "micro": options.micro or shape_of(kind[0], None).micro,
+        }
+        return run_worker(options, system, arguments, environment(system))
 
     found = in_turns([(shape,) for shape in options.shape], [FLOOR, *options.systems], options, run)
-    rows = {shape: summary(shape, found[shape,]) for shape in options.shape}
-    tables = [(shape_text(shape), systems_table(rows[shape]), phases_table(rows[shape])) for shape in options.shape]
+    shapes = {name: shape_of(name, options.micro) for name in options.shape}
+    rows = {name: summary(shape, found[name,]) for name, shape in shapes.items()}
+    tables = [(shape_text(shapes[name]), systems_table(rows[name]), phases_table(rows[name])) for name in rows]
     print("\n\n".join(text for of_shape in tables for text in of_shape))
     work = f"{options.rollouts} timed rollouts after one to warm up"
     harness.conclude(options, found, ["torch", "transformers", "trl"], work, summary=rows)

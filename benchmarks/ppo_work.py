@@ -200,6 +200,7 @@ def ppo_of(
     trainer = PPOTrainer(
         policy, reward_model_of(shape), args, text_prompts(shape), processing_class=tokenizer_of(shape),
         callbacks=[meter], peft_config=lora("CAUSAL_LM") if with_lora else None, value_model=value,
+        keep_base=False,  # as `rlhf-kit ppo` has it, which loads the policy itself
     )  # fmt: skip
     return trainer, meter
 
@@ -312,8 +313,8 @@ def silenced():
         os.dup2(saved, 1)
 
 
-def work(name: str, shape: str, rollouts: int) -> dict:
+def work(name: str, shape: Shape, rollouts: int) -> dict:
     """Run one system for a warm-up rollout and `rollouts` timed ones."""
     _, system, options = SYSTEMS[name]
     with silenced(), tempfile.TemporaryDirectory() as folder:
-        return system(SHAPES[shape], rollouts + 1, Path(folder), **options)
+        return system(shape, rollouts + 1, Path(folder), **options)
