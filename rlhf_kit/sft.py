@@ -137,6 +137,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             raise UserError(f"{type(self.model).__name__}, packing: {fault}. Leave packing out.")
         if self.args.loss_type == "nll":
             plain = self._on_cpu and preflight.is_likelihood(self) and not self.args.torch_compile
+            plain &= not self.args.neftune_noise_alpha  # its noise goes by the tokens of a row
             self._labelled_alone = plain and preflight.reads_labelled(self.model, batch)
             preflight.check_loss(self, batch)
             self._metrics["eval"].clear()

@@ -201,9 +201,11 @@ def test_a_step_learns_what_a_step_of_the_plain_loss_learns(policy, tokenizer, t
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing_factor": 0.1}, {"torch_compile": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing_factor": 0.1}, {"torch_compile": True}, {"neftune_noise_alpha": 5.0}]
+)
 def test_what_needs_all_logits_has_them(policy, tokenizer, tmp_path, options):
-    """A smoothed loss, a compiled model, and predictions with any loss."""
+    """A smoothed loss, a compiled model, and predictions with any loss; NEFTune, whose noise goes by the row."""
     trainer = SFTTrainer(policy, config(tmp_path, **options), dialogues(DIALOGUE), processing_class=tokenizer)
     assert trainer._labelled_alone == (not options)
     batch = trainer.data_collator([trainer.train_dataset[0]])

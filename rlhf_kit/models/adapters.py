@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -106,8 +106,11 @@ def is_on_adapter(model: PeftModel) -> bool:
 
 
 def has_base(model: nn.Module) -> bool:
-    """Whether what is frozen in `model` is the base of an adapter, which is saved without it and stands elsewhere."""
-    return isinstance(model, PeftModel) and not is_on_adapter(model)
+    """Whether what is frozen in `model` is the base of an adapter, which is saved without it and stands elsewhere:
+    peft saves an adapted LM head with what is under it."""
+    if not isinstance(model, PeftModel) or is_on_adapter(model):
+        return False
+    return not any("base_layer" in name for name in get_peft_model_state_dict(model))
 
 
 def save_base(model: PeftModel, folder: Path) -> None:

@@ -81,7 +81,7 @@ class PPOTrainer(RolloutTrainer):
         reward_ensemble_std_coef: how much of their standard deviation "mean-std" takes off; None for 1.0.
         max_prompt_length: prompts of more tokens are left out; None: one that does not fit the context is refused.
         keep_base: in bf16, leave the float32 weights under LoRA in place beside their copy, to merge adapters into
-            them after training; False: round them. None: keep those of a model that was handed over, not of a name.
+            them or sample outside autocast after training. False, for a run that only saves: round them.
     """
 
     def __init__(
@@ -103,10 +103,9 @@ class PPOTrainer(RolloutTrainer):
         reward_ensemble: str | None = None,
         reward_ensemble_std_coef: float | None = None,
         max_prompt_length: int | None = None,
-        keep_base: bool | None = None,
+        keep_base: bool = True,
     ):
         args = copy.copy(usable(args or PPOConfig(f"{short_name(model)}-PPO")))
-        keep_base = not isinstance(model, str) if keep_base is None else keep_base
         model, name = with_origin("a causal language model", model)
         set_seed(args.seed)
         tokenizer = processing_class or load_tokenizer(name)

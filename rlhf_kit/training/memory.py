@@ -26,7 +26,7 @@ def kept_memory(applies: bool = True) -> Iterator[None]:
     if libc is None:
         yield
         return
-    libc.mallopt(MMAP_THRESHOLD, NEVER)
+    _ = libc.mallopt(MMAP_THRESHOLD, NEVER) or libc.mallopt(MMAP_THRESHOLD, LARGEST)  # the most that older ones take
     libc.mallopt(TRIM_THRESHOLD, NEVER)
     try:
         yield

@@ -16,6 +16,18 @@ HEADS, SCORED = "rlhf_kit/models/heads.py", "tests/models/test_packed_scores.py:
 
 MUTANTS = [
     (
+        "rlhf_kit/sft.py",
+        "plain &= not self.args.neftune_noise_alpha",
+        "pass",
+        "tests/test_sft.py::test_what_needs_all_logits_has_them",
+    ),
+    (
+        "rlhf_kit/models/adapters.py",
+        'return not any("base_layer" in name for name in get_peft_model_state_dict(model))',
+        "return True",
+        "tests/ppo/test_prepacked_rollout.py::test_an_adapted_head_is_saved_with_what_is_under_it_and_so_kept",
+    ),
+    (
         "rlhf_kit/models/preflight.py",
         "(take_packed if outcome == SAME else take_padded)(model)",
         "take_packed(model)",

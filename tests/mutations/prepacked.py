@@ -24,12 +24,6 @@ MUTANTS = [
         "tests/ppo/test_prepacked_rollout.py::test_what_is_no_base_of_an_adapter_stays_float32[False]",
     ),
     (
-        "rlhf_kit/ppo/trainer.py",
-        "keep_base = not isinstance(model, str) if keep_base is None else keep_base",
-        "keep_base = bool(keep_base)",
-        "tests/ppo/test_prepacked_rollout.py::test_the_float32_base_stays_where_it_may_be_merged[None]",
-    ),
-    (
         PREPACKED,
         "        if torch.is_grad_enabled():\n            return False\n",
         "",

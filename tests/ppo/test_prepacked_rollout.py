@@ -6,8 +6,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_kit.models import prepacked
+from rlhf_kit.models.adapters import has_base, wrap
 from rlhf_kit.models.prepacked import _Merged, _Packed
 from rlhf_kit.ppo import loop
 
@@ -96,9 +98,9 @@ def test_the_reference_of_an_evaluation_is_sampled_on_packed_weights(make_traine
     assert {pack.module for pack in packs} <= {*trainer.ref_model.modules()}
 
 
-@pytest.mark.parametrize("keep", [None, True, False])
+@pytest.mark.parametrize("keep", [True, False])
 def test_the_float32_base_stays_where_it_may_be_merged(make_trainer, policy, keep):
-    """It is kept for a model that was handed over; where it is not, the numbers of an update are the same."""
+    """Where it does not, the numbers of an update are the same."""
     found = []
     for keep_base in (True, keep):
         options = {"model": copy.deepcopy(policy), "peft_config": LoraConfig(r=4), "keep_base": keep_base}
@@ -125,3 +127,15 @@ def test_memory_of_rollout_and_update_does_not_add_up_under_lora(make_trainer, m
     monkeypatch.setattr(loop, "apart", lambda applies: asked.append(applies) or nullcontext())
     make_trainer(total_episodes=8, **({"peft_config": LoraConfig(r=4)} if lora else {})).train()
     assert asked == [lora]
+
+
+def test_an_adapted_head_is_saved_with_what_is_under_it_and_so_kept():
+    """peft writes `lm_head.base_layer.weight` beside the adapter."""
+    config = LlamaConfig(
+        vocab_size=60, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    plain, headed = (
+        wrap(LlamaForCausalLM(config), LoraConfig(r=4, target_modules=targets))
+        for targets in (["q_proj"], ["q_proj", "lm_head"])
+    )
+    assert has_base(plain) and not has_base(headed)
