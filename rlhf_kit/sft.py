@@ -72,6 +72,9 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         processing_class: the tokenizer; gets the plain-text chat template if it has none and the data are messages.
         peft_config: LoRA; targets and task are inferred (`models.adapters.wrap`).
 
+    A model that is handed over keeps the attention it was trained with in memory (`packed_sdpa`); what is saved names
+    none.
+
     Raises:
         UserError: for a refused option, or when no row is left.
     """

@@ -22,7 +22,7 @@ from rlhf_kit.generation.contexts import asked_once
 from rlhf_kit.generation.reading import left_pad
 from rlhf_kit.generation.sampling import Rollout, check, choose, lengths_of, sample, uniforms_of
 from rlhf_kit.models.forward import unwrapped
-from rlhf_kit.models.preflight import alone, gap, tried
+from rlhf_kit.models.preflight import agreed, alone, gap, tried
 
 
 class Backend(Protocol):
@@ -64,12 +64,7 @@ def generate(
             alone, with a cache and prompts padded on the left.
     """
     check(prompts, max_completion_length, temperature, batch_size)
-    fault = _fault(unwrapped(model))
-    if fault:
-        raise UserError(
-            f"{type(unwrapped(model)).__name__} cannot be sampled from by transformers' generate, with a cache and "
-            f"prompts padded on the left: {fault}. What can: generation_backend='pool'."
-        )
+    _refuse(model, _fault(unwrapped(model)))
     device = next(model.parameters()).device
     uniforms = uniforms_of(len(prompts), max_completion_length, generator, seeds).to(device)
     tokens = torch.full((len(prompts), max_completion_length), pad_id, device=device)
@@ -86,6 +81,20 @@ def generate(
 
 
 BACKENDS: dict[str, Backend] = {"pool": sample, "transformers": generate}
+
+
+def check_backend(name: str, model: PreTrainedModel) -> None:
+    """Raises UserError, on every process, for a model that the backend would refuse at its first prompt."""
+    if BACKENDS[name] is generate:
+        _refuse(model, agreed(lambda: _fault(unwrapped(model))))
+
+
+def _refuse(model: PreTrainedModel, fault: str | None) -> None:
+    if fault:
+        raise UserError(
+            f"{type(unwrapped(model)).__name__} cannot be sampled from by transformers' generate, with a cache and "
+            f"prompts padded on the left: {fault}. What can: generation_backend='pool'."
+        )
 
 
 class _Drawn(LogitsProcessor):

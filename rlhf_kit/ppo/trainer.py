@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from rlhf_kit import ops
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.errors import UserError
-from rlhf_kit.generation.backends import BACKENDS
+from rlhf_kit.generation.backends import BACKENDS, check_backend
 from rlhf_kit.generation.reading import check_sampling, packs
 from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.models.adapters import has_base, trainable
@@ -191,6 +191,8 @@ class PPOTrainer(RolloutTrainer):
         compact = check_sampling(module.policy, prompts, module.value_trunk)
         if self.ref_model is not None and type(self.ref_model) is not type(unwrapped(module.policy)):
             compact = check_sampling(self.ref_model, prompts) or compact
+        for model in filter(None, (module.policy, self.ref_model)):
+            check_backend(self.args.generation_backend, model)
         pack = packs(module.policy, prompts, module.value_trunk)
         if self.ref_model is not None and pack:
             pack = packs(self.ref_model, prompts)

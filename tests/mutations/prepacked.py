@@ -6,6 +6,12 @@ ATTENTION, ATTENTION_TEST = "rlhf_kit/generation/attention.py", "tests/generatio
 
 MUTANTS = [
     (
+        "rlhf_kit/ppo/trainer.py",
+        "            check_backend(self.args.generation_backend, model)",
+        "            pass",
+        "tests/ppo/test_options.py::test_a_backend_that_cannot_sample_the_policy_is_refused_before_anything_runs",
+    ),
+    (
         "rlhf_kit/ppo/loop.py",
         "with apart(self.rollout_is_peak):",
         "with apart(False):",

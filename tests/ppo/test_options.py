@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, EarlyStoppingCallback
+from transformers import AutoModelForCausalLM, EarlyStoppingCallback, RwkvConfig, RwkvForCausalLM
 
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
@@ -37,6 +37,14 @@ def test_in_the_warm_up_only_the_value_function_learns(make_trainer, policy, val
     longer = make_trainer(value_warmup_rollouts=1, total_episodes=16, value_model=value_model)
     longer.train()
     assert any(not torch.equal(v, before[k]) for k, v in longer.model.policy.state_dict().items())
+
+
+def test_a_backend_that_cannot_sample_the_policy_is_refused_before_anything_runs(make_trainer, tokenizer):
+    config = RwkvConfig(
+        vocab_size=len(tokenizer), hidden_size=32, attention_hidden_size=32, num_hidden_layers=2, context_length=64
+    )
+    with pytest.raises(UserError, match="RwkvForCausalLM cannot be sampled from by transformers' generate"):
+        make_trainer(model=RwkvForCausalLM(config), generation_backend="transformers")
 
 
 # --- Rewards -----------------------------------------------------------------------------------------------------
