@@ -165,16 +165,13 @@ def main() -> None:
     if any(name.startswith("trl112") for name in options.systems) and not TRL_112.install():
         raise SystemExit(f"{TRL_112.requirement} could not be installed; leave out the systems trl112*.")
 
+    shapes = {name: shape_of(name, options.micro) for name in options.shape}
+
     def run(kind: tuple, system: str) -> dict:
-        arguments = {
-            "shape": kind[0],
-            "rollouts": options.rollouts,
-            "micro": options.micro or shape_of(kind[0], None).micro,
-        }
+        arguments = {"shape": kind[0], "rollouts": options.rollouts, "micro": shapes[kind[0]].micro}
         return run_worker(options, system, arguments, environment(system))
 
     found = in_turns([(shape,) for shape in options.shape], [FLOOR, *options.systems], options, run)
-    shapes = {name: shape_of(name, options.micro) for name in options.shape}
     rows = {name: summary(shape, found[name,]) for name, shape in shapes.items()}
     tables = [(shape_text(shapes[name]), systems_table(rows[name]), phases_table(rows[name])) for name in rows]
     print("\n\n".join(text for of_shape in tables for text in of_shape))

@@ -16,7 +16,6 @@ from typing import Any
 import trl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from trl import SFTConfig
 
@@ -35,10 +34,10 @@ from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_text
 from rlhf_kit.models import preflight
-from rlhf_kit.models.adapters import trainable
+from rlhf_kit.models.adapters import has_adapted_head, trainable
 from rlhf_kit.models.checkpoints import load_config, load_policy, load_tokenizer, set_special_tokens
-from rlhf_kit.models.forward import context_length, labelled_loss
-from rlhf_kit.models.fused import fuse
+from rlhf_kit.models.forward import context_length, labelled_loss, output_embeddings
+from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import usable
@@ -109,7 +108,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             else:
                 eval_rows = None if eval_dataset is None else self._encoded(eval_dataset, tokenizer, "eval")
         policy = load_policy(model, trust_remote_code=args.trust_remote_code) if isinstance(model, str) else model
-        fuse(policy)
+        fuse_activations(policy)
         policy = trainable(policy, peft_config)
         refuse_adapted_head(policy)
         set_special_tokens(policy, tokenizer)  # once its template is settled
@@ -139,9 +138,9 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         if fault:
             raise UserError(f"{type(self.model).__name__}, packing: {fault}. Leave packing out.")
         if self.args.loss_type == "nll":
-            plain = self._on_cpu and preflight.is_likelihood(self) and not self.args.torch_compile
-            plain &= not self.args.neftune_noise_alpha  # its noise goes by the tokens of a row
-            self._labelled_alone = plain and preflight.reads_labelled(self.model, batch)
+            plain = self._on_cpu and preflight.is_likelihood(self)
+            whole = self.args.torch_compile or self.args.neftune_noise_alpha  # whose noise goes by the tokens of a row
+            self._labelled_alone = plain and not whole and preflight.reads_labelled(self.model, batch)
             preflight.check_loss(self, batch)
             self._metrics["eval"].clear()
 
@@ -180,8 +179,8 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
 
 def refuse_adapted_head(policy: PreTrainedModel | PeftModel) -> None:
     """TRL's loss multiplies by the weights of the LM head itself: an adapter on it would learn nothing."""
-    head = policy.get_output_embeddings()
-    if isinstance(head, BaseTunerLayer):
+    if has_adapted_head(policy):
+        head = output_embeddings(policy)
         name = next(name for name, module in policy.named_modules() if module is head).rpartition(".")[2]
         raise UserError(
             f"SFT puts no LoRA on the output layer {name!r}. Leave it out of the targets, or train it in full: "

@@ -38,6 +38,17 @@ class Ranks:
         self.process.wait()
 
 
+def launched(script: str, *given) -> str:
+    """What two processes of `python script ...` said, as torch's launcher starts them."""
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv-backend=c10d"]
+    launch += ["--rdzv-endpoint=localhost:0", script, *map(str, given)]
+    paths = os.pathsep.join([str(ROOT / "tests"), *sys.path])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 def run(main, count: int, log: str, argv: list[str]) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,13 +1,12 @@
 """SFT in two processes: a step is that of one."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from models.test_packed import model_of
+from ranks import launched
 from trl import SFTConfig
 
 from rlhf_kit.models.checkpoints import load_tokenizer
@@ -36,12 +35,7 @@ def main(folder, tokenizer, processes):
 def test_two_processes_take_the_step_of_one(tokenizer_folder, tmp_path):
     """Though they have different numbers of labels."""
     main(tmp_path, load_tokenizer(tokenizer_folder), 1)
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv-backend=c10d"]
-    launch += ["--rdzv-endpoint=localhost:0", __file__, str(tmp_path), str(tokenizer_folder)]
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(__file__, tmp_path, tokenizer_folder)
     one, two = (torch.load(tmp_path / f"{n}.pt") for n in (1, 2))
     torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-5)
     assert not torch.equal(one["lm_head.weight"], model_of("gpt2", vocab_size=300).lm_head.weight)

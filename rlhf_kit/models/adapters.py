@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -15,6 +16,7 @@ from transformers.utils import find_adapter_config_file
 from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapter_checks import ALL_LINEAR, check_config, check_handed_over, is_all_linear
+from rlhf_kit.models.forward import output_embeddings
 from rlhf_kit.models.heads import fold_calibration
 from rlhf_kit.models.merging import merged
 from rlhf_kit.models.preflight import check_trainable
@@ -110,7 +112,11 @@ def has_base(model: nn.Module) -> bool:
     peft saves an adapted LM head with what is under it."""
     if not isinstance(model, PeftModel) or is_on_adapter(model):
         return False
-    return not any("base_layer" in name for name in get_peft_model_state_dict(model))
+    return not has_adapted_head(model)
+
+
+def has_adapted_head(model: PreTrainedModel | PeftModel) -> bool:
+    return isinstance(output_embeddings(model), BaseTunerLayer)
 
 
 def save_base(model: PeftModel, folder: Path) -> None:

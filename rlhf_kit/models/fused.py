@@ -6,7 +6,7 @@ from torch import nn
 from transformers.activations import NewGELUActivation
 
 
-def fuse(model: nn.Module) -> None:
+def fuse_activations(model: nn.Module) -> None:
     """GPT-2's `gelu_new` is five operations, each read and written in turn; PyTorch has the same function as one.
 
     The model's config, and so what is saved, keeps its name.

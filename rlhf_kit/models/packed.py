@@ -196,12 +196,12 @@ class _ShortAttention(torch.autograd.Function):
         kept, ctx.rescaling = _drawn(shares, dropout) if dropout else (None, 1.0)
         ctx.save_for_backward(query, key, value, shares, kept)
         ctx.scaling = scaling
-        return torch.bmm(_dropped(shares, kept), value * ctx.rescaling)
+        return torch.bmm(_dropped(shares, kept), value if kept is None else value * ctx.rescaling)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         query, key, value, shares, kept = ctx.saved_tensors
-        gradient = gradient * ctx.rescaling
+        gradient = gradient if kept is None else gradient * ctx.rescaling
         products = _dropped(torch.bmm(gradient, value.transpose(1, 2)), kept)
         products = torch._softmax_backward_data(products, shares, -1, shares.dtype).mul_(ctx.scaling)
         return (

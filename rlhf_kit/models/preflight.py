@@ -33,8 +33,8 @@ from rlhf_kit.models.weights import not_finite
 
 LENGTHS = (24, 13)  # tokens of the two texts
 SAME = "its numbers are the same"
-logger = logging.getLogger(__name__)
 ROUNDING = 1e-3  # of the numbers' spread: what float32 may lose, a hundredth of what the smallest leak seen changes
+logger = logging.getLogger(__name__)
 
 
 def short_texts(model: nn.Module, rows: Iterable[Sequence[int]]) -> list[list[int]]:

@@ -32,7 +32,7 @@ from rlhf_kit.models.adapters import has_base, trainable
 from rlhf_kit.models.checkpoints import end_ids, load_config, load_policy, load_tokenizer, set_special_tokens
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.forward import context_length, unwrapped
-from rlhf_kit.models.fused import fuse
+from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.heads import check_scores
 from rlhf_kit.models.precision import cast_frozen
 from rlhf_kit.models.preflight import check_texts, short_texts
@@ -163,7 +163,7 @@ class PPOTrainer(RolloutTrainer):
         """Nothing draws dropout, and the reference learns nothing."""
         for part in filter(None, [module, self.ref_model]):
             disable_dropout(part)
-            fuse(part)
+            fuse_activations(part)
         if self.ref_model is not None:
             self.ref_model.eval().requires_grad_(False)
 

@@ -30,7 +30,7 @@ from rlhf_kit.models.adapters import save_config, trainable
 from rlhf_kit.models.checkpoints import load_config, load_reward_model, load_tokenizer
 from rlhf_kit.models.dropout import disable_dropout
 from rlhf_kit.models.forward import context_length, unwrapped
-from rlhf_kit.models.fused import fuse
+from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.heads import (
     PLAIN,
     RowFormat,
@@ -152,7 +152,7 @@ class RewardTrainer(Trainer):
         config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         if args.disable_dropout:
             disable_dropout(model)
-        fuse(model)
+        fuse_activations(model)
         return trainable(model, peft_config)
 
     def _encoded(self, dataset: Dataset, name: str, args: RewardConfig) -> Dataset:

@@ -21,10 +21,7 @@ class Watch:
         self.fine: dict[str, Tensor] = {}
 
     def look(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
-        self.note(name, (x if mask is None else torch.where(mask, x, 0.0)).detach().isfinite().all())
-
-    def note(self, name: str, fine: Tensor) -> None:
-        """As `look`, with the answer (a bool of no dimensions) at hand."""
+        fine = (x if mask is None else torch.where(mask, x, 0.0)).detach().isfinite().all()
         self.fine[name] = self.fine[name] & fine if name in self.fine else fine
 
     def check(self, when: str, model: nn.Module | None = None) -> None:

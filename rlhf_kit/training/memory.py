@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 NEVER = 2**31 - 1
-LARGEST = 32 * 2**20  # bytes of a block above which glibc left to itself gives it back at once
+# Bytes of a block above which glibc, left to itself, gives it back at once; older ones take no more.
+LARGEST = 32 * 2**20
 SET_BY_HAND = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -26,7 +27,8 @@ def kept_memory(applies: bool = True) -> Iterator[None]:
     if libc is None:
         yield
         return
-    _ = libc.mallopt(MMAP_THRESHOLD, NEVER) or libc.mallopt(MMAP_THRESHOLD, LARGEST)  # the most that older ones take
+    if not libc.mallopt(MMAP_THRESHOLD, NEVER):  # an older glibc
+        libc.mallopt(MMAP_THRESHOLD, LARGEST)
     libc.mallopt(TRIM_THRESHOLD, NEVER)
     try:
         yield

@@ -14,6 +14,7 @@ import torch
 import toy
 from datasets import Dataset
 from peft import LoraConfig
+from ranks import launched
 
 from rlhf_kit.cli import main
 from rlhf_kit.data.labelers import agreement
@@ -460,12 +461,7 @@ def test_two_processes_measure_as_one_and_resume_what_one_began(folder, tmp_path
     with monkeypatch.context() as patch, pytest.raises(Cut):
         cut_short(patch, after=3)
         measured(folder, tmp_path / "ranked", toy.ranked(13), out="two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, folder, str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Written") == 2
+    assert launched(__file__, folder, tmp_path).count("Written") == 2
     for kind, one in told.items():
         two = json.loads((tmp_path / kind / "two/results.json").read_text("utf-8"))
         assert two["resumed"] == {"ranked": 3, "thumbs": 0}[kind]

@@ -5,14 +5,14 @@ import copy
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlhf_kit.models.fused import fuse
+from rlhf_kit.models.fused import fuse_activations
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
 def test_the_function_and_its_gradient_are_the_same(policy, tmp_path):
     fused = copy.deepcopy(policy)
-    fuse(fused)
+    fuse_activations(fused)
     assert [type(block.mlp.act) for block in fused.transformer.h] == [torch.nn.GELU] * 2
     for model in (policy, fused):
         model(IDS, labels=IDS).loss.backward()

@@ -16,14 +16,14 @@ HEADS, SCORED = "rlhf_kit/models/heads.py", "tests/models/test_packed_scores.py:
 
 MUTANTS = [
     (
-        "rlhf_kit/sft.py",
-        "plain &= not self.args.neftune_noise_alpha",
-        "pass",
-        "tests/test_sft.py::test_what_needs_all_logits_has_them",
+        SFT,
+        "whole = self.args.torch_compile or self.args.neftune_noise_alpha",
+        "whole = self.args.torch_compile",
+        IN_SFT + ALL_LOGITS + "[options3]",
     ),
     (
         "rlhf_kit/models/adapters.py",
-        'return not any("base_layer" in name for name in get_peft_model_state_dict(model))',
+        "return not has_adapted_head(model)",
         "return True",
         "tests/ppo/test_prepacked_rollout.py::test_an_adapted_head_is_saved_with_what_is_under_it_and_so_kept",
     ),
@@ -63,7 +63,7 @@ MUTANTS = [
         "plain =",
         IN_PACKED + "test_what_short_attention_does_not_know_it_leaves[softcap]",
     ),
-    (PACKED, "gradient = gradient * ctx.rescaling", "pass", IN_PACKED + DROPOUT),
+    (PACKED, "gradient = gradient if kept is None else gradient * ctx.rescaling", "pass", IN_PACKED + DROPOUT),
     (
         PACKED,
         "_dropped(torch.bmm(gradient, value.transpose(1, 2)), kept)",
@@ -128,8 +128,14 @@ MUTANTS = [
         "if self._labelled_alone:",
         IN_SFT + ALL_LOGITS + "[options0]",
     ),
-    (SFT, "preflight.is_likelihood(self) and", "", IN_SFT + ALL_LOGITS + "[options1]"),
-    (SFT, " and not self.args.torch_compile", "", IN_SFT + ALL_LOGITS + "[options2]"),
+    (
+        "rlhf_kit/stages/ppo.py",
+        "keep_base=settings.model.merge_adapter",
+        "keep_base=False",
+        "tests/stages/test_lora_chains.py::test_ppo_in_bf16_merges_into_the_float32_base",
+    ),
+    (SFT, " and preflight.is_likelihood(self)", "", IN_SFT + ALL_LOGITS + "[options1]"),
+    (SFT, "self.args.torch_compile or ", "", IN_SFT + ALL_LOGITS + "[options2]"),
     (
         "rlhf_kit/generation/reading.py",
         'logger.warning("%s reads rows with padding',

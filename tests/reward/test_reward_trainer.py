@@ -6,8 +6,6 @@ Run as a script under torch.distributed it trains one step and writes what came 
 import copy
 import itertools
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 import trl
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
+from ranks import launched
 from toys import EOS, PAIRS, RANKED, batch_of, byte_tokenizer, gradients, make, tiny
 from transformers import AutoModelForSequenceClassification
 
@@ -367,11 +366,7 @@ def main(folder, processes):
 
 def test_two_processes_train_and_measure_as_one(tmp_path):
     main(tmp_path, 1)
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv-backend=c10d"]
-    launch += ["--rdzv-endpoint=localhost:0", __file__, str(tmp_path), "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(__file__, tmp_path, 2)
     one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2))
     assert two == pytest.approx(one, rel=1e-4, abs=1e-5)
     before, one, two = copy.deepcopy(tiny().state_dict()), torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")

@@ -303,6 +303,15 @@ def test_the_card_of_a_merged_run_is_not_pefts(trained, tmp_path):
     assert "merged" in card and "base_model" in card and "More Information" not in card
 
 
+def test_ppo_in_bf16_merges_into_the_float32_base(trained, home, tmp_path):
+    """An adapter that has learnt nothing adds nothing: what is left is the base, to the last bit."""
+    out = tmp_path / "out"
+    assert run("ppo", "base", out, *LORA, "--merge_adapter", "--bf16", "--learning_rate", "0") == 0
+    before, after = (load_policy(folder).state_dict() for folder in (home / "base", out))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
 def test_a_merge_in_memory_under_bf16_is_the_tuned_model():
     """What PPO computes with is a cast copy of the frozen weights; merging must not go on with it."""
     torch.manual_seed(0)
