@@ -56,7 +56,14 @@ def record(checkpoint: Path) -> dict[str, Any]:
 
 
 def begin(checkpoint: Path, provenance: dict[str, Any] | None) -> None:
-    """Before anything is written into it: a checkpoint that is not whole. `provenance`: what the run trains with."""
+    """Before anything is written into it: a checkpoint that is not whole. `provenance`: what the run trains with.
+
+    What an earlier writing left in it goes: it would count as part of this one (peft adds to a card that is there, and
+    fewer shards would leave the others). What no run wrote stays.
+    """
+    if earlier := record(checkpoint):
+        for name in earlier.get("files") or _files(checkpoint):
+            (checkpoint / name).unlink(missing_ok=True)
     _write(checkpoint, {"saved": time.time(), "files": None, "provenance": provenance})
 
 

@@ -117,6 +117,7 @@ class TrainerMixin:
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             begin(checkpoint, self.provenance)
+        self.accelerator.wait_for_everyone()  # what was in it is gone before any process writes
         kept, self.args.save_total_limit = self.args.save_total_limit, None  # older ones stay until it is whole
         try:
             super()._save_checkpoint(model, trial)

@@ -134,6 +134,18 @@ MUTANTS = [
         "tests/eval/test_outputs.py::test_a_reward_models_results_of_an_earlier_version_stay",
     ),
     (
+        "rlhf_kit/training/checkpoints.py",
+        "    if earlier := record(checkpoint):",
+        "    if earlier := {}:",
+        "tests/stages/test_resume_rules.py::test_a_checkpoint_half_written_leaves_nothing_in_the_next",
+    ),
+    (
+        "rlhf_kit/training/checkpoints.py",
+        'earlier.get("files") or _files(checkpoint)',
+        "_files(checkpoint)",
+        "tests/stages/test_output.py::test_a_checkpoint_begun_again_holds_nothing_of_the_earlier_one",
+    ),
+    (
         "rlhf_kit/stages/output.py",
         "                if is_cut_off(checkpoint):",
         "                if False:",

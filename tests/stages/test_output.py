@@ -47,6 +47,24 @@ def test_a_folder_with_another_run_is_refused(tmp_path, name):
     assert check_output(asked(tmp_path)).checkpoint is None
 
 
+def test_a_checkpoint_begun_again_holds_nothing_of_the_earlier_one(tmp_path):
+    for whole in (True, False):
+        path = checkpoint(tmp_path, 3, whole)
+        (path / "global_step3").mkdir(exist_ok=True)
+        (path / "global_step3" / "shard.pt").write_bytes(b"x")
+        if whole:
+            seal(path)
+            (path / "notes.txt").write_text("mine")  # since it was sealed
+        begin(path, None)
+        left = sorted(found.name for found in path.rglob("*") if found.is_file())
+        assert left == ["checkpoint.json", *["notes.txt"] * whole], whole
+    mine = tmp_path / "checkpoint-4" / "README.md"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    begin(mine.parent, None)
+    assert mine.exists()  # nothing says that a run wrote it
+
+
 def test_checkpoints_alone_are_a_run_too(tmp_path):
     checkpoint(tmp_path, 3)
     with pytest.raises(UserError, match="checkpoint-3"):

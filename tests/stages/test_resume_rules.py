@@ -46,6 +46,19 @@ def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_checkpoint_half_written_leaves_nothing_in_the_next(run):
+    lora = ("--use_peft", "--lora_r", 2)
+    assert run("--max_steps", 4, *lora)[0] == 0
+    last = run.out / "checkpoint-4"
+    card = (last / "README.md").read_text()
+    record = json.loads((last / "checkpoint.json").read_text())
+    (last / "checkpoint.json").write_text(json.dumps(record | {"files": None}))
+    (last / "README.md").write_text(card[:900])
+    status, said = run("--max_steps", 4, *lora, "--resume_from_checkpoint")
+    assert status == 0 and "checkpoint-4: it was not completely written" in said, said
+    assert (last / "README.md").read_text() == card
+
+
 # -- the last step ---------------------------------------------------------------------------------------------------
 
 
