@@ -19,8 +19,9 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.contexts import asked_once
+from rlhf_kit.generation.drawing import choose
 from rlhf_kit.generation.reading import left_pad
-from rlhf_kit.generation.sampling import Rollout, check, choose, lengths_of, sample, uniforms_of
+from rlhf_kit.generation.sampling import Rollout, check, lengths_of, sample, uniforms_of
 from rlhf_kit.models.forward import unwrapped
 from rlhf_kit.models.preflight import agreed, alone, gap, tried
 

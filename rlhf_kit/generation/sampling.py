@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,12 +22,13 @@ from rlhf_kit import ops
 from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.attention import wide_attention
+from rlhf_kit.generation.drawing import choose
 from rlhf_kit.generation.loop import Begun, Step, write_on
 from rlhf_kit.generation.reading import Anew, Cached, check_sampling, completion_rows, left_pad
 from rlhf_kit.options.bounds import number_faults
 
+LEAST = -1e4  # its exponential is 0 in float32
 ENDED_SHARE = 1 / 8  # of the rows in a batch: so many leave it at once
-BLOCK = 256  # tokens of the vocabulary that `draw` sums up before it looks closer
 
 
 @dataclass
@@ -95,17 +95,21 @@ def sample(
     pad_id: int,
     max_completion_length: int,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     generator: torch.Generator | None = None,
     seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
     value_head: nn.Module | None = None,
     compact: bool | None = None,
 ) -> Rollout:
-    """Sample one completion a prompt from softmax(logits / temperature), the whole vocabulary, as PPO needs it.
+    """Sample one completion a prompt from softmax(logits / temperature): by default from the whole vocabulary, as PPO
+    needs it.
 
     Args:
         prompts: B token lists. eos_ids: any of these ends a completion. pad_id: fills, and is never looked at.
         temperature: 0 picks the likeliest token each time (log-probs are then those of temperature 1).
+        top_k, top_p: leave out unlikely tokens (`drawing.truncated`); log-probs are those of what is left.
         generator: on the CPU; the draw of a row depends on its place in `prompts` alone, not on `batch_size`. In bf16
             the logits do, by a rounding (`docs/custom-loop.md` says how many rows come out otherwise).
         seeds: one a row, in place of `generator`: its draws then depend neither on its place nor on
@@ -119,7 +123,7 @@ def sample(
         UserError: for no prompt, a prompt without tokens, a number out of range, or with `compact=None` a model that
             cannot be sampled from at all.
     """
-    check(prompts, max_completion_length, temperature, batch_size)
+    check(prompts, max_completion_length, temperature, batch_size, top_k, top_p)
     uniforms = uniforms_of(len(prompts), max_completion_length, generator, seeds)
     if compact is None:
         compact = check_sampling(model, prompts)
@@ -131,16 +135,24 @@ def sample(
         while waiting:
             rows = _taken(waiting, batch_size or len(waiting))
             reader = (Anew if compact else Cached)(model, [prompts[i] for i in rows], pad_id, max_completion_length)
-            sampler = _Sampler(rows, uniforms.to(device), temperature, ends, value_head, written)
+            sampler = _Sampler(rows, uniforms.to(device), (temperature, top_k, top_p), ends, value_head, written)
             write_on(reader, _Pool(sampler, prompts, waiting if reader.refills else []))
     return written.rollout(*left_pad(prompts, pad_id, device), *lengths_of(written.tokens, ends))
 
 
-def check(prompts: list[list[int]], max_completion_length: int, temperature: float, batch_size: int | None) -> None:
+def check(
+    prompts: list[list[int]],
+    max_completion_length: int,
+    temperature: float,
+    batch_size: int | None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> None:
     """Raises UserError for what cannot be sampled."""
     faults = number_faults(
-        "sample", max_completion_length=max_completion_length, batch_size=batch_size, temperature=temperature
-    )
+        "sample", max_completion_length=max_completion_length, batch_size=batch_size, temperature=temperature,
+        top_k=top_k, top_p=top_p,
+    )  # fmt: skip
     empty = [number for number, ids in enumerate(prompts, start=1) if not len(ids)]
     if empty or not prompts:
         faults.append(
@@ -169,12 +181,6 @@ def lengths_of(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(terminated, ended.int().argmax(1) + 1, tokens.shape[1]), terminated
 
 
-def choose(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The next tokens, and the log-probs they are drawn by. (B, V), (B,) in [0, 1) -> (B,), (B, V) float32."""
-    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
-    return draw(logprobs, uniforms) if temperature else logprobs.argmax(-1), logprobs
-
-
 class _Written:
     """What is written so far, (B, R) each."""
 
@@ -193,25 +199,6 @@ class _Written:
         return Rollout(prompt_ids, prompt_lengths, tokens, lengths, terminated, *seen)
 
 
-def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse-CDF draw. (B, V) log-probs, (B,) in [0, 1) -> (B,).
-
-    The point is looked for among the sums of blocks, then in one block: of the vocabulary, only that is summed up in
-    float64. A token of probability 0 is never drawn.
-    """
-    vocabulary = logprobs.shape[-1]
-    exact = torch.float32 if logprobs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    blocks = F.pad(logprobs.exp(), (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))  # (B, V) -> (B, N, BLOCK)
-    sums = F.pad(blocks.sum(-1).to(exact).cumsum(-1), (1, 0))  # (B, N + 1) before each block, and of all
-    points = uniforms[:, None].to(exact) * sums[:, -1:]
-    block = torch.searchsorted(sums[:, 1:].contiguous(), points, right=True).clamp(max=blocks.shape[1] - 1)
-    cumulative = blocks.take_along_dim(block[:, :, None], 1).squeeze(1).to(exact).cumsum(-1)  # (B, BLOCK)
-    place = torch.searchsorted(cumulative, points - sums.gather(1, block), right=True)
-    # Summed one by one a block may be less than its sum by a rounding: a point beyond it is the last token's.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
-    return (block * BLOCK + place.minimum(last)).squeeze(1).clamp(max=vocabulary - 1)
-
-
 class _Sampler:
     """Draws a token for each of the rows `rows` of `written`, and knows which have ended."""
 
@@ -219,12 +206,12 @@ class _Sampler:
         self,
         rows: list[int],
         uniforms: Tensor,
-        temperature: float,
+        settings: tuple[float, int | None, float | None],  # of `choose`
         ends: Tensor,
         value_head: nn.Module | None,
         written: _Written,
     ):
-        self.uniforms, self.temperature, self.ends = uniforms, temperature, ends
+        self.uniforms, self.settings, self.ends = uniforms, settings, ends
         self.value_head, self.written = value_head, written
         self.rows = torch.tensor(rows, device=ends.device)
         self.steps = torch.zeros_like(self.rows)  # tokens that are drawn of each
@@ -233,10 +220,11 @@ class _Sampler:
     def draw(self, logits: Tensor, states: Tensor) -> Tensor:
         """The next tokens (M,), which are written down; those of rows that have ended are of no account."""
         rows, steps, written = self.rows, self.steps, self.written
-        tokens, logprobs = choose(logits, self.uniforms[rows, steps], self.temperature)
+        tokens, logprobs = choose(logits, self.uniforms[rows, steps], *self.settings)
         written.tokens[rows, steps] = tokens
         written.logprobs[rows, steps] = logprobs.gather(1, tokens[:, None]).squeeze(1)
-        written.entropy[rows, steps] = -(logprobs.exp() * logprobs).sum(-1)
+        probabilities = logprobs.exp()  # of -inf, which a top-k leaves, times itself would be no number
+        written.entropy[rows, steps] = -(probabilities * logprobs.clamp_(min=LEAST)).sum(-1)
         if self.value_head is not None:
             written.values[rows, steps] = self.value_head(states)
         self.steps = steps + 1

@@ -1,6 +1,7 @@
 """Sampling: the draw, the pool of slots and its cache."""
 
 SAMPLING, READING = "rlhf_kit/generation/sampling.py", "rlhf_kit/generation/reading.py"
+DRAWING = "rlhf_kit/generation/drawing.py"
 CACHE, BACKENDS = "rlhf_kit/generation/cache.py", "rlhf_kit/generation/backends.py"
 DRAW_TEST, POOL_TEST = "tests/generation/test_draw.py::", "tests/generation/test_pool.py::"
 BACKEND_TEST = "tests/generation/test_backends.py::"
@@ -8,19 +9,37 @@ ALONE = POOL_TEST + "test_any_number_of_slots_gives_what_each_row_has_alone"
 
 MUTANTS = [
     (
-        SAMPLING,
+        DRAWING,
+        "ordered = ordered.masked_fill(ordered < least, -torch.inf)",
+        "pass",
+        DRAW_TEST + "test_what_is_left_out_is_what_transformers_leaves_out[60]",
+    ),
+    (
+        DRAWING,
+        "    if size < logits.shape[-1] and bool((reached[:, -1:] < wanted).any()) and whole is logits:",
+        "    if False:",
+        DRAW_TEST + "test_what_is_left_out_is_what_transformers_leaves_out[2100]",
+    ),
+    (
+        DRAWING,
+        "torch.where(is_greedy, logits.argmax(-1), draw(logprobs, uniforms))",
+        "draw(logprobs, uniforms)",
+        DRAW_TEST + "test_each_row_has_settings_of_its_own",
+    ),
+    (
+        DRAWING,
         "place.minimum(last)",
         "place.clamp(max=BLOCK - 1)",
         DRAW_TEST + "test_what_rounding_takes_off_a_block_is_the_last_tokens",
     ),
     (
-        SAMPLING,
+        DRAWING,
         "points - sums.gather(1, block), right=True)",
         "points, right=True)",
         DRAW_TEST + "test_the_tokens_are_those_of_one_sum[3.0-1500]",
     ),
     (
-        SAMPLING,
+        DRAWING,
         "torch.searchsorted(sums[:, 1:].contiguous(), points, right=True)",
         "torch.searchsorted(sums[:, 1:].contiguous(), points)",
         DRAW_TEST + "test_a_token_of_no_probability_is_never_drawn[0.0]",

@@ -12,9 +12,9 @@ MUTANTS = [
     ),
     (TRAINER, "disable_dropout(part)", "pass", TRAINER_TEST + "test_dropout_is_off_everywhere"),
     (
-        ROLLOUT,
-        "torch.log_softmax(logits.float() / (temperature or 1.0), -1)",
-        "torch.log_softmax(logits.float(), -1)",
+        "rlhf_kit/generation/drawing.py",
+        "truncated(logits / (temperature or 1.0), top_k, top_p)",
+        "truncated(logits, top_k, top_p)",
         ROLLOUT_TEST + "test_sampling_and_scoring_use_the_same_distribution",
     ),
     (

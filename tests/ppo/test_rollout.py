@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlhf_kit import ops
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.cache import growing_cache
+from rlhf_kit.generation.drawing import draw
 from rlhf_kit.generation.reading import check_sampling
-from rlhf_kit.generation.sampling import Rollout, draw, sample
+from rlhf_kit.generation.sampling import Rollout, sample
 from rlhf_kit.models.value import PolicyAndValue, ValueHead
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [40, 41, 42], [5, 5]]
