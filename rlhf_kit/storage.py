@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -298,6 +300,43 @@ def replace(path: Path, content: str | bytes, before: Callable[[Path], None] = l
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def as_json(value: Any) -> Any:
+    """What JSON can hold: NaN and infinities become None."""
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_lines(rows: Iterable[Any]) -> str:
+    # `default`: a Parquet file holds dates and the like
+    return "".join(json.dumps(as_json(row), ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+def whole_lines(path: Path) -> int:
+    """How many lines of a file end; what a kill or a full disk cut off does not."""
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def keep_lines(path: Path, count: int | None = None) -> None:
+    """Cut a file off after its first `count` whole lines, None: after all of them."""
+    if path.is_file():
+        with path.open("r+b") as file:
+            lines = file.read().split(b"\n")[:-1][:count]
+            file.truncate(sum(map(len, lines)) + len(lines))
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two records of settings say otherwise; "" where they are the same.
+
+    >>> changes({"seed": 0, "n": 1}, {"seed": 1, "n": 1})
+    'seed 0, now 1'
+    """
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return ", ".join(f"{name} {was.get(name)!r}, now {now.get(name)!r}" for name in names)
 
 
 def _this_process() -> dict:

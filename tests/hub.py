@@ -22,7 +22,8 @@ from urllib.parse import unquote, urlsplit
 TOKEN = "hf_of_the_test"
 LARGE = (".safetensors", ".bin", ".parquet", ".pt")  # kept as LFS does
 Files = dict[str, bytes]
-PRELOADS = ("stages.sft", "stages.reward", "stages.ppo", "eval.text.perplexity", "eval.reward.task", "eval.revisions")
+PRELOADS = ("stages.sft", "stages.reward", "stages.ppo", "eval.text.perplexity", "eval.reward.task")
+PRELOADS += ("models.revisions",)
 
 
 @dataclass

@@ -366,7 +366,9 @@ def test_code_of_its_own_is_not_run_unasked(hub, run, models):
 
 def test_offline(hub, run):
     assert run(*perplexity("tiny/gpt2")).status == 0
-    offline = Commands(hub.address, run.home, preloads=("eval.text.perplexity", "eval.revisions"), HF_HUB_OFFLINE="1")
+    offline = Commands(
+        hub.address, run.home, preloads=("eval.text.perplexity", "models.revisions"), HF_HUB_OFFLINE="1"
+    )
     try:
         asked = len(hub.asked)
         done = offline(*perplexity("tiny/gpt2"))

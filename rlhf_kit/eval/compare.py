@@ -22,10 +22,10 @@ import numpy as np
 from rich.table import Table
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import results
 from rlhf_kit.eval.items import Item, read_results
 from rlhf_kit.intervals import intervals, mean, numbered, point
 from rlhf_kit.options import option
+from rlhf_kit.storage import as_json
 from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console
 
@@ -203,6 +203,6 @@ def run(options: CompareOptions) -> None:
     """`rlhf-kit eval compare`. Raises UserError."""
     comparison = compare_folders(options.first, options.second, options.seed)
     if options.json:
-        say(json.dumps(results.as_json(comparison), ensure_ascii=False, indent=2))
+        say(json.dumps(as_json(comparison), ensure_ascii=False, indent=2))
     else:
         show(comparison, Console())

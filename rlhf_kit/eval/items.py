@@ -22,7 +22,7 @@ from rlhf_kit.eval import results
 from rlhf_kit.inputs import MOST_JSON, parse_json, read_bytes, read_json
 from rlhf_kit.intervals import Figure, intervals, mean, numbered, point
 from rlhf_kit.progress import Progress
-from rlhf_kit.storage import Folder
+from rlhf_kit.storage import Folder, as_json, changes, json_lines, keep_lines
 from rlhf_kit.versions import provenance
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Results:
 
     def as_json(self) -> dict[str, Any]:
         record = asdict(self)
-        return results.as_json({**record.pop("measured"), **record})
+        return as_json({**record.pop("measured"), **record})
 
 
 Figures = Callable[[Sequence[Item], NDArray], Mapping[str, Figure]]
@@ -208,7 +208,7 @@ class Run:
             path = self.folder / PER_PROCESS.replace("*", str(self.rank))
             self.home.settle(path.name)  # what is there was read as items of ours
             self.home.claim(path.name)
-            _drop_torn_line(path)
+            keep_lines(path)
             self.file = path.open("a", encoding="utf-8")
         self.progress.start()
         return self
@@ -225,7 +225,7 @@ class Run:
         if infinite:
             raise ValueError(f"item {item.id!r}: {infinite[0]} is infinite")  # JSON has no word for it
         if self.file is not None:
-            self.file.write(results.json_lines([asdict(item)]))
+            self.file.write(json_lines([asdict(item)]))
             self.file.flush()
         self.items[item.id] = item
         self.progress.add(1)
@@ -275,7 +275,7 @@ class Run:
             seconds=round(self.seconds, 3),
         )
         if self.folder is not None:
-            results.write(self.folder / ITEMS, results.json_lines(map(asdict, ordered)), self.settings.task)
+            results.write(self.folder / ITEMS, json_lines(map(asdict, ordered)), self.settings.task)
             parts = [path.name for path in self.folder.glob(PER_PROCESS)]
             self.home.settle(*parts)
             self.home.remove(*parts)
@@ -287,7 +287,7 @@ class Run:
         return results.of(self.folder, self.settings.task)
 
     def _write(self, name: str, value: Any) -> None:
-        text = json.dumps(results.as_json(value), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(as_json(value), indent=2, ensure_ascii=False) + "\n"
         results.write(self.folder / name, text, self.settings.task)
 
 
@@ -347,16 +347,9 @@ def _check_settings(folder: Path, settings: Settings) -> None:
             f"{str(path)!r} does not hold the settings of a run: {error}. Give another folder with --output_dir."
         ) from error
     now = settings.deciding
-    other = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    other = changes(was, now)
     if other:
-        changes = ", ".join(f"{name} {was.get(name)!r}, now {now.get(name)!r}" for name in other)
         raise UserError(
-            f"{str(folder)!r} holds items measured with other settings ({changes}); give another folder with "
+            f"{str(folder)!r} holds items measured with other settings ({other}); give another folder with "
             "--output_dir."
         )
-
-
-def _drop_torn_line(path: Path) -> None:
-    if path.is_file():
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)

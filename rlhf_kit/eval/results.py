@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,6 @@ from rlhf_kit.storage import Folder, write_fault
 def fingerprint(values: Any) -> str:
     """Of any JSON values: the same text gives the same 16 hexadecimal digits."""
     return text_hash(json.dumps(values, ensure_ascii=False, sort_keys=True))
-
-
-def as_json(value: Any) -> Any:
-    """What JSON can hold: NaN and infinities become None."""
-    if isinstance(value, Mapping):
-        return {key: as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def json_lines(rows: Iterable[Any]) -> str:
-    # `default`: a Parquet file holds dates and the like
-    return "".join(json.dumps(as_json(row), ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 def of(folder: Path, task: str) -> Folder:

@@ -15,9 +15,9 @@ from accelerate import PartialState
 from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.items import Results, Run
-from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.tables import TableTask
 from rlhf_kit.eval.task import NOTHING_DONE, Task, planned
+from rlhf_kit.models.revisions import pin
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal import say
 

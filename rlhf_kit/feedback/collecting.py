@@ -15,20 +15,17 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_each, encode_prompt, set_chat_template
 from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.store import Answer, Store, open_store
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.messages import prompt_key
 from rlhf_kit.errors import UserError
 from rlhf_kit.feedback.assignment import Policy, set_policy
-from rlhf_kit.generation.generators import check_generators, load_generator
+from rlhf_kit.generation.generators import check_generators, encode_prompts, load_generator
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.checkpoints import end_ids
-from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.identity import model_hash
-from rlhf_kit.models.room import Room
 from rlhf_kit.options import option
 from rlhf_kit.options.bounds import number_faults
 from rlhf_kit.processes import processes, quiet
@@ -211,7 +208,7 @@ def _written(
     model, tokenizer = loaded
     rollout = sample(
         model,
-        encoded(model, tokenizer, prompts, options.max_completion_length),
+        encode_prompts(model, tokenizer, prompts, options.max_completion_length, "collect"),
         eos_ids=end_ids(model, tokenizer),
         pad_id=tokenizer.pad_token_id,
         max_completion_length=options.max_completion_length,
@@ -220,16 +217,3 @@ def _written(
         batch_size=options.batch_size,
     )
     return [text.strip() for text in rollout.texts(tokenizer)]
-
-
-def encoded(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], length: int
-) -> list[list[int]]:
-    """The tokens of the prompts. Raises UserError where one leaves no room for an answer."""
-    if any(not isinstance(prompt, str) for prompt in prompts):
-        set_chat_template(tokenizer)
-    rows = encode_each(prompts, lambda prompt: encode_prompt(tokenizer, prompt), "collect")
-    room = Room(context_length(model.config), length, "max_completion_length")
-    sizes = {f"prompt {number}": len(ids) for number, ids in enumerate(rows, start=1)}
-    room.check(sizes, "prompts", "Drop them, or lower --max_completion_length.", "collect")
-    return rows

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import Message, encode_prompt, lead_ids, set_chat_template, start_ids
+from rlhf_kit.data.chat import Message, encode_each, encode_prompt, lead_ids, set_chat_template, start_ids
 from rlhf_kit.data.hub import split_revision
 from rlhf_kit.errors import UserError, each
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.prefix import shared_prefix
+from rlhf_kit.models.room import Room
 
 
 def load_generator(
@@ -32,10 +35,29 @@ def load_generator(
     return model.to(device).eval(), tokenizer
 
 
-def check_generators(names: Iterable[str]) -> None:
-    """Before the first of several is measured. Raises UserError as `load_generator` does, of all of them, but for
-    weights that are no numbers: none is read."""
-    each(lambda name: load_policy(name, tokenizer=load_tokenizer(name), device_map="meta"), names)
+def check_generators(names: Iterable[str]) -> list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]:
+    """As `load_generator` each, without weights. Raises UserError as that does, of all of them, but for weights that
+    are no numbers: none is read."""
+
+    def checked(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        tokenizer = load_tokenizer(name)
+        return load_policy(name, tokenizer=tokenizer, device_map="meta"), tokenizer
+
+    return each(checked, names)
+
+
+def encode_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], length: int, command: str
+) -> list[list[int]]:
+    """The tokens of prompts, text or messages, up to where the assistant speaks; the tokenizer gets a chat template
+    where one is needed. Raises UserError, which begins with `command`, where one leaves no room for `length` more."""
+    if any(not isinstance(prompt, str) for prompt in prompts):
+        set_chat_template(tokenizer)
+    rows = encode_each(prompts, lambda prompt: encode_prompt(tokenizer, prompt), command)
+    room = Room(context_length(model.config), length, "max_completion_length")
+    sizes = {f"prompt {number}": len(ids) for number, ids in enumerate(rows, start=1)}
+    room.check(sizes, "prompts", "Drop them, or lower --max_completion_length.", command)
+    return rows
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

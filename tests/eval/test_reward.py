@@ -20,13 +20,13 @@ from rlhf_kit.cli import main
 from rlhf_kit.data.labelers import agreement
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import results
 from rlhf_kit.eval.reward import held_out
 from rlhf_kit.eval.reward.ranking import RankedList, Rankings
 from rlhf_kit.eval.reward.scoring import BATCHES, load_scorer, score_each, score_lists
 from rlhf_kit.eval.reward.task import Reward, evaluate_reward
 from rlhf_kit.models import heads
 from rlhf_kit.models.adapters import save, wrap
+from rlhf_kit.storage import as_json
 
 KINDS = ("ranked", "pairs", "thumbs")
 
@@ -132,7 +132,7 @@ def test_what_has_nothing_to_measure_is_kept_and_not_drawn(folder, tmp_path):
     assert found["n"] == {"items": 12, "clusters": 6} and found["details"]["n"]["lists_left_out"] == 1
     columns = [[item["details"][name] for name in ("scores", "ranks", "lengths")] for item in items]
     lists = [RankedList(item["cluster"], *of) for item, of in zip(items, columns, strict=True)]
-    expected = results.as_json(Rankings(lists[:-1], 0.5).measure(seed=0))
+    expected = as_json(Rankings(lists[:-1], 0.5).measure(seed=0))
     assert found["scores"] == expected["scores"]
     assert {name: list(each) for name, each in expected["intervals"].items()} == found["intervals"]
 
@@ -255,19 +255,19 @@ def test_the_command_writes_what_was_measured(folder, tmp_path, capsys):
     model, tokenizer = load_scorer(folder)
     expected = evaluate_reward(model, tokenizer, load(str(tmp_path / "rows.jsonl"), KINDS)[0])
     details, settings = told["details"], told["settings"]
-    assert toy.almost(told["scores"], results.as_json(expected["scores"]))
-    assert toy.almost(told["intervals"], results.as_json(expected["intervals"]))
+    assert toy.almost(told["scores"], as_json(expected["scores"]))
+    assert toy.almost(told["intervals"], as_json(expected["intervals"]))
     assert details["n"] == expected["n"] and told["reportable"] is True
     assert told["n"] == {"items": 12, "clusters": 6} and told["groups"] == {}
     for name in ("kind", "reliability", "length_bins", "ceiling"):
-        assert toy.almost(details[name], results.as_json(expected[name])), name
+        assert toy.almost(details[name], as_json(expected[name])), name
     assert (settings["task"], settings["protocol"], settings["version"]) == ("reward", "reward", 1)
     assert settings["options"]["calibration"] == {"gain": 2.0, "bias": 0.5, "logit_scale": 0.5, "logit_zero": 0.5}
     assert details["logit_scale"] == pytest.approx(0.5)
     assert {"python", "rlhf_kit", "torch", "transformers"} <= set(told["versions"]) and told["seconds"] > 0
     for item, one in zip(items, expected["items"], strict=True):
         about = {"row": int(item["id"]), "prompt": item["cluster"], "tau": item["scores"]["kendall_tau"]}
-        assert toy.almost(item["details"] | about, results.as_json(one))
+        assert toy.almost(item["details"] | about, as_json(one))
     assert items[0]["cluster"] == items[1]["cluster"] != items[2]["cluster"]
     json.loads((tmp_path / "out/results.json").read_text("utf-8"), parse_constant=no_constants)
     written = [".rlhf_kit", "items.jsonl", "report.html", "results.json", "settings.json"]
@@ -481,4 +481,4 @@ if __name__ == "__main__":
         argv = ["--model", sys.argv[1], "--data", str(place / "rows.jsonl"), "--output", str(place / "two")]
         assert main(["eval", "reward", *argv]) == 0
         in_memory = evaluate_reward(*load_scorer(sys.argv[1]), load(argv[3], KINDS)[0])
-        (place / f"{os.environ['RANK']}.json").write_text(json.dumps(results.as_json(in_memory)))
+        (place / f"{os.environ['RANK']}.json").write_text(json.dumps(as_json(in_memory)))

@@ -16,14 +16,13 @@ from rlhf_kit.data.messages import OPENING, completion_text, opening_faults, sha
 from rlhf_kit.data.sources import read
 from rlhf_kit.data.unread import lost_from_prompt
 from rlhf_kit.errors import UserError
-from rlhf_kit.eval import results
-from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.reward.scoring import Prompt, Reader, load_scorer, score_lists
 from rlhf_kit.models.ensemble import Ensemble
 from rlhf_kit.models.heads import score_texts
+from rlhf_kit.models.revisions import pin
 from rlhf_kit.options import option
 from rlhf_kit.processes import processes
-from rlhf_kit.storage import Folder
+from rlhf_kit.storage import Folder, json_lines
 from rlhf_kit.terminal import complain, say
 
 KINDS = ("ranked", "pairs", "thumbs", "demonstrations")
@@ -163,7 +162,7 @@ def run(options: ScoreOptions) -> None:
         message = f"{cut} prompts do not fit the model together with their completions, and lose their beginning."
         complain(f"rlhf-kit score: {message}")
     scores = score_lists(_scorer(options, list(loaded.values())), lists, options.batch_size)
-    text = results.json_lines(with_scores(source.rows, form, scores))
+    text = json_lines(with_scores(source.rows, form, scores))
     if options.output_file is None:
         say(text.removesuffix("\n"))
     else:

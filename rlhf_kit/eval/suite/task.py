@@ -17,15 +17,16 @@ from rlhf_kit.eval import results, runner
 from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.items import RESULTS as ITEM_RESULTS
 from rlhf_kit.eval.items import read_results
-from rlhf_kit.eval.revisions import pin
 from rlhf_kit.eval.suite.entries import NAME, Entry, read_suite
 from rlhf_kit.eval.suite.page import GAINED, LOST, Change, Report, Value, markdown, page, show
 from rlhf_kit.eval.tables import TableTask
 from rlhf_kit.eval.task import OutputArguments
 from rlhf_kit.generation.generators import check_generators, folders
+from rlhf_kit.models.revisions import pin
 from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes
+from rlhf_kit.storage import as_json
 from rlhf_kit.terminal import complain
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.versions import made_by, provenance
@@ -235,4 +236,4 @@ def write(report: Report, output: Path) -> None:
             link_back(output / name / entry.name / REPORT, f"eval {entry.command}", output / REPORT)
     declared = [{key: value for key, value in asdict(entry).items() if key != "meaning"} for entry in report.entries]
     record = {**asdict(report), "suite_hash": results.fingerprint(declared), **made}
-    results.write(output / RESULTS, json.dumps(results.as_json(record), indent=2, ensure_ascii=False) + "\n", TASK)
+    results.write(output / RESULTS, json.dumps(as_json(record), indent=2, ensure_ascii=False) + "\n", TASK)

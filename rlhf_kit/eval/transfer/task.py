@@ -24,6 +24,7 @@ from rlhf_kit.models.weights import TRUSTS_CODE
 from rlhf_kit.options import option
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes
+from rlhf_kit.storage import as_json
 from rlhf_kit.terminal import complain, say
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.versions import made_by, provenance
@@ -157,4 +158,4 @@ def write(report: Report, output: Path) -> None:
     record["guesses"] = {name: score._asdict() for name, score in report.guesses.items()}
     record["orders"] = [{**asdict(order), "verdict": order.verdict} for order in report.orders]
     record["transfers"] = [{**asdict(one), "gate_passed": one.passed} for one in report.transfers]
-    results.write(output / RESULTS, json.dumps(results.as_json(record), indent=2, ensure_ascii=False) + "\n", TASK)
+    results.write(output / RESULTS, json.dumps(as_json(record), indent=2, ensure_ascii=False) + "\n", TASK)
