@@ -143,13 +143,13 @@ OTHERS = {
         examples=("collect --models runs/sft runs/ppo --dataset_name world:prompts --k 4 --output_file labels.db",),
     ),
     "ui": Command(
-        "Rank answers and give thumbs in the browser",
-        "在瀏覽器裡排序、按讚或噓",
+        "Follow runs, rank answers and give thumbs in the browser",
+        "在瀏覽器裡看訓練、排序、按讚或噓",
         "rlhf_kit.serving.ui:run",
         {"Options": "rlhf_kit.serving.ui:UIOptions"},
         interrupted="Stopped; what was submitted is kept. 已停止；送出的都已保留。",
         extra="ui",
-        examples=("ui labels.db", "ui labels.db --host 0.0.0.0 --public_url https://lab.example --labelers amy bob"),
+        examples=("ui runs/demo", "ui labels.db --host 0.0.0.0 --public_url https://lab.example --labelers amy bob"),
     ),
     "label": Command(
         "Rank answers and give thumbs in the terminal",

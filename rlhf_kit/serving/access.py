@@ -78,16 +78,14 @@ Endpoint = Callable[[Request], Response]
 
 
 def needs(role: str) -> Callable[[Callable[[Request, Person], Response]], Endpoint]:
-    """An endpoint for those who are signed in, or for admins alone. Others are led to the start, or get 403."""
+    """An endpoint for those who are signed in, or for admins alone. Others are led to sign in, or get 403."""
 
     def guarded(endpoint: Callable[[Request, Person], Response]) -> Endpoint:
         @wraps(endpoint)
         def checked(request: Request) -> Response:
             who = person(request)
             if who is None:
-                if request.method == "GET":
-                    return RedirectResponse("/", 303)
-                raise HTTPException(403, "sign in first")
+                return _to_sign_in(request)
             if role == schema.ADMIN and not who.is_admin:
                 raise HTTPException(403, "for the admin alone")
             return endpoint(request, who)
@@ -95,6 +93,25 @@ def needs(role: str) -> Callable[[Callable[[Request, Person], Response]], Endpoi
         return checked
 
     return guarded
+
+
+def visible(endpoint: Callable[[Request, Person | None], Response]) -> Endpoint:
+    """A page of models and runs: on this machine alone for everybody, else for those who are signed in."""
+
+    @wraps(endpoint)
+    def checked(request: Request) -> Response:
+        who = person(request)
+        if who is None and not request.app.state.alone:
+            return _to_sign_in(request)
+        return endpoint(request, who)
+
+    return checked
+
+
+def _to_sign_in(request: Request) -> Response:
+    if request.method == "GET":
+        return RedirectResponse("/sign-in", 303)
+    raise HTTPException(403, "sign in first")
 
 
 # --- links, each of which becomes a session ------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -19,7 +19,7 @@ from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.store import Store
 from rlhf_kit.errors import UserError
 from rlhf_kit.feedback.assignment import policy_of
-from rlhf_kit.serving import labelling, overview
+from rlhf_kit.serving import labelling, overview, runs
 from rlhf_kit.serving.access import (
     SESSION,
     Guard,
@@ -28,21 +28,28 @@ from rlhf_kit.serving.access import (
     add_link,
     check_token,
     end_sessions,
+    is_loopback,
     needs,
     person,
     session_key,
     signed_in,
     use_link,
 )
+from rlhf_kit.serving.folder import NOTHING, Contents
 from rlhf_kit.serving.labelling import unread_guidelines
-from rlhf_kit.serving.render import FOLDER, render
+from rlhf_kit.serving.render import FOLDER, pages_for, render
 from rlhf_kit.serving.texts import LANGUAGES
 
 THEMES = ("auto", "light", "dark")
 
 
 def make_app(
-    store: Store, hosts: Sequence[str], by_name: bool = False, reveal_truth: bool = False, https: bool = False
+    store: Store,
+    hosts: Sequence[str],
+    by_name: bool = False,
+    reveal_truth: bool = False,
+    https: bool = False,
+    contents: Contents = NOTHING,
 ) -> Starlette:
     """The app over a store.
 
@@ -51,11 +58,13 @@ def make_app(
         by_name: whether a name is enough to sign in as a labeler: on a machine of one's own alone.
         reveal_truth: whether who has ranked answers of the embedded world is told how that compares with its truth.
         https: whether browsers come by HTTPS alone, to a proxy: then the cookie is for that alone.
+        contents: models and runs to show.
     """
     kinds = {kind: bool(store.tasks(kind)) for kind in schema.KINDS}
     app = Starlette(
         routes=[
             Route("/", start),
+            Route("/sign-in", sign_in_page),
             Route("/sign-in", sign_in, methods=["POST"]),
             Route("/sign-out", sign_out, methods=["POST"]),
             Route("/labelers/{labeler:int}/sign-out", sign_labeler_out, methods=["POST"]),
@@ -64,6 +73,7 @@ def make_app(
             Route("/preferences", preferences, methods=["POST"]),
             Route("/guidelines", guidelines),
             Route("/guidelines", acknowledge, methods=["POST"]),
+            Route("/runs", runs.runs),
             Route("/rank", labelling.rank),
             Route("/rank/{assignment:int}", labelling.rank),
             Route("/thumbs", labelling.thumbs),
@@ -89,7 +99,8 @@ def make_app(
         exception_handlers={HTTPException: refused, UserError: unusable},
     )
     app.state.store, app.state.policy, app.state.kinds, app.state.by_name = store, policy_of(store), kinds, by_name
-    app.state.reveal_truth = reveal_truth
+    app.state.reveal_truth, app.state.models, app.state.runs = reveal_truth, contents.models, contents.runs
+    app.state.alone = by_name and all(is_loopback(urlsplit(f"//{host}").hostname or "") for host in hosts)
     app.state.attempts = Limits(rate=1, burst=100)  # to sign in, of one address: a class may be behind it
     return app
 
@@ -113,15 +124,19 @@ async def form(request: Request) -> dict[str, str]:
 
 
 def start(request: Request) -> Response:
+    """To the first page that there is something for: a labeler's work before all others."""
     who = person(request)
-    if who is None:
-        return render(request, "start.html", None, by_name=request.app.state.by_name)
-    if unread_guidelines(request, who):
+    if who is not None and unread_guidelines(request, who):
         return RedirectResponse("/guidelines", 303)
-    first = next(
-        (name for kind, name in (("ranking", "rank"), ("thumbs", "thumbs")) if request.app.state.kinds[kind]), "rank"
-    )
-    return RedirectResponse(f"/{first}", 303)
+    there = [page.address for page in pages_for(request.app, who)]
+    work = [address for address in ("/rank", "/thumbs") if address in there]
+    if who is None and not there:
+        return sign_in_page(request)
+    return RedirectResponse([*work, *there][0], 303)
+
+
+def sign_in_page(request: Request) -> Response:
+    return render(request, "start.html", person(request), by_name=request.app.state.by_name)
 
 
 async def sign_in(request: Request) -> Response:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -32,6 +34,27 @@ TEMPLATES = Environment(
 )
 
 
+@dataclass(frozen=True)
+class Page:
+    """One of the navigation. `name`: of TEXTS, and of the page as its template is given it."""
+
+    name: str
+    address: str
+
+
+def pages_for(app: Starlette, who: Person | None) -> list[Page]:
+    """Those that there is something for, in their order; on this machine alone some for who is not signed in."""
+    state, seen = app.state, who is not None or app.state.alone
+    shown = {
+        Page("runs", "/runs"): seen and state.runs,
+        Page("rank", "/rank"): who and state.kinds["ranking"],
+        Page("thumbs", "/thumbs"): who and state.kinds["thumbs"],
+        Page("progress", "/progress"): who,
+        Page("guidelines", "/guidelines"): who,
+    }
+    return [page for page, there in shown.items() if there]
+
+
 def render(request: Request, name: str, who: Person | None, status: int = 200, **values: Any) -> HTMLResponse:
     """The page in the session's language."""
     language = request.session.get("language")
@@ -46,7 +69,6 @@ def render(request: Request, name: str, who: Person | None, status: int = 200, *
         theme=request.session.get("theme", "auto"),
         csrf=token(request),
         path=request.url.path,
-        has_thumbs=request.app.state.kinds["thumbs"],
-        has_ranking=request.app.state.kinds["ranking"],
+        pages=pages_for(request.app, who),
     )
     return HTMLResponse(html, status)

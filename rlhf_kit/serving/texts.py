@@ -8,6 +8,8 @@ LANGUAGES = {"en": "English", "zh-Hant": "繁體中文"}
 
 TEXTS: dict[str, tuple[str, str]] = {
     "title": ("Label answers", "標註回答"),
+    "runs": ("Runs", "訓練"),
+    "to label": ("Sign in", "登入"),
     "rank": ("Rank", "排序"),
     "thumbs": ("Thumbs", "讚／噓"),
     "progress": ("Progress", "進度"),

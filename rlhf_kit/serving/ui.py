@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
 
-from rlhf_kit.data.labels import schema
+from rlhf_kit.data.labels import POSTGRESQL, schema
 from rlhf_kit.data.labels.store import Store, open_store
 from rlhf_kit.errors import UserError
-from rlhf_kit.inputs import read_text
+from rlhf_kit.inputs import missing, read_text
 from rlhf_kit.options import option
 from rlhf_kit.serving.access import add_link, is_loopback
 from rlhf_kit.serving.app import make_app
+from rlhf_kit.serving.folder import NOTHING, Contents, contents_of, refuse_empty, store_in, with_models
 from rlhf_kit.terminal import say
 
 OWNER = "admin"
@@ -25,10 +26,12 @@ OWNER = "admin"
 class UIOptions:
     dataset_name: str | None = option(
         None,
-        "A store of labels: FILE.db or postgresql://USER@HOST/NAME. 標註資料庫",
-        positional="STORE",
+        "A folder of runs and models, whose labels are kept in labels.db; or a store: FILE.db, "
+        "postgresql://USER@HOST/NAME. 訓練的資料夾，或標註資料庫",
+        positional="FOLDER",
         required=True,
     )
+    models: list[str] = option([], "More models: NAME=M or M, folders or hub ids. 其他模型", short="model", whole=True)
     host: str = option("127.0.0.1", "Address to listen at. Any other than this machine's own needs --labelers. 位址")
     port: int = option(7860, "0 takes a free one. 連接埠")
     labelers: list[str] = option([], "Names: each gets a link that signs in once. 標註者的名字", whole=True)
@@ -50,19 +53,37 @@ def run(options: UIOptions) -> None:
             "gets a link that works once. 對外開放時，請用 --labelers 列出標註者。"
         )
     check_url(options.public_url)
-    store = open_store(options.dataset_name)
+    contents, store = opened(options)
     if options.guidelines is not None:
         store.add_guidelines(read_text(options.guidelines))
     listening = _listen(options.host, options.port)
     port = listening.getsockname()[1]
     address = options.public_url or f"http://{names(options, port)[0]}"
     app = make_app(
-        store, names(options, port), local and not options.labelers, options.reveal_truth, address.startswith("https:")
+        store,
+        names(options, port),
+        local and not options.labelers,
+        options.reveal_truth,
+        address.startswith("https:"),
+        contents,
     )
-    for line in links(store, options.labelers, address):
+    for line in links(store, options.labelers, address, contents):
         say(line)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
     uvicorn.Server(config).run([listening])
+
+
+def opened(options: UIOptions) -> tuple[Contents, Store]:
+    """What there is to show, and where labels are kept: in a folder, from its first start on. Raises UserError."""
+    source = Path(options.dataset_name)
+    is_folder = source.is_dir()
+    if not source.exists() and not source.suffix and not options.dataset_name.startswith(POSTGRESQL):
+        raise missing(source)
+    contents = contents_of(source) if is_folder else NOTHING
+    contents = replace(contents, models=with_models(contents, options.models))
+    if is_folder:
+        refuse_empty(source, contents)
+    return contents, open_store(store_in(source), create=True) if is_folder else open_store(options.dataset_name)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -88,13 +109,16 @@ def check_url(url: str | None) -> None:
         raise UserError(f"--public_url {url!r} must be http://HOST, https://HOST or ...:PORT, with nothing after it.")
 
 
-def links(store: Store, labelers: list[str], address: str) -> list[str]:
+def links(store: Store, labelers: list[str], address: str, contents: Contents = NOTHING) -> list[str]:
     """A line for the owner, and one for each labeler: links that sign in once."""
     owner = add_link(store, store.add_labeler(OWNER, schema.ADMIN))
-    lines = [f"{address}/join/{owner}", "    for you, once: all progress, export 給你自己用，一次有效"]
+    lines = []
+    if not labelers and contents != NOTHING:
+        lines += [f"{address}/", "    models and runs; by name to label 模型與訓練；標註時用名字登入"]
+    lines += [f"{address}/join/{owner}", "    for you, once: all progress, export 給你自己用，一次有效"]
     for name in labelers:
         lines.append(f"{address}/join/{add_link(store, store.add_labeler(name))}")
         lines.append(f"    for {name}, once 一次有效")
-    if not labelers:
+    if not labelers and contents == NOTHING:
         lines += [f"{address}/", "    for labelers on this machine, by name 本機標註者用名字登入"]
     return lines

@@ -3,7 +3,8 @@
 ACCESS, APP, UI, PAGES, RENDER = (
     f"rlhf_kit/serving/{name}.py" for name in ("access", "app", "ui", "labelling", "render")
 )
-GUARDED, PAGED, STARTED = (f"tests/serving/test_{name}.py::" for name in ("access", "pages", "ui"))
+GUARDED, PAGED, STARTED, FOUND = (f"tests/serving/test_{name}.py::" for name in ("access", "pages", "ui", "folder"))
+FOLDER, LINKED = "rlhf_kit/serving/folder.py", FOUND + "test_no_link_leads_out_of_the_folder"
 
 MUTANTS = [
     (
@@ -151,5 +152,34 @@ MUTANTS = [
         "if is_loopback(options.host) else []",
         "",
         STARTED + "test_the_names_that_are_answered",
+    ),
+    # a folder of runs and models
+    (FOLDER, "entry.is_dir(follow_symlinks=False)", "entry.is_dir()", LINKED),
+    (FOLDER, "(top is None or not path.is_symlink() or path.resolve().is_relative_to(top))", "True", LINKED),
+    (FOLDER, "if name in models:", "if False:", FOUND + "test_a_name_that_is_shown_twice_is_refused"),
+    (FOLDER, "if path.is_symlink():", "if False:", FOUND + "test_labels_are_not_written_through_a_link"),
+    (
+        FOLDER,
+        "deeper = 1 if folder == top else 0",
+        "pass",
+        FOUND + "test_names_are_places_below_the_folder",
+    ),
+    (
+        FOLDER,
+        "_kind(path.resolve()) != GENERATES:",
+        "_kind(path.resolve()) is None:",
+        FOUND + "test_a_model_that_does_not_generate_is_refused[reward]",
+    ),
+    (
+        ACCESS,
+        "if who is None and not request.app.state.alone:",
+        "if False:",
+        FOUND + "test_elsewhere_who_looks_signs_in[options0]",
+    ),
+    (
+        APP,
+        'by_name and all(is_loopback(urlsplit(f"//{host}").hostname or "") for host in hosts)',
+        "by_name",
+        FOUND + "test_elsewhere_who_looks_signs_in[options1]",
     ),
 ]

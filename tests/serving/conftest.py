@@ -58,7 +58,7 @@ class Client:
     def token(self) -> str:
         """Of the session, as its pages have it."""
         if "session" not in self.cookies:
-            self.get("/")
+            self.get("/sign-in")
         return json.loads(base64.b64decode(self.cookies["session"].partition(".")[0]))["csrf"]
 
     def form(self, path: str, **fields: str) -> Reply:
@@ -130,10 +130,11 @@ def filled(store: Store, lists: int = 12, thumbs: int = 4) -> Store:
     return store
 
 
-def served(store: Store, by_name: bool = True, reveal_truth: bool = False) -> Iterator[Site]:
+def served(store: Store, by_name: bool = True, reveal_truth: bool = False, hosts=(), **options) -> Iterator[Site]:
+    """`hosts`: that are answered beside loopback's."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=256)
     port = listening.getsockname()[1]
-    app = make_app(store, [f"127.0.0.1:{port}", f"localhost:{port}"], by_name, reveal_truth)
+    app = make_app(store, [f"127.0.0.1:{port}", f"localhost:{port}", *hosts], by_name, reveal_truth, **options)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()

@@ -18,6 +18,8 @@ from rlhf_kit.serving.ui import UIOptions, check_url, names, run
 # route -> status for nobody, a labeler, an admin
 ROUTES = {
     ("GET", "/"): (200, 303, 303),
+    ("GET", "/sign-in"): (200, 200, 200),
+    ("GET", "/runs"): (200, 200, 200),
     ("GET", "/rank"): (303, 200, 200),
     ("GET", "/thumbs"): (303, 200, 200),
     ("GET", "/rank/999"): (303, 404, 404),
@@ -66,8 +68,8 @@ def test_the_table_has_every_route(site):
     assert all(any(re.match(pattern, one) for one in asked) for pattern in patterns)
 
 
-def test_who_is_not_signed_in_is_led_to_the_start(site):
-    assert site.client().get("/rank").headers["location"] == "/"
+def test_who_is_not_signed_in_is_led_to_sign_in(site):
+    assert site.client().get("/rank").headers["location"] == "/sign-in"
 
 
 # --- one's own work -------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ counts), `higher_is_better`, and where they are needed `items`, `group`, `paired
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -18,9 +17,9 @@ from rlhf_kit.eval.commands import TASKS, task_named
 from rlhf_kit.eval.tables import TableTask
 from rlhf_kit.eval.task import EvalArguments, ModelsArguments, Task
 from rlhf_kit.inputs import read_yaml
+from rlhf_kit.options.named import NAME
 from rlhf_kit.options.reading import read_record
 
-NAME = re.compile(r"\w[\w.-]*")  # also of a folder
 OF_REWARD_MODELS = "reward"  # a suite's models are language models
 COMMANDS = [name for name in TASKS if name != OF_REWARD_MODELS]
 OF_THE_SUITE = ("model", "models", "model_name_or_path", "output", "output_dir", "limit", "dry_run")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
@@ -17,13 +16,14 @@ from rlhf_kit.eval import results, runner
 from rlhf_kit.eval.compare import compare_folders
 from rlhf_kit.eval.items import RESULTS as ITEM_RESULTS
 from rlhf_kit.eval.items import read_results
-from rlhf_kit.eval.suite.entries import NAME, Entry, read_suite
+from rlhf_kit.eval.suite.entries import Entry, read_suite
 from rlhf_kit.eval.suite.page import GAINED, LOST, Change, Report, Value, markdown, page, show
 from rlhf_kit.eval.tables import TableTask
 from rlhf_kit.eval.task import OutputArguments
 from rlhf_kit.generation.generators import check_generators, folders
 from rlhf_kit.models.revisions import pin
 from rlhf_kit.options import option
+from rlhf_kit.options.named import named_model, refuse_twice
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes
 from rlhf_kit.storage import as_json
@@ -125,27 +125,10 @@ class Suite(TableTask):
 def named_models(options: SuiteArguments) -> dict[str, str]:
     """Folder or hub id by name, those of the hub by commit. Raises UserError."""
     named = [named_model(text) for text in options.models]
-    names = [name.lower() for name, _ in named]  # some disks fold case
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"--models: two are called {twice!r}; give them names, as in {twice}=M {twice}-2=M.")
+    refuse_twice(name for name, _ in named)
     pinned = replace(options, models=[path for _, path in named])
     pin(pinned)
     return dict(zip((name for name, _ in named), pinned.models, strict=True))
-
-
-def named_model(text: str) -> tuple[str, str]:
-    """(name, folder or hub id) of `NAME=M` or `M`. Raises UserError.
-
-    >>> named_model("base=runs/demo/0"), named_model("runs/demo/sft/")
-    (('base', 'runs/demo/0'), ('sft', 'runs/demo/sft/'))
-    """
-    name, equals, path = text.partition("=")
-    if not equals or "/" in name:  # "=" may stand in a path
-        name, path = re.sub(r"[^\w.-]+", "-", Path(text).name), text
-    if not NAME.fullmatch(name) or not path:
-        raise UserError(f"--models: {text!r} must be NAME=M, as in sft=runs/demo/sft; NAME becomes a folder")
-    return name, path
 
 
 def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:
