@@ -1,9 +1,9 @@
 """SIGKILL at random moments, files damaged after it, and the same command again: `make test-kills` (KILLS=40, SEED=0).
 
-Every stage and one evaluation run once unbroken; then each is killed, some twice, and gone on with, in turn. It must
-leave the files that the unbroken one left, with the same in them: weights, steps, metrics, items, figures, and the
-checkpoints with all they hold. Where a checkpoint was damaged it must say which. Runs are forks of this process, which
-has the imports behind it.
+Every stage, one evaluation and `generate` run once unbroken; then each is killed, some twice, and gone on with, in
+turn. It must leave the files that the unbroken one left, with the same in them: weights, steps, metrics, items,
+figures, answers, and the checkpoints with all they hold. Where a checkpoint was damaged it must say which. Runs are
+forks of this process, which has the imports behind it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 BERT = "num_hidden_layers=2,hidden_size=32,num_attention_heads=2,intermediate_size=64,max_position_embeddings=64"
 # Of one run and no other: how long it took, what it went on from, and the state of the checkout (git) at its end.
 OWN = re.compile(r"commit|time|seconds(/.*)?|.*(runtime|per_second)|resumed(_from)?|resume_from_checkpoint")
+KEPT = ("checkpoint-*/checkpoint.json", "items-*", "*.part")  # by a stage, an evaluation, `generate`
 OWN_FILES = {".rlhf_kit", "checkpoint.json", "training_args.bin"}
 SAVED, TWICE, DAMAGED = 0.75, 0.25, 0.4  # shares: killed after something was saved, killed again, a file harmed then
 
@@ -62,7 +63,7 @@ def fork(main, argv, log: Path, out: Path, kill_after: float | None = None, sinc
     while True:
         done, code = os.waitpid(child, os.WNOHANG)
         seconds = time.perf_counter() - start
-        if saved is None and any(out.rglob("checkpoint-*/checkpoint.json" if "--output_dir" in argv else "items-*")):
+        if saved is None and any(file for kept in KEPT for file in out.rglob(kept)):
             saved = seconds
         if done:
             status = os.waitstatus_to_exitcode(code)
@@ -122,12 +123,16 @@ def prepare(folder: Path) -> dict[str, list[str]]:
                 "--ema_decay", "0.9", "--reward_scaling"],
         "eval": ["icl", "--models", str(folder / "base"), "--tasks", "1DC", "world-facts-en", "--shots", "0", "1",
                  "--limit", "30", "--max-batch-tokens", "256"],
+        "generate": [str(folder / "base"), "--dataset_name", ranked, "--n", "5", "--max_completion_length", "12",
+                     "--batch_size", "4"],
     }  # fmt: skip
 
 
 def command(stage: str, argv: list[str], out: Path, *more: str):
     if stage == "eval":
         return cli, ["eval", *argv, "--output_dir", str(out)]
+    if stage == "generate":
+        return cli, ["generate", *argv, "--output_file", str(out / "answers.jsonl")]
     return partial(run_command, stage), [*argv, "--output_dir", str(out), *more]
 
 
@@ -191,8 +196,8 @@ def differences(whole: Path, again: Path) -> list[str]:
 
 def harm(out: Path, chance: random.Random) -> str | None:
     """Cut, empty, garble or remove a file of the last whole checkpoint -> its name, None where there is none."""
-    for items in out.rglob("items-*"):  # of an evaluation: its last items were not on the disk yet
-        items.write_bytes(items.read_bytes()[: chance.randrange(items.stat().st_size + 1)])
+    for path in [*out.rglob("items-*"), *out.rglob("*.part")]:  # the last of them were not on the disk yet
+        path.write_bytes(path.read_bytes()[: chance.randrange(path.stat().st_size + 1)])
     found = [path for path in checkpoints(out) if not is_cut_off(path) and damage(path) is None]
     if not found:
         return None

@@ -65,6 +65,7 @@ PLACES = ("a pipe", "a device", "a folder", "nowhere", "a name too long", "under
 COMMANDS = {  # what reads it, and the arguments; {} is the file
     "score": (".jsonl", "score --model ./m --data {}"),
     "score, a list": (".json", "score --model ./m --data {}"),
+    "generate": (".jsonl", "generate ./m --data {}"),
     "convert": (".jsonl", "convert {} out.jsonl --from ranked"),
     "convert, a list": (".json", "convert {} out.jsonl --from hh-rlhf"),
     "references": (".json", "eval score squad --references {} --predictions good.json"),
@@ -180,6 +181,7 @@ def test_what_is_within_the_bounds_is_read(parse, text):
         "eval lambada --model none --data none.jsonl --output {}",
         "convert ranked.jsonl {}/out.jsonl --from ranked",
         "score --model none --data ranked.jsonl --output {}/out.jsonl",
+        "generate ./m --data ranked.jsonl --output {}/out.jsonl",
     ],
 )
 def test_a_place_where_nothing_can_be_written_is_one_message(command, place, capsys):

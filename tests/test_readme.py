@@ -37,7 +37,7 @@ from rlhf_kit.stages.mlm import train_tokenizer
 ROOT = Path(__file__).parents[1]
 README, CHINESE = (ROOT / name for name in ("README.md", "README.zh-TW.md"))
 TOUR, TREE, GUARANTEES = (ROOT / "docs" / name for name in ("tour.md", "files.md", "guarantees.md"))
-FEEDBACK = ROOT / "docs" / "feedback.md"
+FEEDBACK, CHAT = ROOT / "docs" / "feedback.md", ROOT / "docs" / "chat.md"
 PAGES = {page: page.parent / "zh-TW" / page.name for page in (TOUR, TREE, GUARANTEES)} | {README: CHINESE}
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")]
 SQUAD = [  # a file in SQuAD's format, as the tour's my/squad.json
@@ -199,7 +199,7 @@ def check_kit(words, place, capsys):
     if stage in ("ui", "label"):
         check_labelling(words)
         return
-    if stage in ("collect", "eval", "score", "convert", "merge", "completion"):
+    if stage in ("collect", "generate", "eval", "score", "convert", "merge", "completion"):
         assert cli.main([stage, *rest]) == 0, capsys.readouterr().err
         return
     status = cli.main([stage, *rest] if "--dry_run" in rest else [stage, *rest, "--dry_run"])
@@ -273,7 +273,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("command", commands(*PAGES, FEEDBACK, ROOT / "CONTRIBUTING.md"))
+@pytest.mark.parametrize("command", commands(*PAGES, FEEDBACK, CHAT, ROOT / "CONTRIBUTING.md"))
 def test_a_command_does_what_it_says(command, place, capsys):
     words = shlex.split(command)
     assert words[0] in RULES, f"no rule checks {command!r}: write one"

@@ -20,7 +20,7 @@ LAYERS = [
     ["serving"],
     ["report"],
     ["stages"],
-    ["sft", "reward", "ppo", "eval", "feedback"],
+    ["sft", "reward", "ppo", "eval", "feedback", "chat"],
     ["training"],
     ["generation"],
     ["models"],

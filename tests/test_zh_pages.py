@@ -12,6 +12,7 @@ DOCS = ROOT / "docs"
 PAGES = {DOCS / path.name: path for path in sorted((DOCS / "zh-TW").glob("*.md"))}
 PAGES[ROOT / "README.md"] = ROOT / "README.zh-TW.md"
 NEEDED = {
+    "chat.md",
     "coqa.md",
     "data.md",
     "doctor.md",

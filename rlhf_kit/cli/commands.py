@@ -69,6 +69,7 @@ class Command:
     renamed: str = ""
     interrupted: str = "The same command starts over."
     unwritten: str = ""
+    output: str = "--output_dir"  # the option that names what could not be written
     examples: tuple[str, ...] = ()
     extra: str = ""  # of the package, which the command needs
     task: str = ""  # of `eval`: `module:Class`; the runner runs it
@@ -141,6 +142,20 @@ OTHERS = {
         interrupted="The same command resumes. 已中斷；同一個指令會接續。",
         extra="feedback",
         examples=("collect --models runs/sft runs/ppo --dataset_name world:prompts --k 4 --output_file labels.db",),
+    ),
+    "generate": Command(
+        "A model's answers to prompts, for scripts: printed, or kept in a file",
+        "用腳本取得模型的回答",
+        "rlhf_kit.chat.generating:run",
+        {"Options": "rlhf_kit.chat.generating:GenerateOptions"},
+        interrupted="The same command resumes from --output_file; without that option nothing was saved. "
+        "已中斷；有 --output_file 時，同一個指令會接續。",
+        unwritten="Finished answers are kept: free some space, and the same command resumes.",
+        output="--output_file",
+        examples=(
+            'generate runs/sft --prompt "Why is the sky blue?"',
+            "generate runs/ppo --dataset_name world:prompts --split test --output_file answers.jsonl",
+        ),
     ),
     "ui": Command(
         "Follow runs, rank answers and give thumbs in the browser",

@@ -101,7 +101,7 @@ def _fault(words: str, command: Command, error: Exception) -> tuple[str, int]:
         return f"rlhf-kit {words}: {advice}", 1
     fault = importlib.import_module("rlhf_kit.storage").write_fault(error) if command.unwritten else None
     if fault is not None:
-        return f"rlhf-kit {words}: --output_dir cannot be written: {fault}. {command.unwritten}", 1
+        return f"rlhf-kit {words}: {command.output} cannot be written: {fault}. {command.unwritten}", 1
     if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
         place = f"{str(error.filename)[:200]!r}: {error.strerror}"
         return f"rlhf-kit {words}: {place}. Give an existing file or folder that this account may access.", 2

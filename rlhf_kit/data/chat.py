@@ -195,6 +195,13 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) ->
     return without_lead(tokenizer, text) if tokenizer.chat_template else text
 
 
+def decode_behind(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]) -> str:
+    """Text of `ids` as it continues that of `before`, white space and all: alone some tokenizers drop the first."""
+    options = dict(skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    start, whole = tokenizer.decode(before, **options), tokenizer.decode([*before, *ids], **options)
+    return whole.removeprefix(start) if whole.startswith(start) else tokenizer.decode(ids, **options)
+
+
 def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
     """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
     encoded, refusals = [], {}

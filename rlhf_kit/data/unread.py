@@ -57,13 +57,13 @@ def notices(rows: Sequence[Any], kind: str) -> list[str]:
             f"`{name}`" + ("" if count == len(rows) else f" (in {count} of {len(rows)} rows)")
             for name, count in unread.items()
         )
-        why = "reward functions get the sampled ones under this name; rename it to pass it on"
+        why = "the sampled ones have this name; rename it to pass it on"
         lines.append(f"not read, as {why if kind == 'prompts' else f'{kind} have no such columns'}: {named}")
     if fields := unread_fields(rows, kind):
         named = ", ".join(f"`{name}` (in {count} of {len(rows)} rows)" for name, count in fields.items())
         lines.append(f"not read, as answers are text: {named}")
     if kind == "prompts" and (count := sum(bool(row.get("tools")) for row in rows if isinstance(row, Mapping))):
-        lines.append(f"`tools` (in {count} of {len(rows)} rows) reach the reward functions, not the policy")
+        lines.append(f"`tools` (in {count} of {len(rows)} rows) are handed on, and not shown to the model")
     return lines
 
 

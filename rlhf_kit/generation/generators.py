@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_kit.data.chat import Message, encode_each, encode_prompt, lead_ids, set_chat_template, start_ids
 from rlhf_kit.data.hub import split_revision
+from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.errors import UserError, each
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
@@ -47,16 +49,18 @@ def check_generators(names: Iterable[str]) -> list[tuple[PreTrainedModel, PreTra
 
 
 def encode_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], length: int, command: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], length: int, source: str
 ) -> list[list[int]]:
     """The tokens of prompts, text or messages, up to where the assistant speaks; the tokenizer gets a chat template
-    where one is needed. Raises UserError, which begins with `command`, where one leaves no room for `length` more."""
+    where one is needed. Raises UserError, which begins with `source`, where one leaves no room for `length` more."""
     if any(not isinstance(prompt, str) for prompt in prompts):
         set_chat_template(tokenizer)
-    rows = encode_each(prompts, lambda prompt: encode_prompt(tokenizer, prompt), command)
+    unread: Counter[str] = Counter()
+    rows = encode_each(prompts, lambda prompt: encode_prompt(tokenizer, prompt, unread), source)
+    warn_unread(unread, len(rows), source)
     room = Room(context_length(model.config), length, "max_completion_length")
     sizes = {f"prompt {number}": len(ids) for number, ids in enumerate(rows, start=1)}
-    room.check(sizes, "prompts", "Drop them, or lower --max_completion_length.", command)
+    room.check(sizes, "prompts", "Drop them, or lower --max_completion_length.", source)
     return rows
 
 

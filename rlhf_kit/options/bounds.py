@@ -107,6 +107,7 @@ BOUNDS: dict[str, Bound] = {
     "max_completion_length": COUNT,
     "PPOConfig.temperature": Bound("be above 0: PPO needs a distribution to sample from", lambda x: x > 0),
     "sample.temperature": NOT_NEGATIVE,
+    "GenerateOptions.temperature": NOT_NEGATIVE,
     "top_k": COUNT_OR_0,
     "top_p": Bound("be above 0 and at most 1", lambda x: 0 < x <= 1),
     "best_of_n.temperature": Bound("be above 0: the n completions of a prompt would all be the same", lambda x: x > 0),

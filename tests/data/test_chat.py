@@ -232,3 +232,14 @@ def test_a_token_that_would_join_two_turns_is_cut_where_they_meet():
     answer = chat.encode_completion(tokenizer, "Yes.", eos=True)
     assert tokenizer.convert_ids_to_tokens(answer) == ["▁", "Ye", "s", ".", "</s>"]
     assert chat.encode_dialogue(tokenizer, said)[0] == chat.encode_prompt(tokenizer, "Hi?") + answer
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "wordpiece"])  # whose spaces are lost
+def test_what_continues_a_text_is_decoded_letter_by_letter(kind):
+    tokenizer = tokenizer_of_kind(kind)
+    text = "Anna packed a bag and took the early train home"
+    ids = chat.start_ids(tokenizer) + tokenizer(text, add_special_tokens=False)["input_ids"]
+    for border in range(1 + len(chat.start_ids(tokenizer)), len(ids)):
+        before, behind = ids[:border], ids[border:]
+        start = chat.decode_behind(tokenizer, [], before)
+        assert start + chat.decode_behind(tokenizer, before, behind) == text

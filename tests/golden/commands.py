@@ -208,6 +208,18 @@ RUNS = [
     Run("labels/ranked", "convert labels.db out-merged.jsonl --anonymise --merge ranked-pairs"),
     Run("labels/best", "convert labels.db out-best.jsonl --to best"),
     Run("labels/reward", f"reward {STAGES['reward']} --dataset_name labels.db --output_dir out-labels"),
+    *(
+        Run(f"generate/{name}", f"generate lm --data ranked.jsonl --limit 4 --max_completion_length 8 {more}")
+        for name, more in (
+            ("dry", "--output out-answers.jsonl --dry-run"),
+            ("file", "--output out-answers.jsonl --n 2 --top_k 20"),
+            ("again", "--output out-answers.jsonl --n 2 --top_k 20"),
+            ("other-settings", "--output out-answers.jsonl --n 2"),
+            ("no-model", "--model nowhere/model --output new.jsonl"),
+            ("too-long", "--output new.jsonl --max_completion_length 100000"),
+        )
+    ),
+    Run("generate/help", "generate --help"),
     Run("labels-refused/no-model", f"{COLLECT} --model nowhere/model --output_file new.db"),
     Run("labels-refused/one-answer", f"{COLLECT} --k 1 --output_file new.db"),
     Run("labels-refused/no-store", "reward --model_name_or_path lm --dataset_name nowhere.db --output_dir new"),

@@ -56,7 +56,10 @@ def test_answers_of_a_ranking_are_left_out_and_that_is_said(tmp_path):
     told = []
     found, _ = load(write(tmp_path / "x.jsonl", rows), ppo.KINDS, tell=told.append)
     assert set(found.column_names) == {"prompt", "ranks", "solution"}
-    assert len(told) == 1 and "under this name; rename it to pass it on: `completions` (in 1 of 2 rows)" in told[0]
+    assert (
+        len(told) == 1
+        and "the sampled ones have this name; rename it to pass it on: `completions` (in 1 of 2 rows)" in told[0]
+    )
 
 
 @pytest.mark.parametrize("name", ["prompts", "completions", "completion_ids", "prompt_ids", "trainer_state"])

@@ -1,0 +1,1 @@
+"""Talking to models: answers to prompts, for scripts and for people."""
