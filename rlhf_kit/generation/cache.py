@@ -6,6 +6,7 @@ serves CUDA graphs, which are not written as long as no GPU proves them, and on 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -52,6 +53,13 @@ class GrowingLayer(DynamicLayer):
         self._show(self.start - max(missing, 0), self.end)
         columns = slice(self.end - keys.shape[-2], self.end)
         self.all_keys[rows, :, columns], self.all_values[rows, :, columns] = keys, values
+
+    def add_rows(self, count: int) -> None:
+        """So many rows more, of which nothing was read: they are to be masked."""
+        self.all_keys, self.all_values = (
+            torch.cat([x, x.new_zeros(count, *x.shape[1:])]) for x in (self.all_keys, self.all_values)
+        )
+        self._show(self.start, self.end)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Go on with some rows alone, in this order: the one selection that all kinds of layers have."""

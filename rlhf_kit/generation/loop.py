@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Begun(NamedTuple):
-    """Rows that take the places of others, which have ended."""
+    """Rows that take the places of others, which have ended, or come behind the last one."""
 
     places: Tensor  # (N,)
     prompts: list[list[int]]

@@ -104,6 +104,8 @@ class Cached:
         [ .  a  a  a | a ]        [ .  a  a  a | a ]
         [ b  b  b  b | b ]   ->   [ .  .  c  c | c ]     b has ended; the first column is used no more
         """
+        if (more := int(places.max()) + 1 - len(self.lengths)) > 0:
+            self._add(more)
         ids, lengths = left_pad(prompts, self.pad_id, self.ids.device)
         width = ids.shape[1]
         self.ids[places], self.lengths[places] = ids[:, -1:], lengths
@@ -115,6 +117,13 @@ class Cached:
             _read_on(self.model, ids[:, :-1], mask, ops.position_ids(mask), read)
             for layer, new in zip(self.cache.layers, read.layers, strict=True):
                 layer.replace(places, new.keys, new.values)
+
+    def _add(self, rows: int) -> None:
+        """Places behind the last row, for rows that begin there."""
+        self.ids, self.mask = F.pad(self.ids, (0, 0, 0, rows)), F.pad(self.mask, (0, 0, 0, rows))
+        self.lengths = F.pad(self.lengths, (0, rows))
+        for layer in self.cache.layers:
+            layer.add_rows(rows)
 
     def _fit(self) -> None:
         """Without the first columns, where no row has a token any more."""
@@ -144,7 +153,7 @@ class Anew:
         self.model, self.pad_id, self.room = model, pad_id, room
         ids, lengths = pad_right(prompts, pad_id)
         device = next(model.parameters()).device
-        self.ids, self.lengths = F.pad(ids, (0, room), value=pad_id).to(device), lengths.to(device)
+        self.ids, self.lengths = ids.to(device), lengths.to(device)
 
     def read(self) -> tuple[Tensor, Tensor]:
         rows = compact_rows(self.ids[:, : int(self.lengths.max())], self.lengths)
@@ -155,6 +164,8 @@ class Anew:
     def write(self, step: Step) -> None:
         if step.rows is not None:
             self.ids, self.lengths = self.ids[step.rows], self.lengths[step.rows]
+        if int(self.lengths.max()) == self.ids.shape[1]:
+            self.ids = F.pad(self.ids, (0, self.room), value=self.pad_id)
         self.ids[torch.arange(len(step.tokens), device=step.tokens.device), self.lengths] = step.tokens
         self.lengths = self.lengths + 1
         if step.begun is not None:
@@ -162,7 +173,10 @@ class Anew:
 
     def begin(self, places: Tensor, prompts: list[list[int]]) -> None:
         ids, lengths = (x.to(self.ids.device) for x in pad_right(prompts, self.pad_id))
-        self.ids = F.pad(self.ids, (0, max(0, ids.shape[1] + self.room - self.ids.shape[1])), value=self.pad_id)
+        more = max(0, int(places.max()) + 1 - len(self.lengths))
+        wider = max(0, ids.shape[1] - self.ids.shape[1])
+        self.ids = F.pad(self.ids, (0, wider, 0, more), value=self.pad_id)
+        self.lengths = F.pad(self.lengths, (0, more))
         self.ids[places, : ids.shape[1]], self.lengths[places] = ids, lengths
 
 

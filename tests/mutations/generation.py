@@ -88,8 +88,8 @@ MUTANTS = [
     ),
     (
         READING,
-        "self.ids = F.pad(self.ids, (0, max(0, ids.shape[1] + self.room - self.ids.shape[1])), value=self.pad_id)",
-        "pass",
+        "        if int(self.lengths.max()) == self.ids.shape[1]:",
+        "        if False:",
         ALONE + "[rwkv]",
     ),
     (
