@@ -309,11 +309,23 @@ def test_results_of_two_revisions_lie_apart(tmp_path):
     assert folders([f"tiny/gpt2@{A}"], tmp_path)[0].name == "gpt2"
 
 
+def test_answers_say_which_commit_gave_them(hub, run):
+    commit = head(hub, "tiny/gpt2")[0]
+    done = run(*answers("tiny/gpt2"), "--output_file", "answers.jsonl")
+    assert done.status == 0, done.said
+    rows = [json.loads(line) for line in (run.home / "answers.jsonl").read_text().splitlines()]
+    assert {row["model"] for row in rows} == {f"tiny/gpt2@{commit}"} and len(rows) == 8
+
+
 # --- what goes wrong ------------------------------------------------------------------------------------------------
 
 
 def perplexity(model, data="tiny/talk:text"):
     return ["eval", "perplexity", "--model", model, "--data", data]
+
+
+def answers(model):
+    return ["generate", model, "--dataset_name", "tiny/talk:sft", "--max_completion_length", "4"]
 
 
 @pytest.mark.parametrize("kind, name, asked", [
@@ -360,8 +372,11 @@ def test_code_of_its_own_is_not_run_unasked(hub, run, models):
     config = json.loads(files["config.json"]) | {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
     config["auto_map"]["AutoModelForCausalLM"] = "own.OwnModel"
     hub.add("tiny/own", files | {"config.json": json.dumps(config).encode(), "own.py": b"raise SystemExit(99)"})
-    said = refused(run(*perplexity("tiny/own")), "it contains code of its own", f"{hub.address}/tiny/own")
-    assert "--trust_remote_code" in said
+    collect = ["collect", "--models", *answers("tiny/own")[1:], "--output_file", "own.db"]
+    for command in (perplexity("tiny/own"), answers("tiny/own"), collect):
+        said = refused(run(*command), "it contains code of its own", f"{hub.address}/tiny/own")
+        assert "--trust_remote_code" in said
+        assert "SystemExit: 99" in run(*command, "--trust_remote_code").said
 
 
 def test_offline(hub, run):

@@ -26,6 +26,7 @@ from rlhf_kit.generation.sampling import sample
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.models.checkpoints import end_ids
 from rlhf_kit.models.identity import model_hash
+from rlhf_kit.models.revisions import pin
 from rlhf_kit.options import option
 from rlhf_kit.options.bounds import number_faults
 from rlhf_kit.processes import processes, quiet
@@ -88,6 +89,7 @@ class Writer:
 def run(options: CollectOptions) -> None:
     """`rlhf-kit collect`. Raises UserError before a weight is loaded where that can be known."""
     quiet()
+    pin(options)
     check(options)
     rows, _ = load(options.dataset_name, ("prompts",), options.split, options.seed)
     prompts = list({prompt_key(prompt): prompt for prompt in rows["prompt"][: options.limit]}.values())

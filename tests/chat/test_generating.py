@@ -92,7 +92,9 @@ def test_an_answer_that_ends_and_one_that_is_cut_off(base, prompts, tmp_path):
     assert generate(base, prompts, tmp_path / "out.jsonl", "--temperature", 9, "--n", 9) == 0
     lines = lines_of(tmp_path / "out.jsonl")
     assert {line["finish_reason"] for line in lines} == {"stop", "length"}
-    assert not any("endoftext" in line["completion"] for line in lines)
+    texts = [line["completion"] for line in lines]
+    assert not any("endoftext" in text for text in texts)
+    assert any(text != text.strip() for text in texts)  # it goes on with a text, and blanks are of it
 
 
 @pytest.mark.parametrize("as_text", [True, False])
@@ -150,6 +152,11 @@ def test_an_answer_depends_on_its_row_and_number_alone(base, prompts, tmp_path):
     several = answers("several.jsonl", "--n", 3, "--batch_size", 4)
     assert several[::3] == whole and several[1::3] != whole
     assert answers("other.jsonl", "--seed", 1) != whole
+
+
+def test_a_prompt_that_comes_again_is_answered_anew(base, data, tmp_path):
+    assert generate(base, data([{"prompt": "the cat"}] * 6), tmp_path / "out.jsonl") == 0
+    assert len({line["completion"] for line in lines_of(tmp_path / "out.jsonl")}) > 1
 
 
 def test_top_k_and_top_p_leave_unlikely_tokens_out(base, prompts, tmp_path):

@@ -6,12 +6,17 @@ GONE_ON = TEST + "test_after_ctrl_c_the_same_command_goes_on"
 ONE_GO = TEST + "test_of_answers_made_in_one_go_all_are_kept_or_none"
 OTHERS = TEST + "test_answers_of_other_settings_are_not_mixed"
 ALONE = TEST + "test_an_answer_depends_on_its_row_and_number_alone"
-CONTINUED = TEST + "test_a_base_model_goes_on_with_the_text_as_transformers_does"
+ENDED = TEST + "test_an_answer_that_ends_and_one_that_is_cut_off"
 
 MUTANTS = [
-    (GENERATING, 'text_hash(f"{seed} {row} {answer}")', 'text_hash(f"{seed} {answer}")', ALONE),
+    (
+        GENERATING,
+        'text_hash(f"{seed} {row} {answer}")',
+        'text_hash(f"{seed} {answer}")',
+        TEST + "test_a_prompt_that_comes_again_is_answered_anew",
+    ),
     (GENERATING, 'text_hash(f"{seed} {row} {answer}")', 'text_hash(f"{seed} {row}")', ALONE),
-    (GENERATING, "for number in range(first, min(first + size, total))]", "for number in range(size)]", GONE_ON),
+    (GENERATING, "for number in range(first, min(first + size, total))]", "for number in range(size)]", ALONE),
     (GENERATING, "lines - lines % size", "lines", ONE_GO),
     (GENERATING, "            keep_lines(self.part, kept)\n", "", GONE_ON),
     (GENERATING, "            if not kept:\n", "            if kept:\n", OTHERS),
@@ -41,13 +46,8 @@ MUTANTS = [
         "    if False:\n",
         TEST + "test_every_row_is_handed_on_and_what_is_not_is_named",
     ),
-    (
-        GENERATING,
-        '"stop" if ended else "length"',
-        '"length"',
-        TEST + "test_an_answer_that_ends_and_one_that_is_cut_off",
-    ),
-    (GENERATING, "    if tokenizer.chat_template:\n", "    if True:\n", CONTINUED),
+    (GENERATING, '"stop" if ended else "length"', '"length"', ENDED),
+    (GENERATING, "    if tokenizer.chat_template:\n", "    if True:\n", ENDED),
     (
         CHAT,
         "return whole.removeprefix(start) if whole.startswith(start) else tokenizer.decode(ids, **options)",

@@ -129,4 +129,16 @@ MUTANTS = [
         "rows=table.rows",
         HUB + "test_a_cell_is_of_its_models_and_datas_commits",
     ),
+    (
+        "rlhf_kit/feedback/collecting.py",
+        "    pin(options)\n",
+        "",
+        "tests/test_hub.py::test_code_of_its_own_is_not_run_unasked",
+    ),
+    (
+        "rlhf_kit/chat/generating.py",
+        "    pin(options)\n",
+        "",
+        "tests/test_hub.py::test_answers_say_which_commit_gave_them",
+    ),
 ]
