@@ -179,6 +179,11 @@ class Engine:
         """Requests in line that are still wanted."""
         return sum(not job.is_cancelled for job in self._waiting)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is at work or in line."""
+        return bool(self.going or self.waiting or self._calls)
+
     def close(self) -> None:
         """What is at work or in line gets `Closed`."""
         with self._changed:

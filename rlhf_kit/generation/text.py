@@ -13,14 +13,20 @@ LONGEST_CHARACTER = 4  # bytes of UTF-8, and as many tokens at most
 class TextStream:
     """Text of tokens, given one at a time; special tokens are left out.
 
+    Args:
+        behind: the tokens that stand before: some tokenizers write a token otherwise at the beginning of a text.
+
     Attributes:
         stopped: whether a stop string was found: nothing of it, and nothing behind it, is given.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), behind: Sequence[int] = ()):
         self.tokenizer, self.stop, self.stopped = tokenizer, [text for text in stop if text], False
-        self.ids: list[int] = []
-        self.begin, self.end = 0, 0  # of `ids`: those before `end` are written, and from `begin` on decoded again
+        self.ids = [*behind[-2 * LONGEST_CHARACTER :]]
+        self.begin, self.end = (
+            0,
+            len(self.ids),
+        )  # of `ids`: those before `end` are written, and from `begin` on decoded again
         self.held = ""  # might be the beginning of a stop string
 
     def push(self, token: int) -> str:
@@ -37,7 +43,7 @@ class TextStream:
         return "" if self.stopped else self._before_stop(text)
 
     def _new(self) -> str:
-        """Decoded behind the tokens before: some tokenizers write a token otherwise at the beginning of a text."""
+        """Decoded behind the tokens before."""
         before = decoded(self.tokenizer, self.ids[self.begin : self.end])
         return decoded(self.tokenizer, self.ids[self.begin :])[len(before) :]
 
