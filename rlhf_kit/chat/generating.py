@@ -43,6 +43,7 @@ except ImportError:  # Windows, where nobody tells two apart that write into one
 
 VERSION = 1  # goes up when the same settings give other answers
 AHEAD = 4  # batches that are sampled in one go: where an answer ends, the next begins
+PART, SETTINGS = ".part", ".settings.json"  # what the names of a file of answers and of its settings end in
 ANSWER = ("completion", "finish_reason", "model", "seed")  # columns that a row gets
 
 
@@ -60,9 +61,10 @@ class GenerateOptions:
     n: int = option(1, "Answers a prompt. 每個提示的回答數")
     max_completion_length: int = option(128, "Tokens of an answer. 回答的長度上限")
     temperature: float = option(1.0, "Of sampling; 0 takes the likeliest token each time. 取樣溫度")
-    top_k: int | None = option(None, "Sample from the K likeliest tokens. 只從最可能的 K 個字取樣")
+    top_k: int | None = option(None, "Sample from the K likeliest tokens. 只從最可能的 K 個 token 取樣")
     top_p: float | None = option(
-        None, "Sample from the likeliest tokens that together reach this probability. 只從累積機率達 P 的字取樣"
+        None,
+        "Sample from the likeliest tokens that together reach this probability. 只從累積機率達 P 的最可能 token 取樣",
     )
     seed: int = option(0, "Of the answers. 亂數種子")
     system_prompt: str | None = option(None, "A system turn before every prompt. 系統提示")
@@ -126,7 +128,7 @@ def check_output(options: GenerateOptions) -> None:
     if path is not None:
         home = Folder(path.parent, "generate")
         home.check_file(path.name, "--output_file", options.dataset_name or "", "--dataset_name")
-        home.refuse_foreign([f"{path.name}.part", f"{path.name}.settings.json"])
+        home.refuse_foreign([path.name + PART, path.name + SETTINGS])
 
 
 def rows_of(options: GenerateOptions) -> list[dict[str, Any]]:
@@ -250,7 +252,8 @@ def print_answers(
 
 @dataclass(frozen=True)
 class AnswerFile:
-    """`path` with all `total` answers; until then they are in PATH.part. PATH.settings.json says how they are made."""
+    """`path` with all `total` answers; until the last is there they are in PATH.part. PATH.settings.json says how they
+    are made."""
 
     path: Path
     settings: Mapping[str, Any]
@@ -266,11 +269,11 @@ class AnswerFile:
 
     @property
     def part(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.part")
+        return self.path.with_name(self.path.name + PART)
 
     @property
     def record(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.settings.json")
+        return self.path.with_name(self.path.name + SETTINGS)
 
     def refuse_others(self) -> None:
         """Raises UserError where there are answers that other settings made."""

@@ -6,6 +6,7 @@ GONE_ON = TEST + "test_after_ctrl_c_the_same_command_goes_on"
 ONE_GO = TEST + "test_of_answers_made_in_one_go_all_are_kept_or_none"
 OTHERS = TEST + "test_answers_of_other_settings_are_not_mixed"
 ALONE = TEST + "test_an_answer_depends_on_its_row_and_number_alone"
+CUT_OFF = "tests/stages/test_folders.py::test_a_line_that_was_cut_off_is_not_kept"
 ENDED = TEST + "test_an_answer_that_ends_and_one_that_is_cut_off"
 
 MUTANTS = [
@@ -54,5 +55,5 @@ MUTANTS = [
         "return tokenizer.decode(ids, **options)",
         "tests/data/test_chat.py::test_what_continues_a_text_is_decoded_letter_by_letter[always]",
     ),
-    (STORAGE, '.split(b"\\n")[:-1][:count]', '.split(b"\\n")[:count]', GONE_ON),
+    (STORAGE, '.split(b"\\n")[:-1][:count]', '.split(b"\\n")[:count]', CUT_OFF),
 ]

@@ -8,7 +8,7 @@ import sys
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_kit.storage import LOCK, RUN, Folder
+from rlhf_kit.storage import LOCK, RUN, Folder, keep_lines, whole_lines
 from rlhf_kit.training.checks import Watch
 from tests.tiny_stages import QUIET, STAGES
 from tests.victims import every_byte, project
@@ -272,3 +272,14 @@ def test_what_a_run_saves_follows_the_umask(mask, stage, tmp_path):
     modes = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {path.name for path in modes} >= {"model.safetensors", "optimizer.pt", "run.json", "metrics.jsonl"}
     assert set(modes.values()) == {0o666 & ~mask}
+
+
+def test_a_line_that_was_cut_off_is_not_kept(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    for count, kept in ((None, "[1]\n[2]\n"), (2, "[1]\n[2]\n"), (1, "[1]\n"), (0, "")):
+        path.write_text("[1]\n[2]\n[3")
+        assert whole_lines(path) == 2
+        keep_lines(path, count)
+        assert path.read_text() == kept
+    keep_lines(tmp_path / "none.jsonl")
+    assert whole_lines(tmp_path / "none.jsonl") == 0
