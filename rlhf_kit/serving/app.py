@@ -19,7 +19,8 @@ from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.store import Store
 from rlhf_kit.errors import UserError
 from rlhf_kit.feedback.assignment import policy_of
-from rlhf_kit.serving import labelling, overview, runs
+from rlhf_kit.references import imported
+from rlhf_kit.serving import labelling, next_token, overview, runs
 from rlhf_kit.serving.access import (
     SESSION,
     Guard,
@@ -58,7 +59,7 @@ def make_app(
         by_name: whether a name is enough to sign in as a labeler: on a machine of one's own alone.
         reveal_truth: whether who has ranked answers of the embedded world is told how that compares with its truth.
         https: whether browsers come by HTTPS alone, to a proxy: then the cookie is for that alone.
-        contents: models and runs to show.
+        contents: models and runs to show. The models' `app.state.speakers` is closed by who made the app.
     """
     kinds = {kind: bool(store.tasks(kind)) for kind in schema.KINDS}
     app = Starlette(
@@ -73,6 +74,9 @@ def make_app(
             Route("/preferences", preferences, methods=["POST"]),
             Route("/guidelines", guidelines),
             Route("/guidelines", acknowledge, methods=["POST"]),
+            Route("/next", next_token.page),
+            Route("/next/look", next_token.look, methods=["POST"]),
+            Route("/next/write", next_token.write, methods=["POST"]),
             Route("/runs", runs.runs),
             Route("/rank", labelling.rank),
             Route("/rank/{assignment:int}", labelling.rank),
@@ -100,6 +104,8 @@ def make_app(
     )
     app.state.store, app.state.policy, app.state.kinds, app.state.by_name = store, policy_of(store), kinds, by_name
     app.state.reveal_truth, app.state.models, app.state.runs = reveal_truth, contents.models, contents.runs
+    speakers = imported("rlhf_kit.chat.speakers:Speakers") if contents.models else None  # torch, only where needed
+    app.state.speakers = speakers and speakers(contents.models)
     app.state.alone = by_name and all(is_loopback(urlsplit(f"//{host}").hostname or "") for host in hosts)
     app.state.attempts = Limits(rate=1, burst=100)  # to sign in, of one address: a class may be behind it
     return app

@@ -46,6 +46,7 @@ def pages_for(app: Starlette, who: Person | None) -> list[Page]:
     """Those that there is something for, in their order; on this machine alone some for who is not signed in."""
     state, seen = app.state, who is not None or app.state.alone
     shown = {
+        Page("next token", "/next"): seen and state.models,
         Page("runs", "/runs"): seen and state.runs,
         Page("rank", "/rank"): who and state.kinds["ranking"],
         Page("thumbs", "/thumbs"): who and state.kinds["thumbs"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlhf_kit.serving.next_words import WORDS
+
 LANGUAGES = {"en": "English", "zh-Hant": "繁體中文"}
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -109,7 +111,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "nothing yet": ("Nothing to show yet.", "還沒有資料。"),
     "needs script": ("Ranking needs JavaScript.", "排序需要 JavaScript。"),
     "refused": ("Refused", "已拒絕"),
-}
+} | WORDS
 KEYS: Sequence[tuple[str, str, str]] = (
     ("1 … 7", "Rate the answer in focus", "替選取的回答打分數"),
     ("Tab, j, k", "Next answer, or the one before", "下一個、上一個回答"),

@@ -70,7 +70,11 @@ def run(options: UIOptions) -> None:
     for line in links(store, options.labelers, address, contents):
         say(line)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
-    uvicorn.Server(config).run([listening])
+    try:
+        uvicorn.Server(config).run([listening])
+    finally:
+        if app.state.speakers is not None:
+            app.state.speakers.close()
 
 
 def opened(options: UIOptions) -> tuple[Contents, Store]:

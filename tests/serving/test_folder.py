@@ -155,7 +155,7 @@ def contents() -> Contents:
 def test_on_this_machine_alone_nobody_signs_in_to_look(tmp_path, contents):
     for site in served(new_store(tmp_path), contents=contents):
         nobody = site.client()
-        assert nobody.get("/").headers["location"] == "/runs"
+        assert nobody.get("/").headers["location"] == "/next"
         page = nobody.get("/runs").text
         assert "ppo &lt;b&gt;" in page and 'href="/sign-in"' in page and "/progress" not in page
         assert nobody.get("/rank").headers["location"] == "/sign-in" and "name" in nobody.get("/sign-in").text

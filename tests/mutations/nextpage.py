@@ -1,0 +1,30 @@
+"""The next-token page: what it tells of a token, and what it refuses."""
+
+BRANCHES, PAGE = "rlhf_kit/chat/branching.py", "rlhf_kit/serving/next_token.py"
+BRANCHING, PAGED = "tests/chat/test_branching.py::", "tests/serving/test_next_page.py::"
+TOLD = BRANCHING + "test_a_piece_is_told_of_as_a_plain_forward_does"
+
+MUTANTS = [
+    (
+        BRANCHES,
+        "before = [*ids, *(token for piece in path[:at] for",
+        "before = [*ids, *(token for piece in path for",
+        TOLD,
+    ),
+    (BRANCHES, "truncated(logits / temperature, top_k, top_p)", "truncated(logits, top_k, top_p)", TOLD),
+    (BRANCHES, "ids, own, logprobs, ranks = [*ids, *own], [], [], []", "own, ranks = [], []", TOLD),
+    (
+        BRANCHES,
+        "if before[len(ids) :] and before[-1] in speaker.ends:",
+        "if False:",
+        BRANCHING + "test_nothing_follows_an_end",
+    ),
+    (PAGE, "return terminal(value)", "return value", PAGED + "test_controls_of_a_text_are_shown_by_their_numbers"),
+    (PAGE, 'check_token(request, request.headers.get("x-csrf-token"))', "pass", PAGED + "test_who_is_let_in"),
+    (
+        PAGE,
+        "if person(request) is None and not request.app.state.alone:",
+        "if False:",
+        PAGED + "test_who_is_let_in",
+    ),
+]
