@@ -13,7 +13,7 @@ from rlhf_kit.chat.speakers import Settings, Speaker
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.drawing import truncated
 from rlhf_kit.generation.engine import STOP, Request
-from rlhf_kit.generation.next_token import NextToken, next_token, shown
+from rlhf_kit.generation.next_token import NextToken, next_token, shown, whole
 from rlhf_kit.models.forward import taken
 
 
@@ -82,7 +82,7 @@ def write(
         ranks.append(said.drawn.rank or 0)
         if said.text or said.finish is not None:
             probability = math.exp(math.fsum(logprobs))
-            yield Piece(own, shown(speaker.tokenizer, ids, own), probability, ranks, ends=said.finish == STOP)
+            yield Piece(own, _text(speaker, ids, own), probability, ranks, ends=said.finish == STOP)
             ids, own, logprobs, ranks = [*ids, *own], [], [], []
 
 
@@ -101,9 +101,13 @@ def _read(
     pieces, begin = [], 0
     for own in path:
         end = begin + len(own)
-        text = shown(speaker.tokenizer, [*ids, *tokens[:begin]], own)
+        text = _text(speaker, [*ids, *tokens[:begin]], own)
         probability = math.exp(math.fsum(logprobs[begin:end]))
         ends = own[-1] in speaker.ends
         pieces.append(Piece(list(own), text, probability, ranks[begin:end], math.prod(shaped[begin:end]), ends))
         begin = end
     return pieces
+
+
+def _text(speaker: Speaker, before: list[int], own: list[int]) -> str:
+    return whole(shown(speaker.tokenizer, before, own), own)

@@ -92,7 +92,7 @@ def next_token(
 
     (tokens,), (values,), (others,), (probabilities,) = read([[]])
     found, rest = _likeliest(_branches([], 1.0, tokens, values), read, name, count)
-    candidates = [Candidate(tokens, _whole(text, tokens), p, tokens[-1] in end_ids) for p, tokens, text in found]
+    candidates = [Candidate(tokens, whole(text, tokens), p, tokens[-1] in end_ids) for p, tokens, text in found]
     entropy = torch.special.entr(probabilities).sum().item()
     return NextToken(candidates, math.fsum([others.item(), rest]), entropy)
 
@@ -131,7 +131,8 @@ def _likeliest(
     return found, math.fsum([*rest, *(probability for probability, _ in waiting)])
 
 
-def _whole(text: str, tokens: list[int]) -> str:
+def whole(text: str, tokens: Sequence[int]) -> str:
+    """A text as it is, bytes that make no character by the numbers of their tokens."""
     return text if BROKEN not in text else "⟨" + " ".join(f"#{token}" for token in tokens) + "⟩"
 
 

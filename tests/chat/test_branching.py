@@ -80,3 +80,10 @@ def test_the_template_is_shown_and_can_be_left_out(speaker):
     for wrong in ([[10**6]], [[5]] * 200):
         with pytest.raises(UserError, match="vocabulary|shorten it"):
             look(speaker, QUESTION, True, wrong, 0, 5, Settings())
+
+
+def test_bytes_that_make_no_character_are_named_by_their_tokens(speaker):
+    half = speaker.tokenizer("好", add_special_tokens=False).input_ids[:1]
+    assert speaker.tokenizer.decode(half) == "\ufffd"
+    (piece,) = look(speaker, QUESTION, True, [half], 1, 5, Settings()).path
+    assert piece.text == f"⟨#{half[0]}⟩"

@@ -160,7 +160,7 @@ def test_on_this_machine_alone_nobody_signs_in_to_look(tmp_path, contents):
         assert "ppo &lt;b&gt;" in page and 'href="/sign-in"' in page and "/progress" not in page
         assert nobody.get("/rank").headers["location"] == "/sign-in" and "name" in nobody.get("/sign-in").text
         amy = site.labeler("amy")
-        assert amy.get("/").headers["location"] == "/runs"  # there is nothing to rank
+        assert amy.get("/").headers["location"] == "/next"  # there is nothing to rank
         assert all(f'href="/{name}"' in amy.get("/runs").text for name in ("runs", "progress", "guidelines"))
 
 

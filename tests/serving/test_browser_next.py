@@ -1,0 +1,236 @@
+"""The next-token page in a real browser: branches, sliders, places, hostile text, both languages, a phone.
+
+`make test-browser` runs it. With SCREENS=docs/screens it makes the pictures of docs/ui.md anew; with DEMO=runs/demo of
+that demo's models, else of the world's base model under their names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving.conftest import HOSTILE, Site, served
+from serving.test_browser import SIZES, chromium, picture, playwright, pytestmark  # noqa: F401
+from serving.test_next_page import demo  # noqa: F401
+
+from rlhf_kit.data.labels.store import open_store
+from rlhf_kit.generation.sampling import sample
+from rlhf_kit.serving.folder import contents_of
+
+WAIT = 60_000  # milliseconds
+
+
+@pytest.fixture
+def site(demo, tmp_path) -> Iterator[Site]:  # noqa: F811
+    contents = contents_of(Path(os.environ["DEMO"])) if "DEMO" in os.environ else demo
+    for one in served(open_store(tmp_path / "labels.db", create=True), contents=contents):
+        yield one
+        one.app.state.speakers.close()
+
+
+@pytest.fixture
+def open_next(chromium, site):  # noqa: F811
+    """A function that opens the page; in the end no script failed and none of a text's ran."""
+    pages, faults = [], []
+
+    def opened(size: str = "desktop", **options):
+        page = chromium.new_context(viewport=SIZES[size], has_touch=size == "phone", **options).new_page()
+        page.set_default_timeout(WAIT)
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: faults.append(dialog.message))
+        page.on("request", lambda one: faults.append(one.url) if f":{site.port}/" not in one.url else None)
+        page.goto(f"http://127.0.0.1:{site.port}/")
+        page.wait_for_url(re.compile("/next$"))
+        settled(page)
+        pages.append(page)
+        return page
+
+    opened.faults = faults
+    yield opened
+    for page in pages:
+        assert page.evaluate("window.hacked") is None and page.url.endswith("/next")
+        page.context.close()
+    assert faults == []
+
+
+def settled(page) -> None:
+    """Every column shows what was asked for last."""
+    page.wait_for_timeout(450)  # longer than the page waits after a key or a slider
+    for column in page.locator(".column").all():
+        playwright.expect(column).not_to_have_attribute("aria-busy", "true", timeout=WAIT)
+        playwright.expect(column.locator(".below button").nth(3)).to_be_hidden(timeout=WAIT)
+
+
+def names(column) -> list[str]:
+    return [text.replace("·", " ") for text in column.locator(".bars li:not(.others) .name").all_inner_texts()]
+
+
+def probabilities(column) -> list[float]:
+    """Those of the candidates, and of all others."""
+    rows = column.locator('.bars li:not([data-below="1"])').all()
+    return [float(row.get_attribute("data-probability")) for row in rows]
+
+
+def pieces(column) -> list[str]:
+    return [text.partition("\n")[0] for text in column.locator(".piece").evaluate_all(
+        "all => all.map(one => one.firstChild.textContent)"
+    )]  # fmt: skip
+
+
+def test_candidates_sum_to_1_and_are_clicked_into_a_branch(open_next, site):
+    page = open_next()
+    column = page.locator(".column").first
+    assert sum(probabilities(column)) == pytest.approx(1, abs=1e-6) and len(names(column)) == 10
+    third = names(column)[2]
+    column.locator(".bars button").nth(2).click()
+    settled(page)
+    assert pieces(column) == [third] and sum(probabilities(column)) == pytest.approx(1, abs=1e-6)
+    column.get_by_text("Write 10").click()
+    settled(page)
+    speaker = site.app.state.speakers["base"]
+    text = page.locator("#text").input_value()
+    ids = speaker.encode(text) + speaker.tokenizer(third, add_special_tokens=False).input_ids
+    drawn = sample(
+        speaker.engine.model, [ids], eos_ids=speaker.ends, pad_id=0, max_completion_length=10, seeds=[1]
+    ).completions()[0]
+    written = speaker.tokenizer.decode([*ids, *drawn])
+    assert text + "".join(pieces(column)) == written.replace("\n", "↵")
+    before = pieces(column)
+    column.locator(".piece").nth(0).click()
+    settled(page)
+    assert pieces(column) == before and column.locator(".picked .name").inner_text().replace("·", " ") == third
+    assert "rank 3" in column.locator(".figures").inner_text() and column.locator(".piece.after").count() > 0
+    column.locator(".bars button").nth(0).click()  # another branch
+    settled(page)
+    assert len(pieces(column)) == 1 and pieces(column) != [third]
+
+
+def test_one_that_is_not_among_the_likeliest_is_shown_with_its_rank(open_next):
+    page = open_next()
+    column = page.locator(".column").first
+    page.locator("#temperature").fill("2")
+    for seed in range(20):
+        page.locator("#seed").fill(str(seed))
+        column.locator(".below button").nth(0).click()
+        settled(page)
+        rank = int(column.locator(".piece sub").first.inner_text().partition("·")[0])
+        column.locator(".piece").first.click()
+        settled(page)
+        assert f"rank {rank}" in column.locator(".figures").inner_text()
+        assert sum(probabilities(column)) == pytest.approx(1, abs=1e-6)
+        if rank > 10:
+            break
+    assert column.locator('.picked[data-below="1"]').count() == 1
+
+
+def test_sliders_reshape_the_bars(open_next):
+    page = open_next()
+    column = page.locator(".column").first
+    at_1 = probabilities(column)
+    page.locator("#temperature").fill("0.3")
+    settled(page)
+    sharper = probabilities(column)
+    assert sharper[0] > at_1[0] and sum(sharper) == pytest.approx(1, abs=1e-6)
+    page.locator("#temperature").fill("1")
+    page.locator("#top_k").fill("3")
+    settled(page)
+    assert len(names(column)) == 3 and probabilities(column)[-1] == 0
+    page.locator("#top_k").fill("0")
+    page.locator("#top_p").fill("0.05")
+    settled(page)
+    assert probabilities(column)[0] > at_1[0] and sum(probabilities(column)) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_examples_and_the_template(open_next):
+    page = open_next()
+    page.locator(".example").nth(1).click()
+    settled(page)
+    plain, turns = page.locator(".column .read").all_inner_texts()
+    assert plain == "Where does Sam live?" and turns.startswith("User: Where does Sam live?")
+    page.locator(".column").nth(0).get_by_label("Chat template").check()
+    settled(page)
+    assert page.locator(".column .read").all_inner_texts() == [turns, turns]
+    page.locator(".example").nth(3).click()
+    settled(page)
+    count = page.locator(".column").count()
+    assert page.locator(".column select").evaluate_all("all => all.map(one => one.value)")[:3] == [
+        "base",
+        "sft",
+        "ppo",
+    ]
+    for column in page.locator(".column").all():
+        column.get_by_text("To the end").click()
+    settled(page)
+    assert all(pieces(column) for column in page.locator(".column").all()) and count >= 3
+    page.get_by_label("Remove").first.click()
+    assert page.locator(".column").count() == count - 1
+
+
+def test_whole_characters_and_hostile_text(open_next):
+    page = open_next()
+    for text in (*HOSTILE, "山姆住在哪裡？👩‍👩‍👧 🇹🇼", "ok 🙂"):
+        page.locator("#text").fill(text)
+        settled(page)
+        column = page.locator(".column").first
+        column.get_by_text("Write 10").click()
+        settled(page)
+        assert "\ufffd" not in page.locator("main").inner_text()
+        assert column.locator("script, img, svg, a").count() == 0
+    page.locator("#text").fill("")
+    settled(page)
+    assert "no tokens" in page.locator(".mistake").first.inner_text()
+    open_next.faults[:] = [fault for fault in open_next.faults if "400" not in fault]
+
+
+def test_by_keyboard_and_with_names_for_all_controls(open_next):
+    page = open_next()
+    column = page.locator(".column").first
+    column.locator(".bars button").first.focus()
+    page.keyboard.press("ArrowDown")
+    second = names(column)[1]
+    page.keyboard.press("Enter")
+    settled(page)
+    assert pieces(column) == [second]
+    page.keyboard.press("ArrowLeft")
+    settled(page)
+    assert column.locator(".picked").count() == 1
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll('button, input:not([type=hidden]), textarea, select, a')]
+             .filter(one => !(one.ariaLabel || one.innerText?.trim() || one.labels?.length || one.title))
+             .filter(one => one.checkVisibility()).map(one => one.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_in_chinese_and_nothing_is_wider_than_the_screen(size, open_next):
+    page = open_next(size=size, locale="zh-TW")
+    assert page.locator("h1").inner_text() == "文字接龍"
+    for at in range(4):
+        page.locator(".example").nth(at).click()
+        settled(page)
+        page.locator(".column").first.get_by_text("寫 10 個").click()
+        settled(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), at
+    picture(page, f"next-{size}-zh", full=True) if size == "phone" else None
+
+
+def test_the_pictures(open_next):
+    """One of the stages beside each other, and a dark one in Chinese."""
+    for name, options in (("next", {}), ("next-dark", {"color_scheme": "dark", "locale": "zh-TW"})):
+        page = open_next(**options)
+        page.set_viewport_size({"width": 1280, "height": 1000})
+        page.locator(".example").nth(3).click()
+        settled(page)
+        for column in page.locator(".column").all():
+            column.locator(".below button").nth(2).click()
+        settled(page)
+        for column in page.locator(".column").all():
+            column.locator(".piece").nth(0).click()
+        settled(page)
+        assert page.locator(".picked").count() == page.locator(".column").count()
+        picture(page, name, full=True)
