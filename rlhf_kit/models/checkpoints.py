@@ -21,6 +21,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TokenizersBackend,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
@@ -43,6 +44,11 @@ from rlhf_kit.models.weights import (
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SIZES = ("num_attention_heads", "num_key_value_heads", "hidden_size", "num_hidden_layers", "vocab_size")
 MOST_LAYERS = 2**12  # all are built before a weight is read; the deepest published have a thousand
+
+
+class PreTrainedTokenizerFast(TokenizersBackend):
+    """What transformers 5 calls TokenizersBackend, saved by its older name: transformers 4, which llama.cpp's
+    converter asks for, knows no other."""
 
 
 def load_tokenizer(
@@ -89,6 +95,8 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    if type(tokenizer) is TokenizersBackend:
+        tokenizer.__class__ = PreTrainedTokenizerFast
     return tokenizer
 
 
@@ -354,6 +362,8 @@ def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         elif each.bos_token_id is None:
             each.bos_token_id = tokenizer.eos_token_id
         each.pad_token_id = tokenizer.pad_token_id
+    if config.model_type == "gpt2":
+        config.n_ctx = config.n_positions  # as in the published GPT-2: llama.cpp's converter reads it and nothing else
 
 
 def _own_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -38,6 +38,7 @@ from rlhf_kit.models.checkpoints import (
     load_reward_model,
     load_tokenizer,
     new_config,
+    set_special_tokens,
     training_precision,
 )
 from rlhf_kit.models.dropout import disable_dropout
@@ -108,6 +109,18 @@ def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tokenizer_folder, tmp_
     PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_folder / "tokenizer.json")).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no end-of-text token"):
         load_tokenizer(tmp_path)
+
+
+def test_what_is_saved_is_named_as_other_programs_know_it(policy, tokenizer_folder, tmp_path):
+    tokenizer = load_tokenizer(tokenizer_folder)
+    policy.config.n_ctx = 1  # of a model with other positions
+    set_special_tokens(policy, tokenizer)
+    policy.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    kept = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert kept["tokenizer_class"] == "PreTrainedTokenizerFast"  # transformers 4 has no TokenizersBackend
+    assert json.loads((tmp_path / "config.json").read_text())["n_ctx"] == policy.config.n_positions
+    assert AutoTokenizer.from_pretrained(tmp_path)("the cat") == tokenizer("the cat")
 
 
 def test_an_encoders_tokenizer_serves_where_nothing_is_generated(tokenizer_folder, tmp_path):

@@ -2,6 +2,18 @@
 
 MUTANTS = [
     (
+        "rlhf_kit/models/checkpoints.py",
+        "tokenizer.__class__ = PreTrainedTokenizerFast",
+        "pass",
+        "tests/models/test_checkpoints.py::test_what_is_saved_is_named_as_other_programs_know_it",
+    ),
+    (
+        "rlhf_kit/models/checkpoints.py",
+        "config.n_ctx = config.n_positions",
+        "pass",
+        "tests/models/test_checkpoints.py::test_what_is_saved_is_named_as_other_programs_know_it",
+    ),
+    (
         "rlhf_kit/stages/mlm.py",
         'return [*sorted(kept), *(f"##{character}" for character in sorted(behind))]',
         "return sorted(kept)",
