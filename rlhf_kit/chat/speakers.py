@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from rlhf_kit.generation.engine import SLOTS, Drawn, Engine, Request
 from rlhf_kit.generation.generators import load_generator
 from rlhf_kit.generation.text import TextStream
 from rlhf_kit.models.checkpoints import end_ids
+from rlhf_kit.models.identity import model_hash
 
 MOST_LOADED = 4  # models in memory at once, unless more are named
 
@@ -53,6 +56,12 @@ class Speaker:
     tokenizer: PreTrainedTokenizerBase
     engine: Engine
     ends: list[int] = field(default_factory=list)
+    place: str = ""
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Of its files, read the first time."""
+        return model_hash(self.place)
 
     @property
     def chats(self) -> bool:
@@ -73,19 +82,45 @@ class Speaker:
 
     def say(self, prompt_ids: list[int], settings: Settings, chats: bool | None = None) -> Iterator[Said]:
         """What comes next, as it is drawn; closing the iterator ends it. In turns without white space before it."""
+        said = self._hearing(prompt_ids, settings, chats)
+        for drawn in self.engine.stream(self.request(prompt_ids, settings)):
+            yield (one := said(drawn))
+            if one.finish is not None:
+                return
+
+    async def hear(self, prompt_ids: list[int], settings: Settings, chats: bool | None = None) -> AsyncIterator[Said]:
+        """As `say`, in an event loop: no thread waits for a token, and who leaves gives up a place in line too."""
+        said, queue, loop = self._hearing(prompt_ids, settings, chats), asyncio.Queue(), asyncio.get_running_loop()
+        request = self.request(prompt_ids, settings)
+        job = self.engine.submit(request, lambda drawn: loop.call_soon_threadsafe(queue.put_nowait, drawn))
+        try:
+            finish = None
+            while finish is None:
+                drawn = await queue.get()
+                if isinstance(drawn, Exception):
+                    raise drawn
+                one = said(drawn)
+                finish = one.finish
+                yield one
+        finally:
+            job.cancel()
+
+    def _hearing(self, prompt_ids: list[int], settings: Settings, chats: bool | None) -> Callable[[Drawn], Said]:
+        """What tokens say, one after the other."""
         in_turns = self.chats and chats is not False
         stream = TextStream(self.tokenizer, settings.stop, behind=() if in_turns else prompt_ids)
         begun = not in_turns
-        for drawn in self.engine.stream(self.request(prompt_ids, settings)):
+
+        def said(drawn: Drawn) -> Said:
+            nonlocal begun
             text = "" if drawn.finish == "stop" else stream.push(drawn.token)
             if drawn.finish is not None:
                 text += stream.finish()
             text = text if begun else text.lstrip()
             begun = begun or bool(text)
-            finish = "stop" if stream.stopped else drawn.finish
-            yield Said(text, drawn, finish)
-            if finish is not None:
-                return
+            return Said(text, drawn, "stop" if stream.stopped else drawn.finish)
+
+        return said
 
     def request(self, prompt_ids: list[int], settings: Settings) -> Request:
         names = ("max_tokens", "temperature", "top_k", "top_p", "seed", "top_logprobs")
@@ -138,7 +173,9 @@ class Speakers:
     def _load(self, name: str) -> Speaker:
         model, tokenizer = load_generator(self.places[name], self.dtype, self.device)
         ends = end_ids(model, tokenizer)
-        return Speaker(name, tokenizer, Engine(model, ends, tokenizer.pad_token_id, self.slots), ends)
+        return Speaker(
+            name, tokenizer, Engine(model, ends, tokenizer.pad_token_id, self.slots), ends, self.places[name]
+        )
 
     def close(self) -> None:
         with self._lock:

@@ -91,6 +91,14 @@ def next_assignment(
         return None if chosen is None else _give(connection, labeler, *chosen, now, policy.lock)
 
 
+def assigned(store: Store, labeler: int, task: int, policy: Policy) -> Assignment:
+    """This task for this labeler, whatever would come next; the one they have where they have it already."""
+    with store.writing() as connection:
+        own = (given.c.task == task) & (given.c.labeler == labeler) & (given.c.turn == 0)
+        row = connection.execute(select(given).where(own)).first()
+        return _give(connection, labeler, task, 0, time.time(), policy.lock) if row is None else _assignment(row)
+
+
 def assignment_of(store: Store, number: int, labeler: int) -> tuple[Assignment | None, Decision | None]:
     """An assignment of this labeler and what was decided in it last; None where it is another's, or is not there."""
     with store.reading() as connection:

@@ -20,7 +20,7 @@ from rlhf_kit.data.labels.store import Store
 from rlhf_kit.errors import UserError
 from rlhf_kit.feedback.assignment import policy_of
 from rlhf_kit.references import imported
-from rlhf_kit.serving import labelling, next_token, overview, runs
+from rlhf_kit.serving import chatting, labelling, next_token, overview, runs
 from rlhf_kit.serving.access import (
     SESSION,
     Guard,
@@ -61,7 +61,7 @@ def make_app(
         https: whether browsers come by HTTPS alone, to a proxy: then the cookie is for that alone.
         contents: models and runs to show. The models' `app.state.speakers` is closed by who made the app.
     """
-    kinds = {kind: bool(store.tasks(kind)) for kind in schema.KINDS}
+    kinds, key = {kind: bool(store.tasks(kind)) for kind in schema.KINDS}, session_key(store)
     app = Starlette(
         routes=[
             Route("/", start),
@@ -78,6 +78,9 @@ def make_app(
             Route("/next/look", next_token.look, methods=["POST"]),
             Route("/next/write", next_token.write, methods=["POST"]),
             Route("/runs", runs.runs),
+            Route("/chat", chatting.chat),
+            Route("/chat/answers", chatting.answer, methods=["POST"]),
+            Route("/chat/tasks", chatting.tasks, methods=["POST"]),
             Route("/rank", labelling.rank),
             Route("/rank/{assignment:int}", labelling.rank),
             Route("/thumbs", labelling.thumbs),
@@ -96,16 +99,14 @@ def make_app(
                 by_address=Limits(rate=500, burst=2000),
                 by_session=Limits(rate=20, burst=60),
             ),
-            Middleware(
-                SessionMiddleware, secret_key=session_key(store), same_site="strict", max_age=SESSION, https_only=https
-            ),
+            Middleware(SessionMiddleware, secret_key=key, same_site="strict", max_age=SESSION, https_only=https),
         ],
         exception_handlers={HTTPException: refused, UserError: unusable},
     )
     app.state.store, app.state.policy, app.state.kinds, app.state.by_name = store, policy_of(store), kinds, by_name
     app.state.reveal_truth, app.state.models, app.state.runs = reveal_truth, contents.models, contents.runs
     speakers = imported("rlhf_kit.chat.speakers:Speakers") if contents.models else None  # torch, only where needed
-    app.state.speakers = speakers and speakers(contents.models)
+    app.state.speakers, app.state.key = speakers and speakers(contents.models), key
     app.state.alone = by_name and all(is_loopback(urlsplit(f"//{host}").hostname or "") for host in hosts)
     app.state.attempts = Limits(rate=1, burst=100)  # to sign in, of one address: a class may be behind it
     return app

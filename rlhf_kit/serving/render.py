@@ -48,6 +48,7 @@ def pages_for(app: Starlette, who: Person | None) -> list[Page]:
     shown = {
         Page("next token", "/next"): seen and state.models,
         Page("runs", "/runs"): seen and state.runs,
+        Page("chat", "/chat"): seen and state.models,
         Page("rank", "/rank"): who and state.kinds["ranking"],
         Page("thumbs", "/thumbs"): who and state.kinds["thumbs"],
         Page("progress", "/progress"): who,

@@ -12,6 +12,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "title": ("Label answers", "標註回答"),
     "runs": ("Runs", "訓練"),
     "to label": ("Sign in", "登入"),
+    "chat": ("Chat", "對話"),
     "rank": ("Rank", "排序"),
     "thumbs": ("Thumbs", "讚／噓"),
     "progress": ("Progress", "進度"),

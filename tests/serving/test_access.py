@@ -16,10 +16,13 @@ from rlhf_kit.serving.access import HEADERS, Limits, add_link, is_loopback, sess
 from rlhf_kit.serving.ui import UIOptions, check_url, names, run
 
 # route -> status for nobody, a labeler, an admin
+JSON = ("/decisions", "/next/", "/chat/")  # what is posted there
 ROUTES = {
     ("GET", "/"): (200, 303, 303),
     ("GET", "/sign-in"): (200, 200, 200),
     ("GET", "/runs"): (200, 200, 200),
+    ("GET", "/next"): (404, 404, 404),
+    ("GET", "/chat"): (404, 404, 404),
     ("GET", "/rank"): (303, 200, 200),
     ("GET", "/thumbs"): (303, 200, 200),
     ("GET", "/rank/999"): (303, 404, 404),
@@ -37,6 +40,10 @@ ROUTES = {
     ("GET", "/static/../app.py"): (404, 404, 404),
     ("GET", "/nothing"): (404, 404, 404),
     ("POST", "/decisions"): (403, 400, 400),
+    ("POST", "/next/look"): (404, 404, 404),
+    ("POST", "/next/write"): (404, 404, 404),
+    ("POST", "/chat/answers"): (404, 404, 404),
+    ("POST", "/chat/tasks"): (404, 404, 404),
     ("POST", "/guidelines"): (403, 409, 409),
     ("POST", "/preferences"): (303, 303, 303),
     ("POST", "/sign-in"): (400, 400, 400),
@@ -55,7 +62,7 @@ def test_every_route_for_every_role(site, role, at):
     for method, path in ROUTES:
         client = site.client(cookies=dict(cookies))
         if method == "POST":
-            reply = client.json(path, {}) if path == "/decisions" else client.form(path)
+            reply = client.json(path, {}) if path.startswith(JSON) else client.form(path)
         else:
             reply = client.send(method, path)
         statuses[method, path] = reply.status

@@ -16,7 +16,7 @@ const page = {
   async send(kind, content) {
     if (this.sending) return;
     this.sending = true;
-    const { uid, assignment, again } = this.answers.dataset;
+    const { uid, assignment } = this.answers.dataset;
     const decision = { uid, assignment: Number(assignment), kind, content, seconds: this.seconds };
     for (let tries = 0; tries < 4; tries += 1) {
       try {
@@ -29,7 +29,7 @@ const page = {
           const { truth } = await response.json();
           this.say(this.status.dataset.saved);
           if (truth) await this.reveal(truth);
-          location.assign(Number(again) ? location.pathname.replace(/\/\d+$/, "") : location.pathname);
+          location.assign(location.pathname.replace(/\/\d+$/, ""));
           return;
         }
         if (response.status < 500 && response.status !== 429) {
