@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 # The quick suite: WORKERS processes, one thread and some 2 GB of memory each.
 WORKERS ?= 2
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/test_demo.py --ignore tests/test_readme_shell.py --ignore tests/serving/test_browser.py --ignore tests/serving/test_browser_next.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/test_demo.py --ignore tests/test_readme_shell.py --ignore-glob 'tests/serving/test_browser*'
 
 # The demo as a user runs it, from the base model to the report, and its promises; the README in a fresh shell.
 test-demo: $(INSTALLED)
@@ -23,7 +23,7 @@ test-kills: $(INSTALLED)
 
 # The pages in Chromium (Debian: chromium, fonts-noto-cjk); SCREENS=docs/screens leaves pictures.
 test-browser: $(INSTALLED)
-	$(BIN)/python -m pytest tests/serving/test_browser.py tests/serving/test_browser_next.py -rs
+	$(BIN)/python -m pytest tests/serving/test_browser*.py -rs
 
 # LABELERS=50 people at once for SECONDS=60, then KILLS=20 SIGKILLs of the server: nothing that was acknowledged is lost.
 LABELERS ?= 50

@@ -12,11 +12,14 @@ Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 280, 46, 14, 28, 44
 MOST_POINTS = 240  # of a curve: more make the page heavy and show nothing
 NOISY_FROM = 15  # points of a curve from which its moving average is drawn
-STYLE = """
-:root{color-scheme:light dark;--page:#f7f6f2;--card:#fff;--ink:#1d2126;--soft:#5f6670;--rule:#e3e1da;--grey:#7c828a;
---blue:#0072b2;--red:#d55e00;--green:#009e73;--ochre:#b98500;--purple:#b8588f}
-@media(prefers-color-scheme:dark){:root{--page:#14171b;--card:#1d2126;--ink:#eceae4;--soft:#a2a9b3;--rule:#343a42;
---grey:#a2a9b3;--blue:#56b4e9;--red:#ff8a3d;--green:#2fc79a;--ochre:#e9b93a;--purple:#e08fbe}}
+HUGE = 1e100  # float32 ends at 3e38; what is larger would overflow where its square is summed up
+# After Okabe and Ito's palette, which the colour-blind can tell apart.
+LIGHT = "--grey:#7c828a;--blue:#0072b2;--red:#d55e00;--green:#009e73;--ochre:#b98500;--purple:#b8588f"
+DARK = "--grey:#a2a9b3;--blue:#56b4e9;--red:#ff8a3d;--green:#2fc79a;--ochre:#e9b93a;--purple:#e08fbe"
+# By class, not by `style`: a page that forbids styles of its own shows them too.
+SHAPES = (
+    "".join(f".{name}{{--c:var(--{name})}}" for name in "ink grey blue red green ochre purple".split())
+    + """
 figure svg{display:block;width:100%;max-width:580px;height:auto;margin:.3rem auto 0}
 .legend{display:flex;flex-wrap:wrap;gap:.1rem 1rem;list-style:none;margin:.2rem 0 0;padding:0;font-size:.82rem}
 .legend i{display:inline-block;width:1.5em;border-top:3px solid var(--c);margin-right:.4em;vertical-align:.25em}
@@ -27,6 +30,12 @@ svg .name{fill:var(--ink)}.grid-line{stroke:var(--rule)}.level{stroke:var(--ink)
 svg .dashed{stroke-dasharray:5 4}.bar{fill:var(--c)}.dot{fill:transparent}.seen{fill:var(--c);opacity:.3}
 .dot:hover{fill:var(--c);opacity:1}
 """
+)
+STYLE = f"""
+:root{{color-scheme:light dark;--page:#f7f6f2;--card:#fff;--ink:#1d2126;--soft:#5f6670;--rule:#e3e1da;{LIGHT}}}
+@media(prefers-color-scheme:dark){{:root{{--page:#14171b;--card:#1d2126;--ink:#eceae4;--soft:#a2a9b3;--rule:#343a42;
+{DARK}}}}}
+{SHAPES}"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,8 @@ class Line:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite, and such that means and squares of some are so too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HUGE
 
 
 def figure(name: str, lines: list[Line], y_name: str, x_name="step 訓練步數", levels=(), scatter=False) -> str:
@@ -51,8 +61,7 @@ def figure(name: str, lines: list[Line], y_name: str, x_name="step 訓練步數"
     levels = tuple((label, value) for label, value in levels if is_number(value))
     keys = [(line.label, line.colour, line.dashed) for line in lines] + [(label, "ink", True) for label, _ in levels]
     legend = "".join(
-        f'<li><i class="{"dashed" * dashed}" style="--c:var(--{colour})"></i>{html(label)}</li>'
-        for label, colour, dashed in keys
+        f'<li><i class="{colour}{" dashed" * dashed}"></i>{html(label)}</li>' for label, colour, dashed in keys
     )
     picture = svg_lines(name, lines, x_name, y_name, levels, scatter)
     return f'<figure><h3>{html(name)}</h3><ul class="legend">{legend}</ul>{picture}</figure>'
@@ -128,7 +137,7 @@ def svg_bars(name: str, bars: list[tuple[str, float, str]], unit: str) -> str:
         parts.append(f'<text class="name" x="{start - 10}" y="{y + 15}" text-anchor="end">{html(label)}</text>')
         tip = f"<title>{html(label)}: {value:.1f} {html(unit)}</title>"
         box = f'x="{at:.1f}" y="{y}" width="{length:.1f}" height="20" rx="3"'
-        parts.append(f'<rect class="bar" style="--c:var(--{colour})" {box}>{tip}</rect>')
+        parts.append(f'<rect class="bar {colour}" {box}>{tip}</rect>')
         parts.append(f'<text x="{at + length + 8:.1f}" y="{y + 15}">{value:.1f} {html(unit)}</text>')
     return _svg(name, 8 + 30 * len(bars), parts)
 
@@ -137,7 +146,7 @@ def _curve(line: Line, place, x_name: str, scatter: bool) -> list[str]:
     """A noisy line is drawn faintly under its moving average; every point tells its numbers when pointed at."""
     points, dashed = thin(line.points), " dashed" if line.dashed else ""
     noisy = len(points) >= NOISY_FROM
-    parts = [f'<g style="--c:var(--{line.colour})">']
+    parts = [f'<g class="{line.colour}">']
     if noisy and not scatter:
         parts.append(f'<path class="curve raw" d="{path([place(point) for point in points])}"/>')
     main = smooth(points) if noisy or scatter else points

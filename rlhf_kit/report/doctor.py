@@ -164,7 +164,8 @@ class Run:
     @property
     def logs(self) -> list[dict]:
         """What is judged: logs of rollouts, elsewhere of training; no evaluation, no closing summary."""
-        return [row for row in self.rows if ("kl" if self.is_ppo else "loss") in row]
+        key = "kl" if self.is_ppo else "loss"
+        return [row for row in self.rows if key in row]
 
     @property
     def scorers(self) -> list[str]:
@@ -203,12 +204,17 @@ def read_run(folder: Path) -> Run:
             raise UserError(f"line {number} of {str(file)!r} is not a log entry: {line[:60]!r}. Remove the line.")
     if not rows:
         raise UserError(f"{str(file)!r} has no entries yet: try again once the run has logged, or read its output.")
+    return Run(folder, rows, read_record(folder))
+
+
+def read_record(folder: Path) -> dict | None:
+    """A run's `run.json`; None where it has none yet. Raises UserError for one that is none."""
     if not (folder / RECORD).is_file():
-        return Run(folder, rows, None)
+        return None
     record = _json(read_bytes(folder / RECORD, MOST_JSON).decode("utf-8", errors="replace"))
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{str(folder / RECORD)!r} is not the record of a run; remove it to judge {METRICS} alone.")
-    return Run(folder, rows, record)
+    return record
 
 
 def _json(text: str) -> object:

@@ -12,7 +12,6 @@ from rlhf_kit.pages.shell import document, link, number, section, table, write_p
 from rlhf_kit.storage import Folder
 
 STAGES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "ppo_no_kl": "PPO, no KL penalty"}
-# After Okabe and Ito's palette, which the colour-blind can tell apart; the style sheet lightens it in the dark.
 COLOURS = {
     "base": "grey", "pretrain": "purple", "sft": "green", "reward": "ochre", "reward_human": "ochre", "ppo": "blue",
     "ppo_no_kl": "red",
@@ -156,19 +155,23 @@ def _colour(label: str, labels) -> str:
     return COLOURS.get(label.replace("-", "_"), spare)
 
 
+def curves(metrics: dict[str, list[dict]], sft: dict, ceiling: float | None = None) -> str:
+    """All charts of runs, by label the rows of each. `sft`: its figures, to compare with; `ceiling`: of accuracy."""
+    ppo = {label: rows for label, rows in metrics.items() if any(is_number(row.get("kl")) for row in rows)}
+    others = {label: rows for label, rows in metrics.items() if label not in ppo}
+    return _ppo_sections(ppo, sft) + _learning_section(others, ceiling)
+
+
 def _page(summary: dict, metrics: dict[str, list[dict]], pages: dict[str, str]) -> str:
     measures, reward_model = summary.get("stages", {}), summary.get("reward_model", {})
     stages = {name: measures[name] for name in dict.fromkeys([*STAGES, *measures]) if measures.get(name)}
-    ppo = {label: rows for label, rows in metrics.items() if series(rows, "kl")}
-    others = {label: rows for label, rows in metrics.items() if label not in ppo}
     sentence = result(summary)
     body = [
         f"<h1>rlhf_kit {zh('從文字接龍到 PPO')}</h1>",
         sentence and f'<p class="result">{sentence}</p>',
         "".join(f"<p>→ {link(file, words)}</p>" for file, words in pages.items()),
         _results_section(stages, reward_model),
-        _ppo_sections(ppo, stages.get("sft", {})),
-        _learning_section(others, reward_model.get("accuracy_ceiling")),
+        curves(metrics, stages.get("sft", {}), reward_model.get("accuracy_ceiling")),
         _human_section(summary.get("human", {}).get("lists", [])),
         _samples_section(summary.get("samples", [])),
         _costs_section(summary),
@@ -218,7 +221,7 @@ def _ppo_sections(runs: dict[str, list[dict]], sft: dict) -> str:
             places = [(root[step], value) for step, value in points if step in root]
             distance.append(Line(f"{_name(label)}: {kind}", _colour(label, runs), places, kind == "score"))
 
-    def curves(key: str, title: str, unit: str) -> str:
+    def chart(key: str, title: str, unit: str) -> str:
         return figure(title, [Line(_name(x), _colour(x, runs), series(rows, key)) for x, rows in runs.items()], unit)
 
     return (
@@ -239,10 +242,10 @@ def _ppo_sections(runs: dict[str, list[dict]], sft: dict) -> str:
         + section(
             ("KL and length", "KL 散度與長度"),
             "How far each policy moves from SFT, and how long its answers grow.",
-            curves("kl", "KL to SFT 與 SFT 的 KL 散度", "nats per completion"),
-            curves("completions/length", "Answer length 回答長度", "tokens"),
+            chart("kl", "KL to SFT 與 SFT 的 KL 散度", "nats per completion"),
+            chart("completions/length", "Answer length 回答長度", "tokens"),
         )
-        + section(("More of PPO", "更多 PPO 曲線"), "", *(curves(key, *words) for key, words in MORE_CURVES.items()))
+        + section(("More of PPO", "更多 PPO 曲線"), "", *(chart(key, *words) for key, words in MORE_CURVES.items()))
     )
 
 

@@ -63,35 +63,7 @@ def make_app(
     """
     kinds, key = {kind: bool(store.tasks(kind)) for kind in schema.KINDS}, session_key(store)
     app = Starlette(
-        routes=[
-            Route("/", start),
-            Route("/sign-in", sign_in_page),
-            Route("/sign-in", sign_in, methods=["POST"]),
-            Route("/sign-out", sign_out, methods=["POST"]),
-            Route("/labelers/{labeler:int}/sign-out", sign_labeler_out, methods=["POST"]),
-            Route("/join/{link}", join),
-            Route("/join", joined, methods=["POST"]),
-            Route("/preferences", preferences, methods=["POST"]),
-            Route("/guidelines", guidelines),
-            Route("/guidelines", acknowledge, methods=["POST"]),
-            Route("/next", next_token.page),
-            Route("/next/look", next_token.look, methods=["POST"]),
-            Route("/next/write", next_token.write, methods=["POST"]),
-            Route("/runs", runs.runs),
-            Route("/chat", chatting.chat),
-            Route("/chat/answers", chatting.answer, methods=["POST"]),
-            Route("/chat/tasks", chatting.tasks, methods=["POST"]),
-            Route("/rank", labelling.rank),
-            Route("/rank/{assignment:int}", labelling.rank),
-            Route("/thumbs", labelling.thumbs),
-            Route("/thumbs/{assignment:int}", labelling.thumbs),
-            Route("/decisions", labelling.decide, methods=["POST"]),
-            Route("/answers/{answer:int}", labelling.answer),
-            Route("/previous/{kind}", overview.previous),
-            Route("/progress", overview.progress),
-            Route("/export/{form}", overview.export),
-            Mount("/static", StaticFiles(directory=FOLDER / "static")),
-        ],
+        routes=routes(),
         middleware=[
             Middleware(
                 Guard,
@@ -104,12 +76,48 @@ def make_app(
         exception_handlers={HTTPException: refused, UserError: unusable},
     )
     app.state.store, app.state.policy, app.state.kinds, app.state.by_name = store, policy_of(store), kinds, by_name
-    app.state.reveal_truth, app.state.models, app.state.runs = reveal_truth, contents.models, contents.runs
+    app.state.reveal_truth = reveal_truth
+    app.state.following = runs.Following()
+    app.state.folder, app.state.models, app.state.runs = contents.folder, contents.models, contents.runs
     speakers = imported("rlhf_kit.chat.speakers:Speakers") if contents.models else None  # torch, only where needed
     app.state.speakers, app.state.key = speakers and speakers(contents.models), key
     app.state.alone = by_name and all(is_loopback(urlsplit(f"//{host}").hostname or "") for host in hosts)
     app.state.attempts = Limits(rate=1, burst=100)  # to sign in, of one address: a class may be behind it
     return app
+
+
+def routes() -> list[Route | Mount]:
+    return [
+        Route("/", start),
+        Route("/sign-in", sign_in_page),
+        Route("/sign-in", sign_in, methods=["POST"]),
+        Route("/sign-out", sign_out, methods=["POST"]),
+        Route("/labelers/{labeler:int}/sign-out", sign_labeler_out, methods=["POST"]),
+        Route("/join/{link}", join),
+        Route("/join", joined, methods=["POST"]),
+        Route("/preferences", preferences, methods=["POST"]),
+        Route("/guidelines", guidelines),
+        Route("/guidelines", acknowledge, methods=["POST"]),
+        Route("/next", next_token.page),
+        Route("/next/look", next_token.look, methods=["POST"]),
+        Route("/next/write", next_token.write, methods=["POST"]),
+        Route("/runs", runs.every),
+        Route("/runs/{run:path}", runs.one),
+        Route("/charts.css", runs.style),
+        Route("/chat", chatting.chat),
+        Route("/chat/answers", chatting.answer, methods=["POST"]),
+        Route("/chat/tasks", chatting.tasks, methods=["POST"]),
+        Route("/rank", labelling.rank),
+        Route("/rank/{assignment:int}", labelling.rank),
+        Route("/thumbs", labelling.thumbs),
+        Route("/thumbs/{assignment:int}", labelling.thumbs),
+        Route("/decisions", labelling.decide, methods=["POST"]),
+        Route("/answers/{answer:int}", labelling.answer),
+        Route("/previous/{kind}", overview.previous),
+        Route("/progress", overview.progress),
+        Route("/export/{form}", overview.export),
+        Mount("/static", StaticFiles(directory=FOLDER / "static")),
+    ]
 
 
 def refused(request: Request, error: HTTPException) -> Response:

@@ -32,6 +32,7 @@ class Contents:
     models: dict[str, Path] = field(default_factory=dict)
     scorers: dict[str, Path] = field(default_factory=dict)
     runs: dict[str, Path] = field(default_factory=dict)
+    folder: Path | None = None  # that was looked into
 
 
 NOTHING = Contents()
@@ -39,7 +40,8 @@ NOTHING = Contents()
 
 def contents_of(folder: Path) -> Contents:
     """What stands in a folder and those below it; in a run's or model's own folder, its checkpoints too."""
-    contents, top = Contents(), folder.resolve()
+    top = folder.resolve()
+    contents = Contents(folder=top)
     _look(top, top, top.name, DEEPEST, contents)
     return contents
 
@@ -72,7 +74,7 @@ def with_models(contents: Contents, named: Sequence[str]) -> dict[str, Path]:
                 f"--models {text}: {name!r} is shown already, {str(models[name])!r}. Give it another name, as in "
                 f"{name}-2={place}."
             )
-        if path.exists() and _kind(path.resolve()) != GENERATES:
+        if path.exists() and _kind(path, linked=True) != GENERATES:
             raise UserError(
                 f"--models {text}: {str(path)!r} holds no causal language model with its weights. Give another."
             )
@@ -97,7 +99,7 @@ def refuse_empty(folder: Path, contents: Contents) -> None:
 
 def _look(folder: Path, top: Path, name: str, deeper: int, contents: Contents) -> None:
     """Add what stands in a folder, and in those as many levels below it."""
-    kind, is_run = _kind(folder, top), any(_is_file(folder / file, top) for file in (METRICS, RECORD))
+    kind, is_run = _kind(folder), any(_is_file(folder / file) for file in (METRICS, RECORD))
     if kind is not None:
         (contents.models if kind == GENERATES else contents.scorers)[name] = folder
     if is_run:
@@ -116,19 +118,23 @@ def _folders(folder: Path) -> list[Path]:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:  # not ours to read, or gone by now
         return []
-    return [folder / name for name in sorted(names, key=_in_order) if not name.startswith(".")]
+    names = [name for name in names if not name.startswith(".") and name.encode(errors="ignore").decode() == name]
+    return [folder / name for name in sorted(names, key=_in_order)]  # those that have an address
 
 
 def _in_order(name: str) -> list[tuple[str, int]]:
     return [(word, int(part or 0)) for word, part in re.findall(r"(\D*)([0-9]*)", name)]
 
 
-def _kind(folder: Path, top: Path | None = None) -> str | None:
-    """Whether a model GENERATES or SCORES; None where there is none, or one of another kind."""
+def _kind(folder: Path, linked: bool = False) -> str | None:
+    """Whether a model GENERATES or SCORES; None where there is none, or one of another kind.
+
+    `linked`: its files may be links, as in the hub's cache.
+    """
     try:
-        if _holds(folder, "adapter_config.json", ADAPTER_WEIGHTS, top):
+        if _holds(folder, "adapter_config.json", ADAPTER_WEIGHTS, linked):
             kinds = [_read(folder / "adapter_config.json").get("task_type")]
-        elif _holds(folder, "config.json", WEIGHTS, top):
+        elif _holds(folder, "config.json", WEIGHTS, linked):
             kinds = _read(folder / "config.json").get("architectures")
         else:
             return None
@@ -138,8 +144,8 @@ def _kind(folder: Path, top: Path | None = None) -> str | None:
     return next((kind for kind, names in KINDS.items() if any(map(names.fullmatch, kinds))), None)
 
 
-def _holds(folder: Path, config: str, weights: Sequence[str], top: Path | None) -> bool:
-    return _is_file(folder / config, top) and any(_is_file(folder / name, top) for name in weights)
+def _holds(folder: Path, config: str, weights: Sequence[str], linked: bool) -> bool:
+    return _is_file(folder / config, linked) and any(_is_file(folder / name, linked) for name in weights)
 
 
 def _read(path: Path) -> dict:
@@ -147,6 +153,5 @@ def _read(path: Path) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _is_file(path: Path, top: Path | None) -> bool:
-    """Whether there is a file; below `top` none that a link leads out of it."""
-    return path.is_file() and (top is None or not path.is_symlink() or path.resolve().is_relative_to(top))
+def _is_file(path: Path, linked: bool = False) -> bool:
+    return path.is_file() and (linked or not path.is_symlink())

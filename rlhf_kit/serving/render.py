@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def pages_for(app: Starlette, who: Person | None) -> list[Page]:
     state, seen = app.state, who is not None or app.state.alone
     shown = {
         Page("next token", "/next"): seen and state.models,
-        Page("runs", "/runs"): seen and state.runs,
+        Page("runs", "/runs"): seen and state.folder,
         Page("chat", "/chat"): seen and state.models,
         Page("rank", "/rank"): who and state.kinds["ranking"],
         Page("thumbs", "/thumbs"): who and state.kinds["thumbs"],
@@ -59,18 +60,32 @@ def pages_for(app: Starlette, who: Person | None) -> list[Page]:
 
 def render(request: Request, name: str, who: Person | None, status: int = 200, **values: Any) -> HTMLResponse:
     """The page in the session's language."""
+    return HTMLResponse(TEMPLATES.get_template(name).render(context(request, who, values)), status)
+
+
+def render_blocks(
+    request: Request, name: str, who: Person | None, blocks: Sequence[str], **values: Any
+) -> dict[str, str]:
+    """Some blocks of a page, by name: what is put in the place of what it shows."""
+    template = TEMPLATES.get_template(name)
+    shared = template.new_context(context(request, who, values))
+    return {block: "".join(template.blocks[block](shared)) for block in blocks}
+
+
+def context(request: Request, who: Person | None, values: dict[str, Any]) -> dict[str, Any]:
+    """What all templates have, with the values of one."""
     language = request.session.get("language")
     if language not in LANGUAGES:
         language = language_of(request.headers.get("accept-language", ""))
-    html = TEMPLATES.get_template(name).render(
-        **{"page": "", **values},
-        who=who,
-        t=say_in(language),
-        language=language,
-        languages=LANGUAGES,
-        theme=request.session.get("theme", "auto"),
-        csrf=token(request),
-        path=request.url.path,
-        pages=pages_for(request.app, who),
-    )
-    return HTMLResponse(html, status)
+    return {
+        "page": "",
+        **values,
+        "who": who,
+        "t": say_in(language),
+        "language": language,
+        "languages": LANGUAGES,
+        "theme": request.session.get("theme", "auto"),
+        "csrf": token(request),
+        "path": request.url.path,
+        "pages": pages_for(request.app, who),
+    }

@@ -4,7 +4,8 @@ ACCESS, APP, UI, PAGES, RENDER = (
     f"rlhf_kit/serving/{name}.py" for name in ("access", "app", "ui", "labelling", "render")
 )
 GUARDED, PAGED, STARTED, FOUND = (f"tests/serving/test_{name}.py::" for name in ("access", "pages", "ui", "folder"))
-FOLDER, LINKED = "rlhf_kit/serving/folder.py", FOUND + "test_no_link_leads_out_of_the_folder"
+RUNS, FOLLOWED = "rlhf_kit/serving/runs.py", "tests/serving/test_runs.py::"
+FOLDER, LINKED = "rlhf_kit/serving/folder.py", FOUND + "test_no_link_is_followed"
 
 MUTANTS = [
     (
@@ -153,21 +154,46 @@ MUTANTS = [
         "",
         STARTED + "test_the_names_that_are_answered",
     ),
+    # runs
+    (
+        RUNS,
+        "(len(rows) - self.rows_drawn) * RESOLUTION > self.rows_drawn",
+        "len(rows) > self.rows_drawn",
+        FOLLOWED + "test_a_long_run_is_drawn_anew_by_its_two_hundredth_part",
+    ),
+    (
+        RUNS,
+        "        state.runs = contents_of(state.folder).runs\n",
+        "        pass\n",
+        FOLLOWED + "test_a_run_that_begins_later_is_found",
+    ),
+    (
+        RUNS,
+        "self.runs.popitem(last=False)",
+        "self.runs.popitem()",
+        FOLLOWED + "test_the_rows_of_runs_that_were_looked_at_long_ago_are_given_up",
+    ),
+    (
+        RUNS,
+        'blocks = ["now"] if seen == version else',
+        "blocks =",
+        FOLLOWED + "test_only_what_has_changed_is_sent",
+    ),
     # a folder of runs and models
     (FOLDER, "entry.is_dir(follow_symlinks=False)", "entry.is_dir()", LINKED),
-    (FOLDER, "(top is None or not path.is_symlink() or path.resolve().is_relative_to(top))", "True", LINKED),
+    (FOLDER, "path.is_file() and (linked or not path.is_symlink())", "path.is_file()", LINKED),
     (FOLDER, "if name in models:", "if False:", FOUND + "test_a_name_that_is_shown_twice_is_refused"),
     (FOLDER, "if path.is_symlink():", "if False:", FOUND + "test_labels_are_not_written_through_a_link"),
     (
         FOLDER,
         "deeper = 1 if folder == top else 0",
         "pass",
-        FOUND + "test_names_are_places_below_the_folder",
+        FOUND + "test_models_that_generate_models_that_score_and_runs_are_told_apart",
     ),
     (
         FOLDER,
-        "_kind(path.resolve()) != GENERATES:",
-        "_kind(path.resolve()) is None:",
+        "_kind(path, linked=True) != GENERATES:",
+        "_kind(path, linked=True) is None:",
         FOUND + "test_a_model_that_does_not_generate_is_refused[reward]",
     ),
     (

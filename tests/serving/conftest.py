@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -141,6 +144,50 @@ def served(store: Store, by_name: bool = True, reveal_truth: bool = False, hosts
     yield Site(store, port, app)
     server.should_exit = True
     thread.join(10)
+
+
+SIZES = {"desktop": {"width": 1200, "height": 900}, "phone": {"width": 390, "height": 780}}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser test ran")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("there is no Chromium here: no browser test was run")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browse(chromium):
+    """A function that opens a page of a site; in the end no script failed and none of a model's ran."""
+    pages, faults = [], []
+
+    def opened(at: Site, path: str = "/", size: str = "desktop", **options):
+        page = chromium.new_context(viewport=SIZES[size], has_touch=size == "phone", **options).new_page()
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: faults.append(dialog.message))
+        page.on("request", lambda one: faults.append(one.url) if f":{at.port}/" not in one.url else None)
+        page.goto(f"http://127.0.0.1:{at.port}{path}")
+        pages.append(page)
+        return page
+
+    opened.faults = faults
+    yield opened
+    for page in pages:
+        assert page.evaluate("window.hacked") is None
+        page.context.close()
+    assert faults == []
+
+
+def picture(page, name: str, full: bool = False) -> None:
+    """Kept where SCREENS says, for the documents."""
+    if "SCREENS" in os.environ:
+        page.screenshot(path=Path(os.environ["SCREENS"]) / f"{name}.png", full_page=full)
 
 
 @pytest.fixture

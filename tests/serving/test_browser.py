@@ -7,15 +7,13 @@ the pictures of docs/feedback.md anew.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from serving import friendly
-from serving.conftest import Site, served
+from serving.conftest import SIZES, Site, picture, served
 
 from rlhf_kit import world
 from rlhf_kit.data.labels.reader import read_labels
@@ -26,55 +24,25 @@ from rlhf_kit.feedback.truth import compare_decision
 from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.serving.access import add_link
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser test was run")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: no browser test was run")
-SIZES = {"desktop": {"width": 1200, "height": 900}, "phone": {"width": 390, "height": 780}}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
-def open_page(chromium, site):
-    """A function that opens a page signed in as somebody; in the end no script failed and none of a model's ran."""
-    pages, faults = [], []
+def open_page(browse, site):
+    """A function that opens a page signed in as somebody."""
 
     def opened(name: str = "amy", size: str = "desktop", at: Site = site, **options):
-        context = chromium.new_context(viewport=SIZES[size], has_touch=size == "phone", **options)
-        page = context.new_page()
-        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("dialog", lambda dialog: faults.append(dialog.message))
-        page.on("request", lambda one: faults.append(one.url) if f":{at.port}/" not in one.url else None)
-        page.goto(f"http://127.0.0.1:{at.port}/")
+        page = browse(at, size=size, **options)
         page.fill("#name", name)
         page.press("#name", "Enter")
         page.wait_for_url(re.compile("/(rank|guidelines|thumbs)$"))
-        pages.append(page)
         return page
 
-    opened.faults = faults
-    yield opened
-    for page in pages:
-        assert page.evaluate("window.hacked") is None
-        page.context.close()
-    assert faults == []
+    opened.faults = browse.faults
+    return opened
 
 
 def shown(page) -> list[str]:
     """Ids of the answers, from the top."""
     return [card.get_attribute("data-answer") for card in page.locator("#answers > .card").all()]
-
-
-def picture(page, name: str, full: bool = False) -> None:
-    if "SCREENS" in os.environ:
-        page.screenshot(path=Path(os.environ["SCREENS"]) / f"{name}.png", full_page=full)
 
 
 def admins_progress(chromium, site):

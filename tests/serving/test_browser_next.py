@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving.conftest import HOSTILE, Site, served
-from serving.test_browser import SIZES, chromium, picture, playwright, pytestmark  # noqa: F401
+from serving.conftest import HOSTILE, SIZES, Site, picture, served
 from serving.test_next_page import demo  # noqa: F401
 
 from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.serving.folder import contents_of
 
+expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed").expect
 WAIT = 60_000  # milliseconds
 
 
@@ -32,37 +32,26 @@ def site(demo, tmp_path) -> Iterator[Site]:  # noqa: F811
 
 
 @pytest.fixture
-def open_next(chromium, site):  # noqa: F811
-    """A function that opens the page; in the end no script failed and none of a text's ran."""
-    pages, faults = [], []
+def open_next(browse, site):
+    """A function that opens the page, to which the start leads."""
 
     def opened(size: str = "desktop", **options):
-        page = chromium.new_context(viewport=SIZES[size], has_touch=size == "phone", **options).new_page()
+        page = browse(site, size=size, **options)
         page.set_default_timeout(WAIT)
-        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("dialog", lambda dialog: faults.append(dialog.message))
-        page.on("request", lambda one: faults.append(one.url) if f":{site.port}/" not in one.url else None)
-        page.goto(f"http://127.0.0.1:{site.port}/")
         page.wait_for_url(re.compile("/next$"))
         settled(page)
-        pages.append(page)
         return page
 
-    opened.faults = faults
-    yield opened
-    for page in pages:
-        assert page.evaluate("window.hacked") is None and page.url.endswith("/next")
-        page.context.close()
-    assert faults == []
+    opened.faults = browse.faults
+    return opened
 
 
 def settled(page) -> None:
     """Every column shows what was asked for last."""
     page.wait_for_timeout(450)  # longer than the page waits after a key or a slider
     for column in page.locator(".column").all():
-        playwright.expect(column).not_to_have_attribute("aria-busy", "true", timeout=WAIT)
-        playwright.expect(column.locator(".below button").nth(3)).to_be_hidden(timeout=WAIT)
+        expect(column).not_to_have_attribute("aria-busy", "true", timeout=WAIT)
+        expect(column.locator(".below button").nth(3)).to_be_hidden(timeout=WAIT)
 
 
 def names(column) -> list[str]:
