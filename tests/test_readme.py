@@ -197,6 +197,8 @@ def check_kit(words, place, capsys):
         return
     place(models_of(rest))
     if stage in ("ui", "label"):
+        if not Path(rest[0]).suffix:
+            place([f"{rest[0]}/sft"])  # a folder of models and runs
         check_labelling(words)
         return
     if stage in ("collect", "generate", "eval", "score", "convert", "merge", "completion"):

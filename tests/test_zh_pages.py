@@ -20,6 +20,7 @@ NEEDED = {
     "feedback.md",
     "interchange.md",
     "transfer.md",
+    "ui.md",
 }  # what a learner reads
 MAINLAND = "數據 文件 默認 信息 軟件 程序 命令行 內存 字符 加載 運行 調用 支持 網絡 質量 視頻 緩存 點贊 自助法 數組"
 _BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

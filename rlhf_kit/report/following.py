@@ -147,9 +147,7 @@ def _last_figures(path: Path, mark: tuple[int, int, int] | None) -> dict[str, fl
     with path.open("rb") as file:
         file.seek(max(0, mark[1] - TAIL))
         lines = file.read(2 * TAIL)
-    lines = lines[: lines.rfind(b"\n") + 1]
-    if mark[1] > TAIL:
-        lines = lines.partition(b"\n")[2]  # the first is cut
+    lines = lines[: lines.rfind(b"\n") + 1]  # the first may be cut: then it is none
     last: dict[str, float] = {}
     for row in rows_of(lines):
         last |= {key: value for key, value in row.items() if is_number(value)}

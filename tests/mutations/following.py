@@ -42,12 +42,6 @@ MUTANTS = [
     ),
     (
         FOLLOWING,
-        'lines = lines.partition(b"\\n")[2]',
-        "pass",
-        TEST + "test_the_last_figures_are_read_from_the_end",
-    ),
-    (
-        FOLLOWING,
         "shown = OF_PPO if",
         "shown = FIGURES if",
         TEST + "test_a_run_at_a_glance",

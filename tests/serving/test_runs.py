@@ -10,9 +10,10 @@ from stores import new_store
 from test_doctor import logs, rising
 
 from rlhf_kit.report.doctor import REMEDIES
-from rlhf_kit.serving import runs
+from rlhf_kit.serving import runs, texts
 from rlhf_kit.serving.access import HEADERS
 from rlhf_kit.serving.folder import contents_of
+from rlhf_kit.serving.next_words import WORDS
 
 
 def put_run(folder: Path, rows: list[dict], record: dict | None = None) -> Path:
@@ -46,7 +47,7 @@ def ask(client, path: str, seen: str = "") -> dict:
 def test_the_list_shows_each_run(at):
     page = at.client().get("/runs").text
     assert re.findall(r'href="/runs/(\w+)"', page) == ["ppo", "sft"]
-    assert "✓" not in page and "ended" in page and "stopped" in page
+    assert re.findall(r'class="state \w+">(\w+)<', page) == ["ended", "stopped"]
     assert re.search(r"loss</span> 1\.1", page) and re.search(r"reward</span> [\d.]+", page)
 
 
@@ -141,6 +142,13 @@ def test_no_name_or_number_is_markup(at, top):
 def test_the_style_of_the_charts_is_a_file(at):
     reply = at.client().get("/charts.css")
     assert reply.headers["content-type"].startswith("text/css") and ".blue{--c:var(--blue)}" in reply.text
+
+
+def test_no_word_of_a_page_stands_for_two_things():
+    """The pages' words are one table: a name that two of them had would show the other's text."""
+    (table,) = re.findall(r"^TEXTS.*?^}", Path(texts.__file__).read_text(), re.MULTILINE | re.DOTALL)
+    names = re.findall(r'^    "([^"]+)": \(', table, re.MULTILINE)
+    assert len(names) > 50 and not WORDS.keys() & set(names)
 
 
 def test_a_run_that_is_nowhere_is_not_found(at):
