@@ -19,6 +19,7 @@ NEEDED = {
     "eval-reward.md",
     "feedback.md",
     "interchange.md",
+    "next.md",
     "transfer.md",
     "ui.md",
 }  # what a learner reads
