@@ -36,7 +36,6 @@ CHAT: dict[str, tuple[str, str]] = {
     ),
     "continues": ("continues the text", "接下去寫"),
     "waiting": ("waiting for the model …", "等待模型 …"),
-    "answering": ("answering …", "回答中 …"),
     "empty": ("(an empty answer)", "（空的回答）"),
     "tokens": ("tokens", "個 token"),
     "stopped": ("Stopped.", "已停止。"),

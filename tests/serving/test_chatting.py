@@ -29,13 +29,13 @@ def turns(*texts: str) -> list[dict]:
 
 @pytest.fixture
 def places(policy, tokenizer, tokenizer_folder, tmp_path):
-    """A base model, and two that chat: the second is another model, by a row of its embeddings."""
+    """A base model, and two that chat: the second is another model, by the sign of its embeddings."""
     policy.save_pretrained(tmp_path / "base")
     load_tokenizer(tokenizer_folder).save_pretrained(tmp_path / "base")
     for name in ("sft", "ppo"):
         policy.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-        policy.get_input_embeddings().weight.data[5:] += 0.05
+        policy.get_input_embeddings().weight.data.mul_(-1)
     return {name: tmp_path / name for name in ("base", "sft", "ppo")}
 
 

@@ -228,7 +228,7 @@ function switcher(at, count, key, go) {
 }
 
 function drawSaid({ turn, before, beside }, key) {
-  const said = el("div", { className: "said" });
+  const said = el("div", { className: "said", role: "group", ariaLabel: say("you") });
   const show = () => said.replaceChildren(
     button("✎", edit, { key: `${key} edit`, label: say("edit"), disabled: going.size > 0 }),
     switcher(beside.indexOf(turn), beside.length, key, (at) => { before.last = before.next.indexOf(beside[at]); }) ?? "",
