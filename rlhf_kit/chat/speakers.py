@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_prompt, start_ids
 from rlhf_kit.data.messages import Message
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.generation.engine import SLOTS, Drawn, Engine, Request
+from rlhf_kit.generation.engine import SLOTS, WAITING, Closed, Drawn, Engine, Request
 from rlhf_kit.generation.generators import load_generator
 from rlhf_kit.generation.text import TextStream
 from rlhf_kit.models.checkpoints import end_ids
@@ -81,16 +81,18 @@ class Speaker:
         return start_ids(self.tokenizer) + list(ids)
 
     def say(self, prompt_ids: list[int], settings: Settings, chats: bool | None = None) -> Iterator[Said]:
-        """What comes next, as it is drawn; closing the iterator ends it. In turns without white space before it."""
-        said = self._hearing(prompt_ids, settings, chats)
+        """What comes next, as it is drawn; closing the iterator ends it."""
+        saying = Saying(self, prompt_ids, settings.stop, chats)
         for drawn in self.engine.stream(self.request(prompt_ids, settings)):
-            yield (one := said(drawn))
-            if one.finish is not None:
+            said = saying.push(drawn)
+            yield said
+            if said.finish is not None:
                 return
 
     async def hear(self, prompt_ids: list[int], settings: Settings, chats: bool | None = None) -> AsyncIterator[Said]:
         """As `say`, in an event loop: no thread waits for a token, and who leaves gives up a place in line too."""
-        said, queue, loop = self._hearing(prompt_ids, settings, chats), asyncio.Queue(), asyncio.get_running_loop()
+        saying = Saying(self, prompt_ids, settings.stop, chats)
+        queue, loop = asyncio.Queue(), asyncio.get_running_loop()
         request = self.request(prompt_ids, settings)
         job = self.engine.submit(request, lambda drawn: loop.call_soon_threadsafe(queue.put_nowait, drawn))
         try:
@@ -99,28 +101,11 @@ class Speaker:
                 drawn = await queue.get()
                 if isinstance(drawn, Exception):
                     raise drawn
-                one = said(drawn)
+                one = saying.push(drawn)
                 finish = one.finish
                 yield one
         finally:
             job.cancel()
-
-    def _hearing(self, prompt_ids: list[int], settings: Settings, chats: bool | None) -> Callable[[Drawn], Said]:
-        """What tokens say, one after the other."""
-        in_turns = self.chats and chats is not False
-        stream = TextStream(self.tokenizer, settings.stop, behind=() if in_turns else prompt_ids)
-        begun = not in_turns
-
-        def said(drawn: Drawn) -> Said:
-            nonlocal begun
-            text = "" if drawn.finish == "stop" else stream.push(drawn.token)
-            if drawn.finish is not None:
-                text += stream.finish()
-            text = text if begun else text.lstrip()
-            begun = begun or bool(text)
-            return Said(text, drawn, "stop" if stream.stopped else drawn.finish)
-
-        return said
 
     def request(self, prompt_ids: list[int], settings: Settings) -> Request:
         names = ("max_tokens", "temperature", "top_k", "top_p", "seed", "top_logprobs")
@@ -130,6 +115,24 @@ class Speaker:
         """With as many tokens as the context has room for, where that is fewer."""
         room = settings.max_tokens if self.engine.context is None else self.engine.context - len(prompt_ids)
         return replace(settings, max_tokens=max(1, min(settings.max_tokens, room)))
+
+
+class Saying:
+    """An answer's text as its tokens come, up to a stop string; in turns without white space before it."""
+
+    def __init__(self, speaker: Speaker, prompt_ids: list[int], stop: Sequence[str], chats: bool | None = None):
+        in_turns = speaker.chats and chats is not False
+        self.stream = TextStream(speaker.tokenizer, stop, behind=() if in_turns else prompt_ids)
+        self.begun = not in_turns
+
+    def push(self, drawn: Drawn) -> Said:
+        """What is certain since the token before; the end is told once."""
+        text = "" if drawn.finish == "stop" else self.stream.push(drawn.token)
+        if drawn.finish is not None:
+            text += self.stream.finish()
+        text = text if self.begun else text.lstrip()
+        self.begun = self.begun or bool(text)
+        return Said(text, drawn, "stop" if self.stream.stopped else drawn.finish)
 
 
 def plain_text(turns: Sequence[Message]) -> str:
@@ -150,18 +153,21 @@ class Speakers:
 
     def __init__(
         self, places: Mapping[str, str | Path], dtype: str = "float32", device: torch.device | str = "cpu",
-        slots: int = SLOTS, most: int = MOST_LOADED,
+        slots: int = SLOTS, most: int = MOST_LOADED, waiting: int = WAITING,
     ):  # fmt: skip
         self.places = {name: str(place) for name, place in places.items()}
-        self.dtype, self.device, self.slots, self.most = dtype, device, slots, most
+        self.dtype, self.device, self.slots, self.most, self.waiting = dtype, device, slots, most, waiting
         self._loaded: OrderedDict[str, Speaker] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._is_closed = Lock(), False
 
     def __getitem__(self, name: str) -> Speaker:
-        """Raises UserError for a name that is not there, and for a model that cannot be loaded or sampled from."""
+        """Raises UserError for a name that is not there, and for a model that cannot be loaded or sampled from; after
+        `close`, `Closed`."""
         if name not in self.places:
             raise UserError(f"There is no model {name!r}.{did_you_mean(name, self.places)}")
         with self._lock:
+            if self._is_closed:
+                raise Closed("the server is closing")
             if name not in self._loaded:
                 idle = [other for other, speaker in self._loaded.items() if not speaker.engine.is_busy]
                 if len(self._loaded) >= self.most and idle:
@@ -170,15 +176,19 @@ class Speakers:
             self._loaded.move_to_end(name)
             return self._loaded[name]
 
+    def loaded(self, name: str) -> Speaker | None:
+        """One that is in memory already."""
+        return self._loaded.get(name)
+
     def _load(self, name: str) -> Speaker:
         model, tokenizer = load_generator(self.places[name], self.dtype, self.device)
         ends = end_ids(model, tokenizer)
-        return Speaker(
-            name, tokenizer, Engine(model, ends, tokenizer.pad_token_id, self.slots), ends, self.places[name]
-        )
+        engine = Engine(model, ends, tokenizer.pad_token_id, self.slots, self.waiting)
+        return Speaker(name, tokenizer, engine, ends, self.places[name])
 
     def close(self) -> None:
         with self._lock:
+            self._is_closed = True
             while self._loaded:
                 self._loaded.popitem()[1].engine.close()
 

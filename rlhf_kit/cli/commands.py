@@ -166,6 +166,15 @@ OTHERS = {
         extra="ui",
         examples=("ui runs/demo", "ui labels.db --host 0.0.0.0 --public_url https://lab.example --labelers amy bob"),
     ),
+    "serve": Command(
+        "Models behind OpenAI's API, for other programs",
+        "用 OpenAI 的介面提供模型",
+        "rlhf_kit.serving.endpoint.serve:run",
+        {"Options": "rlhf_kit.serving.endpoint.serve:ServeOptions"},
+        interrupted="Stopped. 已停止。",
+        extra="ui",
+        examples=("serve runs/demo/sft ppo=runs/demo/ppo", "serve runs/ppo --port 8001 --dtype bfloat16"),
+    ),
     "label": Command(
         "Rank answers and give thumbs in the terminal",
         "在終端機裡排序、按讚或噓",

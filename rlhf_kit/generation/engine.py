@@ -149,11 +149,14 @@ class Engine:
             job.cancel()
 
     def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future:
-        """`function(model, *args, **options)`, without gradients, between two tokens of the rows at work."""
+        """`function(model, *args, **options)`, without gradients, between two tokens of the rows at work. Raises
+        `Busy`, `Closed`."""
         result: Future = Future()
         with self._changed:
             if self._is_closed:
                 raise Closed("the server is closing")
+            if len(self._calls) >= self.most_waiting:
+                raise Busy(f"{len(self._calls)} requests are waiting; try again in a moment")
             self._calls.append((lambda: function(self.model, *args, **options), result))
             self._changed.notify()
         return result

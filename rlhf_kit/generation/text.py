@@ -95,3 +95,33 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple
     if own:
         found.append((stream.finish() or BROKEN, own))
     return found
+
+
+class TokenBytes:
+    """The bytes of each token alone, which are those of a text where they stand together: a token may be a part of a
+    character. Of a special token, those of its name."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer, self.named = tokenizer, set(tokenizer.get_added_vocab())
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+        self.bytes = {letter: byte for byte, letter in _letters().items()} if "ByteLevel" in str(decoder) else {}
+
+    def __getitem__(self, token: int) -> bytes:
+        name = self.tokenizer.convert_ids_to_tokens(token)
+        if name is None:  # the model has more tokens than the tokenizer
+            return b""
+        if name in self.named:
+            return name.encode()
+        if self.bytes and all(letter in self.bytes for letter in name):
+            return bytes(self.bytes[letter] for letter in name)
+        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+            return bytes.fromhex(name[3:5])
+        before = self.tokenizer.convert_tokens_to_ids("a") or 0  # alone, a word would lose the space before it
+        return decoded(self.tokenizer, [before, token])[len(decoded(self.tokenizer, [before])) :].encode()
+
+
+def _letters() -> dict[int, str]:
+    """By which GPT-2's tokenizer, and all like it, write bytes: those that can be seen by themselves."""
+    seen = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return {byte: chr(byte) for byte in seen} | {byte: chr(256 + at) for at, byte in enumerate(hidden)}

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.store import Store
+from rlhf_kit.errors import UserError
 
 BODY = 256 * 1024  # bytes of a request; a decision on nine answers with a long comment is a tenth of it
 DAY = 86_400  # seconds
@@ -163,6 +165,21 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server((host, port), family=found[0][0], backlog=256)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--host {host} --port {port}: {error}. Give another port, or 0 for a free one.") from error
+
+
+def names_of(host: str, port: int) -> list[str]:
+    """What clients write for a server at this address: all names of this machine where it listens to itself alone."""
+    own = f"[{host}]" if ":" in host else host
+    local = [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"] if is_loopback(host) else []
+    return list(dict.fromkeys([f"{own}:{port}", *local]))
 
 
 # --- around every request -------------------------------------------------------------------------------------------

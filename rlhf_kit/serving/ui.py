@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ from rlhf_kit.data.labels.store import Store, open_store
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import missing, read_text
 from rlhf_kit.options import option
-from rlhf_kit.serving.access import add_link, is_loopback
+from rlhf_kit.serving.access import add_link, is_loopback, listen, names_of
 from rlhf_kit.serving.app import make_app
 from rlhf_kit.serving.folder import NOTHING, Contents, contents_of, refuse_empty, store_in, with_models
 from rlhf_kit.terminal import say
@@ -56,7 +55,7 @@ def run(options: UIOptions) -> None:
     contents, store = opened(options)
     if options.guidelines is not None:
         store.add_guidelines(read_text(options.guidelines))
-    listening = _listen(options.host, options.port)
+    listening = listen(options.host, options.port)
     port = listening.getsockname()[1]
     address = options.public_url or f"http://{names(options, port)[0]}"
     app = make_app(
@@ -90,20 +89,10 @@ def opened(options: UIOptions) -> tuple[Contents, Store]:
     return contents, open_store(store_in(source), create=True) if is_folder else open_store(options.dataset_name)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return socket.create_server((host, port), family=found[0][0], backlog=256)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--host {host} --port {port}: {error}. Give another port, or 0 for a free one.") from error
-
-
 def names(options: UIOptions, port: int) -> list[str]:
     """What browsers write for this server: host and port, without the port where the scheme tells it."""
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    local = [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"] if is_loopback(options.host) else []
     public = [urlsplit(options.public_url).netloc] if options.public_url else []
-    return list(dict.fromkeys([f"{host}:{port}", *local, *public]))
+    return list(dict.fromkeys([*names_of(options.host, port), *public]))
 
 
 def check_url(url: str | None) -> None:

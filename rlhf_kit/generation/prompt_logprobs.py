@@ -1,0 +1,45 @@
+"""Log-probs of tokens that are there already: of a prompt, each token after those before it, with the likeliest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from rlhf_kit.generation.engine import Drawn
+from rlhf_kit.models.forward import pad_right, taken
+
+BATCH_TOKENS = 1024  # of a forward, padding counted: the logits of all of them are in memory at once
+
+
+def batches(rows: Sequence[Sequence[int]], most: int = BATCH_TOKENS) -> list[list[int]]:
+    """Numbers of rows that are read together, of like length; a row alone may be longer than `most`.
+
+    >>> batches([[1] * 3, [1] * 9, [1] * 4], 8)
+    [[0, 2], [1]]
+    """
+    parts: list[list[int]] = []
+    for number in sorted(range(len(rows)), key=lambda number: len(rows[number])):
+        if not parts or len(rows[number]) * (len(parts[-1]) + 1) > most:
+            parts.append([])
+        parts[-1].append(number)
+    return parts
+
+
+@torch.no_grad()
+def prompt_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]], count: int) -> list[list[Drawn]]:
+    """Of each row, in one forward, its tokens from the second on, with the `count` likeliest at their places."""
+    ids, lengths = pad_right(rows, 0)
+    device = next(model.parameters()).device
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    inputs = taken(model, input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    return [_row(logits, row, count) for logits, row in zip(model(**inputs).logits, rows, strict=True)]
+
+
+def _row(logits: torch.Tensor, row: Sequence[int], count: int) -> list[Drawn]:
+    logprobs = logits[: len(row) - 1].float().log_softmax(-1)  # (T - 1, V)
+    chosen = logprobs.gather(1, torch.tensor(row[1:], device=logits.device)[:, None])[:, 0].tolist()
+    values, tokens = (part.tolist() for part in logprobs.topk(min(count, logprobs.shape[-1])))
+    tops = [list(zip(*pair, strict=True)) for pair in zip(tokens, values, strict=True)]
+    return [Drawn(*one) for one in zip(row[1:], chosen, [None] * len(chosen), tops, strict=True)]
