@@ -68,7 +68,10 @@ def run(options: UIOptions) -> None:
     )
     for line in links(store, options.labelers, address, contents):
         say(line)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,  # an answer that is being written ends with the server
+    )  # fmt: skip
     try:
         uvicorn.Server(config).run([listening])
     finally:

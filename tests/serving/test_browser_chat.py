@@ -236,6 +236,9 @@ def test_keys_and_names_of_all_controls(open_chat):
     page.fill("#say", "one")
     page.press("#say", "Shift+Enter")
     page.keyboard.type("two")
+    composed = "new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true, cancelable: true})"
+    assert page.evaluate(f"document.getElementById('say').dispatchEvent({composed})")  # it is the input method's
+    assert page.locator("article").count() == 0
     page.press("#say", "Enter")
     settled(page)
     assert page.locator(".said .text").inner_text() == "one\ntwo"

@@ -47,7 +47,7 @@ def chat(places, tmp_path) -> Iterator[Site]:
 
 
 def ask(client: Client, model: str = "sft", said=("the cat",), **more) -> list[dict]:
-    reply = client.json("/chat/answers", {"model": model, "turns": turns(*said), **DRAWN, **more})
+    reply = client.json("/chat/answers", {"model": model, "turns": turns(*said), **DRAWN} | more)
     assert reply.status == 200, reply.text
     return [json.loads(line) for line in reply.text.splitlines()]
 
@@ -155,6 +155,14 @@ def test_numbers_that_the_sampler_refuses_are_told(chat):
     assert line["error"] == "refused" and "temperature=-1.0 must" in line["detail"]
 
 
+@pytest.mark.parametrize("drawn", [{"temperature": 0}, {"top_k": 1_000_000}, {"temperature": 2, "top_k": 1}])
+def test_what_the_page_lets_one_set_is_taken(chat, drawn):
+    last = ask(chat.client(), **drawn)[-1]
+    assert last["finish"] in ("stop", "length"), last
+    if drawn != {"top_k": 1_000_000}:  # the likeliest token, whatever the seed
+        assert text_of(ask(chat.client(), **drawn)) == text_of(ask(chat.client(), **drawn, seed=99))
+
+
 def test_a_full_context_is_told(chat):
     """Of 128 tokens: an answer is as long as there is room for; with none there is no answer."""
     client, speaker = chat.client(), chat.app.state.speakers["sft"]
@@ -242,6 +250,10 @@ def test_answers_of_several_models_are_ranked(chat):
     assert amy.json("/decisions", amy.decision(page=f"/rank/{number}")).status == 200
     (row,) = load(chat.store.name, ("ranked",))[0]
     assert len(row["completions"]) == 3 and sorted(row["ranks"]) == [1, 2, 3]
+    best = row["completions"][row["ranks"].index(1)]
+    assert row["prompt"] == turns("the cat")
+    assert read_labels(chat.store.name, ("demonstrations",)) == [{"prompt": row["prompt"], "completion": best}]
+    assert len(load(chat.store.name, ("demonstrations",))[0]) == len(load(chat.store.name, ("prompts",))[0]) == 1
     (kept,) = chat.store.tasks("ranking").values()
     assert [answer.sources[0]["model"] for answer in kept.answers] == ["base", "sft", "ppo"]
     assert chat.client().get(f"/rank/{number}").status == 303  # it is hers alone
