@@ -82,7 +82,8 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], stop: Sequen
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
     """(text, tokens) of a sequence: tokens that make a character together are one piece. A special token is shown by
-    its name; bytes that end in no character are shown as `BROKEN`."""
+    its name; bytes that end in no character are shown as `BROKEN`, behind
+    what is whole of the last token."""
     found: list[tuple[str, list[int]]] = []
     stream, own = TextStream(tokenizer), []
     special = set(tokenizer.all_special_ids)
@@ -93,7 +94,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple
             found.append((text, own))
             own = []
     if own:
-        found.append((stream.finish() or BROKEN, own))
+        found.append((stream.finish() + BROKEN, own))
     return found
 
 

@@ -66,6 +66,24 @@ def test_bytes_of_a_character_that_was_cut_off_are_not_shown(bytes_alone):
     assert [piece for piece, _ in pieces(bytes_alone, ids[:5])] == ["好", BROKEN]
 
 
+def test_a_token_may_end_one_character_and_begin_another(bytes_alone):
+    space, *rest = bytes_alone(" 好").input_ids
+    tokenizer = bytes_with(bytes_alone, (space, rest[0]))
+    ids = tokenizer(" 好").input_ids
+    assert len(ids) == 3
+    assert [pieces(tokenizer, ids[:count]) for count in (1, 3)] == [[(" " + BROKEN, ids[:1])], [(" 好", ids)]]
+
+
+def bytes_with(tokenizer, merged):
+    """The tokenizer with one token more, of two of its own."""
+    first, second = tokenizer.convert_ids_to_tokens(list(merged))
+    vocabulary = {**tokenizer.get_vocab(), first + second: len(tokenizer)}
+    inner = Tokenizer(models.BPE(vocabulary, [(first, second)]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
+
+
 def test_bytes_that_are_no_character_are_shown_as_such_and_hold_nothing_up(bytes_alone):
     wrong = bytes_alone("好").input_ids[1:] * 3
     text = text_of(bytes_alone, [*bytes_alone("a").input_ids, *wrong, *bytes_alone(" 好 b").input_ids])

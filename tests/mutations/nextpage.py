@@ -27,4 +27,10 @@ MUTANTS = [
         "if False:",
         PAGED + "test_who_is_let_in",
     ),
+    (
+        "rlhf_kit/generation/text.py",
+        "found.append((stream.finish() + BROKEN, own))",
+        "found.append((stream.finish() or BROKEN, own))",
+        "tests/generation/test_next_token.py::test_a_token_may_end_one_character_and_begin_another",
+    ),
 ]

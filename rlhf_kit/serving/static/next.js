@@ -212,9 +212,9 @@ class Column {
     const most = Math.max(...rows.map((one) => one.probability), next.rest, 1e-9);
     for (const row of rows) {
       const note = row.isPicked ? ` ${words.chosen}, ${words["rank of"]} ${picked.ranks.join("·")}` : "";
-      const name = row.text === "" ? "∅" : visible(row.text);
+      const name = row.ends ? `⟨${words["end of text"]}⟩` : visible(row.text) || "∅";
       const button = make("button", { type: "button", onclick: () => this.choose(row), title: `${row.probability}${note}` });
-      button.append(...this.line(name + (row.ends ? ` (${words["end of text"]})` : ""), row.probability, most));
+      button.append(...this.line(name, row.probability, most));
       button.setAttribute("aria-label", `${name}: ${percent(row.probability)}${note}`);
       const item = make("li", { className: row.isPicked ? "picked" : "" }, button);
       Object.assign(item.dataset, { probability: row.probability, below: row.isBelow ? 1 : 0 });
