@@ -317,11 +317,11 @@ def test_the_function_for_rewards_takes_texts_and_messages(place):
 
 
 @pytest.mark.parametrize("path", [README, CHINESE], ids=lambda path: path.name)
-def test_a_front_page_is_short_and_has_two_pictures(path):
+def test_a_front_page_is_short_and_has_three_pictures(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200
     pictures = [ROOT / picture for picture in re.findall(r"^!\[[^]]+\]\((.+)\)$", text, re.MULTILINE)]
-    assert len(pictures) == 2 and all(picture.read_bytes()[:4] == b"\x89PNG" for picture in pictures)
+    assert len(pictures) == 3 and all(picture.read_bytes()[:4] == b"\x89PNG" for picture in pictures)
 
 
 @pytest.mark.parametrize("path", [README, CHINESE], ids=lambda path: path.name)
