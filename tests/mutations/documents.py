@@ -52,13 +52,13 @@ MUTANTS = [
         "README.md",
         "## Install\n",
         "## Install\n" + "\n" * 60,
-        FRONT + "test_a_front_page_is_short_and_has_two_pictures",
+        FRONT + "test_a_front_page_is_short_and_has_three_pictures",
     ),
     (
         "README.zh-TW.md",
         "(docs/screens/suite-page.png)",
         "(docs/screens/none.png)",
-        FRONT + "test_a_front_page_is_short_and_has_two_pictures[README.zh-TW.md]",
+        FRONT + "test_a_front_page_is_short_and_has_three_pictures[README.zh-TW.md]",
     ),
     ("README.md", "(docs/tour.md#lora)", "(docs/tour.md#qlora)", FRONT + "test_links_resolve[README.md]"),
     (

@@ -4,6 +4,9 @@ BRANCHES, PAGE = "rlhf_kit/chat/branching.py", "rlhf_kit/serving/next_token.py"
 BRANCHING, PAGED = "tests/chat/test_branching.py::", "tests/serving/test_next_page.py::"
 TOLD = BRANCHING + "test_a_piece_is_told_of_as_a_plain_forward_does"
 
+TOKENS = "rlhf_kit/chat/tokens.py"
+CHANGED = "tests/chat/test_tokens.py::test_the_numbers_are_those_of_a_plain_forward_and_of_ppo"
+
 MUTANTS = [
     (
         BRANCHES,
@@ -32,5 +35,24 @@ MUTANTS = [
         "found.append((stream.finish() + BROKEN, own))",
         "found.append((stream.finish() or BROKEN, own))",
         "tests/generation/test_next_token.py::test_a_token_may_end_one_character_and_begin_another",
+    ),
+    (TOKENS, "ops.kl_k1(logprobs, ref_logprobs)", "ops.kl_k1(ref_logprobs, logprobs)", CHANGED + "[0.7]"),
+    (
+        TOKENS,
+        "completion_logprobs(model, inputs, temperature)",
+        "completion_logprobs(model, inputs)",
+        CHANGED + "[0.7]",
+    ),
+    (
+        TOKENS,
+        "if tokenizer.get_vocab() != reference.tokenizer.get_vocab():",
+        "if False:",
+        "tests/chat/test_tokens.py::test_two_tokenizers_are_refused_by_name",
+    ),
+    (
+        TOKENS,
+        "return self.probability if self.correct is False else None",
+        "return self.probability if not self.correct else None",
+        "tests/chat/test_tokens.py::test_sure_and_wrong_is_the_probability_of_a_wrong_answer",
     ),
 ]
