@@ -196,8 +196,8 @@ def check_kit(words, place, capsys):
         assert cli.main([stage, *rest]) == 0
         return
     place(models_of(rest))
-    if stage in ("ui", "label"):
-        if not Path(rest[0]).suffix:
+    if stage in ("ui", "serve", "label"):
+        if stage == "ui" and not Path(rest[0]).suffix:
             place([f"{rest[0]}/sft"])  # a folder of models and runs
         check_labelling(words)
         return
@@ -216,11 +216,16 @@ def check_kit(words, place, capsys):
 
 def check_labelling(words):
     """The terminal asks nobody here, and ends; the server of the pages says where it is, and answers."""
-    command = [sys.executable, "-m", "rlhf_kit", *words[1:], *(("--port", "0") if words[1] == "ui" else ())]
+    command = [sys.executable, "-m", "rlhf_kit", *words[1:], *(("--port", "0") if words[1] in ("ui", "serve") else ())]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment
     ) as run:
+        if words[1] == "serve":
+            address = run.stdout.readline().split()[0]
+            assert b"sft" in urllib.request.urlopen(f"{address}/models", timeout=60).read()
+            run.terminate()
+            return
         if words[1] == "ui":
             address = re.match(r"https?://[^/]+/", run.stdout.readline())[0]
             if "--public_url" in words:

@@ -19,7 +19,7 @@ def typed(*paths) -> list[str]:
     for command in commands(*paths):
         words = shlex.split(command)
         wants_gpus = "rlhf_kit/stages/accelerate/multi_gpu.yaml" in words
-        if words[0] in ("rlhf-kit", "accelerate") and words[1] not in ("demo", "ui") and not wants_gpus:
+        if words[0] in ("rlhf-kit", "accelerate") and words[1] not in ("demo", "ui", "serve") and not wants_gpus:
             found.append(command)
     return found
 

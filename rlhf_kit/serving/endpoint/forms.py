@@ -88,7 +88,7 @@ def read_body(body: bytes) -> dict[str, Any]:
     for fault in doubled(value):
         raise Refused(f"In the body {fault}.")
     for fault in half_characters(value):
-        raise Refused(f"In the body {fault.message}.")
+        raise Refused(f"In the body {fault}.")
     return value
 
 
