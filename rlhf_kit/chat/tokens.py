@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from rlhf_kit.data.chat import decode_completion
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.next_token import shown
 from rlhf_kit.generation.sampling import Rollout
+from rlhf_kit.inputs import read_json
 from rlhf_kit.models.value import PolicyAndValue, ValueHead, completion_logprobs
 
 HEAD = ("value_head.weight", "value_head.bias")  # all that a value function on the policy's trunk has
@@ -107,6 +109,16 @@ def shared_value_head(folder: Path) -> ValueHead | None:
     head = ValueHead(weights[HEAD[0]].shape[1])
     head.load_state_dict({name.partition(".")[2]: value for name, value in weights.items()})
     return head
+
+
+def of_run(folder: Path) -> dict[str, Any]:
+    """What `change` is to know of a PPO run: kl_coef and temperature where its run.json tells them, the value head."""
+    path = folder / "run.json"
+    record = read_json(path) if path.is_file() else {}
+    config = record.get("config") if isinstance(record, dict) and record.get("stage") == "ppo" else {}
+    config = config if isinstance(config, dict) else {}
+    options = {name: config[name] for name in ("kl_coef", "temperature") if type(config.get(name)) in (int, float)}
+    return {**options, "value_head": shared_value_head(folder)}
 
 
 def _row(ids: list[int], own: list[int]) -> Rollout:

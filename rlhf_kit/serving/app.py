@@ -100,6 +100,7 @@ def routes() -> list[Route | Mount]:
         Route("/guidelines", acknowledge, methods=["POST"]),
         Route("/next", next_token.page),
         Route("/next/look", next_token.look, methods=["POST"]),
+        Route("/next/change", next_token.change, methods=["POST"]),
         Route("/next/write", next_token.write, methods=["POST"]),
         Route("/runs", runs.every),
         Route("/runs/{run:path}", runs.one),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -46,6 +47,11 @@ async def write(request: Request) -> Response:
     return await _answered(request, _write)
 
 
+async def change(request: Request) -> Response:
+    """As `look`, with `reference`, another model -> what PPO did to each token of the path."""
+    return await _answered(request, _change)
+
+
 async def _answered(request: Request, answer: Callable[[Request, Sent], Response]) -> Response:
     try:
         sent = json.loads(await request.body())
@@ -75,6 +81,16 @@ def _look(request: Request, sent: Sent) -> Response:
         raise HTTPException(400, f"`count` is from 1 to {MOST_CANDIDATES}")
     looked = imported("rlhf_kit.chat.branching:look")(speaker, text, template, path, at, count, settings_of(sent))
     return JSONResponse(readable(asdict(looked)))
+
+
+def _change(request: Request, sent: Sent) -> Response:
+    speaker, text, _, path = place_of(request, sent)
+    reference = request.app.state.speakers[str(sent.get("reference"))]
+    run = imported("rlhf_kit.chat.tokens:of_run")(Path(request.app.state.models[speaker.name]))
+    answer = [token for piece in path for token in piece]
+    changed = imported("rlhf_kit.chat.tokens:change")(speaker, reference, text, answer, **run)
+    more = {"sure_and_wrong": changed.sure_and_wrong, "temperature": run.get("temperature", 1.0)}
+    return JSONResponse(readable(asdict(changed) | more | {"kl_coef": run.get("kl_coef")}))
 
 
 def _write(request: Request, sent: Sent) -> Response:

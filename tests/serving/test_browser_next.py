@@ -223,3 +223,17 @@ def test_the_pictures(open_next):
         settled(page)
         assert page.locator(".picked").count() == page.locator(".column").count()
         picture(page, name)
+
+
+def test_what_ppo_did(open_next):
+    page = open_next()
+    page.locator(".example").nth(3).click()
+    settled(page)
+    column = page.locator(".column").nth(2)
+    column.get_by_text("Write 10").click()
+    settled(page)
+    column.get_by_text("What PPO did").click()
+    column.locator(".change tbody tr").first.wait_for()
+    assert column.locator(".change .written").inner_text().strip() == "".join(pieces(column)).strip()
+    assert column.locator(".sum").inner_text().startswith("KL ")
+    picture(page, "next-ppo", full=True)

@@ -119,3 +119,14 @@ def test_the_page_begins_with_cards_for_the_models_there_are(site):
     (alone,) = {column.model for card in cards(["mine"]) for column in card.columns}
     assert alone == "mine" and len(cards(["mine"])) == 3
     assert all(english and chinese for english, chinese in TEXTS.values())
+
+
+def test_what_ppo_did_is_told_by_token(site, demo):
+    (demo.models["ppo"] / "run.json").write_text('{"stage": "ppo", "config": {"kl_coef": 0.2, "temperature": 0.7}}')
+    client = site.client()
+    branch = json.loads(looked(client, model="ppo", template=True).text)["next"]["candidates"][0]["ids"]
+    sent = {"model": "ppo", "text": "Lakeside", "path": [branch], "reference": "sft"}
+    seen = json.loads(client.json("/next/change", sent).text)
+    assert [token["id"] for token in seen["tokens"]] == branch and seen["kl"] == pytest.approx(0, abs=1e-6)
+    assert (seen["kl_coef"], seen["temperature"], seen["correct"]) == (0.2, 0.7, None)
+    assert "no model 'none'" in client.json("/next/change", sent | {"reference": "none"}).text

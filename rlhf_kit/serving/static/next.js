@@ -67,6 +67,17 @@ class Column {
     this.stop = button("stop", () => this.writing?.abort());
     this.stop.hidden = true;
     this.buttons = Object.entries(writing).map(([name, count]) => button(name, () => this.write(count)));
+    const names = models.map((name) => make("option", { textContent: name, value: name }));
+    this.reference = make("select", { onchange: () => this.change() }, ...names);
+    this.reference.value = models.find((name) => name.split("/").at(-1) === "sft") ?? models[0];
+    this.changes = make("div");
+    this.panel = make(
+      "details",
+      { className: "change", ontoggle: () => this.change() },
+      make("summary", { textContent: words["what ppo did"] }),
+      make("label", {}, `${words.reference} `, this.reference),
+      this.changes,
+    );
     this.element = make(
       "article",
       { className: "card column" },
@@ -76,6 +87,7 @@ class Column {
       this.bars,
       this.figures,
       make("div", { className: "below" }, ...this.buttons, this.stop),
+      this.panel,
     );
     this.model.addEventListener("change", () => this.begin());
     this.template.addEventListener("change", () => this.begin());
@@ -178,6 +190,46 @@ class Column {
     const ended = this.at > 0 && this.path[this.at - 1]?.ends;
     for (const button of this.buttons) button.disabled = Boolean(this.writing || ended || !this.seen);
     this.stop.hidden = !this.writing;
+    this.panel.hidden = Boolean(this.writing || !this.template.checked || !this.path.length);
+    this.change();
+  }
+
+  // What the answer so far has become since the model beside.
+  async change() {
+    if (!this.panel.open || this.panel.hidden) return;
+    const mine = this.asked;
+    try {
+      const seen = await (await ask("/next/change", { ...this.sent(), reference: this.reference.value })).json();
+      if (mine === this.asked) this.changed(seen);
+    } catch (error) {
+      if (mine === this.asked) this.changes.replaceChildren(make("p", { className: "mistake", textContent: error.message }));
+    }
+  }
+
+  changed(seen) {
+    const sign = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
+    const shown = make("p", { className: "written" });
+    const head = ["", this.model.value, this.reference.value, "Δ = KL", words.penalty, words.value];
+    const body = make("tbody");
+    for (const token of seen.tokens) {
+      const name = token.text.replaceAll("\n", "↵");
+      const mark = make("span", { title: sign(token.kl), className: token.kl < 0 ? "less" : "more", textContent: name });
+      mark.style.setProperty("--p", Math.min(1, Math.abs(token.kl) / 2));
+      shown.append(mark);
+      const penalty = seen.kl_coef === null ? "" : sign(-seen.kl_coef * token.kl);
+      const logprobs = [token.logprob.toFixed(2), token.reference.toFixed(2), sign(token.kl)];
+      const cells = [visible(token.text), ...logprobs, penalty, token.value?.toFixed(2) ?? ""];
+      body.append(make("tr", {}, ...cells.map((cell, at) => make(at ? "td" : "th", { textContent: cell }))));
+    }
+    const row = make("tr", {}, ...head.map((name) => make("th", { textContent: name, scope: "col" })));
+    const verdict = { true: words["is right"], false: `${words["is wrong"]} ${percent(seen.sure_and_wrong ?? 0)}` };
+    const figures = [`KL ${sign(seen.kl)}`, `${words.probability} ${percent(seen.probability)}`, verdict[seen.correct]];
+    this.changes.replaceChildren(
+      make("p", { className: "soft", textContent: `${words["change legend"]} ${seen.temperature}.` }),
+      shown,
+      make("p", { className: "sum", textContent: figures.filter(Boolean).join(" · ") }),
+      make("div", { className: "scroll" }, make("table", {}, make("thead", {}, row), body)),
+    );
   }
 
   text() {
