@@ -170,7 +170,9 @@ def is_loopback(host: str) -> bool:
 def listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return socket.create_server((host, port), family=found[0][0], backlog=256)
+        listening = socket.create_server((host, port), family=found[0][0], backlog=256)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a body waited 40 ms behind its headers
+        return listening
     except (OSError, OverflowError) as error:
         raise UserError(f"--host {host} --port {port}: {error}. Give another port, or 0 for a free one.") from error
 
