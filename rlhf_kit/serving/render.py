@@ -48,8 +48,8 @@ def pages_for(app: Starlette, who: Person | None) -> list[Page]:
     state, seen = app.state, who is not None or app.state.alone
     shown = {
         Page("next token", "/next"): seen and state.models,
-        Page("runs", "/runs"): seen and state.folder,
         Page("chat", "/chat"): seen and state.models,
+        Page("runs", "/runs"): seen and state.folder,
         Page("rank", "/rank"): who and state.kinds["ranking"],
         Page("thumbs", "/thumbs"): who and state.kinds["thumbs"],
         Page("progress", "/progress"): who,

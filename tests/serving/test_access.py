@@ -44,6 +44,7 @@ ROUTES = {
     ("POST", "/decisions"): (403, 400, 400),
     ("POST", "/next/look"): (404, 404, 404),
     ("POST", "/next/write"): (404, 404, 404),
+    ("POST", "/next/change"): (404, 404, 404),
     ("POST", "/chat/answers"): (404, 404, 404),
     ("POST", "/chat/tasks"): (404, 404, 404),
     ("POST", "/guidelines"): (403, 409, 409),
