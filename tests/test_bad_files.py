@@ -182,6 +182,7 @@ def test_what_is_within_the_bounds_is_read(parse, text):
         "convert ranked.jsonl {}/out.jsonl --from ranked",
         "score --model none --data ranked.jsonl --output {}/out.jsonl",
         "generate ./m --data ranked.jsonl --output {}/out.jsonl",
+        "chat ./m --output {}/out.jsonl",
     ],
 )
 def test_a_place_where_nothing_can_be_written_is_one_message(command, place, capsys):

@@ -26,7 +26,7 @@ from rlhf_kit.cli import main
 for argv in (["--help"], ["--version"], *([stage, "--help-all"] for stage in ("pretrain", "sft", "reward", "ppo"))):
     assert main(argv) == 0
 EVALS = ("eval reward", "eval coqa", "eval score", "eval compare", "eval icl", "eval suite")
-for words in (*EVALS, "score", "convert", "merge", "generate"):
+for words in (*EVALS, "score", "convert", "merge", "generate", "chat"):
     try:
         main([*words.split(), "--help"])
     except SystemExit as ended:

@@ -157,6 +157,16 @@ OTHERS = {
             "generate runs/ppo --dataset_name world:prompts --split test --output_file answers.jsonl",
         ),
     ),
+    "chat": Command(
+        "Talk to one model or several side by side, and see what each may say next",
+        "在終端機和一個或幾個模型說話",
+        "rlhf_kit.chat.terminal:run",
+        {"Options": "rlhf_kit.chat.terminal:ChatOptions"},
+        interrupted="What was said is in --output_file, where that was given. 已停止；有 --output_file 時都在那裡。",
+        unwritten="What was written before is kept: free some space.",
+        output="--output_file",
+        examples=("chat runs/sft", "chat base=runs/pretrain sft=runs/sft ppo=runs/ppo --temperature 0.7"),
+    ),
     "ui": Command(
         "Follow runs, rank answers and give thumbs in the browser",
         "在瀏覽器裡看訓練、排序、按讚或噓",

@@ -108,6 +108,7 @@ BOUNDS: dict[str, Bound] = {
     "PPOConfig.temperature": Bound("be above 0: PPO needs a distribution to sample from", lambda x: x > 0),
     "sample.temperature": NOT_NEGATIVE,
     "GenerateOptions.temperature": NOT_NEGATIVE,
+    "ChatOptions.temperature": NOT_NEGATIVE,
     "next_token.temperature": ABOVE_0,
     "next_token.count": COUNT,
     "max_tokens": COUNT._replace(most=2**24),

@@ -190,7 +190,8 @@ def _missing(values: Mapping, raw: Raw, options: Mapping[str, Option]) -> Iterab
 
 
 def read_cli(argv: Sequence[str], options: Mapping[str, Option], problems: list[str]) -> tuple[str | None, dict]:
-    """`--key value`, `--key=value`, `--flag`, `--no_flag`, and words by place; dashes are underscores.
+    """`--key value`, `--key=value`, `--flag`, `--no_flag`, and words by place (a list takes all that are
+    left); dashes are underscores.
 
     A later one wins. Returns the `--config` and the values by name.
     """
@@ -200,7 +201,9 @@ def read_cli(argv: Sequence[str], options: Mapping[str, Option], problems: list[
     while words:
         word = words.pop(0)
         if not word.startswith("--") or word == "--":
-            if places:
+            if places and options[places[0]].whole:
+                values[places[0]] = [*values.get(places[0], []), word]
+            elif places:
                 values[places.pop(0)] = word
             elif word != "--":
                 problems.append(f"{word!r} is not an option: options are written --name value.")

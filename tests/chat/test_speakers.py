@@ -5,6 +5,7 @@ import pytest
 from rlhf_kit.chat.speakers import Settings, Speakers
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
+from rlhf_kit.generation.engine import Drawn
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 
@@ -50,6 +51,24 @@ def test_what_is_said_is_what_generate_gives(name, seed, places):
     text = "".join(one.text for one in said)
     assert text.strip().rstrip("\ufffd") == rollout.texts(speaker.tokenizer)[0].rstrip("\ufffd")
     assert name == "base" or text == text.lstrip()
+
+
+@pytest.mark.parametrize("name", ["base", "sft"])
+def test_an_answer_in_turns_begins_without_white_space(name, places):
+    """Those within it are kept."""
+    with Speakers(places) as speakers:
+        speaker = speakers[name]
+        space, letter = (speaker.tokenizer(text).input_ids[0] for text in (" ", "x"))
+        drawn = [
+            Drawn(space, -1.0),
+            Drawn(space, -1.0),
+            Drawn(letter, -1.0),
+            Drawn(space, -1.0),
+            Drawn(letter, -1.0, finish="length"),
+        ]
+        speaker.engine.stream = lambda request: iter(drawn)
+        said = [one.text for one in speaker.say([5], Settings())]
+    assert said == (["", "", "x", " ", "x"] if name == "sft" else [" ", " ", "x", " ", "x"])
 
 
 def test_a_stop_string_ends_it(places):

@@ -220,6 +220,9 @@ RUNS = [
         )
     ),
     Run("generate/help", "generate --help"),
+    Run("chat/help", "chat --help"),
+    Run("chat/too-many", "chat a=lm b=lm c=lm d=lm e=lm"),
+    Run("chat/twice", "chat lm lm --temperature -1"),
     Run("labels-refused/no-model", f"{COLLECT} --model nowhere/model --output_file new.db"),
     Run("labels-refused/one-answer", f"{COLLECT} --k 1 --output_file new.db"),
     Run("labels-refused/no-store", "reward --model_name_or_path lm --dataset_name nowhere.db --output_dir new"),

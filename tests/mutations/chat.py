@@ -9,7 +9,55 @@ ALONE = TEST + "test_an_answer_depends_on_its_row_and_number_alone"
 CUT_OFF = "tests/stages/test_folders.py::test_a_line_that_was_cut_off_is_not_kept"
 ENDED = TEST + "test_an_answer_that_ends_and_one_that_is_cut_off"
 
+CONVERSATION, TERMINAL, SHOWING = (f"rlhf_kit/chat/{name}.py" for name in ("conversation", "terminal", "showing"))
+TALK = "tests/chat/test_terminal.py::"
+CTRL_C = TALK + "test_ctrl_c_stops_an_answer_and_leaves_no_work[2]"
+HOSTILE = TALK + "test_what_a_model_writes_is_no_escape_sequence[100-2]"
+
 MUTANTS = [
+    (
+        CONVERSATION,
+        "        for name, says in going.items():\n            says.close()\n",
+        "        for name in going:\n",
+        CTRL_C,
+    ),
+    (
+        SHOWING,
+        'return self.console.render_str(self.texts.get(name, ""))',
+        'return Text(self.texts.get(name, ""))',
+        HOSTILE,
+    ),
+    (
+        SHOWING,
+        "widest - cell_len(label.plain)",
+        "widest - len(label.plain)",
+        TALK + "test_a_table_is_in_columns_whatever_width_its_letters_have",
+    ),
+    (
+        CONVERSATION,
+        '        if said.drawn.finish != "stop":\n',
+        "        if said.finish is None:\n",
+        TALK + "test_next_shows_what_may_come_behind_the_last_answer_and_sums_to_1",
+    ),
+    (
+        CONVERSATION,
+        '    check_file(path, "/save")\n    home_of(path).write(path.name, json_lines(rows))',
+        "    path.write_text(json_lines(rows))",
+        TALK + "test_a_saved_conversation_is_what_sft_reads",
+    ),
+    (TERMINAL, "(self.options.seed + 1) % SEEDS", "self.options.seed", TALK + "test_undo_retry_and_clear"),
+    (
+        TERMINAL,
+        "                if isinstance(interrupt, Terminated):\n                    raise\n",
+        "                assert interrupt is not None\n",
+        TALK + "test_sigterm_ends_it_while_it_answers",
+    ),
+    (
+        TERMINAL,
+        "    refuse_twice(name for name, _ in named)\n",
+        "",
+        TALK + "test_what_is_wrong_is_one_message_before_a_weight_is_loaded",
+    ),
     (
         GENERATING,
         'text_hash(f"{seed} {row} {answer}")',
