@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rlhf_kit.data.labels import POSTGRESQL, schema
 from rlhf_kit.data.labels.store import Store, open_store
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import missing, read_text
 from rlhf_kit.options import option
+from rlhf_kit.references import imported
 from rlhf_kit.serving.access import add_link, is_loopback, listen, names_of
 from rlhf_kit.serving.app import make_app
 from rlhf_kit.serving.folder import NOTHING, Contents, contents_of, refuse_empty, store_in, with_models
@@ -69,7 +73,8 @@ def run(options: UIOptions) -> None:
     for line in links(store, options.labelers, address, contents):
         say(line)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
+        with_endpoint(app, names(options, port)),
+        log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
         timeout_graceful_shutdown=10,  # an answer that is being written ends with the server
     )  # fmt: skip
     try:
@@ -77,6 +82,19 @@ def run(options: UIOptions) -> None:
     finally:
         if app.state.speakers is not None:
             app.state.speakers.close()
+
+
+def with_endpoint(app: Starlette, hosts: Sequence[str]) -> ASGIApp:
+    """`app`, and on this machine alone its models under /v1, as `rlhf-kit serve` answers there."""
+    if not app.state.alone or app.state.speakers is None:
+        return app
+    endpoint = imported("rlhf_kit.serving.endpoint.api:served")(app.state.speakers, hosts)
+
+    async def both(scope: Scope, receive: Receive, send: Send) -> None:
+        is_asked = scope["type"] == "http" and scope["path"].startswith("/v1/")
+        await (endpoint if is_asked else app)(scope, receive, send)
+
+    return both
 
 
 def opened(options: UIOptions) -> tuple[Contents, Store]:

@@ -29,4 +29,10 @@ MUTANTS = [
      '            return own.decode("utf-8", "ignore")', ECHO),
     ("rlhf_kit/generation/prompt_logprobs.py", "logits[: len(row) - 1]", "logits[1 : len(row)]",
      ENDPOINT + "test_likelihoods_are_those_in_process"),
+    (
+        "rlhf_kit/serving/ui.py",
+        "    if not app.state.alone or app.state.speakers is None:",
+        "    if app.state.speakers is None:",
+        "tests/serving/test_endpoint.py::test_the_pages_answer_there_too_on_this_machine_alone",
+    ),
 ]  # fmt: skip

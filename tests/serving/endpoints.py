@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from rlhf_kit.chat.speakers import Speakers
 from rlhf_kit.data.chat import set_chat_template
@@ -60,14 +61,23 @@ def saved_models(policy, tokenizer_folder, place) -> dict[str, Any]:
 
 @contextmanager
 def running(places: dict[str, Any], key: str | None = None, **options: Any) -> Iterator[Endpoint]:
-    speakers, listening = Speakers(places, **options), listen("127.0.0.1", 0)
+    speakers = Speakers(places, **options)
+    with answering(lambda hosts: (served(speakers, hosts, key), speakers)) as endpoint:
+        endpoint.key = key
+        yield endpoint
+
+
+@contextmanager
+def answering(make: Callable[[list[str]], tuple[ASGIApp, Speakers]]) -> Iterator[Endpoint]:
+    """What `make` makes of the names of a server on loopback, at work there."""
+    listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    app = served(speakers, names_of("127.0.0.1", port), key)
+    app, speakers = make(names_of("127.0.0.1", port))
     server = Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"), speakers)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
-        yield Endpoint(speakers, port, key)
+        yield Endpoint(speakers, port, None)
     finally:
         server.should_exit = True
         thread.join(60)

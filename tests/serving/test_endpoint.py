@@ -2,16 +2,21 @@
 
 import json
 import math
+from functools import partial
 
 import openai
 import pytest
 import torch
-from serving.endpoints import running, saved_models
+from serving.endpoints import answering, running, saved_models
 
 from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.generation.likelihood import Request, likelihoods
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import load_policy
+from rlhf_kit.serving.app import make_app
+from rlhf_kit.serving.folder import contents_of
+from rlhf_kit.serving.ui import with_endpoint
 
 TURNS = [{"role": "system", "content": "the dog"}, {"role": "user", "content": "the cat"}]
 
@@ -205,3 +210,26 @@ def test_open_webui_is_answered_in_form(server):
     assert chunks[-1]["usage"]["total_tokens"] and not chunks[-1]["choices"]
     titles = {"model": "sft", "messages": [{"role": "user", "content": "A title?"}], "stream": False, "max_tokens": 9}
     assert server.send("/v1/chat/completions", titles)[2]["choices"][0]["message"]["content"] is not None
+
+
+# --- as a part of `rlhf-kit ui` -------------------------------------------------------------------------------------
+
+
+def test_the_pages_answer_there_too_on_this_machine_alone(places, tmp_path):
+    store, contents = open_store(tmp_path / "labels.db", create=True), contents_of(tmp_path)
+
+    def pages(hosts, by_name=True, more=()):
+        app = make_app(store, [*hosts, *more], by_name, contents=contents)
+        return with_endpoint(app, hosts), app.state.speakers
+
+    with answering(pages) as site:
+        _, _, models = site.send("/v1/models")
+        assert [model["id"] for model in models["data"]] == ["base", "sft"]
+        assert site.complete(max_tokens=3, seed=1)["usage"]["completion_tokens"] <= 3
+        assert site.send("/next")[0] == 200
+        body = {"model": "sft", "prompt": "the cat"}
+        assert site.send("/v1/completions", body, host="evil.example")[0] == 421
+        assert site.send("/v1/completions", body, origin="http://evil.example")[0] == 403
+    for options in {"by_name": False}, {"more": ["lab.example"]}:  # who comes must sign in, or may be from elsewhere
+        with answering(partial(pages, **options)) as site:
+            assert site.send("/v1/models")[0] == 404
