@@ -168,8 +168,8 @@ OTHERS = {
         examples=("chat runs/sft", "chat base=runs/pretrain sft=runs/sft ppo=runs/ppo --temperature 0.7"),
     ),
     "ui": Command(
-        "Follow runs, rank answers and give thumbs in the browser",
-        "在瀏覽器裡看訓練、排序、按讚或噓",
+        "See next tokens, chat, follow runs, rank answers and give thumbs in the browser",
+        "在瀏覽器裡看文字接龍、對話、看訓練、排序、按讚或噓",
         "rlhf_kit.serving.ui:run",
         {"Options": "rlhf_kit.serving.ui:UIOptions"},
         interrupted="Stopped; what was submitted is kept. 已停止；送出的都已保留。",

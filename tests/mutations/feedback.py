@@ -385,8 +385,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/cli/commands.py",
-        'extra="ui",',
-        "",
+        'extra="ui",\n        examples=("ui ',
+        'examples=("ui ',
         STARTED + "test_a_command_whose_extra_is_missing_says_how_to_install_it",
     ),
     (

@@ -149,8 +149,8 @@ MUTANTS = [
         STARTED + "test_an_address_for_others_is_refused_without_named_labelers[lab.example]",
     ),
     (
-        UI,
-        "if is_loopback(options.host) else []",
+        "rlhf_kit/serving/access.py",
+        "if is_loopback(host) else []",
         "",
         STARTED + "test_the_names_that_are_answered",
     ),
