@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mutants
 import pytest
 from imports import circles, files, graph, longest_chain, statements
 
@@ -205,9 +204,3 @@ def test_text_is_said_shown_and_escaped_in_one_place():
             wrong = {"html", "rich.console", "rich.markup", "tqdm"} & {*names}
             found += [f"{module}, line {node.lineno}: {name}; see console.py and escaping.py" for name in wrong]
     assert not found, "\n".join(found)
-
-
-def test_each_line_that_is_broken_stands_once_in_its_file():
-    """`make mutants` breaks them, which takes hours; that they are where it looks is known at once."""
-    rows = [(mutant.file, mutant.text) for mutant in mutants.mutants("")]
-    assert [(file, text) for file, text in rows if (ROOT / file).read_text(encoding="utf-8").count(text) != 1] == []

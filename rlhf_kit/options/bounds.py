@@ -143,6 +143,9 @@ BOUNDS: dict[str, Bound] = {
     "CollectOptions.overlap_share": A_SHARE,
     "CollectOptions.temperatures": ABOVE_0,
     "UIOptions.port": at_least(0, most=65_535),
+    "ServeOptions.port": at_least(0, most=65_535),
+    "slots": COUNT._replace(most=2**12),
+    "max_waiting": COUNT,
     # Evaluations
     "batch_size": COUNT,
     "max_batch_tokens": COUNT,

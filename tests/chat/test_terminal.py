@@ -321,15 +321,16 @@ def at_a_terminal(*argv):
     seen = ""
 
     def wait(text: str, again: str = "") -> str:
-        """`again` is typed when nothing comes: readline misses a Ctrl-C that comes just before it waits."""
+        """`again` is typed every 5 seconds: readline misses a Ctrl-C that comes just before it waits."""
         nonlocal seen
-        until = time.monotonic() + PATIENCE
+        begun = typed = time.monotonic()
         while text not in seen:
-            assert time.monotonic() < until, seen
-            if select.select([master], [], [], 5)[0]:
+            assert time.monotonic() < begun + PATIENCE, seen
+            if select.select([master], [], [], 1)[0]:
                 seen += os.read(master, 65536).decode(errors="replace")
-            else:
+            if time.monotonic() > typed + 5:
                 os.write(master, again.encode())
+                typed = time.monotonic()
         before, _, seen = seen.partition(text)
         return before
 
@@ -365,7 +366,7 @@ def test_at_a_terminal_one_ctrl_c_stops_the_answer_and_another_ends_the_session(
         wait("endless: ")
         time.sleep(0.5)
         type_in("\x03")
-        wait("stopped")
+        wait("stopped", again="\x03")
         wait("seed 0]")
         type_in("/seed 3\n")
         wait("seed 3]")
