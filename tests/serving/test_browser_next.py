@@ -146,7 +146,7 @@ def test_the_examples_and_the_template(open_next):
     page.locator(".example").nth(3).click()
     settled(page)
     count = page.locator(".column").count()
-    assert page.locator(".column select").evaluate_all("all => all.map(one => one.value)")[:3] == [
+    assert page.locator(".column").evaluate_all("all => all.map(one => one.querySelector('select').value)")[:3] == [
         "base",
         "sft",
         "ppo",
