@@ -23,10 +23,7 @@ class TextStream:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), behind: Sequence[int] = ()):
         self.tokenizer, self.stop, self.stopped = tokenizer, [text for text in stop if text], False
         self.ids = [*behind[-2 * LONGEST_CHARACTER :]]
-        self.begin, self.end = (
-            0,
-            len(self.ids),
-        )  # of `ids`: those before `end` are written, and from `begin` on decoded again
+        self.begin, self.end = 0, len(self.ids)  # tokens before `end` are written; from `begin` on all are decoded
         self.held = ""  # might be the beginning of a stop string
 
     def push(self, token: int) -> str:
@@ -82,8 +79,7 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], stop: Sequen
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
     """(text, tokens) of a sequence: tokens that make a character together are one piece. A special token is shown by
-    its name; bytes that end in no character are shown as `BROKEN`, behind
-    what is whole of the last token."""
+    its name; bytes that end in no character are shown as `BROKEN`, behind what is whole of the last token."""
     found: list[tuple[str, list[int]]] = []
     stream, own = TextStream(tokenizer), []
     special = set(tokenizer.all_special_ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import json
 import secrets
 import socket
 import time
@@ -15,6 +16,7 @@ from functools import wraps
 from typing import Any
 
 from sqlalchemy import insert, select, update
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,6 +27,7 @@ from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.store import Store
 from rlhf_kit.errors import UserError
 
+NO_MODEL = "there is no model here: `rlhf-kit ui FOLDER`, or --models NAME=M"
 BODY = 256 * 1024  # bytes of a request; a decision on nine answers with a long comment is a tenth of it
 DAY = 86_400  # seconds
 LINK, SESSION = 7 * DAY, 30 * DAY  # for which they can be used
@@ -278,6 +281,21 @@ class Guard:
             return {"type": "http.request", "body": body, "more_body": False}
 
         return None, again
+
+
+async def asked_of_models(request: Request) -> tuple[dict[str, Any], Person | None]:
+    """The JSON of a request that may be made, and by whom: on this machine alone by anybody."""
+    who = await run_in_threadpool(person, request)
+    if who is None and not request.app.state.alone:
+        raise HTTPException(403, "sign in first")
+    check_token(request, request.headers.get("x-csrf-token"))
+    if not request.app.state.models:
+        raise HTTPException(404, NO_MODEL)
+    try:
+        sent = json.loads(await request.body())
+    except ValueError:
+        raise HTTPException(400, "JSON is needed") from None
+    return (sent if isinstance(sent, dict) else {}), who
 
 
 def check_token(request: Request, given: Any) -> None:

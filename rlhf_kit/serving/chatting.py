@@ -7,7 +7,6 @@ and how. With that alone an answer becomes a task of the store: none is kept tha
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -23,7 +22,7 @@ from rlhf_kit.data.messages import Message
 from rlhf_kit.escaping import terminal
 from rlhf_kit.feedback.assignment import assigned
 from rlhf_kit.references import imported
-from rlhf_kit.serving.access import Person, check_token, person, visible
+from rlhf_kit.serving.access import NO_MODEL, Person, asked_of_models, visible
 from rlhf_kit.serving.chat_texts import CHAT
 from rlhf_kit.serving.proof import proven
 from rlhf_kit.serving.render import render
@@ -32,7 +31,6 @@ MOST_MODELS = 4  # beside each other
 MOST_TURNS, LONGEST = 100, 20_000  # messages of a conversation, and characters of one
 MOST_TOKENS = 2048  # of an answer
 MOST_ANSWERS = 12  # of a ranking, as many as the terminal takes
-NOBODY = "there is no model to talk to"
 ROLES = ("system", "user", "assistant")
 
 
@@ -44,7 +42,7 @@ class Refusal(Exception):
 def chat(request: Request, who: Person | None) -> Response:
     names = list(request.app.state.models)
     if not names:
-        raise HTTPException(404, NOBODY)
+        raise HTTPException(404, NO_MODEL)
     limits = {"models": MOST_MODELS, "turns": MOST_TURNS, "characters": LONGEST, "tokens": MOST_TOKENS}
     shown = [terminal(name) for name in names]
     return render(
@@ -58,7 +56,7 @@ def chat(request: Request, who: Person | None) -> Response:
 
 async def answer(request: Request) -> Response:
     """The answer of `model` to `turns`: lines of JSON, each a piece of `text`, the last one with `finish`."""
-    sent, _ = await _sent(request)
+    sent, _ = await asked_of_models(request)
     try:
         turns = _turns(sent)
     except Refusal as refusal:
@@ -86,7 +84,7 @@ class Stream(StreamingResponse):
 
 async def tasks(request: Request) -> Response:
     """A task of the answers that `proofs` are of, given to who asks: one for a thumb, or several to be ranked."""
-    sent, who = await _sent(request)
+    sent, who = await asked_of_models(request)
     if who is None:
         return JSONResponse({"error": "name"}, 403)
     try:
@@ -117,21 +115,6 @@ def _answers(key: str, turns: list[Message], proofs: Any) -> list[Answer]:
 
 
 # --- what is sent ---------------------------------------------------------------------------------------------------
-
-
-async def _sent(request: Request) -> tuple[dict[str, Any], Person | None]:
-    """The JSON of a request that may be made, and by whom: on this machine alone by anybody."""
-    who = await run_in_threadpool(person, request)
-    if who is None and not request.app.state.alone:
-        raise HTTPException(403, "sign in first")
-    check_token(request, request.headers.get("x-csrf-token"))
-    if not request.app.state.models:
-        raise HTTPException(404, NOBODY)
-    try:
-        sent = json.loads(await request.body())
-    except ValueError:
-        raise HTTPException(400, "JSON is needed") from None
-    return (sent if isinstance(sent, dict) else {}), who
 
 
 def _turns(sent: dict[str, Any]) -> list[Message]:

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import terminal
 from rlhf_kit.references import imported
-from rlhf_kit.serving.access import Person, check_token, person, visible
+from rlhf_kit.serving.access import NO_MODEL, Person, asked_of_models, visible
 from rlhf_kit.serving.next_words import cards
 from rlhf_kit.serving.render import render
 
@@ -33,7 +33,7 @@ Sent = dict[str, Any]
 def page(request: Request, who: Person | None) -> Response:
     models = list(request.app.state.models)
     if not models:
-        raise HTTPException(404, "there is no model to look at: `rlhf-kit ui FOLDER`, or --models NAME=M")
+        raise HTTPException(404, NO_MODEL)
     return render(request, "next.html", who, page="next token", models=models, cards=cards(models))
 
 
@@ -53,21 +53,9 @@ async def change(request: Request) -> Response:
 
 
 async def _answered(request: Request, answer: Callable[[Request, Sent], Response]) -> Response:
+    sent, _ = await asked_of_models(request)
     try:
-        sent = json.loads(await request.body())
-    except ValueError:
-        raise HTTPException(400, "JSON is needed") from None
-    return await run_in_threadpool(_checked, request, sent if isinstance(sent, dict) else {}, answer)
-
-
-def _checked(request: Request, sent: Sent, answer: Callable[[Request, Sent], Response]) -> Response:
-    if person(request) is None and not request.app.state.alone:
-        raise HTTPException(403, "sign in first")
-    check_token(request, request.headers.get("x-csrf-token"))
-    if request.app.state.speakers is None:
-        raise HTTPException(404, "there is no model to look at")
-    try:
-        return answer(request, sent)
+        return await run_in_threadpool(answer, request, sent)
     except UserError as error:
         return JSONResponse({"error": str(error)}, 400)
 

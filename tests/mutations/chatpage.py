@@ -2,6 +2,7 @@
 
 CHATTING, ANSWERING, PROOF = (f"rlhf_kit/serving/{name}.py" for name in ("chatting", "answering", "proof"))
 SPEAKERS, ASSIGNMENT = "rlhf_kit/chat/speakers.py", "rlhf_kit/feedback/assignment.py"
+ACCESS = "rlhf_kit/serving/access.py"
 PAGED = "tests/serving/test_chatting.py::"
 FULL, ONLY, SHOWN = (
     PAGED + name
@@ -20,9 +21,9 @@ MUTANTS = [
     (PROOF, "if of_turns != _of_turns(turns):", "if False:", ONLY),
     (CHATTING, "if kind == schema.RANKING and len(", "if False and len(", ONLY),
     (
-        CHATTING,
-        "if who is None and not request.app.state.alone:",
-        "if False:",
+        ACCESS,
+        'if who is None and not request.app.state.alone:\n        raise HTTPException(403, "sign in',
+        'if False:\n        raise HTTPException(403, "sign in',
         PAGED + "test_elsewhere_chatting_needs_a_sign_in",
     ),
     (
@@ -32,7 +33,7 @@ MUTANTS = [
         PAGED + "test_chatting_on_this_machine_needs_no_name_and_writing_does",
     ),
     (
-        CHATTING,
+        ACCESS,
         'check_token(request, request.headers.get("x-csrf-token"))',
         "pass",
         PAGED + "test_a_request_without_the_sessions_token_does_nothing[wrong-/chat/tasks]",

@@ -1,5 +1,6 @@
 """The next-token page: what it tells of a token, and what it refuses."""
 
+ACCESS = "rlhf_kit/serving/access.py"
 BRANCHES, PAGE = "rlhf_kit/chat/branching.py", "rlhf_kit/serving/next_token.py"
 BRANCHING, PAGED = "tests/chat/test_branching.py::", "tests/serving/test_next_page.py::"
 TOLD = BRANCHING + "test_a_piece_is_told_of_as_a_plain_forward_does"
@@ -23,11 +24,11 @@ MUTANTS = [
         BRANCHING + "test_nothing_follows_an_end",
     ),
     (PAGE, "return terminal(value)", "return value", PAGED + "test_controls_of_a_text_are_shown_by_their_numbers"),
-    (PAGE, 'check_token(request, request.headers.get("x-csrf-token"))', "pass", PAGED + "test_who_is_let_in"),
+    (ACCESS, 'check_token(request, request.headers.get("x-csrf-token"))', "pass", PAGED + "test_who_is_let_in"),
     (
-        PAGE,
-        "if person(request) is None and not request.app.state.alone:",
-        "if False:",
+        ACCESS,
+        'if who is None and not request.app.state.alone:\n        raise HTTPException(403, "sign in',
+        'if False:\n        raise HTTPException(403, "sign in',
         PAGED + "test_who_is_let_in",
     ),
     (

@@ -198,8 +198,8 @@ MUTANTS = [
     ),
     (
         ACCESS,
-        "if who is None and not request.app.state.alone:",
-        "if False:",
+        "        if who is None and not request.app.state.alone:",
+        "        if False:",
         FOUND + "test_elsewhere_who_looks_signs_in[options0]",
     ),
     (

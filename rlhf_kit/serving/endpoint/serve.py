@@ -43,8 +43,9 @@ def run(options: ServeOptions) -> None:
     """`rlhf-kit serve`. Raises UserError."""
     quiet()
     key = key_of(options)
-    places = dict(map(named_model, options.models))
-    refuse_twice([named_model(text)[0] for text in options.models])
+    named = [named_model(text) for text in options.models]
+    refuse_twice(name for name, _ in named)
+    places = dict(named)
     check_generators(places.values())
     listening = listen(options.host, options.port)
     port = listening.getsockname()[1]
