@@ -2,9 +2,10 @@
 
 python benchmarks/serving.py --dtype bfloat16 float32 --json runs/serving.json     some minutes a system and type
 
-GPT-2 small's shape with random weights, and the world's tokenizer; each client streams answers of a fixed length, one
-after the other. `generate` has no server: its one line of answers is the same whatever the number of clients. The last
-line is the time to the first token on the world's base model.
+GPT-2 small's shape with random weights, and the world's tokenizer; each client streams completions of a fixed length,
+one after the other, and the tokens are those that the server says it made. `generate` has no server: its one line of
+answers is the same whatever the number of clients. The last line is the time to the first token on the world's base
+model. `transformers serve` needs fastapi, python-multipart and what they need, which the kit does not.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from pathlib import Path
 
 from harness import add_options, facts, foreign_cpu, markdown, say, wait_for_quiet, write_json
 
-OURS, PEER, PLAIN = "rlhf-kit serve", "transformers serve", "generate, one by one"
-SYSTEMS = (OURS, PEER, PLAIN)
+OURS, PLAIN = "rlhf-kit serve", "generate, one by one"
+PEER, PEER_BATCHED = "transformers serve", "transformers serve, --continuous-batching"
+SYSTEMS = (OURS, PEER, PEER_BATCHED, PLAIN)
 PROMPT = "The baker went to the market and"
 
 
@@ -46,7 +48,7 @@ def command(system: str, folder: str, port: int, dtype: str) -> list[str]:
     if system == OURS:
         return [sys.executable, "-m", "rlhf_kit", "serve", f"m={folder}", "--port", str(port), "--dtype", dtype]
     words = ["-m", "transformers.cli.transformers", "serve", folder, "--port", str(port), "--dtype", dtype]
-    return [sys.executable, *words, "--continuous-batching", "--device", "cpu"]
+    return [sys.executable, *words, "--device", "cpu", *(["--continuous-batching"] if system == PEER_BATCHED else [])]
 
 
 def free_port() -> int:
@@ -81,34 +83,35 @@ class Server:
         self.process.terminate()
         self.process.wait(60)
 
-    def ask(self, tokens: int) -> float:
-        """Seconds to the first text; the answer is read to its end. Raises SystemExit for a refusal."""
-        body = {"model": self.model, "max_tokens": tokens, "stream": True}
-        path = "/v1/chat/completions" if self.system == PEER else "/v1/completions"
-        if self.system == PEER:
-            body |= {"messages": [{"role": "user", "content": PROMPT}]}
+    def ask(self, tokens: int) -> tuple[float, int]:
+        """Seconds to the first text, and the tokens of the whole answer. Raises SystemExit for a refusal."""
+        body: dict = {"model": self.model, "prompt": PROMPT, "max_tokens": tokens, "seed": 1, "stream": True}
+        if self.system == OURS:
+            body |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
         else:
-            body |= {"prompt": PROMPT, "seed": 1, "ignore_eos": True}
+            body["generation_config"] = json.dumps({"do_sample": True, "eos_token_id": None})
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         begun = time.perf_counter()
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
         reply = connection.getresponse()
         if reply.status != 200:
             raise SystemExit(f"{self.system}: {reply.status} {reply.read()[:500]!r}")
-        first = None
+        first, made = None, 0
         for line in reply:
-            if first is None and line.startswith(b"data:"):
-                first = time.perf_counter() - begun
+            if line.startswith(b"data: {"):
+                first = first or time.perf_counter() - begun
+                made = (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", made)
         connection.close()
-        return first or 0.0
+        return first or 0.0, made
 
 
 def by_clients(server: Server, clients: int, tokens: int, answers: int) -> float:
     """Tokens a second of so many clients, each asking for `answers` answers."""
+    made: list[int] = []
 
     def ask() -> None:
         for _ in range(answers):
-            server.ask(tokens)
+            made.append(server.ask(tokens)[1])
 
     threads = [threading.Thread(target=ask) for _ in range(clients)]
     begun = time.perf_counter()
@@ -116,7 +119,7 @@ def by_clients(server: Server, clients: int, tokens: int, answers: int) -> float
         thread.start()
     for thread in threads:
         thread.join()
-    return clients * answers * tokens / (time.perf_counter() - begun)
+    return sum(made) / (time.perf_counter() - begun)
 
 
 def by_generate(folder: str, dtype: str, tokens: int, answers: int, threads: int) -> float:
@@ -149,7 +152,7 @@ def first_token(options: argparse.Namespace) -> list[float]:
 
     with Server(OURS, str(BASE), "float32", options.threads) as server:
         server.ask(8)
-        return [server.ask(8) for _ in range(20)]
+        return [server.ask(8)[0] for _ in range(20)]
 
 
 def main() -> None:
