@@ -18,8 +18,12 @@ NEEDED = {
     "doctor.md",
     "eval-reward.md",
     "feedback.md",
+    "files.md",
+    "guarantees.md",
     "interchange.md",
     "next.md",
+    "serve.md",
+    "tour.md",
     "transfer.md",
     "ui.md",
 }  # what a learner reads
