@@ -154,6 +154,12 @@ MUTANTS = [
         "",
         STARTED + "test_the_names_that_are_answered",
     ),
+    (
+        "rlhf_kit/serving/access.py",
+        "socket.TCP_NODELAY, 1)",
+        "socket.TCP_NODELAY, 0)",
+        GUARDED + "test_what_is_sent_is_not_held_back_until_the_client_confirms_what_came_before",
+    ),
     # runs
     (
         RUNS,

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import socket
 import sqlite3
 import time
 
@@ -12,7 +13,7 @@ from sqlalchemy import text
 
 from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.errors import UserError
-from rlhf_kit.serving.access import HEADERS, Limits, add_link, is_loopback, session_key, use_link
+from rlhf_kit.serving.access import HEADERS, Limits, add_link, is_loopback, listen, session_key, use_link
 from rlhf_kit.serving.ui import UIOptions, check_url, names, run
 
 # route -> status for nobody, a labeler, an admin
@@ -350,3 +351,10 @@ def test_a_server_that_cannot_be_is_refused(site, options, message):
 def test_a_port_that_is_taken_is_refused(site):
     with pytest.raises(UserError, match=f"--port {site.port}: .*in use.* 0 for a free one"):
         run(UIOptions(site.store.name, port=site.port))
+
+
+def test_what_is_sent_is_not_held_back_until_the_client_confirms_what_came_before():
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
