@@ -314,10 +314,10 @@ class Commands:
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "NO_PROXY": "*",
         }
-        self.home, self.count = home, 0
+        self.home, self.count, self.environment = home, 0, environment | more
         home.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hub_commands", *preloads], cwd=home, env=environment | more, text=True,
+            [sys.executable, "-m", "tests.hub_commands", *preloads], cwd=home, env=self.environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 

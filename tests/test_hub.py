@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -315,6 +317,15 @@ def test_answers_say_which_commit_gave_them(hub, run):
     assert done.status == 0, done.said
     rows = [json.loads(line) for line in (run.home / "answers.jsonl").read_text().splitlines()]
     assert {row["model"] for row in rows} == {f"tiny/gpt2@{commit}"} and len(rows) == 8
+
+
+def test_a_server_says_which_commit_answers(hub, run):
+    command = [sys.executable, "-m", "rlhf_kit", "serve", "tiny/gpt2", "late=tiny/gpt2@v1", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=run.home, env=run.environment, text=True) as server:
+        spoken = [server.stdout.readline().strip() for _ in range(3)]
+        server.terminate()
+    commit, repo = head(hub, "tiny/gpt2")[0], hub.repos["models", "tiny/gpt2"]
+    assert spoken[1:] == [f"gpt2 (tiny/gpt2@{commit})", f"late (tiny/gpt2@{repo.refs['v1']})"]
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------

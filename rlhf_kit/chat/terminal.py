@@ -16,11 +16,10 @@ from rlhf_kit.chat.speakers import Settings, Speaker, Speakers
 from rlhf_kit.errors import UserError, did_you_mean, each
 from rlhf_kit.generation.generators import check_generators
 from rlhf_kit.generation.next_token import next_token
-from rlhf_kit.models.revisions import pin
+from rlhf_kit.models.revisions import named_models
 from rlhf_kit.options import option
 from rlhf_kit.options.bounds import range_faults
 from rlhf_kit.options.coercion import coerce
-from rlhf_kit.options.named import named_model, refuse_twice
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.terminal.interrupts import Terminated
@@ -90,11 +89,7 @@ def places_of(options: ChatOptions) -> dict[str, str]:
         )
     if processes().num_processes > 1:
         raise UserError("chat: start it as one process: two would read the same keyboard.")
-    named = [named_model(text) for text in options.models]
-    refuse_twice(name for name, _ in named)
-    pinned = replace(options, models=[path for _, path in named])
-    pin(pinned)
-    return dict(zip((name for name, _ in named), pinned.models, strict=True))
+    return named_models(options)
 
 
 def check_output(options: ChatOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from rlhf_kit.data import sources
 from rlhf_kit.data.hub import is_local
 from rlhf_kit.errors import HubUnreachableError
 from rlhf_kit.models.weights import TRUSTS_CODE, pinned
+from rlhf_kit.options.named import named_model, refuse_twice
 
 MODELS = ("models", "model_name_or_path")
 DATA = ("dataset_name", "train_dataset_name", "demonstrations")
@@ -29,6 +31,16 @@ def pin(options: Any, baselines: Collection[str] = ()) -> None:
     for name in DATA:
         if hasattr(options, name):
             setattr(options, name, _each(getattr(options, name), sources.pinned))
+
+
+def named_models(options: Any) -> dict[str, str]:
+    """Folder or hub id by name of `options.models`, each `NAME=M` or `M`, those of the hub by commit. Raises
+    UserError."""
+    named = [named_model(text) for text in options.models]
+    refuse_twice(name for name, _ in named)
+    own = replace(options, models=[place for _, place in named])
+    pin(own)
+    return dict(zip((name for name, _ in named), own.models, strict=True))
 
 
 def _each(value: Any, pin_one: Callable[[str], str]) -> Any:

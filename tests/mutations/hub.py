@@ -141,4 +141,10 @@ MUTANTS = [
         "",
         "tests/test_hub.py::test_answers_say_which_commit_gave_them",
     ),
+    (
+        "rlhf_kit/models/revisions.py",
+        "    pin(own)\n",
+        "",
+        "tests/test_hub.py::test_a_server_says_which_commit_answers",
+    ),
 ]

@@ -21,9 +21,8 @@ from rlhf_kit.eval.suite.page import GAINED, LOST, Change, Report, Value, markdo
 from rlhf_kit.eval.tables import TableTask
 from rlhf_kit.eval.task import OutputArguments
 from rlhf_kit.generation.generators import check_generators, folders
-from rlhf_kit.models.revisions import pin
+from rlhf_kit.models.revisions import named_models
 from rlhf_kit.options import option
-from rlhf_kit.options.named import named_model, refuse_twice
 from rlhf_kit.pages.shell import REPORT, link_back
 from rlhf_kit.processes import processes
 from rlhf_kit.storage import as_json
@@ -120,15 +119,6 @@ class Suite(TableTask):
 
     def write(self, report: Report) -> None:
         write(report, self.folder)
-
-
-def named_models(options: SuiteArguments) -> dict[str, str]:
-    """Folder or hub id by name, those of the hub by commit. Raises UserError."""
-    named = [named_model(text) for text in options.models]
-    refuse_twice(name for name, _ in named)
-    pinned = replace(options, models=[path for _, path in named])
-    pin(pinned)
-    return dict(zip((name for name, _ in named), pinned.models, strict=True))
 
 
 def first_alike(entries: Sequence[Entry]) -> dict[str, Entry]:

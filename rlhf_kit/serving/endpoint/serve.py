@@ -14,8 +14,8 @@ from rlhf_kit.chat.speakers import Speakers
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.engine import SLOTS, WAITING
 from rlhf_kit.generation.generators import check_generators
+from rlhf_kit.models.revisions import named_models
 from rlhf_kit.options import option
-from rlhf_kit.options.named import named_model, refuse_twice
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.serving.access import is_loopback, listen, names_of
 from rlhf_kit.serving.endpoint.api import served
@@ -43,9 +43,7 @@ def run(options: ServeOptions) -> None:
     """`rlhf-kit serve`. Raises UserError."""
     quiet()
     key = key_of(options)
-    named = [named_model(text) for text in options.models]
-    refuse_twice(name for name, _ in named)
-    places = dict(named)
+    places = named_models(options)
     check_generators(places.values())
     listening = listen(options.host, options.port)
     port = listening.getsockname()[1]
@@ -53,7 +51,9 @@ def run(options: ServeOptions) -> None:
     for name in places:
         speakers[name]
     app = served(speakers, names_of(options.host, port), key)
-    say(f"http://{names_of(options.host, port)[0]}/v1    {', '.join(places)}")
+    say(f"http://{names_of(options.host, port)[0]}/v1")
+    for name, place in places.items():
+        say(f"    {name} ({place})")
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
         timeout_graceful_shutdown=10, lifespan="off",
