@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_kit.data.chat import encode_prompt, start_ids
 from rlhf_kit.data.messages import Message
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.generation.engine import SLOTS, WAITING, Closed, Drawn, Engine, Request
+from rlhf_kit.generation.drawn import Drawn
+from rlhf_kit.generation.engine import SLOTS, WAITING, Closed, Engine, Request
 from rlhf_kit.generation.generators import load_generator
 from rlhf_kit.generation.text import TextStream
 from rlhf_kit.models.checkpoints import end_ids

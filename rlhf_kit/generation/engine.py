@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Condition, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.attention import wide_attention
 from rlhf_kit.generation.drawing import choose
+from rlhf_kit.generation.drawn import Drawn, Told
 from rlhf_kit.generation.loop import Begun, Step, write_on
 from rlhf_kit.generation.reading import Anew, Cached, check_sampling
 from rlhf_kit.models.forward import context_length
@@ -63,17 +64,6 @@ class Request:
     seed: int = 0
     top_logprobs: int = 0
     end_ids: frozenset[int] | None = None
-
-
-class Drawn(NamedTuple):
-    """A token. Log-probs (nats), rank and entropy are of the model itself: temperature 1, with nothing left out."""
-
-    token: int
-    logprob: float
-    finish: str | None = None  # why it is the last one: an end token, which is `token`, or the limit
-    top: list[tuple[int, float]] = []  # the likeliest tokens and their log-probs
-    rank: int | None = None  # 1: no other was likelier
-    entropy: float | None = None
 
 
 Deliver = Callable[["Drawn | Exception"], Any]
@@ -305,17 +295,12 @@ class _Rows:
         return Step(tokens, rows, Begun(torch.tensor(places, device=tokens.device), prompts) if new else None)
 
     def _drawn(self, logits: Tensor, tokens: Tensor) -> Iterator[Drawn]:
-        logits = logits.float()
-        chosen = logits.gather(1, tokens[:, None])
-        logprobs = (chosen - logits.logsumexp(-1, keepdim=True)).squeeze(1).tolist()
-        most = max(job.request.top_logprobs for job in self.jobs)
-        told = _Told(logits, chosen, most) if most else None
-        for row, (job, token, logprob) in enumerate(zip(self.jobs, tokens.tolist(), logprobs, strict=True)):
+        told = Told(logits, tokens, max(job.request.top_logprobs for job in self.jobs))
+        for row, (job, token) in enumerate(zip(self.jobs, told.tokens, strict=True)):
             ends = self.engine.end_ids if job.request.end_ids is None else job.request.end_ids
             is_last = job.drawn + 1 == job.request.max_tokens
             finish = STOP if token in ends else LENGTH if is_last else None
-            more = told.of(row, job.request.top_logprobs) if told and job.request.top_logprobs else ()
-            yield Drawn(token, logprob, finish, *more)
+            yield told.of(row, job.request.top_logprobs, finish)
 
     def fail(self, error: Exception) -> None:
         for job in self.jobs:
@@ -332,21 +317,6 @@ class _Settings:
 
     def columns(self, device: torch.device) -> list[float | Tensor]:
         return [row[0] if len(set(row)) == 1 else torch.tensor(row, device=device) for row in self.of_all]
-
-
-class _Told:
-    """What is told of a token besides its log-prob."""
-
-    def __init__(self, logits: Tensor, chosen: Tensor, most: int):
-        logprobs = logits.log_softmax(-1)
-        values, ids = logprobs.topk(min(most, logits.shape[-1]))
-        self.values, self.ids = values.tolist(), ids.tolist()
-        self.ranks = (1 + (logits > chosen).sum(-1)).tolist()
-        self.entropies = (-(logprobs.exp() * logprobs).sum(-1)).tolist()
-
-    def of(self, row: int, count: int) -> tuple[list[tuple[int, float]], int, float]:
-        top = list(zip(self.ids[row][:count], self.values[row][:count], strict=True))
-        return top, self.ranks[row], self.entropies[row]
 
 
 def _told(job: Job, drawn: Drawn | Exception) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from rlhf_kit.generation.engine import Drawn
+from rlhf_kit.generation.drawn import Drawn, Told
 from rlhf_kit.models.forward import pad_right, taken
 
 BATCH_TOKENS = 1024  # of a forward, padding counted: the logits of all of them are in memory at once
@@ -38,8 +38,5 @@ def prompt_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]], count
 
 
 def _row(logits: torch.Tensor, row: Sequence[int], count: int) -> list[Drawn]:
-    logprobs = logits[: len(row) - 1].float().log_softmax(-1)  # (T - 1, V)
-    chosen = logprobs.gather(1, torch.tensor(row[1:], device=logits.device)[:, None])[:, 0].tolist()
-    values, tokens = (part.tolist() for part in logprobs.topk(min(count, logprobs.shape[-1])))
-    tops = [list(zip(*pair, strict=True)) for pair in zip(tokens, values, strict=True)]
-    return [Drawn(*one) for one in zip(row[1:], chosen, [None] * len(chosen), tops, strict=True)]
+    told = Told(logits[: len(row) - 1], torch.tensor(row[1:], device=logits.device), count)
+    return [told.of(place, count) for place in range(len(row) - 1)]

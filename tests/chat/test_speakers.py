@@ -5,7 +5,7 @@ import pytest
 from rlhf_kit.chat.speakers import Settings, Speakers
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
-from rlhf_kit.generation.engine import Drawn
+from rlhf_kit.generation.drawn import Drawn
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 

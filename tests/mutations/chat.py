@@ -53,7 +53,7 @@ MUTANTS = [
         TALK + "test_sigterm_ends_it_while_it_answers",
     ),
     (
-        TERMINAL,
+        "rlhf_kit/models/revisions.py",
         "    refuse_twice(name for name, _ in named)\n",
         "",
         TALK + "test_what_is_wrong_is_one_message_before_a_weight_is_loaded",

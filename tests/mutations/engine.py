@@ -20,7 +20,7 @@ MUTANTS = [
     (ENGINE, "    except Exception:  # who asked has gone\n        job.cancel()",
      "    except Exception:\n        pass",
      ENGINE_TEST + "test_one_who_does_not_take_it_is_left"),
-    (ENGINE, "chosen - logits.logsumexp(-1, keepdim=True)", "chosen",
+    ("rlhf_kit/generation/drawn.py", "(logits.gather(1, chosen) - totals)", "logits.gather(1, chosen)",
      ENGINE_TEST + "test_what_is_told_of_a_token_is_of_the_model_itself"),
     (ENGINE, "            _told(job, Closed(", "            (lambda *_: 0)(job, Closed(",
      ENGINE_TEST + "test_closing_tells_those_at_work_and_those_in_line"),

@@ -19,7 +19,8 @@ from rlhf_kit.chat.speakers import Settings
 from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.data.loading import load
 from rlhf_kit.escaping import terminal
-from rlhf_kit.generation.engine import Drawn, Engine, Job
+from rlhf_kit.generation.drawn import Drawn
+from rlhf_kit.generation.engine import Engine, Job
 from rlhf_kit.serving.chat_texts import CHAT
 from rlhf_kit.serving.folder import Contents, contents_of
 

@@ -13,7 +13,8 @@ from rlhf_kit.data.labels.importing import add_thumbs
 from rlhf_kit.data.labels.reader import read_labels
 from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.data.loading import load
-from rlhf_kit.generation.engine import Busy, Closed, Drawn, Engine, Job
+from rlhf_kit.generation.drawn import Drawn
+from rlhf_kit.generation.engine import Busy, Closed, Engine, Job
 from rlhf_kit.models.checkpoints import load_tokenizer
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.serving.answering import line

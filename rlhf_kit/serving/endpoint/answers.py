@@ -11,7 +11,8 @@ from functools import partial
 from starlette.concurrency import run_in_threadpool
 
 from rlhf_kit.chat.speakers import Said, Saying, Speaker, Speakers
-from rlhf_kit.generation.engine import Drawn, Engine, Job, Request
+from rlhf_kit.generation.drawn import Drawn
+from rlhf_kit.generation.engine import Engine, Job, Request
 from rlhf_kit.generation.prompt_logprobs import batches, prompt_logprobs
 from rlhf_kit.serving.endpoint.forms import Asked, Prompt
 from rlhf_kit.serving.endpoint.refusals import Refused

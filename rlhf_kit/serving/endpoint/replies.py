@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from rlhf_kit.chat.speakers import Said
-from rlhf_kit.generation.engine import Drawn
+from rlhf_kit.generation.drawn import Drawn
 from rlhf_kit.generation.text import TokenBytes
 from rlhf_kit.serving.endpoint.answers import Answers
 from rlhf_kit.serving.endpoint.forms import Asked
