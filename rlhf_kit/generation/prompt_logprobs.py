@@ -11,6 +11,7 @@ from rlhf_kit.generation.drawn import Drawn, Told
 from rlhf_kit.models.forward import pad_right, taken
 
 BATCH_TOKENS = 1024  # of a forward, padding counted: the logits of all of them are in memory at once
+PLACES = 128  # whose log-probs over the vocabulary are computed together
 
 
 def batches(rows: Sequence[Sequence[int]], most: int = BATCH_TOKENS) -> list[list[int]]:
@@ -38,5 +39,7 @@ def prompt_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]], count
 
 
 def _row(logits: torch.Tensor, row: Sequence[int], count: int) -> list[Drawn]:
-    told = Told(logits[: len(row) - 1], torch.tensor(row[1:], device=logits.device), count)
-    return [told.of(place, count) for place in range(len(row) - 1)]
+    """Beyond its logits (T, V), which the model gives, only those of `PLACES` are in memory, in float32."""
+    tokens = torch.tensor(row[1:], device=logits.device).split(PLACES)
+    parts = zip(logits[: len(row) - 1].split(PLACES), tokens, strict=True)
+    return [told.of(at, count) for told in (Told(*part, count) for part in parts) for at in range(len(told.tokens))]

@@ -27,7 +27,7 @@ MUTANTS = [
      "return drawn.logprob - 1e-6, top", ENDPOINT + "test_likelihoods_are_those_in_process"),
     (REPLIES, '            return "bytes:" + _escaped(own)',
      '            return own.decode("utf-8", "ignore")', ECHO),
-    ("rlhf_kit/generation/prompt_logprobs.py", "logits[: len(row) - 1]", "logits[1 : len(row)]",
+    ("rlhf_kit/generation/prompt_logprobs.py", "logits[: len(row) - 1].split", "logits[1 : len(row)].split",
      ENDPOINT + "test_likelihoods_are_those_in_process"),
     (
         "rlhf_kit/serving/ui.py",
