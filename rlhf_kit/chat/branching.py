@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,23 +68,30 @@ def look(
 
 def write(
     speaker: Speaker, text: str, in_turns: bool, path: Sequence[list[int]], settings: Settings
-) -> Iterator[Piece]:
-    """What is drawn behind the path, by the seed as `sample` draws it there, piece by piece."""
+) -> AsyncIterator[Piece]:
+    """What is drawn behind the path, by the seed as `sample` draws it there, piece by piece. Raises UserError at once
+    for what cannot be asked."""
     ids = [*prompt_ids(speaker, text, in_turns), *(token for piece in path for token in piece)]
     if path and ids[-1] in speaker.ends:
         raise UserError("Nothing follows the end of a text; go back to a place before it.")
+    settings = speaker.fitted(replace(settings, top_logprobs=1), ids)
+    speaker.engine.check(speaker.request(ids, settings))
+    return _written(speaker, ids, settings)
+
+
+async def _written(speaker: Speaker, ids: list[int], settings: Settings) -> AsyncIterator[Piece]:
     own: list[int] = []
     logprobs: list[float] = []
     ranks: list[int] = []
-    settings = speaker.fitted(replace(settings, top_logprobs=1), ids)
-    for said in speaker.say(ids, settings, chats=False):
-        own.append(said.drawn.token)
-        logprobs.append(said.drawn.logprob)
-        ranks.append(said.drawn.rank or 0)
-        if said.text or said.finish is not None:
-            probability = math.exp(math.fsum(logprobs))
-            yield Piece(own, _text(speaker, ids, own), probability, ranks, ends=said.finish == STOP)
-            ids, own, logprobs, ranks = [*ids, *own], [], [], []
+    async with aclosing(speaker.hear(ids, settings, chats=False)) as says:
+        async for said in says:
+            own.append(said.drawn.token)
+            logprobs.append(said.drawn.logprob)
+            ranks.append(said.drawn.rank or 0)
+            if said.text or said.finish is not None:
+                probability = math.exp(math.fsum(logprobs))
+                yield Piece(own, _text(speaker, ids, own), probability, ranks, ends=said.finish == STOP)
+                ids, own, logprobs, ranks = [*ids, *own], [], [], []
 
 
 def _read(

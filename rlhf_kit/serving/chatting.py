@@ -13,8 +13,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, Response
 
 from rlhf_kit.data.labels import schema
 from rlhf_kit.data.labels.store import Answer
@@ -26,6 +25,7 @@ from rlhf_kit.serving.access import NO_MODEL, Person, asked_of_models, visible
 from rlhf_kit.serving.chat_texts import CHAT
 from rlhf_kit.serving.proof import proven
 from rlhf_kit.serving.render import render
+from rlhf_kit.serving.streaming import Stream
 
 MOST_MODELS = 4  # beside each other
 MOST_TURNS, LONGEST = 100, 20_000  # messages of a conversation, and characters of one
@@ -65,18 +65,7 @@ async def answer(request: Request) -> Response:
         raise HTTPException(404, "there is no such model")
     state = request.app.state
     lines = imported("rlhf_kit.serving.answering:lines")  # which needs torch, as a store alone does not
-    source = lines(state.speakers, sent["model"], turns, _settings(sent), state.key)
-    return Stream(source, media_type="application/x-ndjson")
-
-
-class Stream(StreamingResponse):
-    """Whose source ends with it: at once where the client leaves."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self.body_iterator.aclose()  # type: ignore[union-attr]
+    return Stream(lines(state.speakers, sent["model"], turns, _settings(sent), state.key))
 
 
 # --- what goes to the store -----------------------------------------------------------------------------------------

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import terminal
@@ -24,6 +24,7 @@ from rlhf_kit.references import imported
 from rlhf_kit.serving.access import NO_MODEL, Person, asked_of_models, visible
 from rlhf_kit.serving.next_words import cards
 from rlhf_kit.serving.render import render
+from rlhf_kit.serving.streaming import Stream
 
 MOST_TEXT, MOST_PIECES, MOST_CANDIDATES, MOST_WRITTEN = 20_000, 4096, 50, 512
 Sent = dict[str, Any]
@@ -84,16 +85,13 @@ def _change(request: Request, sent: Sent) -> Response:
 def _write(request: Request, sent: Sent) -> Response:
     speaker, text, template, path = place_of(request, sent)
     pieces = imported("rlhf_kit.chat.branching:write")(speaker, text, template, path, settings_of(sent))
-    first = next(pieces, None)  # what cannot be asked is told before the answer begins
 
-    def lines() -> Iterator[str]:
-        try:
-            for piece in chain([] if first is None else [first], pieces):
+    async def lines() -> AsyncIterator[str]:
+        async with aclosing(pieces):
+            async for piece in pieces:
                 yield json.dumps(readable(asdict(piece))) + "\n"
-        finally:
-            pieces.close()
 
-    return StreamingResponse(lines(), media_type="application/x-ndjson")
+    return Stream(lines())
 
 
 def place_of(request: Request, sent: Sent) -> tuple[Any, str, bool, list[list[int]]]:

@@ -1,5 +1,6 @@
 """A text written token by token: what is drawn from a branch, and what the model thought of what was chosen."""
 
+import asyncio
 import math
 
 import pytest
@@ -22,6 +23,13 @@ def speaker(policy, tokenizer, tmp_path):
         yield speakers["sft"]
 
 
+def all_of(pieces):
+    async def collect():
+        return [piece async for piece in pieces]
+
+    return asyncio.run(collect())
+
+
 @pytest.fixture
 def branch(speaker):
     """Pieces chosen behind the question: the third candidate, then the second."""
@@ -35,7 +43,7 @@ def branch(speaker):
 def test_a_branch_goes_on_as_sample_goes_on_from_there(seed, speaker, branch):
     ids = [*encode_prompt(speaker.tokenizer, [{"role": "user", "content": QUESTION}]), *branch[0], *branch[1]]
     options = {"temperature": 0.8, "top_k": 20, "top_p": 0.9}
-    pieces = list(write(speaker, QUESTION, True, branch, Settings(max_tokens=12, seed=seed, **options)))
+    pieces = all_of(write(speaker, QUESTION, True, branch, Settings(max_tokens=12, seed=seed, **options)))
     model = speaker.engine.model
     rollout = sample(model, [ids], eos_ids=speaker.ends, pad_id=0, max_completion_length=12, seeds=[seed], **options)
     assert [token for piece in pieces for token in piece.ids] == rollout.completions()[0]
@@ -43,7 +51,7 @@ def test_a_branch_goes_on_as_sample_goes_on_from_there(seed, speaker, branch):
 
 
 def test_a_piece_is_told_of_as_a_plain_forward_does(speaker, branch):
-    written = list(write(speaker, QUESTION, True, branch, Settings(max_tokens=8, seed=3)))
+    written = all_of(write(speaker, QUESTION, True, branch, Settings(max_tokens=8, seed=3)))
     path = [*branch, *(piece.ids for piece in written)]
     seen = look(speaker, QUESTION, True, path, 1, 5, Settings(temperature=0.5, top_k=7))
     ids = prompt_ids(speaker, QUESTION, True)
@@ -71,7 +79,7 @@ def test_nothing_follows_an_end(speaker):
     assert look(speaker, QUESTION, True, path, 1, 5, Settings()).next is None
     assert look(speaker, QUESTION, True, path, 0, 5, Settings()).path[0].ends
     with pytest.raises(UserError, match="Nothing follows the end"):
-        next(write(speaker, QUESTION, True, path, Settings()))
+        write(speaker, QUESTION, True, path, Settings())
 
 
 def test_the_template_is_shown_and_can_be_left_out(speaker):

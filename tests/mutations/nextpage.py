@@ -23,6 +23,12 @@ MUTANTS = [
         "if False:",
         BRANCHING + "test_nothing_follows_an_end",
     ),
+    (
+        BRANCHES,
+        "    speaker.engine.check(speaker.request(ids, settings))\n",
+        "",
+        PAGED + "test_what_cannot_be_asked_is_told",
+    ),
     (PAGE, "return terminal(value)", "return value", PAGED + "test_controls_of_a_text_are_shown_by_their_numbers"),
     (ACCESS, 'check_token(request, request.headers.get("x-csrf-token"))', "pass", PAGED + "test_who_is_let_in"),
     (

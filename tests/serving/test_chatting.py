@@ -93,24 +93,35 @@ def test_what_would_reorder_or_hide_text_is_shown_by_its_number():
     assert json.loads(line("蘋果")) == {"text": "蘋果"}
 
 
-def test_a_client_that_leaves_ends_its_row(chat, monkeypatch):
-    """At work, and in line: the engine has nothing to do, and the rows did not come to their end."""
+ENDLESS = {"model": "sft", **DRAWN, "max_tokens": 100}
+STREAMS = {"/chat/answers": ENDLESS | {"turns": turns("the")}, "/next/write": ENDLESS | {"text": "the"}}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("place", ["at work", "in line"])
+def test_a_client_that_leaves_ends_its_row(path, place, chat, monkeypatch):
+    """The engine has nothing to do, and the row did not come to its end."""
     speaker, client, jobs, going = chat.app.state.speakers["sft"], chat.client(), [], Engine.answer_calls
-    submit = speaker.engine.submit
+    submit, take = speaker.engine.submit, Engine.take
     monkeypatch.setattr(speaker.engine, "submit", lambda *given: jobs.append(submit(*given)) or jobs[-1])
     monkeypatch.setattr(Engine, "answer_calls", lambda engine: time.sleep(0.05) or going(engine))
     monkeypatch.setattr(speaker.engine, "end_ids", frozenset())
-    token = client.token()
-    body = json.dumps({"model": "sft", "turns": turns("the"), **DRAWN, "max_tokens": 100}).encode()
-    headers = {"Host": client.host, "Origin": f"http://{client.host}", "X-CSRF-Token": token,
+    if place == "in line":
+        monkeypatch.setattr(Engine, "take", lambda engine, count: take(engine, 0))
+    headers = {"Host": client.host, "Origin": f"http://{client.host}", "X-CSRF-Token": client.token(),
                "Cookie": f"session={client.cookies['session']}", "Content-Type": "application/json"}  # fmt: skip
     connection = http.client.HTTPConnection("127.0.0.1", chat.port, timeout=30)
-    connection.request("POST", "/chat/answers", body, headers)
+    connection.request("POST", path, json.dumps(STREAMS[path]).encode(), headers)
     response = connection.getresponse()
-    assert json.loads(response.readline()) == {"chats": True} and "text" in json.loads(response.readline())
+    if place == "at work":
+        lines = [json.loads(response.readline()) for _ in range(2)]
+        assert "text" in lines[1] and (path == "/next/write" or lines[0] == {"chats": True})
+    until(lambda: jobs)
     response.close()
     connection.close()
-    until(lambda: jobs[0].is_cancelled and speaker.engine.going == 0 and not speaker.engine.is_busy)
+    until(lambda: jobs[0].is_cancelled)
+    monkeypatch.setattr(Engine, "take", take)
+    until(lambda: speaker.engine.going == 0 and not speaker.engine.is_busy)
     assert jobs[0].drawn < 100
 
 
