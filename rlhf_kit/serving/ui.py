@@ -70,6 +70,8 @@ def run(options: UIOptions) -> None:
         address.startswith("https:"),
         contents,
     )
+    if contents.models:
+        imported("rlhf_kit.processes:quiet")()
     for line in links(store, options.labelers, address, contents):
         say(line)
     config = uvicorn.Config(

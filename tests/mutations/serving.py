@@ -154,6 +154,7 @@ MUTANTS = [
         "",
         STARTED + "test_the_names_that_are_answered",
     ),
+    (UI, "    if contents.models:\n", "    if False:\n", STARTED + "test_loading_a_model_prints_no_bar"),
     (
         "rlhf_kit/serving/access.py",
         "socket.TCP_NODELAY, 1)",

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -40,6 +41,20 @@ def test_lists_are_ranked_without_a_model_in_memory(store, tmp_path):
     names = re.findall(r"\|\s*([\w.]+)$", (tmp_path / "imports.txt").read_text(), re.MULTILINE)
     roots = {name.partition(".")[0] for name in names}
     assert "starlette" in roots and not roots & MODELS
+
+
+def test_loading_a_model_prints_no_bar(tmp_path):
+    shutil.copytree(BASE, tmp_path / "runs" / "base")
+    command = [sys.executable, "-m", "rlhf_kit", "ui", str(tmp_path / "runs"), "--port", "0"]
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            client = Client(int(re.search(r":(\d+)/", server.stdout.readline())[1]))
+            assert client.json("/next/look", {"model": "base", "text": "Lakeside", "at": 0}).status == 200
+        finally:
+            server.kill()
+            server.communicate()
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_no_secret_and_no_label_reaches_a_log(store, tmp_path):
