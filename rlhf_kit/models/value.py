@@ -65,6 +65,13 @@ class PolicyAndValue(nn.Module):
     def config(self):
         return self.policy.config
 
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of the blocks that FSDP cuts into pieces one by one."""
+        trunks = filter(None, (self.policy, self.value_trunk))
+        named = {name for trunk in trunks for name in trunk._no_split_modules or ()}
+        return sorted(named & {type(module).__name__ for module in self.modules()})
+
     def activation_checkpointing_enable(self, **options) -> None:
         """Policy and value trunk compute their activations anew in the backward. Raises UserError: it cannot be."""
         for trunk in filter(None, (self.policy, self.value_trunk)):

@@ -178,13 +178,8 @@ class PPOConfig(TrainingArguments):
     shuffle_dataset: bool = option(True, "Shuffle the prompts again for each pass.")
 
     def __post_init__(self):
-        sharded = sharding_faults(self)
-        if sharded:
-            raise UserError(
-                f"PPO does not run under {' or '.join(sharded)}: it samples from whole weights, and each process "
-                "would have a piece of them. What does: one process a GPU (`accelerate launch --multi_gpu`), and for "
-                "less memory LoRA (peft_config), activation_checkpointing, bf16, value_model='shared'."
-            )
+        if sharded := sharding_faults(self):
+            raise UserError(f"PPO does not run under {'; nor under '.join(sharded)}.")
         if faults := self._faults():
             raise UserError("PPOConfig: " + "; ".join(faults) + ".")
         try:

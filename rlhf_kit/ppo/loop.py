@@ -165,7 +165,8 @@ class RolloutTrainer(Trainer):
             self.casts.release()
 
     def training_step(self, *args, **kwargs) -> Tensor:
-        self.casts.hold()  # over the micro-batches of an optimizer step
+        if self._plain_model() is not None:  # sharded weights are cast as they are gathered
+            self.casts.hold()  # over the micro-batches of an optimizer step
         return super().training_step(*args, **kwargs)
 
     def get_train_dataloader(self) -> RolloutLoader:
@@ -178,7 +179,7 @@ class RolloutTrainer(Trainer):
         share = args.rollout_batch_size // args.world_size
         first = index * args.rollout_batch_size + args.process_index * share
         order = prompt_order(len(self.prompts), range(first, first + share), args.seed, args.shuffle_dataset)
-        with apart(self.rollout_is_peak):
+        with self.whole(), apart(self.rollout_is_peak):
             experience, metrics = self.collect([self.prompts[i] for i in order], generator)
         if args.max_kl is not None and metrics["kl"] > args.max_kl:
             self.stop_reason = f"the KL of {metrics['kl']:.2f} nats passed max_kl={args.max_kl:g}"
@@ -259,11 +260,10 @@ class RolloutTrainer(Trainer):
         save_policy_and_value(self.accelerator.unwrap_model(self.model), self.processing_class, folder)
         save_state(folder, self)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        folder = Path(resume_from_checkpoint)
-        check_rollout(folder, self.args)
-        load_policy_and_value(self.accelerator.unwrap_model(self.model), folder)
-        load_state(folder, self)
+    def _load_weights(self, folder: str) -> None:
+        check_rollout(Path(folder), self.args)
+        load_policy_and_value(self.accelerator.unwrap_model(self.model), Path(folder))
+        load_state(Path(folder), self)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)

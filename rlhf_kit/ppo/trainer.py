@@ -174,7 +174,8 @@ class PPOTrainer(RolloutTrainer):
             model.to(self.args.device)
         self.compact, self.pack = self._rows_to_read(module)
         if self.accelerator.mixed_precision == "bf16":
-            cast_frozen(module, torch.bfloat16, keep=keep_base or not has_base(module.policy))
+            if not self.is_fsdp_enabled:  # which casts weights as it gathers them
+                cast_frozen(module, torch.bfloat16, keep=keep_base or not has_base(module.policy))
             for model in frozen:
                 cast_frozen(model, torch.bfloat16, keep=False)
 
@@ -430,7 +431,8 @@ class PPOTrainer(RolloutTrainer):
             context = context_length(self.accelerator.unwrap_model(self.model).config)
             longest = self.args.max_completion_length
             prompts = encode_prompts(eval_dataset, self.processing_class, longest, context, "eval_dataset")
-        report = self.evaluation(prompts or [], cached=eval_dataset is None)
+        with self.whole():
+            report = self.evaluation(prompts or [], cached=eval_dataset is None)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in report.items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)

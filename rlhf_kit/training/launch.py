@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TypeVar
 
 from transformers import TrainingArguments
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.inputs import read_json
 from rlhf_kit.processes import is_asked
 from rlhf_kit.training.schedule import refuse_unusable
 
@@ -34,10 +37,62 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
 
 
 def sharding_faults(args: TrainingArguments) -> list[str]:
-    """What of the options or of `accelerate launch` would leave each process with a piece of the weights."""
-    settings = {
-        "FSDP": args.fsdp,
-        "DeepSpeed": args.deepspeed,
-        "parallelism_config": getattr(args, "parallelism_config", None),
-    }
-    return [name for name, value in settings.items() if value or is_asked(name.upper())]
+    """What of the options or of `accelerate launch` cuts weights in a way that a PPO run cannot work with."""
+    faults = []
+    if getattr(args, "parallelism_config", None) or is_asked("PARALLELISM_CONFIG"):
+        faults.append("parallelism_config: its rollouts know data parallelism alone")
+    if args.deepspeed or is_asked("DEEPSPEED"):
+        stage = zero_stage(args)
+        if stage not in (0, 1, 2):
+            faults.append(
+                f"DeepSpeed's ZeRO stage {stage}: its rollouts need whole weights, and each process would have a piece "
+                "of them. Use zero2, which cuts gradients and the optimizer's state alone, or fsdp2"
+            )
+        if getattr(args, "value_warmup_rollouts", 0):
+            faults.append(
+                "DeepSpeed with value_warmup_rollouts, which takes a step before the policy's gradients can be left "
+                "out. Leave one of them out, or use fsdp2"
+            )
+    if args.fsdp or is_asked("FSDP"):
+        faults += _fsdp_faults(args)
+    return faults
+
+
+def zero_stage(args: TrainingArguments) -> int | str:
+    """The ZeRO stage that DeepSpeed was asked for, by a configuration or by `accelerate launch`.
+
+    Raises UserError for a configuration that cannot be read.
+    """
+    config = args.deepspeed or os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if isinstance(config, str):
+        try:
+            config = read_json(Path(config))
+        except (OSError, ValueError) as error:
+            raise UserError(f"DeepSpeed's configuration {config!r} cannot be read: {error}") from error
+    if isinstance(config, dict):
+        return config.get("zero_optimization", {}).get("stage", 0)
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")  # as accelerate's plugin has it
+    return int(stage) if stage.isdecimal() else stage
+
+
+def _fsdp_faults(args: TrainingArguments) -> list[str]:
+    """`fsdp_config`, where the options ask for FSDP, else what `accelerate launch` has set."""
+    config = getattr(args, "fsdp_config", None) if args.fsdp else None
+    config = {key.removeprefix("fsdp_"): value for key, value in config.items()} if isinstance(config, dict) else None
+
+    def setting(name: str, by_option: str, by_launch: str) -> str:
+        if args.fsdp:
+            return str((config or {}).get(name, by_option))
+        return os.environ.get(f"FSDP_{name.upper()}", by_launch)
+
+    faults = []
+    if setting("version", "2", "1") != "2":
+        faults.append("FSDP 1, which transformers no longer keeps: set fsdp_version: 2")
+    if setting("cpu_ram_efficient_loading", "false", "false").lower() in ("true", "1"):
+        faults.append(
+            "FSDP's cpu_ram_efficient_loading: the reference and the value function are copies of the policy, which "
+            "one process alone would hold. Set fsdp_cpu_ram_efficient_loading: false"
+        )
+    if getattr(args, "ema_decay", None) is not None:
+        faults.append("FSDP with ema_decay, whose average is of whole weights. Leave one of them out")
+    return faults

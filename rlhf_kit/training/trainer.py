@@ -10,12 +10,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -26,6 +29,7 @@ from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
 from rlhf_kit.training.memory import kept_memory
 from rlhf_kit.training.schedule import refuse_unusable
+from rlhf_kit.training.shards import Twin, WholeOptimizer, is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +50,73 @@ class TrainerMixin:
         self._continued: dict[str, Any] | None = None  # what the checkpoint had counted, until it is put back
         self._counts_all = True  # `_total_loss_scalar` is of all steps, those before the checkpoint too
         self._epoch_rng: Tensor | None = None  # the generator's state when the order of this epoch was drawn
+        self._twin: Twin | None = None  # of a model that FSDP cuts into pieces
         for argument in (*args, *options.values()):
             if isinstance(argument, transformers.TrainingArguments):
                 refuse_unusable(argument)
         super().__init__(*args, **options)
         refuse_data_parallel(self.args)
+
+    # -- weights in pieces -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def whole(self, give_back: bool = False) -> Iterator[None]:
+        """Within, `self.model` has all of its weights on every process, and saves and loads as if it were the only one.
+
+        Without FSDP it does so anyway. All processes enter together.
+
+        Args:
+            give_back: each process takes its pieces of what the weights have become.
+        """
+        sharded = self.model
+        if not (self.is_fsdp_enabled and is_sharded(sharded)):
+            yield
+            return
+        self._twin.fill(sharded)
+        self.model, self.is_fsdp_enabled = self._twin.model, False
+        try:
+            yield
+            if give_back:
+                self._twin.give_back(sharded)
+        finally:
+            self.model, self.is_fsdp_enabled = sharded, True
+            self._twin.empty()
+
+    @contextmanager
+    def _whole_optimizer(self, saving: bool) -> Iterator[None]:
+        """Within, `self.optimizer` saves and loads the state that one process would have."""
+        if not (self.is_fsdp_enabled and is_sharded(self.model)):
+            yield
+            return
+        sharded = self.optimizer
+        self.optimizer = WholeOptimizer(self.model, sharded.optimizer)
+        if saving:
+            self.optimizer.gather()
+        self.is_fsdp_enabled = False
+        try:
+            yield
+        finally:
+            self.optimizer, self.is_fsdp_enabled = sharded, True
+
+    def save_model(self, *args: Any, **options: Any) -> None:
+        with self.whole():
+            super().save_model(*args, **options)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        with self._whole_optimizer(saving=True):
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with self.whole(give_back=True):
+            self._load_weights(resume_from_checkpoint)
+
+    def _load_weights(self, folder: str) -> None:
+        """The weights of a checkpoint into `self.model`."""
+        super()._load_from_checkpoint(folder, self.model)
+
+    def _load_best_model(self) -> None:
+        with self.whole(give_back=True):
+            super()._load_best_model()
 
     # -- numbers that are none -------------------------------------------------------------------------------
 
@@ -70,6 +136,7 @@ class TrainerMixin:
         if grad_norm is None and self._plain_model() is not None:  # it was not clipped
             grad_norm = self._total_norm(model)
         norm = super()._get_grad_norm(model, grad_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not self._scaler_skips():
             self.watch.look("The gradient", torch.as_tensor(norm))
         self.watch.check(f"in optimizer step {self.state.global_step + 1}", self._plain_model())
@@ -148,6 +215,8 @@ class TrainerMixin:
             self.args.eval_on_start = False  # it was evaluated at the start
             path = self._counted_file(str(resume_from_checkpoint))
             self._continued = torch.load(path, weights_only=True) if path.is_file() else {}
+        if self.is_fsdp_enabled and self._twin is None:
+            self._twin = Twin(self.model, self.args.device)
         with kept_memory(self.args.device.type == "cpu"):
             return super().train(resume_from_checkpoint or None, *args, **options)
 
@@ -187,7 +256,8 @@ class TrainerMixin:
         settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         rates = list(getattr(scheduler, "base_lrs", ()))
         try:
-            super()._load_optimizer_and_scheduler(checkpoint)
+            with self._whole_optimizer(saving=False):
+                super()._load_optimizer_and_scheduler(checkpoint)
         except ValueError as error:
             raise UserError(f"The optimizer of {checkpoint} is not that of this model: {error}") from error
         if checkpoint is None or self.is_deepspeed_enabled:

@@ -1,5 +1,8 @@
 """Ways to launch that would train something else than was asked for are refused before anything is loaded."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import trl
 from transformers import TrainingArguments
@@ -10,6 +13,7 @@ from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.sft import SFTTrainer
 from rlhf_kit.stages import ppo as recipe
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.launch import sharding_faults
 from tests.tiny_stages import run_command
 
 TWO = "2 GPUs are visible to one process.*accelerate launch --num_processes 2.*CUDA_VISIBLE_DEVICES=0"
@@ -41,25 +45,68 @@ def test_data_parallel_is_refused_by_the_command(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+STAGE_3 = {"zero_optimization": {"stage": 3}}
+
+
 @pytest.mark.parametrize(
-    "options,name",
+    "options,told",
     [
-        ({"fsdp": "full_shard"}, "FSDP"),
-        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "DeepSpeed"),
-        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "DeepSpeed"),
+        ({"fsdp": "full_shard", "fsdp_config": {"version": 1}}, "FSDP 1.*fsdp_version: 2"),
+        ({"fsdp": "full_shard", "fsdp_config": {"fsdp_version": "1"}}, "FSDP 1.*fsdp_version: 2"),
+        ({"fsdp": True, "fsdp_config": {"cpu_ram_efficient_loading": True}}, "cpu_ram_efficient_loading: false"),
+        ({"fsdp": True, "ema_decay": 0.9}, "FSDP with ema_decay"),
+        ({"deepspeed": STAGE_3}, "ZeRO stage 3.*Use zero2.*or fsdp2"),
+        ({"deepspeed": STAGE_3, "value_warmup_rollouts": 1}, "ZeRO stage 3.*; nor under DeepSpeed with value_warmup"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}, "value_warmup_rollouts": 1}, "with value_warmup_rollouts"),
     ],
     ids=str,
 )
-def test_sharded_weights_are_refused_with_what_works(tmp_path, options, name):
-    with pytest.raises(UserError, match=f"PPO does not run under {name}: .*--multi_gpu.*LoRA"):
+def test_pieces_that_ppo_cannot_work_with_are_refused_with_what_works(tmp_path, options, told):
+    with pytest.raises(UserError, match=f"PPO does not run under .*{told}"):
         PPOConfig(str(tmp_path), use_cpu=True, **options)
 
 
-@pytest.mark.parametrize("variable,name", [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
-def test_an_accelerate_launch_with_shards_is_refused(tmp_path, monkeypatch, capsys, variable, name):
-    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
-    with pytest.raises(UserError, match=f"PPO does not run under {name}"):
-        PPOConfig(str(tmp_path), use_cpu=True)
+@pytest.mark.parametrize(
+    "variables,told",
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1"),  # accelerate's own default
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "True"},
+            "cpu_ram_efficient_loading: false",
+        ),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "ZeRO stage 3"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "stage3.json"}, "ZeRO stage 3"),
+    ],
+    ids=str,
+)
+def test_an_accelerate_launch_with_such_pieces_is_refused(tmp_path, monkeypatch, capsys, variables, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stage3.json").write_text(json.dumps(STAGE_3))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     argv = ["--model_name_or_path", "no/model", "--reward_funcs", "no/reward", "--dataset_name", "no/data"]
     assert run_command(recipe, [*argv, "--output_dir", str(tmp_path / "out")]) == 2
-    assert f"PPO does not run under {name}" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+        {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+        {"ACCELERATE_USE_DEEPSPEED": "true"},  # stage 2 by accelerate's default
+    ],
+    ids=str,
+)
+def test_pieces_that_ppo_works_with_are_not(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert sharding_faults(SimpleNamespace(fsdp=None, deepspeed=None)) == []
+
+
+def test_a_configuration_of_deepspeed_that_cannot_be_read_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "none.json"))
+    with pytest.raises(UserError, match="none.json' cannot be read"):
+        PPOConfig(str(tmp_path), use_cpu=True)

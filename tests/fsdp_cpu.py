@@ -1,0 +1,48 @@
+"""FSDP2 on CPUs, for tests alone: accelerate makes plain DDP of it there, without a word.
+
+It starts FSDP where there are several GPUs, and then asks for none: `real_fsdp()`, before anything else, tells it so.
+"""
+
+import os
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState, DistributedType
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+ASKED = {
+    "ACCELERATE_USE_CPU": "true",
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_OFFLOAD_PARAMS": "false",
+}
+
+
+def real_fsdp() -> None:
+    """As `accelerate launch` with fsdp2.yaml would have it on GPUs."""
+    os.environ.update(ASKED)
+    begin = AcceleratorState.__init__
+
+    def begin_as_on_gpus(self, *given, **options):
+        PartialState(cpu=True)
+        shared = PartialState._shared_state
+        if shared["distributed_type"] == DistributedType.MULTI_CPU:
+            shared["distributed_type"] = DistributedType.MULTI_GPU
+        begin(self, *given, **options)
+
+    AcceleratorState.__init__ = begin_as_on_gpus
+
+
+def check_sharded(model: torch.nn.Module) -> None:
+    """Its blocks are units of their own, and this process holds about half of the weights."""
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    assert isinstance(model, FSDPModule) and len(units) > 2, [type(unit).__name__ for unit in units]
+    weights = list(model.parameters())
+    assert all(isinstance(weight, DTensor) for weight in weights)
+    whole, here = sum(w.numel() for w in weights), sum(w.to_local().numel() for w in weights)
+    assert 0.4 < here / whole < 0.6, (here, whole)
