@@ -45,8 +45,8 @@ def sharding_faults(args: TrainingArguments) -> list[str]:
         stage = zero_stage(args)
         if stage not in (0, 1, 2):
             faults.append(
-                f"DeepSpeed's ZeRO stage {stage}: its rollouts need whole weights, and each process would have a piece "
-                "of them. Use zero2, which cuts gradients and the optimizer's state alone, or fsdp2"
+                f"DeepSpeed's ZeRO stage {stage}: its rollouts need whole weights, and each process would have a "
+                "piece of them. Use zero2, which cuts gradients and the optimizer's state alone, or fsdp2"
             )
         if getattr(args, "value_warmup_rollouts", 0):
             faults.append(

@@ -1,7 +1,7 @@
 """Whole weights where FSDP2 leaves each process a piece of them (Zhao et al. 2023, arXiv:2304.11277).
 
-A rollout reads the policy in ways that FSDP's hooks do not see, and a checkpoint is to be that of one process. Both use
-a twin of the model, whose weights are there while somebody needs them and take no memory otherwise.
+A rollout reads the policy in ways that FSDP's hooks do not see, and a checkpoint is to be that of one process. Both
+use a twin of the model, whose weights are there while somebody needs them and take no memory otherwise.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class TrainerMixin:
 
     @contextmanager
     def whole(self, give_back: bool = False) -> Iterator[None]:
-        """Within, `self.model` has all of its weights on every process, and saves and loads as if it were the only one.
+        """Within, `self.model` has all of its weights on every process, and saves and loads as if it were alone.
 
         Without FSDP it does so anyway. All processes enter together.
 

@@ -1,4 +1,4 @@
-"""PPO under FSDP2 in two processes beside DDP (`two_shards.py`, run once); FSDP2 is real there, `fsdp_cpu.py` sees to it."""
+"""PPO under FSDP2 in two processes beside DDP (`two_shards.py`, run once), which `fsdp_cpu.py` makes real there."""
 
 import json
 from pathlib import Path
