@@ -31,9 +31,16 @@ CHAT: dict[str, tuple[str, str]] = {
     "bad": ("Bad", "噓"),
     "rank": ("Rank these", "替這些回答排序"),
     "unlike": (
-        "These answers follow different conversations, and cannot be ranked together.",
-        "這些回答接在不同的對話後面，不能一起排序。",
+        "These answers follow different conversations, and cannot be ranked together. Press “All go on from this” at "
+        "an answer of the turn before, and the next ones can.",
+        "這些回答接在不同的對話後面，不能一起排序。先在上一輪的某個回答按「都接著這個說」，之後的回答就可以。",
     ),
+    "lead": ("All go on from this", "都接著這個說"),
+    "led": (
+        "What you say next, all models answer behind this answer. Press again to take it back.",
+        "接下來每個模型都會接著這個回答說；再按一次取消。",
+    ),
+    "own": ("Each model goes on from its own answer.", "每個模型接著自己的回答說。"),
     "continues": ("continues the text", "接下去寫"),
     "waiting": ("waiting for the model …", "等待模型 …"),
     "empty": ("(an empty answer)", "（空的回答）"),

@@ -4,6 +4,8 @@ CHATTING, ANSWERING, PROOF = (f"rlhf_kit/serving/{name}.py" for name in ("chatti
 SPEAKERS, ASSIGNMENT = "rlhf_kit/chat/speakers.py", "rlhf_kit/feedback/assignment.py"
 ACCESS = "rlhf_kit/serving/access.py"
 PAGED = "tests/serving/test_chatting.py::"
+SCRIPT = "rlhf_kit/serving/static/chat.js"
+LED = "tests/serving/test_browser_chat.py::test_all_go_on_from_one_answer_and_what_they_say_is_ranked"
 FULL, ONLY, SHOWN = (
     PAGED + name
     for name in (
@@ -18,6 +20,9 @@ MUTANTS = [
     (ANSWERING, "if context is not None and len(ids) >= context:", "if False:", FULL),
     (ANSWERING, '"full" if is_full else said.finish', "said.finish", FULL),
     (ANSWERING, "shown = terminal(text)", "shown = text", SHOWN),
+    (SCRIPT, "current(one, one.lead ?? model)", "current(one, model)", LED),
+    (SCRIPT, "turn.led === before.lead && ", "", LED),
+    (SCRIPT, "{ led: turn.led, after: turn.after }", "{ after: turn.after }", LED),
     (PROOF, "if of_turns != _of_turns(turns):", "if False:", ONLY),
     (CHATTING, "if kind == schema.RANKING and len(", "if False and len(", ONLY),
     (

@@ -208,6 +208,46 @@ def test_answers_are_ranked_and_the_conversation_is_there_afterwards(open_chat, 
     assert page.get_by_text("cannot be ranked together").is_visible() and page.get_by_text("Rank these").count() == 1
 
 
+def test_all_go_on_from_one_answer_and_what_they_say_is_ranked(open_chat, chat):  # noqa: F811
+    page, sent = open_chat(), []
+    page.on("request", lambda one: sent.append(one.post_data_json) if one.url.endswith("/chat/answers") else None)
+    page.fill("#system", "be kind")
+    for text in ("the cat", "the dog"):
+        say(page, text)
+    own = answers(page, 1)
+    assert page.get_by_text("Rank these").count() == 1
+    lead = page.locator("article").first.get_by_label("All go on from this: sft")
+    lead.click()
+    told(page, "all models answer behind this answer")
+    assert page.locator("article").count() == 1  # what followed the answers of each
+    say(page, "the dog")
+    spoken = {"role": "assistant", "content": of_model(chat, "sft", sent[1]["turns"])}
+    turns = [*sent[1]["turns"], spoken, {"role": "user", "content": "the dog"}]
+    assert [one["turns"] for one in sent[6:]] == [turns] * 3
+    say(page, "a hat")  # each behind its own answer to the dog
+    for model, one in zip(MODELS, sent[9:], strict=True):
+        more = [{"role": "assistant", "content": of_model(chat, model, turns)}, {"role": "user", "content": "a hat"}]
+        assert one["turns"] == [*turns, *more]
+    page.get_by_text("Rank these (3)").nth(1).click()
+    sign_in(page)
+    page.wait_for_url(re.compile(r"/rank/\d+$"))
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("/rank$"))
+    (row,) = load(chat.store.name, ("ranked",))[0]
+    assert row["prompt"] == turns
+    page.locator("nav").get_by_text("Chat").click()
+    assert page.locator("article").count() == 3 and lead.get_attribute("aria-pressed") == "true"
+    page.locator("article").nth(1).get_by_label("Edit").click()
+    page.locator(".said textarea").fill("the sun")
+    page.locator(".said textarea").press("Enter")
+    settled(page)
+    assert [one["turns"] for one in sent[12:]] == [[*turns[:-1], {"role": "user", "content": "the sun"}]] * 3
+    lead.click()
+    told(page, "Each model goes on from its own answer.")
+    assert page.locator("article").count() == 2 and answers(page, 1) == own
+
+
 def test_both_languages_and_the_conversation_stays(open_chat):
     page = open_chat(locale="zh-TW")
     say(page, "the cat")

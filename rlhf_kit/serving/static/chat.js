@@ -1,6 +1,6 @@
 // A conversation with one to four models beside each other. It is a tree: below what was said stand the answers of each
-// model, one for each time it was asked, and what was said next, which follows one answer of each. Nothing is removed:
-// what is edited or asked again stands beside what was there before.
+// model, one for each time it was asked, and what was said next, which follows one answer of each, or the one answer that
+// leads. Nothing is removed: what is edited or asked again stands beside what was there before.
 "use strict";
 
 const root = document.getElementById("chat");
@@ -24,7 +24,13 @@ const places = new Map(); // answers that are shown, with their cards
 // --- the tree ---
 
 const current = (turn, model) => turn.answers[model]?.list[turn.answers[model].at];
-const follows = (turn, before) => Object.entries(turn.after).every(([model, at]) => before.answers[model]?.at === at);
+const follows = (turn, before) => turn.led === before.lead && Object.entries(turn.after).every(([model, at]) => before.answers[model]?.at === at);
+
+// What is said next follows the answers that are looked at, or of them the one of the model that leads.
+function placeBehind({ answers, lead }) {
+  const followed = Object.entries(answers).filter(([model]) => [undefined, model].includes(lead));
+  return { led: lead, after: Object.fromEntries(followed.map(([model, { at }]) => [model, at])) };
+}
 
 // What is looked at: of each turn, the one before it and all that stand beside it.
 function path() {
@@ -38,19 +44,22 @@ function path() {
   return found;
 }
 
-// The turns that a model is to answer: those before without its answer are left out.
+// The turns that a model is to answer: those before without its answer are left out. What an answer that leads was to
+// answer, all have heard.
 function historyOf(model, turn) {
-  const turns = state.settings.system.trim() ? [{ role: "system", content: state.settings.system }] : [];
+  const system = state.settings.system.trim() ? [{ role: "system", content: state.settings.system }] : [];
+  let turns = [];
   for (const { turn: one } of path()) {
     if (one === turn) break;
-    const answer = current(one, model);
+    const answer = current(one, one.lead ?? model);
+    if (one.lead) turns = answer.turns.slice(0, -1).filter(({ role }) => role !== "system");
     if (answer?.text) turns.push({ role: "user", content: one.text }, { role: "assistant", content: answer.text });
   }
-  return [...turns, { role: "user", content: turn.text }];
+  return [...system, ...turns, { role: "user", content: turn.text }];
 }
 
-function add(before, after, text) {
-  before.next.push({ text, after, answers: {}, next: [], last: 0 });
+function add(before, place, text) {
+  before.next.push({ text, ...place, answers: {}, next: [], last: 0 });
   before.last = before.next.length - 1;
   state.fresh = false;
   for (const model of state.models) ask(model, before.next[before.last]);
@@ -65,7 +74,7 @@ function send() {
   const before = path().at(-1)?.turn ?? state.tree;
   input("say").value = "";
   page.say("");
-  add(before, Object.fromEntries(Object.entries(before.answers).map(([model, { at }]) => [model, at])), text);
+  add(before, placeBehind(before), text);
   scrollTo(0, document.body.scrollHeight);
 }
 
@@ -236,7 +245,7 @@ function drawSaid({ turn, before, beside }, key) {
   );
   const edit = () => {
     const area = el("textarea", { value: turn.text, rows: 3, maxLength: limits.characters, dir: "auto", label: say("edit") });
-    const form = el("form", { onsubmit: (event) => { event.preventDefault(); if (area.value.trim()) add(before, turn.after, area.value); } }, area,
+    const form = el("form", { onsubmit: (event) => { event.preventDefault(); if (area.value.trim()) add(before, { led: turn.led, after: turn.after }, area.value); } }, area,
       el("p", {}, button(say("cancel"), draw), el("button", { className: "primary", textContent: say("branch") })));
     area.onkeydown = (event) => {
       if (event.key === "Escape") draw();
@@ -275,10 +284,23 @@ function drawAnswer(turn, model, key) {
       ...(answer.proof ? [[true, "good"], [false, "bad"]].map(([label, text]) =>
         button(say(text), () => thumb(answer, label), { key: `${key} ${text}`, label: `${say(text)}: ${name}`, pressed: answer.label === label })) : []),
       button("↻", () => { ask(model, turn); draw(); }, { key: `${key} again`, label: `${say("again")}: ${name}`, disabled: going.size > 0 }),
+      leadButton(turn, model, answer, `${key} lead`),
     ];
-  card.append(el("div", { className: "foot" }, el("span", { className: "how soft", textContent: how }), ...act));
+  card.append(el("div", { className: "foot" }, el("span", { className: "how soft", textContent: how }), ...act.filter(Boolean)));
   places.set(answer, card);
   return card;
+}
+
+// The same again: each goes on from its own answer.
+function leadButton(turn, model, answer, key) {
+  if (state.models.length < 2 || !answer.text.trim()) return null;
+  const leads = turn.lead === model;
+  const choose = () => {
+    turn.lead = leads ? undefined : model;
+    page.say(say(leads ? "own" : "led"));
+    draw();
+  };
+  return button(say("lead"), choose, { key, label: `${say("lead")}: ${shownNames[names.indexOf(model)]}`, pressed: leads, disabled: going.size > 0 });
 }
 
 function noteOf(answer) {
