@@ -191,6 +191,17 @@ def ppo_policy_loss(
     return torch.maximum(plain, clipped), ratio, clipped > plain
 
 
+def importance_weights(logprobs: Tensor, sampled_logprobs: Tensor, cap: float) -> Tensor:
+    """min(p(token) / p_sampler(token), cap), what a token counts that another distribution drew. (B, R) -> (B, R).
+
+    Of the policy before its update, whatever the update's own ratio is. The log-ratio is held to +-20.
+
+    Source: Ionides 2008, "Truncated Importance Sampling"; token by token between a sampler and a trainer that compute
+    otherwise: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training".
+    """
+    return (logprobs - sampled_logprobs).clamp(-20, 20).exp().clamp(max=cap)
+
+
 def ppo_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float) -> tuple[Tensor, Tensor]:
     """Half the squared error, the larger of plain and clipped around the old value. (B, R) -> losses, clipped (bool).
 

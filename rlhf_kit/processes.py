@@ -34,7 +34,8 @@ def quiet() -> None:
     do; logs are escaped."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would warn about it
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing` is deprecated.*")  # peft and TRL ask it
     # Of an adapter on an adapter, whose folder holds no config.json; vocabularies are never resized here.
     warnings.filterwarnings("ignore", message="Could not find a config file in .* the vocabulary was not modified")

@@ -2,9 +2,10 @@
 
 pool           `sampling.sample`: rows that end make room for others; log-probs, entropies and values as it goes
 transformers   `generate`: transformers' own loop, batch by batch
+vllm           `vllm.backend`: a server, which the trainer makes; what else samples then is the pool
 
-A backend draws by the row's own numbers, so in float32 all write the same tokens. It may leave out all but tokens: PPO
-then reads log-probs and values by the forward that it trains with.
+A backend draws by the row's own numbers, so in float32 those that are here write the same tokens. It may leave out all
+but tokens: PPO then reads log-probs and values by the forward that it trains with.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def generate(
     return Rollout(*left_pad(prompts, pad_id, device), tokens[:, : int(lengths.max())], lengths, terminated)
 
 
-BACKENDS: dict[str, Backend] = {"pool": sample, "transformers": generate}
+BACKENDS: dict[str, Backend] = {"pool": sample, "transformers": generate, "vllm": sample}
 
 
 def check_backend(name: str, model: PreTrainedModel) -> None:

@@ -40,7 +40,7 @@ class Rollout:
     completion_ids: Tensor  # (B, R) int64, right-padded
     completion_lengths: Tensor  # (B,) chosen tokens, the end token included
     terminated: Tensor  # (B,) bool: the policy ended the completion itself; False = cut off at the limit
-    # As the cached loop computed them; None where a rollout was made by hand, or by another backend.
+    # As the sampler computed them; None where a rollout was made by hand, or by a backend that does not tell.
     logprobs: Tensor | None = None  # (B, R) float32, at the temperature of the draw
     entropy: Tensor | None = None  # (B, R) float32
     values: Tensor | None = None  # (B, R) float32, V of the state before each token; only with a value head

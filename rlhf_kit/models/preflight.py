@@ -106,10 +106,14 @@ def _spread(numbers: Sequence[Tensor]) -> float:
 
 def tolerance(model: nn.Module) -> float:
     """The gap that rounding may make in the precision that `model` computes in."""
+    tf32 = unwrapped(model).device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return 0.15 if computes_in_half(model) else 0.02 if tf32 else ROUNDING
+
+
+def computes_in_half(model: nn.Module) -> bool:
+    """In bf16 or fp16, by its weights or under autocast."""
     inner = unwrapped(model)
-    half = torch.is_autocast_enabled(inner.device.type) or inner.dtype in (torch.bfloat16, torch.float16)
-    tf32 = inner.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
-    return 0.15 if half else 0.02 if tf32 else ROUNDING
+    return torch.is_autocast_enabled(inner.device.type) or inner.dtype in (torch.bfloat16, torch.float16)
 
 
 def tried(model: nn.Module, compare: Callable[[], float], what: str = "its logits are") -> str | None:

@@ -12,7 +12,8 @@ from rlhf_kit.options import option
 from rlhf_kit.options.bounds import range_faults
 from rlhf_kit.training.launch import sharding_faults
 
-BACKENDS = ("pool", "transformers")  # of `generation.backends`, which nothing needs to read options
+BACKENDS = ("pool", "transformers", "vllm")  # of `generation.backends`, which nothing needs to read options
+SERVER = ("vllm_url", "vllm_sync_dir", "vllm_timeout", "vllm_probe_bound")  # read with a vLLM server alone
 
 # TRL 1.12 and earlier: names whose meaning is not kept, and what to write instead.
 RENAMED = {
@@ -99,12 +100,28 @@ class PPOConfig(TrainingArguments):
     temperature: float = option(1.0, "Softmax temperature, when sampling and when scoring alike.")
     generation_backend: str = option(
         "pool",
-        "What samples: `pool`, the kit's own, where waiting prompts begin as others end; or `transformers`, its "
-        "`generate`, batch by batch. In float32 both write the same tokens.",
+        "What samples: `pool`, the kit's own, where waiting prompts begin as others end; `transformers`, its "
+        "`generate`, batch by batch, in float32 the same tokens; or `vllm`, a server.",
         choices=BACKENDS,
+        short="rollout_backend",
     )
     generation_batch_size: int | None = option(
         None, "Completions sampled at once on a device, evaluation's too; None: as many as a rollout has."
+    )
+    vllm_url: str | None = option(None, "The vLLM server that samples, as http://localhost:8000.")
+    vllm_sync_dir: str | None = option(
+        None, "Folder through which it gets the policy: both see it by this path. What is written there is removed."
+    )
+    vllm_timeout: float = option(300.0, "Seconds that a call to it may take.")
+    vllm_probe_bound: float | None = option(
+        None,
+        "Largest difference of its log-probs from the trainer's, in nats, after each hand-over of the policy; None: "
+        "1e-4 in float32, else 0.2.",
+    )
+    importance_cap: float | None = option(
+        None,
+        "Weight each token's policy loss by min(p_trainer / p_sampler, this): truncated importance sampling, for a "
+        "sampler that computes otherwise (Yao et al. 2025, fengyao.notion.site/off-policy-rl: 2); None: all count 1.",
     )
 
     # Rewards
@@ -196,6 +213,7 @@ class PPOConfig(TrainingArguments):
             )
         if self.generation_backend not in BACKENDS:
             faults.append(f"generation_backend={self.generation_backend!r} must be one of {', '.join(BACKENDS)}")
+        faults += self._sampler_faults()
         if self.kl_estimator not in ("k1", "k3"):
             faults.append(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'")
         weights = [] if self.reward_weights is None else self.reward_weights
@@ -217,6 +235,27 @@ class PPOConfig(TrainingArguments):
             )
         changed = {item.name for item in fields(self) if getattr(self, item.name) != item.default}
         return faults + [f"{name}={getattr(self, name)}: {why}" for name, why in REFUSED.items() if name in changed]
+
+    def _sampler_faults(self) -> list[str]:
+        faults = []
+        if self.importance_cap is not None and self.generation_backend == "transformers":
+            faults.append(
+                "importance_cap needs the sampler's log-probs, which generation_backend='transformers' has not"
+            )
+        if self.generation_backend != "vllm":
+            defaults = {item.name: item.default for item in fields(self)}
+            faults += [
+                f"{name}={getattr(self, name)} is read with generation_backend='vllm' alone: leave it out"
+                for name in SERVER
+                if getattr(self, name) != defaults[name]
+            ]
+        elif not self.vllm_url or not self.vllm_sync_dir:
+            faults.append(
+                "generation_backend='vllm' needs vllm_url, the server, and vllm_sync_dir, a folder that both see"
+            )
+        elif not self.vllm_url.startswith(("http://", "https://")):
+            faults.append(f"vllm_url={self.vllm_url!r} must begin with http:// or https://")
+        return faults
 
     def micro_batches(self, processes: int) -> int:
         """Forwards per optimizer step on each process; 1 while `per_device_train_batch_size` is to be chosen."""

@@ -158,6 +158,18 @@ def rollout_metrics(
     }
 
 
+def sampler_metrics(experience: Experience, cap: float | None, averages: Averages) -> dict[str, float]:
+    """How far the sampler's log-probs are from those that the policy trains with, where these were read anew."""
+    sampled, mask = experience.rollout.logprobs, experience.rollout.completion_mask
+    if sampled is None or sampled is experience.logprobs:
+        return {}
+    gaps = experience.logprobs - sampled
+    per_token = {"rollout/logprob_gap": gaps.abs()}
+    if cap is not None:
+        per_token["rollout/importance_clipped"] = (gaps > math.log(cap)).float()
+    return averages.token_means(per_token, mask)
+
+
 # --- completions ----------------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ from rlhf_kit.ppo.metrics import (
     check_share,
     completions_table,
     rollout_metrics,
+    sampler_metrics,
     timed,
 )
 from rlhf_kit.ppo.prompts import (
@@ -62,6 +63,7 @@ from rlhf_kit.ppo.prompts import (
     text_length,
 )
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, check_functions, read_rewards
+from rlhf_kit.ppo.server import rollout_server
 from rlhf_kit.training.launch import usable
 
 
@@ -116,6 +118,8 @@ class PPOTrainer(RolloutTrainer):
         prompt_sets = [*filter(None, (self.prompts, self.eval_prompts))]
         for prompts in prompt_sets:
             check_functions(reward_funcs, prompts[0])
+        longest = longest_row(prompt_sets, args.max_completion_length)
+        self.server = rollout_server(args, config, longest)
         value_model = load_value_model(value_model)
         policy = load_policy(model) if isinstance(model, str) else model
         set_special_tokens(policy, tokenizer)
@@ -136,7 +140,6 @@ class PPOTrainer(RolloutTrainer):
         for prompts in prompt_sets:
             self.rewards.check(prompts, args.max_completion_length, trainer_state=None)
         reference = None if ref_model is None else self.ref_model
-        longest = longest_row(prompt_sets, args.max_completion_length)
         roles = {"ref_model": reference, "rewards": self.rewards.readers}
         module = with_value(policy, value_model, peft_config, tokenizer, longest, **roles)
         self._freeze_roles(module)
@@ -249,6 +252,8 @@ class PPOTrainer(RolloutTrainer):
             whiten=args.whiten_advantages,
             reduce=self._total,
         )
+        if args.importance_cap is not None and rollout.logprobs is not None:  # a factor of a token's policy loss
+            gains = gains * ops.importance_weights(policy.logprobs, rollout.logprobs, args.importance_cap)
         experience = Experience(rollout, scores, policy.logprobs, policy.values[:, :-1], gains, returns)
         if training and args.log_completions:
             self._completions = completions_table(self.processing_class, rows, rollout, scores, parts)
@@ -269,6 +274,9 @@ class PPOTrainer(RolloutTrainer):
             metrics["reward/scale"] = self.reward_std.std
         if self.rewards.disagreement is not None:
             metrics["reward/ensemble_std"] = self.averages.mean(self.rewards.disagreement)
+        metrics |= sampler_metrics(experience, self.args.importance_cap, self.averages)
+        if self.server is not None:
+            metrics["rollout/probe_gap"] = self.server.gap
         seconds = self.stopwatch.read()
         tokens = metrics["completions/length"] * len(experience.scores) * self.args.world_size
         metrics["rollout/tokens_per_second"] = tokens / seconds["rollout"]
@@ -281,7 +289,8 @@ class PPOTrainer(RolloutTrainer):
         exact = not reference and self._sampler_is_exact(module)
         sampled_from = self.reference() if reference else nullcontext(module.policy)
         with self.accelerator.autocast(), sampled_from as policy, prepacked(policy, merge=True):
-            rollout = BACKENDS[self.args.generation_backend](
+            backend = BACKENDS[self.args.generation_backend] if reference or self.server is None else self.server
+            rollout = backend(
                 policy,
                 [row["prompt_ids"] for row in rows],
                 eos_ids=self.eos_ids,

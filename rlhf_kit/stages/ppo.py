@@ -20,6 +20,7 @@ from rlhf_kit.ppo.config import RENAMED, PPOConfig
 from rlhf_kit.ppo.metrics import check_share
 from rlhf_kit.ppo.prompts import PretrainingTexts, Prompts, encode_prompts, longest_row, rows_a_forward, text_length
 from rlhf_kit.ppo.rewards import FUNCTION, check_functions, read_rewards
+from rlhf_kit.ppo.server import rollout_server
 from rlhf_kit.ppo.trainer import PPOTrainer, check_models
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
@@ -82,6 +83,9 @@ def run(settings: Settings) -> dict:
     eval_data = encoded(settings, settings.data.eval_dataset_name, eval_data, tokenizer, config, notes)
     if ptx_data is not None and config is not None:
         text_length(settings.training.ptx_max_length, context_length(config))
+    if config is not None:
+        sets = [rows for rows in (train_data, eval_data) if isinstance(rows, Prompts)]
+        rollout_server(settings.training, config, longest_row(sets, settings.training.max_completion_length))
     if settings.run.dry_run:
         data = {"train": train_data, "eval": eval_data, "ptx": ptx_data}
         _dry_run(settings, rewards, data, tokenizer, config, notes)

@@ -160,8 +160,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/trainer.py",
-        "BACKENDS[self.args.generation_backend](",
-        "BACKENDS['pool'](",
+        "BACKENDS[self.args.generation_backend] if",
+        "BACKENDS['pool'] if",
         "tests/ppo/test_rollout.py::test_a_rollout_of_another_backend_is_read_by_the_training_forward",
     ),
 ]

@@ -83,8 +83,8 @@ def test_a_backend_that_is_none_is_refused(command, capsys):
     assert run_command(ppo, command("--generation_backend", "transformer")) == 2
     err = " ".join(capsys.readouterr().err.split())
     assert "needs one of pool, transformers" in err and "transformers" in err
-    with pytest.raises(UserError, match="generation_backend='vllm' must be one of pool, transformers"):
-        PPOConfig("out", generation_backend="vllm", use_cpu=True)
+    with pytest.raises(UserError, match="generation_backend='sglang' must be one of pool, transformers, vllm"):
+        PPOConfig("out", generation_backend="sglang", use_cpu=True)
 
 
 def test_run_json_says_why_a_run_stopped(command, tmp_path):
