@@ -17,7 +17,6 @@ from rlhf_kit.generation.sampling import Rollout
 from rlhf_kit.ppo.config import PPOConfig
 
 LEARNT = ("logprobs", "values", "advantages", "returns")  # of a micro-batch, beside what the model reads
-KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.kl_k1, "k3": ops.kl_k3}
 
 
 class TokenReadings(NamedTuple):
@@ -72,7 +71,7 @@ def advantages(
     Source: Ziegler et al. 2019, eq. 2; Schulman et al. 2016.
     """
     mask = rollout.completion_mask
-    kl = KL_ESTIMATORS[kl_estimator](logprobs, ref_logprobs)
+    kl = ops.KL_ESTIMATORS[kl_estimator](logprobs, ref_logprobs)
     rewards = ops.token_rewards(scores, kl, mask, kl_coef)
     bootstrap = None
     if bootstrap_truncated:
@@ -114,6 +113,20 @@ def losses(
 
 
 # --- what shapes the rewards ---------------------------------------------------------------------------------------
+
+
+def shaped_scores(
+    scores: Tensor, terminated: Tensor, *, std: float, clip: float | None, missing_eos_penalty: float | None
+) -> Tensor:
+    """Divide by `std`, clip, then take off the penalty of what never ended, which no clip so takes away. (B,) -> (B,).
+
+    Args:
+        std: of all scores so far; 1 without `reward_scaling`. clip: to +- this; None: never.
+    """
+    scores = scores / std
+    if clip is not None:
+        scores = scores.clamp(-clip, clip)
+    return less_missing_eos(scores, terminated, missing_eos_penalty)
 
 
 def less_missing_eos(scores: Tensor, terminated: Tensor, penalty: float | None) -> Tensor:

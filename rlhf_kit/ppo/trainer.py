@@ -41,7 +41,7 @@ from rlhf_kit.models.roles import load_value_model, reference_of, refuse_shared_
 from rlhf_kit.models.value import PolicyAndValue, adapters_off, completion_logprobs
 from rlhf_kit.models.weights import is_here, short_name, with_origin
 from rlhf_kit.ppo.config import PPOConfig
-from rlhf_kit.ppo.experience import LEARNT, Experience, TokenReadings, advantages, less_missing_eos, losses
+from rlhf_kit.ppo.experience import LEARNT, Experience, TokenReadings, advantages, losses, shaped_scores
 from rlhf_kit.ppo.loop import RolloutTrainer
 from rlhf_kit.ppo.metrics import (
     LOGGED,
@@ -325,14 +325,18 @@ class PPOTrainer(RolloutTrainer):
 
     @timed("score")
     def shape_scores(self, scores: Tensor, rollout: Rollout, training: bool) -> Tensor:
-        """Scale, clip, then take off the penalty of what never ended, which no clip so takes away. (B,) -> (B,)."""
-        args = self.args
+        """As `shaped_scores`; those of training count for the std that they are scaled by. (B,) -> (B,)."""
+        args, std = self.args, 1.0
         if args.reward_scaling and training:
             self.reward_std.update(scores, self._total)
-            scores = scores / self.reward_std.std
-        if args.reward_clip is not None:
-            scores = scores.clamp(-args.reward_clip, args.reward_clip)
-        return less_missing_eos(scores, rollout.terminated, args.missing_eos_penalty)
+            std = self.reward_std.std
+        return shaped_scores(
+            scores,
+            rollout.terminated,
+            std=std,
+            clip=args.reward_clip,
+            missing_eos_penalty=args.missing_eos_penalty,
+        )
 
     @timed("reference")
     def read_tokens(self, rollout: Rollout) -> TokenReadings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
@@ -81,6 +82,7 @@ def make_app(
     app.state.folder, app.state.models, app.state.runs = contents.folder, contents.models, contents.runs
     speakers = imported("rlhf_kit.chat.speakers:Speakers") if contents.models else None  # torch, only where needed
     app.state.speakers, app.state.key = speakers and speakers(contents.models), key
+    app.state.replays = cache(next_token.replays)  # trainers, only where they are asked for
     app.state.alone = by_name and all(is_loopback(urlsplit(f"//{host}").hostname or "") for host in hosts)
     app.state.attempts = Limits(rate=1, burst=100)  # to sign in, of one address: a class may be behind it
     return app

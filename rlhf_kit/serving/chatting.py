@@ -23,6 +23,7 @@ from rlhf_kit.feedback.assignment import assigned
 from rlhf_kit.references import imported
 from rlhf_kit.serving.access import NO_MODEL, Person, asked_of_models, visible
 from rlhf_kit.serving.chat_texts import CHAT
+from rlhf_kit.serving.panel_texts import PANEL
 from rlhf_kit.serving.proof import proven
 from rlhf_kit.serving.render import render
 from rlhf_kit.serving.streaming import Stream
@@ -46,7 +47,7 @@ def chat(request: Request, who: Person | None) -> Response:
     limits = {"models": MOST_MODELS, "turns": MOST_TURNS, "characters": LONGEST, "tokens": MOST_TOKENS}
     shown = [terminal(name) for name in names]
     return render(
-        request, "chat.html", who, page="chat", names=names, shown=shown, limits=limits, texts=CHAT,
+        request, "chat.html", who, page="chat", names=names, shown=shown, limits=limits, texts=CHAT, panel=PANEL,
         by_name=request.app.state.by_name,
     )  # fmt: skip
 
@@ -58,7 +59,7 @@ async def answer(request: Request) -> Response:
     """The answer of `model` to `turns`: lines of JSON, each a piece of `text`, the last one with `finish`."""
     sent, _ = await asked_of_models(request)
     try:
-        turns = _turns(sent)
+        turns = turns_of(sent)
     except Refusal as refusal:
         return JSONResponse({"error": str(refusal)}, 413)
     if sent.get("model") not in request.app.state.models:
@@ -83,7 +84,7 @@ async def tasks(request: Request) -> Response:
 
 
 def _task(request: Request, sent: dict[str, Any], who: Person) -> Response:
-    state, turns, kind = request.app.state, _turns(sent), sent.get("kind")
+    state, turns, kind = request.app.state, turns_of(sent), sent.get("kind")
     answers = _answers(state.key, turns, sent.get("proofs"))
     if kind not in schema.KINDS or (kind == schema.THUMBS) != (len(answers) == 1):
         raise HTTPException(400, "a thumb is of one answer, a ranking of several")
@@ -106,7 +107,7 @@ def _answers(key: str, turns: list[Message], proofs: Any) -> list[Answer]:
 # --- what is sent ---------------------------------------------------------------------------------------------------
 
 
-def _turns(sent: dict[str, Any]) -> list[Message]:
+def turns_of(sent: dict[str, Any]) -> list[Message]:
     """Turns that can be answered: perhaps a system's, then a user's, answers between them, and a user's last."""
     turns = sent.get("turns")
     fits = isinstance(turns, list) and bool(turns)

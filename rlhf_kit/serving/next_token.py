@@ -21,8 +21,11 @@ from starlette.responses import JSONResponse, Response
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import terminal
 from rlhf_kit.references import imported
+from rlhf_kit.serving import chatting
 from rlhf_kit.serving.access import NO_MODEL, Person, asked_of_models, visible
+from rlhf_kit.serving.chat_texts import CHAT
 from rlhf_kit.serving.next_words import cards
+from rlhf_kit.serving.panel_texts import PANEL
 from rlhf_kit.serving.render import render
 from rlhf_kit.serving.streaming import Stream
 
@@ -35,7 +38,7 @@ def page(request: Request, who: Person | None) -> Response:
     models = list(request.app.state.models)
     if not models:
         raise HTTPException(404, NO_MODEL)
-    return render(request, "next.html", who, page="next token", models=models, cards=cards(models))
+    return render(request, "next.html", who, page="next token", models=models, cards=cards(models), panel=PANEL)
 
 
 async def look(request: Request) -> Response:
@@ -49,7 +52,11 @@ async def write(request: Request) -> Response:
 
 
 async def change(request: Request) -> Response:
-    """As `look`, with `reference`, another model -> what PPO did to each token of the path."""
+    """What PPO did to each token of an answer of `model`, beside `reference`, another model.
+
+    Answered is `text`, or `turns` of a conversation; the answer is what `path` has, or the text `answer`, which has
+    `ended` or not.
+    """
     return await _answered(request, _change)
 
 
@@ -73,13 +80,28 @@ def _look(request: Request, sent: Sent) -> Response:
 
 
 def _change(request: Request, sent: Sent) -> Response:
-    speaker, text, _, path = place_of(request, sent)
-    reference = request.app.state.speakers[str(sent.get("reference"))]
-    run = imported("rlhf_kit.chat.tokens:of_run")(Path(request.app.state.models[speaker.name]))
-    answer = [token for piece in path for token in piece]
-    changed = imported("rlhf_kit.chat.tokens:change")(speaker, reference, text, answer, **run)
-    more = {"sure_and_wrong": changed.sure_and_wrong, "temperature": run.get("temperature", 1.0)}
-    return JSONResponse(readable(asdict(changed) | more | {"kl_coef": run.get("kl_coef")}))
+    state, answer, ended = request.app.state, sent.get("answer"), sent.get("ended") is not False
+    if not isinstance(answer, str | None) or len(answer or "") > MOST_TEXT:
+        raise HTTPException(400, f"`answer` has at most {MOST_TEXT} characters")
+    try:
+        turns = chatting.turns_of(sent) if "turns" in sent else None
+    except chatting.Refusal as refusal:
+        raise HTTPException(413, CHAT[str(refusal)][0]) from None
+    speaker, text, _, path = place_of(request, sent if turns is None else sent | {"text": ""})
+    folder, reference = Path(state.models[speaker.name]), state.speakers[str(sent.get("reference"))]
+    written = [token for piece in path for token in piece] if answer is None else answer
+    replay = state.replays()(folder, speaker, reference, turns or text, written, ended)
+    more = {"sure_and_wrong": replay.change.sure_and_wrong, "kl_coef": replay.kl_coef}
+    more |= {"temperature": replay.temperature, "score": None}
+    if replay.score is not None:
+        more["score"] = asdict(replay.score) | {"total": replay.score.total}
+    more["missing"] = [getattr(fault, "said", [str(fault)] * 2) for fault in replay.missing]
+    return JSONResponse(readable(asdict(replay.change) | more))
+
+
+def replays() -> Any:
+    """What keeps the reward models and value functions of the runs that were asked for."""
+    return imported("rlhf_kit.stages.replay:Replays")()
 
 
 def _write(request: Request, sent: Sent) -> Response:

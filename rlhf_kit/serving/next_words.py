@@ -40,18 +40,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "Shade: the model's own probability (temperature 1); the small number is the rank. Click a piece to go back.",
         "底色深淺是模型自己的機率（溫度 1），小數字是排名。點一個字就回到那裡。",
     ),
-    "what ppo did": ("What PPO did", "PPO 改了什麼"),
-    "reference": ("beside", "對照"),
-    "change legend": (
-        "Blue and +: likelier than in the model beside it. Orange and −: less likely. In nats, at temperature",
-        "藍色和 + 是比對照的模型更可能，橘色和 − 是更不可能。單位 nats，溫度",
-    ),
-    "penalty": ("penalty", "懲罰"),
-    "value": ("value", "價值"),
-    "probability": ("probability of the answer", "整個回答的機率"),
-    "is right": ("right", "對"),
-    "is wrong": ("sure and wrong", "很確定卻錯"),
-    "away": ("The server does not answer.", "伺服器沒有回應。"),
 }
 
 

@@ -78,7 +78,7 @@ def check_adapter(settings: Settings) -> None:
         model = new_model(auto_class, config, "", "meta", trust_remote_code=settings.model.trust_remote_code)
     except UserError:  # a model of another kind, or none: told where it is loaded
         return
-    check_config(model, peft_config(settings))
+    check_config(model, peft_config(settings.model))
 
 
 def refuse_new_model(settings: Settings) -> None:
@@ -195,12 +195,11 @@ def check_model(
     model = settings.model
     if tokenizer is None or (model.config_overrides is None and not is_here("a model", model.model_name_or_path)):
         return None
-    return trainable(load(settings, tokenizer), peft_config(settings))
+    return trainable(load(settings, tokenizer), peft_config(settings.model))
 
 
-def peft_config(settings: Settings) -> LoraConfig | None:
+def peft_config(model: ModelArguments) -> LoraConfig | None:
     """The `--lora_*` options as peft's record; None without `--use_peft`. `adapters.wrap` infers targets and task."""
-    model = settings.model
     if not model.use_peft:
         return None
     return LoraConfig(

@@ -98,7 +98,7 @@ def run(settings: Settings) -> dict:
         train_dataset=train_data,
         eval_dataset=eval_data,
         processing_class=tokenizer,
-        peft_config=peft_config(settings),
+        peft_config=peft_config(settings.model),
         ref_model=extra.ref_model_name_or_path,
         value_model=extra.value_model,
         ptx_dataset=ptx_data,
@@ -195,7 +195,7 @@ def _dry_run(
             args,
             ref_model=extra.ref_model_name_or_path,
             value_model=notes.reach("model", extra.value_model, load_value_model, extra.value_model, "meta"),
-            peft_config=peft_config(settings),
+            peft_config=peft_config(settings.model),
             reward_ensemble=extra.reward_ensemble,
             reward_ensemble_std_coef=std_coef(settings),
         )

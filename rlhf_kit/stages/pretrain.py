@@ -80,7 +80,7 @@ def run(settings: Settings) -> dict:
         return {}
 
     model = load_model(settings, tokenizer)
-    model = trainable(model, peft_config(settings))
+    model = trainable(model, peft_config(settings.model))
     texts = preflight.short_texts(model, (row["input_ids"] for row in rows))
     how = arrange(model, texts, settings)
     if how == "apart":

@@ -56,7 +56,7 @@ def run(settings: Settings) -> dict:
         train_dataset=lists["train"],
         eval_dataset=lists.get("eval"),
         processing_class=tokenizer,
-        peft_config=peft_config(settings),
+        peft_config=peft_config(settings.model),
     )
     trainer.data_counts |= counts
     metrics = train(trainer, settings, output)

@@ -46,7 +46,7 @@ def run(settings: Settings) -> dict:
         train_dataset=encoded["train"],
         eval_dataset=encoded.get("eval"),
         processing_class=tokenizer,
-        peft_config=peft_config(settings),
+        peft_config=peft_config(settings.model),
     )
     metrics = train(trainer, settings, output)
     if eval_data is not None:

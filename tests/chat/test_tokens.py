@@ -1,23 +1,23 @@
 """What PPO did to each token, against a plain forward and PPO's own arithmetic."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from rlhf_kit import ops
 from rlhf_kit.chat.speakers import Speakers
-from rlhf_kit.chat.tokens import change, shared_value_head
+from rlhf_kit.chat.tokens import Value, answer, change
+from rlhf_kit.data.chat import encode_dialogue
 from rlhf_kit.errors import UserError
+from rlhf_kit.models.value import ValueHead
 
 PROMPT = "Where does Sam live?"
 
 
 @pytest.fixture
 def speakers(policy, tokenizer, tmp_path):
-    """SFT, a PPO that has moved from it and has a value head, and one with a token more."""
+    """SFT, a PPO that has moved from it, and one with a token more."""
     torch.manual_seed(0)
     for name in ("sft", "ppo", "other"):
         if name == "ppo":
@@ -28,9 +28,6 @@ def speakers(policy, tokenizer, tmp_path):
             policy.resize_token_embeddings(len(tokenizer))
         policy.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-    size = policy.config.hidden_size
-    head = {"value_head.weight": torch.randn(1, size), "value_head.bias": torch.randn(1)}
-    save_file(head, tmp_path / "ppo" / "value.safetensors")
     with Speakers({name: tmp_path / name for name in ("sft", "ppo", "other")}) as speakers:
         yield speakers
 
@@ -48,8 +45,10 @@ def plain(speaker, ids, own, temperature):
 def test_the_numbers_are_those_of_a_plain_forward_and_of_ppo(temperature, speakers):
     ppo, sft = speakers["ppo"], speakers["sft"]
     ids, own = ppo.encode([{"role": "user", "content": PROMPT}]), [5, 9, 30, ppo.ends[0]]
-    head = shared_value_head(Path(speakers.places["ppo"]))
-    seen = change(ppo, sft, PROMPT, own, kl_coef=0.2, score=1.5, temperature=temperature, value_head=head)
+    head = ValueHead(ppo.engine.model.config.hidden_size)
+    torch.nn.init.normal_(head.weight)
+    shape = {"temperature": temperature, "value": Value(None, head)}
+    seen = change(ppo, sft, PROMPT, own, kl_coef=0.2, score=1.5, **shape)
     (logprobs, states), (ref, _) = plain(ppo, ids, own, temperature), plain(sft, ids, own, temperature)
     assert [one.logprob for one in seen.tokens] == pytest.approx(logprobs.tolist(), abs=1e-5)
     assert [one.reference for one in seen.tokens] == pytest.approx(ref.tolist(), abs=1e-5)
@@ -59,7 +58,10 @@ def test_the_numbers_are_those_of_a_plain_forward_and_of_ppo(temperature, speake
     rewards = ops.token_rewards(torch.tensor([1.5]), kl[None], torch.ones(1, 4, dtype=torch.bool), 0.2)[0]
     assert [one.reward for one in seen.tokens] == pytest.approx(rewards.tolist(), abs=1e-5)
     assert seen.probability == pytest.approx(math.exp(logprobs.sum().item()), rel=1e-4)
-    assert shared_value_head(Path(speakers.places["sft"])) is None
+    k3 = (-kl).expm1() + kl
+    seen = change(ppo, sft, PROMPT, own, kl_coef=0.2, kl_estimator="k3", **shape)
+    assert [one.penalty for one in seen.tokens] == pytest.approx((-0.2 * k3).tolist(), abs=1e-5)
+    assert [one.kl for one in seen.tokens] == pytest.approx(kl.tolist(), abs=1e-5)
 
 
 def test_a_model_beside_itself_has_changed_nothing(speakers):
@@ -75,9 +77,25 @@ def test_sure_and_wrong_is_the_probability_of_a_wrong_answer(speakers):
     assert change(sft, sft, "Is this of the world?", ids).sure_and_wrong is None
 
 
+def test_a_text_has_the_tokens_of_the_dialogue_that_sft_trains_on(speakers):
+    sft = speakers["sft"]
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the cat"}]
+    turns += [{"role": "user", "content": PROMPT}]
+    whole, _ = encode_dialogue(sft.tokenizer, [*turns, {"role": "assistant", "content": "on the mat"}])
+    ids = [one.id for one in change(sft, sft, turns, " on the mat ").tokens]
+    assert sft.encode(turns) + ids == whole and ids[-1] in sft.ends
+    texts = [one.text for one in change(sft, sft, PROMPT, "山 cat").tokens]  # of three tokens, of which two are a part
+    assert "山" in texts and not any("\ufffd" in text for text in texts)
+    cut = answer(sft, turns, "on the mat", ended=False)
+    assert cut.completions() == [ids[:-1]] and not cut.terminated
+    assert answer(sft, turns, "on the mat").terminated
+
+
 def test_two_tokenizers_are_refused_by_name(speakers):
     with pytest.raises(UserError, match="'sft' and 'other' have different tokenizers"):
         change(speakers["sft"], speakers["other"], PROMPT, [5])
     for own in ([], [5] * 500):
         with pytest.raises(UserError, match="at least 1 is needed"):
             change(speakers["sft"], speakers["sft"], PROMPT, own)
+    with pytest.raises(UserError, match="beyond the vocabulary"):
+        change(speakers["sft"], speakers["sft"], PROMPT, [5, 100_000])

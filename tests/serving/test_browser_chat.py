@@ -345,6 +345,20 @@ def demo_site(tmp_path) -> Iterator[Site]:
         site.app.state.speakers.close()
 
 
+def test_what_ppo_did_is_told_of_an_answer_and_stays_open(open_chat, chat):  # noqa: F811
+    page = open_chat()
+    say(page, "Where does Sam live?")
+    say(page, "And Eva?")
+    card = page.locator("article").nth(1).locator(".card", has=page.locator("strong", has_text="ppo"))
+    panel = card.locator(".change")
+    panel.locator("summary").click()
+    panel.locator("tbody tr").first.wait_for()
+    assert panel.locator(".tokens .token").count() > 1 and "KL +0.00" not in panel.locator(".sum").inner_text()
+    page.locator("#temperature").fill("0.5")  # all is drawn anew
+    assert panel.locator("tbody tr").first.is_visible()
+    assert page.locator(".card", has=page.locator("strong", has_text="base")).locator(".change").count() == 0
+
+
 @pytest.mark.skipif("DEMO" not in os.environ, reason="DEMO names no folder of a demo: no picture was made")
 def test_the_pictures_of_the_documents(open_chat, demo_site):
     for name, size, options in (

@@ -6,17 +6,21 @@ that demo's models, else of the world's base model under their names.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from serving.conftest import HOSTILE, SIZES, Site, picture, served
 from serving.test_next_page import demo  # noqa: F401
 
 from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.generation.sampling import sample
+from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
 from rlhf_kit.serving.folder import contents_of
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed").expect
@@ -225,15 +229,122 @@ def test_the_pictures(open_next):
         picture(page, name)
 
 
-def test_what_ppo_did(open_next):
-    page = open_next()
+# --- what PPO did ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ppo_run(site):
+    """The folder of `ppo`, a PPO run's with reward model and value function where it is none yet."""
+    folder = Path(site.app.state.models["ppo"])
+    if "DEMO" not in os.environ:
+        torch.manual_seed(0)
+        judge = load_reward_model(folder)
+        torch.nn.init.normal_(judge.score.weight)
+        for part in (judge, load_tokenizer(folder)):
+            part.save_pretrained(folder.parent / "reward")
+        config = {"kl_coef": 0.2, "temperature": 0.7, "reward_funcs": [str(folder.parent / "reward")]}
+        (folder / "run.json").write_text(json.dumps({"stage": "ppo", "config": config}))
+        size = judge.config.hidden_size
+        head = {"value_head.weight": torch.randn(1, size), "value_head.bias": torch.zeros(1)}
+        save_file(head, folder / "value.safetensors")
+    return folder
+
+
+def panel_of(page, name: str = "ppo"):
+    """The open panel of the column of a model."""
     page.locator(".example").nth(3).click()
     settled(page)
-    column = page.locator(".column").nth(2)
+    values = page.locator(".column").evaluate_all("all => all.map(one => one.querySelector('select').value)")
+    panel = page.locator(".column").nth(values.index(name)).locator(".change")
+    panel.locator("summary").click()
+    return panel
+
+
+def told(panel) -> None:
+    panel.locator("tbody tr").first.wait_for()
+    expect(panel).not_to_have_attribute("aria-busy", "true", timeout=WAIT)
+
+
+def type_in(panel, text: str) -> None:
+    panel.locator("textarea").fill(text)
+    panel.locator("form button").first.click()
+    told(panel)
+
+
+def test_what_ppo_did_to_what_was_written(open_next, ppo_run):
+    page = open_next()
+    panel = panel_of(page)
+    assert "Write an answer above" in panel.inner_text()
+    column = panel.locator("xpath=..")
     column.get_by_text("Write 10").click()
     settled(page)
-    column.get_by_text("What PPO did").click()
-    column.locator(".change tbody tr").first.wait_for()
-    assert column.locator(".change .written").inner_text().strip() == "".join(pieces(column)).strip()
-    assert column.locator(".sum").inner_text().startswith("KL ")
-    picture(page, "next-ppo", full=True)
+    told(panel)
+    tokens = panel.locator(".tokens .token").evaluate_all("all => all.map(one => one.firstChild.textContent)")
+    assert "".join(tokens).strip() == "".join(pieces(column)).strip()
+    assert panel.locator(".sum").inner_text().startswith("KL ")
+
+
+def test_a_typed_answer_with_score_values_and_a_legend_without_colours(open_next, ppo_run):
+    page = open_next()
+    panel = panel_of(page)
+    type_in(panel, "In Harbor Town.")
+    rows = [row.locator("td").all_inner_texts() for row in panel.locator("tbody tr").all()]
+    number = lambda text: float(text.replace("−", "-"))  # noqa: E731
+    score = re.search(r"score ([+−][0-9.]+) \(by reward\)", panel.locator(".sum").inner_text())
+    for *_, penalty, reward, value in rows[:-1]:
+        assert penalty == reward and value
+    *_, penalty, reward, _ = rows[-1]
+    assert number(reward) == pytest.approx(number(penalty) + number(score[1]), abs=0.011)
+    for measure, at in (("kl", 2), ("reward", 4), ("value", 5)):
+        panel.get_by_label("shown").select_option(measure)
+        marks = panel.locator(".tokens .token").evaluate_all(
+            """all => all.map(one => [one.querySelector("sub").textContent, one.className.split(" ").pop(),
+                 getComputedStyle(one).borderBottomStyle])"""
+        )
+        assert [mark[0] for mark in marks] == [row[at] for row in rows]
+        for text, kind, line in marks:
+            sign = {"+": ("more", "solid"), "−": ("less", "dashed")}.get(text[0], ("", "none"))
+            assert (kind if kind != "token" else "", line) == sign
+    legend = panel.locator(".legend")
+    assert legend.locator(".token").all_inner_texts() == ["−", "+"] and "dashed" in legend.inner_text()
+    panel.get_by_text("Back to the written one").click()
+    expect(panel).to_contain_text("Write an answer above")
+
+
+def test_what_is_typed_runs_nothing_and_what_is_missing_is_named_in_chinese(open_next, ppo_run):
+    page = open_next(locale="zh-TW", size="phone")
+    if "DEMO" not in os.environ:
+        (ppo_run / "value.safetensors").unlink()
+        record = json.loads((ppo_run / "run.json").read_text())
+        record["config"]["reward_funcs"] = ["<img src=x onerror='window.hacked = 1'>/reward"]
+        (ppo_run / "run.json").write_text(json.dumps(record))
+    panel = panel_of(page)
+    for text in HOSTILE:
+        type_in(panel, text)
+        assert panel.locator("script, img, svg, a").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if "DEMO" not in os.environ:
+        reward, value = panel.locator(".mistake").all_inner_texts()
+        assert "沒有獎勵模型 <img src=x" in reward and "value.safetensors：沒有價值" in value
+
+
+@pytest.mark.skipif("SCREENS" not in os.environ or "DEMO" not in os.environ, reason="pictures of the demo's models")
+@pytest.mark.parametrize(
+    ("name", "options", "asked", "typed"),
+    [
+        ("next-ppo", {}, "Where does Sam live?", "Sam lives in Lakeside."),
+        (
+            "next-ppo-phone",
+            {"locale": "zh-TW", "size": "phone", "color_scheme": "dark"},
+            "山姆住在哪裡？",
+            "山姆住在港灣鎮。",
+        ),
+    ],
+)
+def test_the_pictures_of_what_ppo_did(name, options, asked, typed, open_next):
+    page = open_next(**options)
+    panel = panel_of(page)
+    page.locator("#text").fill(asked)
+    settled(page)
+    type_in(panel, typed)
+    panel.screenshot(path=Path(os.environ["SCREENS"]) / f"{name}.png")

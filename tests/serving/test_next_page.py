@@ -3,15 +3,17 @@
 import json
 
 import pytest
-from serving.conftest import served
+from serving.conftest import HOSTILE, served
 
-from rlhf_kit.data.chat import set_chat_template
+from rlhf_kit.data.chat import encode_completion, set_chat_template
 from rlhf_kit.data.labels.store import open_store
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.serving.folder import Contents
 from rlhf_kit.serving.next_words import cards
+from rlhf_kit.serving.panel_texts import PANEL
 from rlhf_kit.serving.texts import TEXTS
+from rlhf_kit.stages.replay import WHY
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def test_the_page_begins_with_cards_for_the_models_there_are(site):
     assert [column.template for column in four[3].columns] == [False, True, True, True]
     (alone,) = {column.model for card in cards(["mine"]) for column in card.columns}
     assert alone == "mine" and len(cards(["mine"])) == 3
-    assert all(english and chinese for english, chinese in TEXTS.values())
+    assert all(english and chinese for english, chinese in [*TEXTS.values(), *PANEL.values(), *WHY.values()])
 
 
 def test_what_ppo_did_is_told_by_token(site, demo):
@@ -128,5 +130,37 @@ def test_what_ppo_did_is_told_by_token(site, demo):
     sent = {"model": "ppo", "text": "Lakeside", "path": [branch], "reference": "sft"}
     seen = json.loads(client.json("/next/change", sent).text)
     assert [token["id"] for token in seen["tokens"]] == branch and seen["kl"] == pytest.approx(0, abs=1e-6)
-    assert (seen["kl_coef"], seen["temperature"], seen["correct"]) == (0.2, 0.7, None)
+    assert (seen["kl_coef"], seen["temperature"], seen["correct"], seen["score"]) == (0.2, 0.7, None, None)
+    assert "reward_weights" in seen["missing"][0][0] and "沒有價值" in seen["missing"][1][1]
     assert "no model 'none'" in client.json("/next/change", sent | {"reference": "none"}).text
+
+
+def test_a_typed_answer_and_one_of_a_conversation_have_the_tokens_that_ppo_gives_them(site):
+    client, speaker = site.client(), site.app.state.speakers["ppo"]
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where does Sam live?"}]
+    sent = {"model": "ppo", "reference": "sft", "answer": HOSTILE[3]}
+    for prompt, more in (({"text": turns[-1]["content"]}, {}), ({"turns": turns}, {"ended": False})):
+        seen = json.loads(client.json("/next/change", sent | prompt | more).text)
+        ids = encode_completion(speaker.tokenizer, HOSTILE[3], eos=not more)
+        assert [token["id"] for token in seen["tokens"]] == ids and seen["correct"] is False
+        assert not any("\u202e" in token["text"] for token in seen["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [
+        ({"answer": 5}, 400, "`answer`"),
+        ({"answer": "a" * 20_001}, 400, "`answer`"),
+        ({"path": [[10**6]]}, 400, "vocabulary"),
+        ({"path": []}, 400, "at least 1"),
+        ({"answer": "cat " * 2000}, 400, "all must fit"),
+        ({"turns": []}, 400, "`turns`"),
+        ({"turns": [{"role": "user", "content": "a" * 20_001}]}, 413, "Too long"),
+        ({"text": None}, 400, "`text`"),
+        ({"text": 5}, 400, "`text`"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_change_is_told(sent, status, said, site):
+    whole = {"model": "ppo", "reference": "sft", "text": "Lakeside", "path": [[5]]} | sent
+    reply = site.client().json("/next/change", whole)
+    assert reply.status == status and said in reply.text

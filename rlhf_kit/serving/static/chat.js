@@ -20,6 +20,7 @@ const state = {
 };
 const going = new Map(); // answers that come just now, with what stops each
 const places = new Map(); // answers that are shown, with their cards
+const panels = new WeakMap();
 
 // --- the tree ---
 
@@ -287,6 +288,7 @@ function drawAnswer(turn, model, key) {
       leadButton(turn, model, answer, `${key} lead`),
     ];
   card.append(el("div", { className: "foot" }, el("span", { className: "how soft", textContent: how }), ...act.filter(Boolean)));
+  if (!isGoing && answer.text && answer.chats !== false) card.append(panelOf(answer).element);
   places.set(answer, card);
   return card;
 }
@@ -301,6 +303,16 @@ function leadButton(turn, model, answer, key) {
     draw();
   };
   return button(say("lead"), choose, { key, label: `${say("lead")}: ${shownNames[names.indexOf(model)]}`, pressed: leads, disabled: going.size > 0 });
+}
+
+// What PPO did to an answer stays open while the page is drawn anew.
+function panelOf(answer) {
+  if (!panels.has(answer)) {
+    const { model, turns } = answer;
+    const sent = () => ({ model, turns, answer: answer.text, ended: answer.finish === "stop" });
+    panels.set(answer, new page.Panel(names, sent, { shown: shownNames }));
+  }
+  return panels.get(answer);
 }
 
 function noteOf(answer) {

@@ -8,13 +8,7 @@ const text = document.getElementById("text");
 const MOST = 4;
 const columns = [];
 
-const make = (tag, properties = {}, ...inside) => {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...inside);
-  return element;
-};
-const visible = (piece) => piece.replaceAll("\n", "↵").replace(/^ +| +$/g, (all) => "·".repeat(all.length));
-const percent = (p) => (p >= 0.9995 ? "100 %" : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : p > 0 ? "< 0.1 %" : "0 %");
+const { make, visible, percent, ask } = page;
 const number = (id) => Number(document.getElementById(id).value);
 const settings = () => ({ temperature: number("temperature"), top_k: number("top_k"), top_p: number("top_p") });
 const later = (wait, what) => {
@@ -23,30 +17,6 @@ const later = (wait, what) => {
     clearTimeout(timer);
     timer = setTimeout(what, wait);
   };
-};
-
-// Tries again where too much was asked at once. Throws what the server says is wrong.
-const ask = async (address, sent, signal) => {
-  for (let tries = 0; ; tries += 1) {
-    let response;
-    try {
-      response = await fetch(address, {
-        method: "POST",
-        headers: { "content-type": "application/json", "x-csrf-token": page.token },
-        body: JSON.stringify(sent),
-        signal,
-      });
-    } catch (error) {
-      throw error.name === "AbortError" ? error : new Error(words.away);
-    }
-    if (response.ok) return response;
-    if (response.status === 429 && tries < 6) {
-      await new Promise((done) => setTimeout(done, 300 * (tries + 1)));
-      continue;
-    }
-    const said = await response.text();
-    throw new Error(response.headers.get("content-type")?.includes("json") ? JSON.parse(said).error : said);
-  }
 };
 
 class Column {
@@ -67,17 +37,7 @@ class Column {
     this.stop = button("stop", () => this.writing?.abort());
     this.stop.hidden = true;
     this.buttons = Object.entries(writing).map(([name, count]) => button(name, () => this.write(count)));
-    const names = models.map((name) => make("option", { textContent: name, value: name }));
-    this.reference = make("select", { onchange: () => this.change() }, ...names);
-    this.reference.value = models.find((name) => name.split("/").at(-1) === "sft") ?? models[0];
-    this.changes = make("div");
-    this.panel = make(
-      "details",
-      { className: "change", ontoggle: () => this.change() },
-      make("summary", { textContent: words["what ppo did"] }),
-      make("label", {}, `${words.reference} `, this.reference),
-      this.changes,
-    );
+    this.panel = new page.Panel(models, (typed) => this.answer(typed), { types: true });
     this.element = make(
       "article",
       { className: "card column" },
@@ -87,7 +47,7 @@ class Column {
       this.bars,
       this.figures,
       make("div", { className: "below" }, ...this.buttons, this.stop),
-      this.panel,
+      this.panel.element,
     );
     this.model.addEventListener("change", () => this.begin());
     this.template.addEventListener("change", () => this.begin());
@@ -190,46 +150,14 @@ class Column {
     const ended = this.at > 0 && this.path[this.at - 1]?.ends;
     for (const button of this.buttons) button.disabled = Boolean(this.writing || ended || !this.seen);
     this.stop.hidden = !this.writing;
-    this.panel.hidden = Boolean(this.writing || !this.template.checked || !this.path.length);
-    this.change();
+    this.panel.element.hidden = Boolean(this.writing || !this.template.checked);
+    this.panel.look();
   }
 
-  // What the answer so far has become since the model beside.
-  async change() {
-    if (!this.panel.open || this.panel.hidden) return;
-    const mine = this.asked;
-    try {
-      const seen = await (await ask("/next/change", { ...this.sent(), reference: this.reference.value })).json();
-      if (mine === this.asked) this.changed(seen);
-    } catch (error) {
-      if (mine === this.asked) this.changes.replaceChildren(make("p", { className: "mistake", textContent: error.message }));
-    }
-  }
-
-  changed(seen) {
-    const sign = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
-    const shown = make("p", { className: "written" });
-    const head = ["", this.model.value, this.reference.value, "Δ = KL", words.penalty, words.value];
-    const body = make("tbody");
-    for (const token of seen.tokens) {
-      const name = token.text.replaceAll("\n", "↵");
-      const mark = make("span", { title: sign(token.kl), className: token.kl < 0 ? "less" : "more", textContent: name });
-      mark.style.setProperty("--p", Math.min(1, Math.abs(token.kl) / 2));
-      shown.append(mark);
-      const penalty = seen.kl_coef === null ? "" : sign(-seen.kl_coef * token.kl);
-      const logprobs = [token.logprob.toFixed(2), token.reference.toFixed(2), sign(token.kl)];
-      const cells = [visible(token.text), ...logprobs, penalty, token.value?.toFixed(2) ?? ""];
-      body.append(make("tr", {}, ...cells.map((cell, at) => make(at ? "td" : "th", { textContent: cell }))));
-    }
-    const row = make("tr", {}, ...head.map((name) => make("th", { textContent: name, scope: "col" })));
-    const verdict = { true: words["is right"], false: `${words["is wrong"]} ${percent(seen.sure_and_wrong ?? 0)}` };
-    const figures = [`KL ${sign(seen.kl)}`, `${words.probability} ${percent(seen.probability)}`, verdict[seen.correct]];
-    this.changes.replaceChildren(
-      make("p", { className: "soft", textContent: `${words["change legend"]} ${seen.temperature}.` }),
-      shown,
-      make("p", { className: "sum", textContent: figures.filter(Boolean).join(" · ") }),
-      make("div", { className: "scroll" }, make("table", {}, make("thead", {}, row), body)),
-    );
+  // What PPO did is asked of: what was typed, else what was written.
+  answer(typed) {
+    if (typed === null && !this.path.length) return null;
+    return typed === null ? this.sent() : { ...this.sent(), path: [], answer: typed };
   }
 
   text() {
