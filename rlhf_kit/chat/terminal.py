@@ -22,7 +22,7 @@ from rlhf_kit.options.bounds import range_faults
 from rlhf_kit.options.coercion import coerce
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.terminal.console import Console
-from rlhf_kit.terminal.interrupts import Terminated
+from rlhf_kit.terminal.interrupts import Stop, Terminated, heard, stoppable
 
 MOST_MODELS = 4
 SEEDS = 2**32
@@ -106,7 +106,12 @@ def line_reader(console: Console) -> Callable[[], str]:
     if console.is_terminal:
         with suppress(ImportError):  # Windows
             importlib.import_module("readline")
-    return lambda: input("> ")
+    return _line_of_keys
+
+
+def _line_of_keys() -> str:
+    with heard():
+        return input("> ")
 
 
 class Session:
@@ -163,18 +168,19 @@ class Session:
 
     def ask(self, question: str) -> None:
         """All models answer; what they say is kept, also where Ctrl-C stops them."""
-        turn = Turn(question)
-        with closing(answering(self.conversation, question, self.speakers, self.options.settings, turn)) as going:
-            try:
-                self._show(turn, going)
-            except KeyboardInterrupt as interrupt:
-                if isinstance(interrupt, Terminated):
-                    raise
-        if any(answer.text.strip() for answer in turn.answers.values()):
-            self.conversation.turns.append(turn)
-            self.history.add(lines_of(self.conversation, self.speakers, self.places))
-        elif turn.answers:
-            self.console.print("No model said anything; the question is taken back. 沒有回答，問題已收回。")
+        turn, settings = Turn(question), self.options.settings
+        with stoppable() as stop:
+            with closing(answering(self.conversation, question, self.speakers, settings, turn)) as going:
+                try:
+                    self._show(turn, going, stop)
+                except KeyboardInterrupt as interrupt:
+                    if isinstance(interrupt, Terminated):
+                        raise
+            if any(answer.text.strip() for answer in turn.answers.values()):
+                self.conversation.turns.append(turn)
+                self.history.add(lines_of(self.conversation, self.speakers, self.places))
+            elif turn.answers or stop.is_asked:
+                self.console.print("No model said anything; the question is taken back. 沒有回答，問題已收回。")
 
     def undo(self, rest: str = "") -> None:
         question = self.conversation.undo()
@@ -258,7 +264,7 @@ class Session:
         told = "  ".join(f"{name} {_shown(getattr(self.options, name))}" for name in SETTINGS[:-1])
         self.console.print(f"[{told}]", style="dim", soft_wrap=True)
 
-    def _show(self, turn: Turn, going: Iterator[str | tuple[str, UserError]]) -> None:
+    def _show(self, turn: Turn, going: Iterator[str | tuple[str, UserError]], stop: Stop) -> None:
         names = [speaker.name for speaker in self.speakers]
         refused: dict[str, str] = {}
 
@@ -267,7 +273,7 @@ class Session:
 
         with (Alone if len(names) == 1 else Beside)(self.console, names) as display:
             try:
-                for given in going:
+                for given in stop.each(going):
                     if isinstance(given, tuple):
                         refused[given[0]] = str(given[1])
                     display.show(texts())

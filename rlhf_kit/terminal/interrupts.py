@@ -7,8 +7,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from rlhf_kit.launched import is_main_process
+
+WAKING = 0.2  # seconds
+Step = TypeVar("Step")
 
 _commands: list[str] = []  # the command this process is there for; empty in a notebook or a test
 
@@ -59,6 +63,60 @@ def before_anything() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+class Stop:
+    """`is_asked` from the first Ctrl-C on, which is an exception only where the next step is waited for: elsewhere it
+    could strike what puts things in order, or be dropped by what calls Python from C. The second is one anywhere."""
+
+    def __init__(self) -> None:
+        self.is_asked = self._waits = False
+
+    def each(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """The steps, until a stop is asked for."""
+        while not self.is_asked:
+            self._waits = True
+            try:
+                step = next(steps)
+            except StopIteration:
+                return
+            finally:
+                self._waits = False
+            yield step
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        raises, self.is_asked = self._waits or self.is_asked, True
+        if raises:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Within, Ctrl-C asks for a stop."""
+    stop = Stop()
+    kept = signal.signal(signal.SIGINT, stop._ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, kept)
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Within, where C waits for a key, a signal that comes just before the wait is heard.
+
+    C looks for signals when one wakes it, and would sleep on this one until the next key; a clock wakes it now.
+    """
+    if not hasattr(signal, "setitimer"):  # Windows
+        yield
+        return
+    kept = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, WAKING, WAKING)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, kept)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -28,6 +28,7 @@ from rlhf_kit.generation.sampling import sample
 from rlhf_kit.generation.text import text_of
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 from rlhf_kit.terminal.console import Console
+from rlhf_kit.terminal.interrupts import WAKING
 
 PATIENCE = 120
 
@@ -260,7 +261,7 @@ def test_what_a_model_writes_is_no_escape_sequence(count, width, places, monkeyp
 
 
 class Interrupting(io.StringIO):
-    """Ctrl-C comes while an answer is being shown."""
+    """Ctrl-C comes while an answer is being shown, or before its first token."""
 
     def __init__(self, writes):
         super().__init__()
@@ -269,7 +270,7 @@ class Interrupting(io.StringIO):
     def write(self, text):
         self.left -= 1
         if self.left == 0:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return super().write(text)
 
 
@@ -288,6 +289,27 @@ def test_ctrl_c_stops_an_answer_and_leaves_no_work(count, places):
         whole.obey("hello")
         for name, text in answers(session).items():
             assert answers(whole)[name].startswith(text) and answers(whole)[name] != text
+
+
+def test_ctrl_c_before_the_first_token_takes_the_question_back(places):
+    with session_of(places[1:], Console(file=Interrupting(1), width=100, force_terminal=True)) as session:
+        session.obey("hello")
+        assert not session.conversation.turns and "taken back" in said(session)
+        session.obey("hello")
+        assert len(session.conversation.turns) == 1
+
+
+def test_keys_are_heard(monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda prompt: f"{prompt}{signal.getitimer(signal.ITIMER_REAL)[1]:g}")
+    assert terminal._line_of_keys() == f"> {WAKING:g}"
+
+
+def test_ctrl_c_as_an_answer_ends_does_not_end_the_session(places, tmp_path):
+    with session_of(places[1:], output_file=tmp_path / "talk.jsonl") as session:
+        add = session.history.add
+        session.history.add = lambda lines: (signal.raise_signal(signal.SIGINT), add(lines))
+        session.obey("hello")
+        assert len(session.conversation.turns) == len((tmp_path / "talk.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_question_that_is_too_long_is_told_and_the_session_goes_on(places):
@@ -313,26 +335,21 @@ def test_lines_of_a_pipe_are_answered_plainly(places):
 
 @contextmanager
 def at_a_terminal(*argv):
-    """(what waits for a text of the output, what types): `rlhf-kit chat` at a terminal of its own."""
+    """(what waits for a pattern in the output, what types): `rlhf-kit chat` at a terminal of its own."""
     process, master = pty.fork()
     if not process:
         os.environ.update(TERM="xterm", COLUMNS="100", LINES="30", OMP_NUM_THREADS="1")
         os.execv(sys.executable, [sys.executable, "-m", "rlhf_kit", "chat", *argv])
     seen = ""
 
-    def wait(text: str, again: str = "") -> str:
-        """`again` is typed every 5 seconds: readline misses a Ctrl-C that comes just before it waits."""
+    def wait(pattern: str) -> None:
         nonlocal seen
-        begun = typed = time.monotonic()
-        while text not in seen:
-            assert time.monotonic() < begun + PATIENCE, seen
+        until = time.monotonic() + PATIENCE
+        while not (found := re.search(pattern, seen)):
+            assert time.monotonic() < until, seen
             if select.select([master], [], [], 1)[0]:
                 seen += os.read(master, 65536).decode(errors="replace")
-            if time.monotonic() > typed + 5:
-                os.write(master, again.encode())
-                typed = time.monotonic()
-        before, _, seen = seen.partition(text)
-        return before
+        seen = seen[found.end() :]
 
     try:
         yield wait, lambda text: os.write(master, text.encode()), process
@@ -363,15 +380,14 @@ def test_at_a_terminal_one_ctrl_c_stops_the_answer_and_another_ends_the_session(
     with at_a_terminal(endless, "--temperature", "0", "--max_completion_length", "50000") as (wait, type_in, process):
         wait("seed 0]")
         type_in("hello\n")
-        wait("endless: ")
-        time.sleep(0.5)
+        wait(r"endless: \x1b\[0m[^\x1b]")  # a token
         type_in("\x03")
-        wait("stopped", again="\x03")
+        wait("stopped")
         wait("seed 0]")
         type_in("/seed 3\n")
         wait("seed 3]")
         type_in("\x03")
-        wait("Interrupted.", again="\x03")
+        wait("Interrupted.")
         assert with_status(process) == 130
 
 

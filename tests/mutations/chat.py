@@ -14,7 +14,52 @@ TALK = "tests/chat/test_terminal.py::"
 CTRL_C = TALK + "test_ctrl_c_stops_an_answer_and_leaves_no_work[2]"
 HOSTILE = TALK + "test_what_a_model_writes_is_no_escape_sequence[100-2]"
 
+INTERRUPTS, STOPS = "rlhf_kit/terminal/interrupts.py", "tests/test_ctrl_c.py::test_"
+
 MUTANTS = [
+    (
+        INTERRUPTS,
+        "        signal.setitimer(signal.ITIMER_REAL, 0)\n",
+        "",
+        STOPS + "the_clock_stops_with_the_wait",
+    ),
+    (
+        INTERRUPTS,
+        "    signal.setitimer(signal.ITIMER_REAL, WAKING, WAKING)\n",
+        "",
+        STOPS + "ctrl_c_is_heard_where_readline_waits_without_a_key",
+    ),
+    (
+        INTERRUPTS,
+        "self._waits or self.is_asked, True",
+        "self.is_asked, True",
+        STOPS + "ctrl_c_ends_a_wait_for_the_next_step_at_once",
+    ),
+    (
+        INTERRUPTS,
+        "self._waits or self.is_asked, True",
+        "self._waits, True",
+        STOPS + "elsewhere_the_first_is_no_exception_and_the_second_is",
+    ),
+    (
+        INTERRUPTS,
+        "while not self.is_asked:",
+        "while True:",
+        STOPS + "one_that_a_finaliser_swallows_ends_the_steps_too",
+    ),
+    (TERMINAL, "    with heard():\n        return", "    if True:\n        return", TALK + "test_keys_are_heard"),
+    (
+        INTERRUPTS,
+        "signal.signal(signal.SIGINT, stop._ask)",
+        "signal.getsignal(signal.SIGINT)",
+        TALK + "test_ctrl_c_as_an_answer_ends_does_not_end_the_session",
+    ),
+    (
+        TERMINAL,
+        "elif turn.answers or stop.is_asked:",
+        "elif turn.answers:",
+        TALK + "test_ctrl_c_before_the_first_token_takes_the_question_back",
+    ),
     (
         CONVERSATION,
         "        for name, says in going.items():\n            says.close()\n",
@@ -48,8 +93,8 @@ MUTANTS = [
     (TERMINAL, "(self.options.seed + 1) % SEEDS", "self.options.seed", TALK + "test_undo_retry_and_clear"),
     (
         TERMINAL,
-        "                if isinstance(interrupt, Terminated):\n                    raise\n",
-        "                assert interrupt is not None\n",
+        "                    if isinstance(interrupt, Terminated):\n                        raise\n",
+        "                    assert interrupt is not None\n",
         TALK + "test_sigterm_ends_it_while_it_answers",
     ),
     (
