@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from rlhf_kit.errors import UserError
-from rlhf_kit.launched import is_main_process
+from rlhf_kit.launched import accelerated, is_main_process
 from rlhf_kit.terminal import escape_logs
 
 # True of every GPT-2 and of every run here, and nothing to act on: packed rows have no mask by design.
@@ -63,6 +63,15 @@ def processes() -> PartialState:
 def on_cpu() -> bool:
     """Whether the CPU computes: `accelerate launch` was told so, or there is nothing else. Raises UserError."""
     return is_asked("CPU") or not torch.accelerator.is_available()
+
+
+def refuse_unlaunched(configuration: str | None) -> None:
+    """Raises UserError for `accelerate` where no command line could start what it names: in Python, in a suite."""
+    if configuration not in (None, accelerated()):
+        raise UserError(
+            f"accelerate={configuration!r} is for a command line, which starts processes (rlhf-kit ... --accelerate "
+            f"{configuration}). Here leave it out; a script of your own starts with accelerate launch."
+        )
 
 
 def is_asked(name: str) -> bool:

@@ -1,15 +1,19 @@
-"""FSDP2 on CPUs, for tests alone: accelerate makes plain DDP of it there, without a word.
+"""FSDP2 on CPUs, for tests alone: accelerate would make plain DDP of it there, and the kit refuses it.
 
 It starts FSDP where there are several GPUs, and then asks for none: `real_fsdp()`, before anything else, tells it so.
+`python tests/fsdp_cpu.py STAGE ...` is `rlhf-kit STAGE ...` under it, in processes that a launcher started.
 """
 
 import os
+import sys
 
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState, DistributedType
+from accelerate.state import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+
+from rlhf_kit.cli import main
 
 ASKED = {
     "ACCELERATE_USE_CPU": "true",
@@ -26,16 +30,14 @@ ASKED = {
 def real_fsdp() -> None:
     """As `accelerate launch` with fsdp2.yaml would have it on GPUs."""
     os.environ.update(ASKED)
-    begin = AcceleratorState.__init__
+    begin = PartialState.__init__
 
-    def begin_as_on_gpus(self, *given, **options):
-        PartialState(cpu=True)
-        shared = PartialState._shared_state
-        if shared["distributed_type"] == DistributedType.MULTI_CPU:
-            shared["distributed_type"] = DistributedType.MULTI_GPU
-        begin(self, *given, **options)
+    def begin_as_on_gpus(self, cpu=False, **options):
+        begin(self, cpu, **options)
+        if self._shared_state["distributed_type"] == DistributedType.MULTI_CPU:
+            self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
-    AcceleratorState.__init__ = begin_as_on_gpus
+    PartialState.__init__ = begin_as_on_gpus
 
 
 def check_sharded(model: torch.nn.Module) -> None:
@@ -46,3 +48,8 @@ def check_sharded(model: torch.nn.Module) -> None:
     assert all(isinstance(weight, DTensor) for weight in weights)
     whole, here = sum(w.numel() for w in weights), sum(w.to_local().numel() for w in weights)
     assert 0.4 < here / whole < 0.6, (here, whole)
+
+
+if __name__ == "__main__":
+    real_fsdp()
+    sys.exit(main(sys.argv[1:]))

@@ -13,13 +13,13 @@ import re
 import shlex
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from peft import LoraConfig
+from readme_processes import check_labelling, check_started
 from transformers import BertConfig, BertForMaskedLM, GPT2Config
 
 from rlhf_kit import cli, world
@@ -36,9 +36,9 @@ from rlhf_kit.stages.mlm import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = (ROOT / name for name in ("README.md", "README.zh-TW.md"))
-TOUR, TREE, GUARANTEES = (ROOT / "docs" / name for name in ("tour.md", "files.md", "guarantees.md"))
+TOUR, TREE, GUARANTEES, SCALE = (ROOT / "docs" / f"{name}.md" for name in ("tour", "files", "guarantees", "scale"))
 FEEDBACK, CHAT = ROOT / "docs" / "feedback.md", ROOT / "docs" / "chat.md"
-PAGES = {page: page.parent / "zh-TW" / page.name for page in (TOUR, TREE, GUARANTEES)} | {README: CHINESE}
+PAGES = {page: page.parent / "zh-TW" / page.name for page in (TOUR, TREE, GUARANTEES, SCALE)} | {README: CHINESE}
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")]
 SQUAD = [  # a file in SQuAD's format, as the tour's my/squad.json
     {
@@ -197,6 +197,9 @@ def check_kit(words, place, capsys):
         assert cli.main([stage, *rest]) == 0
         return
     place(models_of(rest))
+    if "--accelerate" in rest:
+        check_started(words)
+        return
     if stage in ("ui", "serve", "label", "chat"):
         if stage == "ui" and not Path(rest[0]).suffix:
             place([f"{rest[0]}/sft"])  # a folder of models and runs
@@ -215,39 +218,14 @@ def check_kit(words, place, capsys):
         assert "not checked" not in told.out
 
 
-def check_labelling(words):
-    """The terminal asks nobody here, and ends; the server of the pages says where it is, and answers."""
-    command = [sys.executable, "-m", "rlhf_kit", *words[1:], *(("--port", "0") if words[1] in ("ui", "serve") else ())]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment
-    ) as run:
-        if words[1] == "serve":
-            address = run.stdout.readline().split()[0]
-            assert b"sft" in urllib.request.urlopen(f"{address}/models", timeout=60).read()
-            run.terminate()
-            return
-        if words[1] == "ui":
-            address = re.match(r"https?://[^/]+/", run.stdout.readline())[0]
-            if "--public_url" in words:
-                assert (
-                    address == "https://lab.example/" and sum("/join/" in run.stdout.readline() for _ in range(5)) == 2
-                )
-            else:
-                assert "<!doctype html>" in urllib.request.urlopen(address, timeout=60).read().decode()
-            run.terminate()
-            return
-        said, _ = run.communicate(timeout=120)
-    assert run.returncode == 0 and ("left" in said or words[1] == "chat")
-
-
 def check_accelerate(words, place, capsys):
-    """Without a GPU's configuration as a process of its own; with one the file loads, and the recipe runs here."""
+    """Without a GPU's configuration as processes of their own; with one the file loads, and the recipe runs here."""
     script = next(word for word in words if word.endswith(".py"))
     assert words[1] == "launch" and (ROOT / script).is_file()
     stage, rest = Path(script).stem, words[words.index(script) + 1 :]
-    if "--config_file" in words:
-        load_config_from_file(words[words.index("--config_file") + 1])
+    config = words[words.index("--config_file") + 1] if "--config_file" in words else "cpu"
+    if not Path(config).stem.startswith("cpu"):
+        load_config_from_file(config)
         check_kit(["rlhf-kit", stage, *rest], place, capsys)
         return
     place(models_of(rest))
@@ -255,7 +233,7 @@ def check_accelerate(words, place, capsys):
     command = [str(LAUNCHER), *words[1:], "--dry_run"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr
-    assert f"Plan of {stage}" in ended.stdout
+    assert ended.stdout.count(f"Plan of {stage}") == 1
 
 
 def check_source(words, place, capsys):
@@ -296,7 +274,7 @@ def test_the_two_commands_come_first_and_every_stage_is_shown():
         *(command for command in COMMANDS if " " not in command),
         *GROUPS,
     }
-    assert any(command.startswith("accelerate launch recipes/") for command in shown)
+    assert any(command.startswith("accelerate launch --config_file recipes/accelerate/") for command in shown)
 
 
 def logged(trainer) -> set[str]:

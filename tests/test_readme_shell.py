@@ -18,7 +18,7 @@ def typed(*paths) -> list[str]:
     found = []
     for command in commands(*paths):
         words = shlex.split(command)
-        wants_gpus = "rlhf_kit/stages/accelerate/multi_gpu.yaml" in words
+        wants_gpus = "--accelerate" in words and not words[words.index("--accelerate") + 1].startswith("cpu")
         if words[0] in ("rlhf-kit", "accelerate") and words[1] not in ("demo", "ui", "serve") and not wants_gpus:
             found.append(command)
     return found

@@ -78,8 +78,7 @@ def print_command(words: str, command: Command, everything: bool = False) -> Non
         console.print(Panel(table, title=title, title_align="left"))
     lines = [f"rlhf-kit {example}" for example in command.examples]
     if words in STAGES:
-        launch = "accelerate launch --config_file rlhf_kit/stages/accelerate/multi_gpu.yaml"
-        lines.append(f"{launch} recipes/{words}.py --config recipes/gpt2/{words}.yaml")
+        lines.append(f"rlhf-kit {words} --config recipes/gpt2/{words}.yaml --accelerate ddp")
     if lines:
         console.print("\n".join(["Examples:", *(f"  {line}" for line in lines)]), soft_wrap=True)
     if words in STAGES and not everything:

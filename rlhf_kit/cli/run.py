@@ -10,7 +10,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from rlhf_kit import __version__
 from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command, command_of
 from rlhf_kit.errors import UserError, did_you_mean
-from rlhf_kit.launched import is_main_process
+from rlhf_kit.launched import accelerated, is_main_process
 from rlhf_kit.references import imported
 from rlhf_kit.terminal import complain, escape_logs, interrupts, outlive_readers, say
 
@@ -109,24 +109,37 @@ def _fault(words: str, command: Command, error: Exception) -> tuple[str, int]:
 
 
 def _run(words: str, command: Command, argv: list[str]) -> int:
-    """Check the options by their source, import what runs the command, and run it."""
+    """Check the options by their source, import what runs the command, and run it: here, or on several processes."""
     with interrupts.before_anything(), _uncollected():
         declared, reading = (importlib.import_module(f"rlhf_kit.options.{name}") for name in ("declared", "reading"))
         renamed = declared.constant(command.renamed) if command.renamed else {}
-        reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)
+        values = reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        run = imported(command.run, command.extra)
-        if "transformers" in sys.modules:
-            importlib.import_module("rlhf_kit.processes").quiet()
-        if words == "completion":
-            run = partial(run, COMMANDS, GROUPS)
-        if command.task:
-            kind = importlib.import_module("rlhf_kit.eval.commands").task_named(command.task)
-            run, cls = partial(run, kind), kind.Arguments
-        elif words not in STAGES:
-            (cls,) = map(imported, command.options.values())
-    status = run(argv) if words in STAGES else run(reading.read_record(words, cls, argv))
+        configuration = values.get("accelerate")
+        if configuration in (None, accelerated()):
+            run = _runner(words, command, argv)
+        else:
+            launcher = importlib.import_module("rlhf_kit.stages.launching").launcher
+            run = launcher(words, argv, configuration, partial(_run, words, command, argv))
+    status = run()
     return status if isinstance(status, int) else 0
+
+
+def _runner(words: str, command: Command, argv: list[str]) -> Callable[[], Any]:
+    """What runs the command in this process."""
+    run = imported(command.run, command.extra)
+    if "transformers" in sys.modules:
+        importlib.import_module("rlhf_kit.processes").quiet()
+    if words in STAGES:
+        return partial(run, argv)
+    if words == "completion":
+        run = partial(run, COMMANDS, GROUPS)
+    if command.task:
+        kind = importlib.import_module("rlhf_kit.eval.commands").task_named(command.task)
+        run, cls = partial(run, kind), kind.Arguments
+    else:
+        (cls,) = map(imported, command.options.values())
+    return lambda: run(importlib.import_module("rlhf_kit.options.reading").read_record(words, cls, argv))
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.eval import results
 from rlhf_kit.eval.items import Results, Run
 from rlhf_kit.eval.tables import TableTask
-from rlhf_kit.eval.task import NOTHING_DONE, Task, planned
+from rlhf_kit.eval.task import NOTHING_DONE, LaunchArguments, Task, planned
 from rlhf_kit.models.revisions import pin
-from rlhf_kit.processes import processes, quiet
+from rlhf_kit.processes import processes, quiet, refuse_unlaunched
 from rlhf_kit.terminal import say
 
 
@@ -28,6 +28,8 @@ def run(kind: type[Task] | type[TableTask], options: Any) -> dict[str, Results]:
     Raises UserError.
     """
     quiet()
+    if isinstance(options, LaunchArguments):
+        refuse_unlaunched(options.accelerate)
     options = replace(options)
     if issubclass(kind, Task):
         pin(options, kind.baselines)

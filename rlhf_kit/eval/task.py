@@ -65,6 +65,17 @@ class BatchArguments(OutputArguments):
 
 
 @dataclass
+class LaunchArguments:
+    """What a measurement that trains has besides."""
+
+    accelerate: str | None = option(
+        None,
+        "Run on several devices, each with the whole model, by the name of a configuration (cpu, cpu-2, single-gpu, "
+        "ddp) or by a YAML of accelerate's. Default: this process alone. 在多個裝置上執行",
+    )
+
+
+@dataclass
 class EvalArguments(BatchArguments):
     """What every task has."""
 

@@ -62,6 +62,11 @@ class RunArguments:
         False, "Delete the run in output_dir (only the files in its record) and start over."
     )
     dry_run: bool = option(False, "Check config and data, print the plan, train nothing, write nothing.")
+    accelerate: str | None = option(
+        None,
+        "Run on several devices, by the name of a configuration (cpu, cpu-2, single-gpu, ddp, fsdp2, fsdp2-offload, "
+        "zero2, zero3) or by a YAML of accelerate's. Default: this process alone.",
+    )
 
 
 SECRET = ("hub_token",)  # recorded nowhere

@@ -29,7 +29,7 @@ from rlhf_kit.stages.arguments import ModelArguments, Settings
 from rlhf_kit.stages.publishing import check_push, open_repository
 from rlhf_kit.stages.resume import Provenance
 from rlhf_kit.stages.revisions import check_revision, pin
-from rlhf_kit.training.launch import refuse_data_parallel
+from rlhf_kit.training.launch import refuse_launch
 from rlhf_kit.training.reports import refuse_reports
 from rlhf_kit.training.schedule import schedule_faults
 
@@ -40,7 +40,7 @@ LORA_OPTIONS |= {"use_rslora", "use_dora", "merge_adapter"}  # nothing without -
 def check_settings(settings: Settings) -> None:
     """Options that only make sense together, all of them, before anything is read."""
     model, args = settings.model, settings.training
-    refuse_data_parallel(args)
+    refuse_launch(args)
     refuse_reports(args)
     faults = [f"--{fault}." for fault in schedule_faults(args)]
     if model.config_overrides is not None:

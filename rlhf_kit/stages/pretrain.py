@@ -38,6 +38,7 @@ from rlhf_kit.stages.loading import (
 from rlhf_kit.stages.output import check_output
 from rlhf_kit.stages.run import finish, held_out, run_stage, train
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.engines import asked_engines
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _block_size(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, n
 
 def arrange(model: PreTrainedModel | PeftModel, texts: list[list[int]], settings: Settings) -> str:
     """How documents share rows: packed, or as this model keeps them apart."""
-    if not (settings.training.fsdp or settings.training.deepspeed):
+    if not asked_engines(settings.training):
         model.to(settings.training.device)  # where the trainer would put it; flash attention runs nowhere else
     preflight.check_texts(model, texts)
     how, fault = preflight.arrangement(model, texts)

@@ -23,7 +23,7 @@ from rlhf_kit.launched import is_main_process
 from rlhf_kit.models.adapters import is_on_adapter, name_base, save, save_base
 from rlhf_kit.models.checkpoints import training_precision
 from rlhf_kit.models.weights import OWN_BASE, REWARD_CONFIG, located
-from rlhf_kit.processes import on_cpu, quiet
+from rlhf_kit.processes import on_cpu, quiet, refuse_unlaunched
 from rlhf_kit.stages.advice import after_end, after_interrupt
 from rlhf_kit.stages.arguments import SECRET, Settings, given_values, parse
 from rlhf_kit.stages.card import merged_card, stage_card
@@ -33,6 +33,7 @@ from rlhf_kit.stages.publishing import publish
 from rlhf_kit.storage import write_fault
 from rlhf_kit.terminal import interrupts, say
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.engines import EngineLine, engine_of
 from rlhf_kit.training.progress import show_progress
 from rlhf_kit.versions import TRAINING, versions
 
@@ -54,6 +55,7 @@ def run_stage(
     try:
         complete = functools.partial(complete_for_machine, training_class=training_class)
         settings = parse(stage, training_class, options, extra_class, complete=complete, renamed=renamed)
+        refuse_unlaunched(settings.run.accelerate)
         with settings.closing:
             run(settings)
             publish(settings)
@@ -101,8 +103,9 @@ def complete_for_machine(values: dict[str, Any], training_class: type) -> dict[s
 
 
 def add_callbacks(trainer: Trainer, output: Output) -> None:
-    """Log to `metrics.jsonl`, and show the kit's own progress in place of transformers'."""
+    """Log to `metrics.jsonl`, say which engine trains in launched processes, and show the kit's own progress."""
     trainer.add_callback(MetricsFile(output.folder))
+    trainer.add_callback(EngineLine(trainer))
     show_progress(trainer)
     trainer.add_callback(CheckpointRecord(output.files))  # the last: it sees whether the others want one
 
@@ -171,6 +174,7 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
         "steps": trainer.state.global_step,
         "stopped": getattr(trainer, "stop_reason", None),  # why it ended before its steps
         "seed": settings.training.seed,
+        "engine": engine_of(trainer),
         "seconds": round(time.time() - output.started, 3),
         "resumed_from": output.checkpoint.name if output.checkpoint else None,
         "changes": settings.provenance.changes,

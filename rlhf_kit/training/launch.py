@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_json
 from rlhf_kit.processes import is_asked
+from rlhf_kit.training.engines import refuse_other_engine
 from rlhf_kit.training.schedule import refuse_unusable
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -18,9 +19,15 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 def usable(args: Arguments) -> Arguments:
     """`args`, looked at before the model is looked for. Raises UserError for what none of the trainers obeys."""
-    refuse_data_parallel(args)
+    refuse_launch(args)
     refuse_unusable(args)
     return args
+
+
+def refuse_launch(args: TrainingArguments) -> None:
+    """Raises UserError for processes in which another engine would train than the one that was asked for."""
+    refuse_data_parallel(args)
+    refuse_other_engine(args)
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:

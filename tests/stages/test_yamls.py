@@ -57,8 +57,11 @@ def test_a_header_says_what_how_and_where(path):
 
 @pytest.mark.parametrize(
     "file, kind, processes, cpu",
-    [("cpu", "NO", 1, True), ("multi_cpu", "MULTI_GPU", 2, True), ("single_gpu", "NO", 1, False),
-     ("multi_gpu", "MULTI_GPU", 8, False)],
+    [("cpu", "NO", 1, True), ("cpu-2", "MULTI_GPU", 2, True), ("single-gpu", "NO", 1, False),
+     *((name, kind, -1, False) for name, kind in (  # as many as there are GPUs
+         ("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("fsdp2-offload", "FSDP"), ("zero2", "DEEPSPEED"),
+         ("zero3", "DEEPSPEED"),
+     ))],
 )  # fmt: skip
 def test_launch_configs_do_what_their_names_say(file, kind, processes, cpu):
     config = load_config_from_file(str(STAGES_FOLDER / "accelerate" / f"{file}.yaml"))

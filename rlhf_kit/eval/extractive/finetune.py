@@ -21,6 +21,8 @@ from rlhf_kit.models import adapters, preflight
 from rlhf_kit.models.weights import head_modules
 from rlhf_kit.options import option
 from rlhf_kit.training import Trainer
+from rlhf_kit.training.engines import EngineLine, asked_engines
+from rlhf_kit.training.launch import refuse_launch
 from rlhf_kit.training.progress import show_progress
 
 
@@ -72,6 +74,12 @@ def finetune(
     Raises:
         UserError: what `make_windows` and `freeze` raise; windows too long for the model; no window to learn from.
     """
+    if pieces := asked_engines(args):
+        raise UserError(
+            f"Fine-tuning for a measurement does not run under {' or '.join(pieces)}: each process then measures its "
+            "share of the questions with the whole model. What does: one process a GPU (--accelerate ddp)."
+        )
+    refuse_launch(args)
     check_length(model, args.max_length)
     windows = make_windows(
         questions, tokenizer, args.max_length, overlap=args.overlap, step=args.step,
@@ -97,6 +105,7 @@ def finetune(
         callbacks=list(callbacks),
         optimizers=optimizers,
     )
+    trainer.add_callback(EngineLine(trainer))
     show_progress(trainer)
     trainer.windows = windows
     trainer.train()

@@ -28,7 +28,7 @@ from rlhf_kit.eval.extractive.predict import Prediction, predictions
 from rlhf_kit.eval.extractive.windows import STEP, Windows, make_windows
 from rlhf_kit.eval.items import Item, Results
 from rlhf_kit.eval.scorers import SCORERS, SQUAD2
-from rlhf_kit.eval.task import Task, TaskArguments
+from rlhf_kit.eval.task import LaunchArguments, Task, TaskArguments
 from rlhf_kit.hashes import text_hash
 from rlhf_kit.inputs import read_json
 from rlhf_kit.models import adapters
@@ -49,7 +49,7 @@ CUTTING = ("max_length", "overlap", "step", "max_query_length")  # of passages i
 
 
 @dataclass
-class ExtractiveArguments(TaskArguments):
+class ExtractiveArguments(LaunchArguments, TaskArguments):
     model_name_or_path: str | None = option(None, "A question answering model: folder or hub id. 模型", required=True)
     dataset_name: str | None = option(
         None,

@@ -12,7 +12,7 @@ from typing import Literal
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval import results
 from rlhf_kit.eval.tables import TableTask
-from rlhf_kit.eval.task import NOTHING_DONE, BatchArguments
+from rlhf_kit.eval.task import NOTHING_DONE, BatchArguments, LaunchArguments
 from rlhf_kit.eval.transfer import readers
 from rlhf_kit.eval.transfer.cells import TASK, Making, arguments, finished, make
 from rlhf_kit.eval.transfer.config import Cell, Table, read_table
@@ -36,7 +36,7 @@ OF_A_TABLE = dict.fromkeys(("data", "tests", "training", "max_answer_length"), "
 
 
 @dataclass
-class TransferArguments(BatchArguments):
+class TransferArguments(LaunchArguments, BatchArguments):
     output_dir: str | None = option(
         None,
         "Folder of the cells and the table, where an interrupted run resumes. Default: runs/transfer/TABLE. "
