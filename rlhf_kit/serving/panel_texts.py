@@ -38,5 +38,6 @@ PANEL: dict[str, tuple[str, str]] = {
     "show": ("Show it", "看這個回答"),
     "written": ("Back to the written one", "回到寫出來的"),
     "no answer": ("Write an answer above, or type one below.", "請在上面寫出回答，或在下面打一個。"),
+    "stop": (". ", "。"),
     "away": ("The server does not answer.", "伺服器沒有回應。"),
 }

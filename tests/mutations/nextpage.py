@@ -6,6 +6,10 @@ BRANCHING, PAGED = "tests/chat/test_branching.py::", "tests/serving/test_next_pa
 TOLD = BRANCHING + "test_a_piece_is_told_of_as_a_plain_forward_does"
 
 TOKENS = "rlhf_kit/chat/tokens.py"
+ANY = "tests/chat/test_tokens.py::test_a_text_has_the_tokens_of_the_dialogue_that_sft_trains_on"
+REPLAY, REPLAYED = "rlhf_kit/stages/replay.py", "tests/stages/test_replay.py::"
+SHAPED = REPLAYED + "test_scores_are_scaled_clipped_and_penalised_as_the_run_does"
+NAMED = REPLAYED + "test_what_is_not_there_is_told_by_name"
 CHANGED = "tests/chat/test_tokens.py::test_the_numbers_are_those_of_a_plain_forward_and_of_ppo"
 
 MUTANTS = [
@@ -61,5 +65,45 @@ MUTANTS = [
         "return self.probability if self.correct is False else None",
         "return self.probability if not self.correct else None",
         "tests/chat/test_tokens.py::test_sure_and_wrong_is_the_probability_of_a_wrong_answer",
+    ),
+    (TOKENS, "ops.KL_ESTIMATORS[kl_estimator](", "ops.KL_ESTIMATORS['k1'](", CHANGED + "[0.7]"),
+    (TOKENS, "for number in (0.0, score)", "for number in (0.0, 0.0)", CHANGED + "[0.7]"),
+    (TOKENS, "whole(shown(tokenizer, [*ids, *own[:at]], [token]), [token])", "shown(tokenizer, [], [token])", ANY),
+    (TOKENS, "own[-1:] != [] and own[-1] in policy.ends", "True", ANY),
+    (
+        PAGE,
+        'sent.get("ended") is not False',
+        "True",
+        PAGED + "test_a_typed_answer_and_one_of_a_conversation_have_the_tokens_that_ppo_gives_them",
+    ),
+    (REPLAY, "for name, weight in pairs if weight]", "for name, weight in pairs]", SHAPED),
+    (REPLAY, 'vars(scale).update(self.state["scores"])', "pass", SHAPED),
+    ("rlhf_kit/ppo/experience.py", "scores = scores.clamp(-clip, clip)", "pass", SHAPED),
+    (
+        REPLAY,
+        'return self.state.get("kl_coef", self.options["kl_coef"])',
+        'return self.options["kl_coef"]',
+        REPLAYED + "test_an_adaptive_coefficient_is_the_one_it_came_to",
+    ),
+    (REPLAY, "(models if ensemble else names)", "names", REPLAYED + "test_an_ensemble_is_one_reward"),
+    (
+        REPLAY,
+        "*self._value_source(), self.lora)",
+        "*self._value_source())",
+        REPLAYED + "test_a_value_function_on_a_trunk_of_its_own_is_the_trainers[more1]",
+    ),
+    (REPLAY, "for base in begun if base / output == home] + [Path()]", "for base in ()] + [Path()]", NAMED),
+    (REPLAY, "self._kept.pop(key) if key in self._kept else load()", "load()", NAMED),
+    (
+        REPLAY,
+        'raise Missing("function", name)',
+        "continue",
+        REPLAYED + "test_a_reward_that_is_a_function_is_not_run",
+    ),
+    (
+        REPLAY,
+        'if keys.unexpected_keys or any(name.startswith("value_") for name in keys.missing_keys):',
+        "if False:",
+        REPLAYED + "test_a_value_function_of_another_shape_is_none",
     ),
 ]

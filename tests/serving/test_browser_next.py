@@ -328,23 +328,22 @@ def test_what_is_typed_runs_nothing_and_what_is_missing_is_named_in_chinese(open
         assert "沒有獎勵模型 <img src=x" in reward and "value.safetensors：沒有價值" in value
 
 
-@pytest.mark.skipif("SCREENS" not in os.environ or "DEMO" not in os.environ, reason="pictures of the demo's models")
-@pytest.mark.parametrize(
-    ("name", "options", "asked", "typed"),
-    [
-        ("next-ppo", {}, "Where does Sam live?", "Sam lives in Lakeside."),
-        (
-            "next-ppo-phone",
-            {"locale": "zh-TW", "size": "phone", "color_scheme": "dark"},
-            "山姆住在哪裡？",
-            "山姆住在港灣鎮。",
-        ),
-    ],
-)
-def test_the_pictures_of_what_ppo_did(name, options, asked, typed, open_next):
-    page = open_next(**options)
-    panel = panel_of(page)
-    page.locator("#text").fill(asked)
-    settled(page)
-    type_in(panel, typed)
-    panel.screenshot(path=Path(os.environ["SCREENS"]) / f"{name}.png")
+def test_the_pictures_of_what_ppo_did(open_next, ppo_run):
+    """In a column alone: of an answer that is wrong, and by reward, on a phone, in the dark and in Chinese."""
+    dark = {"locale": "zh-TW", "size": "phone", "color_scheme": "dark"}
+    for name, options, asked, typed, measure in (
+        ("next-ppo", {}, "Where does Sam live?", "Sam lives in Lakeside.", "kl"),
+        ("next-ppo-phone", dark, "山姆住在哪裡？", "山姆住在河口鎮。", "reward"),
+    ):
+        page = open_next(**options)
+        panel = panel_of(page)
+        for other in page.locator(".column").filter(has_not=page.locator(".change[open]")).all()[::-1]:
+            other.get_by_role("button", name=re.compile("Remove|移除")).click()
+        page.locator("#text").fill(asked)
+        settled(page)
+        panel = page.locator(".column .change")
+        type_in(panel, typed)
+        panel.locator("select").nth(1).select_option(measure)
+        assert panel.locator(".tokens .token").count() == panel.locator("tbody tr").count()
+        if "SCREENS" in os.environ:
+            page.locator(".column").screenshot(path=Path(os.environ["SCREENS"]) / f"{name}.png")

@@ -84,6 +84,8 @@
       const mine = (this.asked += 1);
       const sent = this.sent(this.typed);
       if (!sent) {
+        this.seen = null;
+        this.element.removeAttribute("aria-busy");
         this.body.replaceChildren(make("p", { className: "soft", textContent: say("no answer") }));
         return;
       }
@@ -107,10 +109,11 @@
       for (const option of this.measure.options) option.disabled = !there[option.value];
       if (!there[this.measure.value]) this.measure.value = "kl";
       const missing = seen.missing.map((said) => make("p", { className: "mistake", textContent: said[language] }));
-      const notes = [`${say("nats")} ${seen.temperature}.`];
-      if (there.reward) notes.push(`${say("paid")} ${seen.kl_coef}${seen.score ? say("and score") : ""}.`);
+      const stop = say("stop");
+      const notes = [`${say("nats")} ${seen.temperature}${stop}`];
+      if (there.reward) notes.push(`${say("paid")} ${seen.kl_coef}${seen.score ? say("and score") : ""}${stop}`);
       const figures = make("p", { className: "sum", textContent: this.figures() });
-      const note = make("p", { className: "soft", textContent: notes.join(" ") });
+      const note = make("p", { className: "soft", textContent: notes.join("") });
       this.body.replaceChildren(...this.coloured(), figures, ...missing, note, this.table(there));
     }
 
@@ -125,7 +128,8 @@
         return marked;
       };
       const tokens = this.seen.tokens.map((token) => {
-        const marked = mark(token[measure], token.text.replaceAll("\n", "↵"), make("sub", { textContent: signed(token[measure]) }));
+        const number = make("sub", { textContent: signed(token[measure]) });
+        const marked = mark(token[measure], token.text.replaceAll("\n", "↵"), "\u2060", number); // on one line
         marked.title = `${say(measure)} ${signed(token[measure])}`;
         return marked;
       });
@@ -134,7 +138,7 @@
         { className: "soft legend" },
         make("span", {}, mark(-most, "−"), ` ${say(`${measure} less`)}`),
         make("span", {}, mark(most, "+"), ` ${say(`${measure} more`)}`),
-        `${say("legend")} ±${most.toFixed(2)}.`,
+        `${say("legend")} ±${most.toFixed(2)}${say("stop")}`,
       );
       return [legend, make("p", { className: "tokens", dir: "auto" }, ...tokens)];
     }
@@ -156,7 +160,7 @@
     table(there) {
       const { seen } = this;
       const columns = [
-        ...seen.names.map((name, at) => [`log-prob ${name}`, (token) => token[at ? "reference" : "logprob"].toFixed(2)]),
+        ...seen.names.map((name, at) => [`log-prob ${name}`, (token) => token[at ? "reference" : "logprob"].toFixed(2).replace("-", "−")]),
         ["Δ = KL", (token) => signed(token.kl)],
         ...(there.reward ? [[say("penalty"), (token) => signed(token.penalty)], [say("reward"), (token) => signed(token.reward)]] : []),
         ...(there.value ? [[say("value"), (token) => signed(token.value)]] : []),
