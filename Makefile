@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-demo test-kills test-browser test-postgres test-crowd test-newest check mutants style bench bench-gpu architectures clean
+.PHONY: demo test test-demo test-kills test-browser test-postgres test-crowd test-newest test-plan check mutants style bench bench-gpu architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -40,6 +40,10 @@ test-postgres: $(INSTALLED)
 # The quick suite on the newest releases that setup.cfg allows, torch as in constraints.txt, in an environment of its own.
 test-newest:
 	$(PYTHON) tests/newest.py --write docs/install.md
+
+# What `rlhf-kit plan` says beside the peak memory of six runs: each within a fifth.
+test-plan: $(INSTALLED)
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/plan_vs_measured.py --within 0.2
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ LAYERS = [
     ["cli"],
     ["demo"],
     ["serving"],
-    ["report"],
+    ["report", "planning"],
     ["stages"],
     ["sft", "reward", "ppo", "eval", "feedback", "chat"],
     ["training"],

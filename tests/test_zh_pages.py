@@ -22,6 +22,7 @@ NEEDED = {
     "guarantees.md",
     "interchange.md",
     "next.md",
+    "plan.md",
     "scale.md",
     "serve.md",
     "tour.md",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.eval.commands import TASKS
 from rlhf_kit.references import search_here
 
@@ -126,7 +129,19 @@ STAGES = {
         own="rlhf_kit.ppo.config:PPOConfig",
     ),
 }
+PLAN = "rlhf_kit.planning.command"
 OTHERS = {
+    "plan": Command(
+        "What a run would take: memory, tokens, FLOPs, hours; and what to change where it does not fit",
+        "估算一次訓練要多少記憶體、計算量與時間，放不下時該改什麼",
+        f"{PLAN}:start",
+        {"Plan": f"{PLAN}:PlanOptions"},
+        examples=(
+            "plan --config recipes/gpt2/ppo.yaml --gpu A100-80",
+            "plan sft --config recipes/gpt2/sft.yaml --gpu RTX3090 --rows 9500 --row_tokens 350 --price 0.4",
+            "plan --config recipes/gpt2/sft.yaml --gpu H100 --accelerate fsdp2 --devices 8",
+        ),
+    ),
     "demo": Command(
         "The whole story on the embedded world, in minutes, on a CPU",
         "用內建的小世界走完全程",
@@ -282,6 +297,26 @@ EVALS = {
 # Commands of two words, by the first.
 GROUPS = {"eval": Command("Measure a model", "評測模型", "")}
 COMMANDS: dict[str, Command] = {**STAGES, **OTHERS, **EVALS}
+
+
+def planned(argv: list[str]) -> tuple[list[str], dict[str, str], str]:
+    """Of `plan`: its words with the stage in front, that they name or else their --config is named after; the classes
+    of its options, those of the stage among them; and the stage's table of names that are gone. Raises UserError."""
+    first = argv[0] if argv and not argv[0].startswith("-") else None
+    if first is None:
+        given = [word for words in itertools.pairwise(argv) for word in words[1:] if words[0] == "--config"]
+        given += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+        stem = re.split(r"\W|_", given[-1].rpartition("/")[2])[0] if given else ""
+        if given and stem not in STAGES:
+            raise UserError(
+                f"{given[-1]!r} is not named after a stage: say which, as in rlhf-kit plan sft --config ..."
+            )
+        argv = [stem, *argv] if stem in STAGES else argv
+    elif first not in STAGES:
+        raise UserError(f"{first!r} is no stage; those are {', '.join(STAGES)}.{did_you_mean(first, STAGES)}")
+    stage = STAGES.get(argv[0] if argv else "")
+    options = COMMANDS["plan"].options | (stage.options if stage else {})
+    return argv, options, stage.renamed if stage else ""
 
 
 def command_of(words: str) -> Command | None:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from rlhf_kit import __version__
-from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command, command_of
+from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES, Command, command_of, planned
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.launched import accelerated, is_main_process
 from rlhf_kit.references import imported
@@ -24,13 +24,15 @@ from rlhf_kit.terminal import complain, escape_logs, interrupts, outlive_readers
 
 # What is wrong with a name of the user's, wherever it turns out.
 PLACES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
+READ_BY_THEMSELVES = {*STAGES, "plan"}  # several records a command line
 HELP = {"-h", "--help", "--help-all", "--help_all"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `rlhf-kit COMMAND ...`; returns the exit status.
 
-    0 done, 1 a full disk, a NaN or what the doctor found, 2 a mistake of the user, 130 Ctrl-C, 143 SIGTERM.
+    0 done, 1 a full disk, a NaN, what the doctor found or a plan that does not fit, 2 a mistake of the user, 130
+    Ctrl-C, 143 SIGTERM.
     """
     if argv is None:
         interrupts.become("rlhf-kit")
@@ -112,10 +114,13 @@ def _run(words: str, command: Command, argv: list[str]) -> int:
     """Check the options by their source, import what runs the command, and run it: here, or on several processes."""
     with interrupts.before_anything(), _uncollected():
         declared, reading = (importlib.import_module(f"rlhf_kit.options.{name}") for name in ("declared", "reading"))
-        renamed = declared.constant(command.renamed) if command.renamed else {}
-        values = reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)
+        options, gone = command.options, command.renamed
+        if words == "plan":
+            argv, options, gone = planned(argv)
+        renamed = declared.constant(gone) if gone else {}
+        values = reading.read(words, argv, declared.declared_in_source(list(options.values())), renamed)
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        configuration = values.get("accelerate")
+        configuration = None if words == "plan" else values.get("accelerate")
         if configuration in (None, accelerated()):
             run = _runner(words, command, argv)
         else:
@@ -130,7 +135,7 @@ def _runner(words: str, command: Command, argv: list[str]) -> Callable[[], Any]:
     run = imported(command.run, command.extra)
     if "transformers" in sys.modules:
         importlib.import_module("rlhf_kit.processes").quiet()
-    if words in STAGES:
+    if words in READ_BY_THEMSELVES:
         return partial(run, argv)
     if words == "completion":
         run = partial(run, COMMANDS, GROUPS)

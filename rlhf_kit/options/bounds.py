@@ -147,6 +147,11 @@ BOUNDS: dict[str, Bound] = {
     "CollectOptions.temperatures": ABOVE_0,
     "UIOptions.port": at_least(0, most=65_535),
     "ServeOptions.port": at_least(0, most=65_535),
+    "devices": COUNT._replace(most=2**16),
+    "utilisation": Bound("lie above 0 and at most at 1", lambda x: 0 < x <= 1),
+    "price": NOT_NEGATIVE,
+    "PlanOptions.rows": COUNT,
+    "row_tokens": Bound("be at least 1", lambda x: x >= 1),
     "slots": COUNT._replace(most=2**12),
     "max_waiting": COUNT,
     # Evaluations

@@ -91,8 +91,8 @@ class MaskedConfig(TrainingArguments):
             yield "muon_learning_rate selects its own optimizers, Muon and AdamW: leave out optim and optim_args"
 
 
-def run(settings: Settings) -> dict:
-    """Pre-train; returns the content of `run.json`."""
+def run(settings: Settings) -> dict | plan.Reading:
+    """Pre-train; returns the content of `run.json`, in a dry run what it would read."""
     output = check_output(settings)
     check_settings(settings)
     if settings.model.use_peft:
@@ -111,9 +111,7 @@ def run(settings: Settings) -> dict:
         raise UserError("--mlm_probability 0 masks `spans` alone, and some rows have none. Give it a share.")
     if settings.run.dry_run:
         check_model(settings, tokenizer, load_masked)
-        tokens = sum(len(row["input_ids"]) for row in rows) if rows else None
-        plan.show_plan(settings, len(rows) if rows else None, tokens, notes, tokenizer)
-        return {}
+        return plan.Reading(notes, tokenizer, [[len(row["input_ids"])] for row in rows] or None)
 
     model = load_masked(settings, tokenizer)
     _check_padding(settings, model, tokenizer, rows, held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,22 +95,32 @@ def lora_parameters(config: PretrainedConfig, settings: Settings) -> int:
     return settings.model.lora_r * layer * config.num_hidden_layers
 
 
-def show_plan(
-    settings: Settings,
-    rows: int | None,
-    tokens: int | None,
-    notes: Notes,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    steps: int | None = None,
-    copies: tuple[bool, bool] = (False, False),
-    frozen: int = 0,
-    rows_a_forward: int | None = None,
-) -> None:
-    """Print the plan of a run. `rows`/`tokens` None: the data could not be reached; `notes` say why.
+@dataclass
+class Reading:
+    """What a run would read, as its dry run finds it; the data are None where they could not be reached."""
 
-    `copies`: whether the model stands by once more frozen (a reference), once more trained (a value trunk);
-    `frozen`: parameters of further models that only score. `rows_a_forward`: where the kit chooses them, and knows.
-    """
+    notes: Notes
+    tokenizer: PreTrainedTokenizerBase | None
+    rows: list[list[int]] | None = None  # tokens of each text of each row; PPO's are prompts
+    predicted: list[int] | None = None  # tokens of each row that the LM head is to predict; None: all
+    completion: int = 0  # tokens that are written behind each text
+    steps: int | None = None  # where the stage counts them itself
+    copies: tuple[bool, bool] = (False, False)  # whether the model stands by once more frozen, once more trained
+    frozen: int = 0  # parameters of further models that only score
+    rows_a_forward: int | None = None  # where the kit chooses them, and knows
+
+    @property
+    def tokens(self) -> int | None:
+        """Of a pass over the data, at most."""
+        if self.rows is None:
+            return None
+        return sum(sum(row) + len(row) * self.completion for row in self.rows)
+
+
+def show_plan(settings: Settings, reading: Reading) -> None:
+    """Print the plan of a run; its notes say why something could not be read."""
+    notes, tokenizer, tokens, steps = reading.notes, reading.tokenizer, reading.tokens, reading.steps
+    rows, rows_a_forward = None if reading.rows is None else len(reading.rows), reading.rows_a_forward
     args = settings.training
     config = known_config(settings, tokenizer, notes)
     table = Table(title=f"Plan of {settings.stage}: nothing is trained or written", show_header=False)
@@ -124,7 +135,7 @@ def show_plan(
     if rows_a_forward is not None:
         table.add_row("rows a forward", f"{rows_a_forward:,} on a device, which fit in {SHARE:.0%} of its memory")
     if config is not None:
-        table.add_row("memory", _memory_line(settings, config, copies, frozen))
+        table.add_row("memory", _memory_line(settings, config, reading.copies, reading.frozen))
     precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "float32"
     table.add_row("device, precision", f"{args.device}, {precision}")
     table.add_row("output", str(args.output_dir))

@@ -62,8 +62,8 @@ class PPOArguments:
     )
 
 
-def run(settings: Settings) -> dict:
-    """Run PPO; returns the content of `run.json`."""
+def run(settings: Settings) -> dict | plan.Reading:
+    """Run PPO; returns the content of `run.json`, in a dry run what it would read."""
     output = check_output(settings)
     check_settings(settings)
     refuse_new_model(settings)
@@ -88,8 +88,7 @@ def run(settings: Settings) -> dict:
         rollout_server(settings.training, config, longest_row(sets, settings.training.max_completion_length))
     if settings.run.dry_run:
         data = {"train": train_data, "eval": eval_data, "ptx": ptx_data}
-        _dry_run(settings, rewards, data, tokenizer, config, notes)
-        return {}
+        return _dry_run(settings, rewards, data, tokenizer, config, notes)
 
     trainer = PPOTrainer(
         load_model(settings, tokenizer),
@@ -167,23 +166,21 @@ def _dry_run(
     tokenizer: PreTrainedTokenizerBase | None,
     config: PretrainedConfig | None,
     notes: plan.Notes,
-) -> None:
-    """Raise UserError where the run would before its first rollout, and show the plan.
+) -> plan.Reading:
+    """What the run would read. Raises UserError where it would before its first rollout.
 
     Args:
         data: "train" and "eval" prompts, with their tokens where there is a tokenizer, and "ptx" texts; None where
             there are none, or the hub could not be asked.
     """
     args, extra, train_data = settings.training, settings.extra, data["train"]
-    tokens = ptx = fit = None
+    ptx = fit = None
     if tokenizer is not None:
         if data["eval"] is not None:
             check_share(data["eval"], args.world_size)
         if data["ptx"] is not None:
             limit = context_length(config) if config is not None else None
             ptx = PretrainingTexts(data["ptx"], tokenizer, text_length(args.ptx_max_length, limit))
-        if train_data is not None:
-            tokens = sum(len(row["prompt_ids"]) + args.max_completion_length for row in train_data)
         prompts = [data[name] for name in ("train", "eval") if data[name] is not None]
         if train_data is not None and config is not None and args.per_device_train_batch_size is None:
             fit = rows_a_forward(args, config, longest_row(prompts, args.max_completion_length), ptx)
@@ -202,12 +199,11 @@ def _dry_run(
     names = [name for name in [*rewards, extra.ref_model_name_or_path] if isinstance(name, str)]
     configs = [notes.reach("model", name, load_config, name) for name in names]
     steps = args.steps(0 if train_data is None else len(train_data))
-    plan.show_plan(
-        settings,
-        None if train_data is None else len(train_data),
-        tokens,
+    return plan.Reading(
         notes,
         tokenizer,
+        rows=None if train_data is None or tokenizer is None else [[len(row["prompt_ids"])] for row in train_data],
+        completion=args.max_completion_length,
         steps=steps if steps > 0 else None,
         copies=(extra.ref_model_name_or_path is None and not settings.model.use_peft, extra.value_model != "shared"),
         frozen=sum(plan.count_parameters(each) for each in configs if each is not None),

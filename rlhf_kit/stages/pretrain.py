@@ -61,8 +61,8 @@ class PretrainConfig(TrainingArguments):
     )
 
 
-def run(settings: Settings) -> dict:
-    """Pre-train; returns the content of `run.json`."""
+def run(settings: Settings) -> dict | plan.Reading:
+    """Pre-train; returns the content of `run.json`, in a dry run what it would read."""
     output = check_output(settings)
     check_settings(settings)
     train_data, eval_data, notes = load_data(settings, ("text",), load)
@@ -76,9 +76,7 @@ def run(settings: Settings) -> dict:
     refuse_no_text(settings, tokenizer, {"dataset_name": (train_data, rows), "eval_dataset_name": (eval_data, held)})
     if settings.run.dry_run:
         check_model(settings, tokenizer)
-        tokens = sum(len(row["input_ids"]) for row in rows) if rows else None
-        plan.show_plan(settings, len(rows) if rows else None, tokens, notes, tokenizer)
-        return {}
+        return plan.Reading(notes, tokenizer, [[len(row["input_ids"])] for row in rows] or None)
 
     model = load_model(settings, tokenizer)
     model = trainable(model, peft_config(settings.model))

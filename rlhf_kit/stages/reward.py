@@ -31,8 +31,8 @@ from rlhf_kit.stages.output import check_output, numbers
 from rlhf_kit.stages.run import finish, run_stage, train
 
 
-def run(settings: Settings) -> dict:
-    """Train a reward model; returns the content of `run.json`."""
+def run(settings: Settings) -> dict | plan.Reading:
+    """Train a reward model; returns the content of `run.json`, in a dry run what it would read."""
     output = check_output(settings)
     check_settings(settings)
     refuse_new_model(settings)
@@ -46,8 +46,7 @@ def run(settings: Settings) -> dict:
     if tokenizer is not None and demonstrations is not None:
         demonstrated = demonstrated_answers(demonstrations, tokenizer)
     if settings.run.dry_run:
-        _dry_run(settings, train_data, lists, tokenizer, notes)
-        return {}
+        return _dry_run(settings, train_data, lists, tokenizer, notes)
 
     answers = answers_to_calibrate_on(settings, train_data, demonstrated)
     trainer = RewardTrainer(
@@ -93,17 +92,15 @@ def _dry_run(
     lists: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase | None,
     notes: plan.Notes,
-) -> None:
-    rows = tokens = None
-    if "train" in lists:
-        rows, tokens = len(lists["train"]), sum(len(ids) for row in lists["train"]["input_ids"] for ids in row)
+) -> plan.Reading:
     policy = settings.extra.calibration_policy
     if policy and train_data is not None:
         notes.reach("model", policy, check_policy, settings, train_data)
     model = check_model(settings, tokenizer, load_scorer)
     if model is not None and settings.training.shared_prefix:
         check_shared_prefix(model)
-    plan.show_plan(settings, rows, tokens, notes, tokenizer)
+    rows = [[len(ids) for ids in row] for row in lists["train"]["input_ids"]] if "train" in lists else None
+    return plan.Reading(notes, tokenizer, rows)
 
 
 def encoded_lists(

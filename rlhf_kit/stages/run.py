@@ -29,6 +29,7 @@ from rlhf_kit.stages.arguments import SECRET, Settings, given_values, parse
 from rlhf_kit.stages.card import merged_card, stage_card
 from rlhf_kit.stages.mappings import checked
 from rlhf_kit.stages.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers, say_unwritten
+from rlhf_kit.stages.plan import Reading, show_plan
 from rlhf_kit.stages.publishing import publish
 from rlhf_kit.storage import write_fault
 from rlhf_kit.terminal import interrupts, say
@@ -41,7 +42,7 @@ from rlhf_kit.versions import TRAINING, versions
 def run_stage(
     stage: str,
     training_class: type,
-    run: Callable[[Settings], dict],
+    run: Callable[[Settings], dict | Reading],
     options: Sequence[str] | Mapping[str, Any],
     extra_class: type | None = None,
     renamed: dict[str, str] | None = None,
@@ -57,7 +58,7 @@ def run_stage(
         settings = parse(stage, training_class, options, extra_class, complete=complete, renamed=renamed)
         refuse_unlaunched(settings.run.accelerate)
         with settings.closing:
-            run(settings)
+            result = run(settings)
             publish(settings)
     except KeyboardInterrupt as interrupt:
         if not isinstance(options, Mapping):
@@ -68,7 +69,9 @@ def run_stage(
         if settings is not None and fault is not None:
             error.add_note(say_unwritten(Path(settings.training.output_dir), fault))
         raise
-    if is_main_process() and not settings.run.dry_run:
+    if settings.run.dry_run:
+        show_plan(settings, result)
+    elif is_main_process():
         say(after_end(settings))
 
 

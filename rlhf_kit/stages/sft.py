@@ -7,6 +7,7 @@ from typing import Any
 
 from trl import SFTConfig
 
+from rlhf_kit.data.chat import IGNORED
 from rlhf_kit.data.loading import load
 from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_adapted_head, refuse_options
 from rlhf_kit.stages import plan
@@ -16,8 +17,8 @@ from rlhf_kit.stages.output import check_output, numbers
 from rlhf_kit.stages.run import finish, run_stage, train
 
 
-def run(settings: Settings) -> dict:
-    """Fine-tune; returns the content of `run.json`."""
+def run(settings: Settings) -> dict | plan.Reading:
+    """Fine-tune; returns the content of `run.json`, in a dry run what it would read."""
     output = check_output(settings)
     check_settings(settings)
     refuse_options(settings.training)
@@ -31,14 +32,14 @@ def run(settings: Settings) -> dict:
             if data is not None:
                 encoded[split], counts[split] = encode_demonstrations(data, tokenizer, limit, split)
     if settings.run.dry_run:
-        rows = tokens = None
-        if "train" in encoded:
-            rows, tokens = len(encoded["train"]), sum(map(len, encoded["train"]["input_ids"]))
         policy = check_model(settings, tokenizer)
         if policy is not None:
             refuse_adapted_head(policy)
-        plan.show_plan(settings, rows, tokens, notes, tokenizer)
-        return {}
+        reading = plan.Reading(notes, tokenizer)
+        if "train" in encoded:
+            reading.rows = [[len(ids)] for ids in encoded["train"]["input_ids"]]
+            reading.predicted = [len(labels) - labels.count(IGNORED) for labels in encoded["train"]["labels"]]
+        return reading
 
     trainer = SFTTrainer(
         load_model(settings, tokenizer),
