@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-demo test-kills test-browser test-postgres test-crowd test-newest test-plan check mutants style bench bench-gpu architectures clean
+.PHONY: demo test test-demo test-kills test-browser test-postgres test-crowd test-newest test-scale test-plan check mutants style bench bench-gpu architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -44,6 +44,9 @@ test-newest:
 # What `rlhf-kit plan` says beside the peak memory of six runs: each within a fifth.
 test-plan: $(INSTALLED)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/plan_vs_measured.py --within 0.2
+# Every stage, whole and by LoRA, under DDP, FSDP2, ZeRO-2 and ZeRO-3 on CPUs; ARGS="--stages ppo --engines fsdp2" for some.
+test-scale: $(INSTALLED)
+	$(BIN)/python tests/scale.py $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

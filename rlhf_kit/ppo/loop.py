@@ -173,10 +173,11 @@ class RolloutTrainer(Trainer):
         return RolloutLoader(self)
 
     def rollout_batches(self, index: int) -> Iterator[dict[str, Tensor]]:
-        """Collect rollout number `index` and cut it into micro-batches; the draw depends on seed and index alone."""
+        """Collect rollout number `index` and cut it into micro-batches; any number of processes draws the same."""
         args = self.args
-        generator = torch.Generator().manual_seed(args.seed + 100_003 * args.process_index + 1_000_003 * index)
+        generator = torch.Generator().manual_seed(args.seed + 1_000_003 * index)
         share = args.rollout_batch_size // args.world_size
+        torch.rand(args.process_index * share, args.max_completion_length, generator=generator)  # drawn by others
         first = index * args.rollout_batch_size + args.process_index * share
         order = prompt_order(len(self.prompts), range(first, first + share), args.seed, args.shuffle_dataset)
         with self.whole(), apart(self.rollout_is_peak):

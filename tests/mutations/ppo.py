@@ -406,12 +406,6 @@ MUTANTS = [
         LAUNCH + "test_data_parallel_is_refused_by_the_command",
     ),
     (
-        "rlhf_kit/training/launch.py",
-        "value or is_asked(name.upper())",
-        "value",
-        LAUNCH + "test_an_accelerate_launch_with_shards_is_refused",
-    ),
-    (
         "rlhf_kit/options/bounds.py",
         "if not isinstance(value, Integral) and not math.isfinite(value):",
         "if False:",

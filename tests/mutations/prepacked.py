@@ -13,8 +13,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/loop.py",
-        "with apart(self.rollout_is_peak):",
-        "with apart(False):",
+        "apart(self.rollout_is_peak):",
+        "apart(False):",
         "tests/ppo/test_prepacked_rollout.py::test_memory_of_rollout_and_update_does_not_add_up_under_lora[lora]",
     ),
     (

@@ -1,4 +1,4 @@
-"""PPO under FSDP2 in two processes beside DDP (`two_shards.py`, run once), which `fsdp_cpu.py` makes real there."""
+"""PPO under FSDP2 in two processes beside DDP (`two_shards.py`, run once), which `pieces_cpu.py` makes real there."""
 
 import json
 from pathlib import Path

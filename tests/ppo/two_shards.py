@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from datasets import Dataset
-from fsdp_cpu import check_sharded, real_fsdp
 from peft import LoraConfig
+from pieces_cpu import check_sharded, real_fsdp
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 

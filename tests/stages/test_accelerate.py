@@ -19,7 +19,7 @@ from rlhf_kit.options.declared import declared_in_source
 from rlhf_kit.sft import SFTConfig
 from rlhf_kit.stages import launching, sft
 from rlhf_kit.training.engines import refuse_other_engine
-from tests import fsdp_cpu
+from tests import pieces_cpu
 from tests.ranks import launched
 from tests.stages.test_yamls import STAGES_FOLDER
 from tests.tiny_stages import QUIET
@@ -213,7 +213,7 @@ def test_two_processes_train_and_one_speaks_fsdp2_takes_the_steps_of_ddp(argv, t
     assert run_of(whole)["engine"] == engine, said
     assert said.count("Engine 引擎: DDP, 2 processes, cpu, float32 weights\n") == 1
     argv[place] = str(pieces)
-    launched(fsdp_cpu.__file__, *argv)
+    launched(pieces_cpu.__file__, *argv)
     assert run_of(pieces)["engine"] == engine | {"name": "FSDP2"}
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, pieces))
     for name, weight in one.items():
