@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,12 @@ def missing(path: Path) -> UserError:
 def as_text(path: Path, content: bytes) -> str:
     """UTF-8, with or without a byte order mark. Raises UserError with the line of what is none, such as a NUL."""
     refuse_nul(path, content)
+    mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _no_text(path, content, error.start, content.count(b"\n", 0, error.start) + 1) from error
+        at = error.start + mark
+        raise _no_text(path, content, at, content.count(b"\n", 0, at) + 1) from error
 
 
 def refuse_nul(path: Path, content: bytes, start: int = 0, line: int = 1) -> None:
@@ -131,6 +134,7 @@ class Extent:
     Attributes:
         has_rows: its lines are rows, and none may be endless.
         has_values: it is JSON or CSV, where commas and brackets stand between values.
+        is_decoded: it is read bit by bit, and what is not UTF-8 is found here.
         most: bytes that are read of it, None for any number.
         line: bytes of the line that has not ended.
     """
@@ -139,14 +143,19 @@ class Extent:
     has_rows: bool
     has_values: bool
     most: int | None = None
+    is_decoded: bool = False
     size: int = 0
     lines: int = 0
     line: int = 0
     values: int = 0
+    begins: bytes = b""
+    decoder: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8"))
 
     def add(self, piece: bytes) -> None:
         """Raises UserError for a NUL, for a row that does not end, and for more than `most`."""
         refuse_nul(self.path, piece, self.size, self.lines + 1)
+        if self.is_decoded:
+            self._decode(piece)
         self.size += len(piece)
         if self.most is not None and self.size > self.most:
             raise too_large(self.path, self.size, self.most)
@@ -157,8 +166,19 @@ class Extent:
             message = f"{self.path} holds a line of more than {LONGEST_LINE // 2**20} MiB"
             raise UserError(f"{message}, and a line is a row. Give another file, or break it into rows.")
 
+    def _decode(self, piece: bytes, is_last: bool = False) -> None:
+        kept = len(self.decoder.getstate()[0])  # bytes of a character that the last piece began
+        self.begins = self.begins or piece[:16]
+        try:
+            self.decoder.decode(piece, is_last)
+        except UnicodeDecodeError as error:
+            line = self.lines + piece.count(b"\n", 0, max(error.start - kept, 0)) + 1
+            raise _no_text(self.path, self.begins, self.size + error.start - kept, line) from error
+
     def refuse_crowds(self) -> None:
         """At the end. Raises UserError where far more stands in the text than its size says: as a file, of rows."""
+        if self.is_decoded:
+            self._decode(b"", is_last=True)
         if self.has_rows:
             refuse_crowd(self.path, "lines", self.lines, self.path.stat().st_size)
         if self.has_values:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,17 @@ from rlhf_kit.data.chat import (
     IGNORED,
     encode_completion,
     encode_dialogue,
-    encode_each,
     encode_prompt,
+    encoding,
     set_chat_template,
 )
 from rlhf_kit.data.loading import checked
 from rlhf_kit.data.messages import is_learnt, learning_last
 from rlhf_kit.data.refusals import UnstableTemplate
+from rlhf_kit.data.rows import is_large
+from rlhf_kit.data.store import token_key
 from rlhf_kit.data.templates import warn_unread
+from rlhf_kit.data.tokens import IDS, tokens_of
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_text
 from rlhf_kit.models import preflight
@@ -230,26 +233,32 @@ def encode_demonstrations(
     Raises:
         UserError: for rows that are no demonstrations, that the chat template refuses, or when nothing is left.
     """
-    dataset, *_ = checked(dataset, ("demonstrations",), name)
-    if "messages" in dataset[0] or tokenizer.chat_template:
+    demonstrations, *_ = checked(dataset, ("demonstrations",), name)
+    if "messages" in demonstrations[0] or tokenizer.chat_template:
         set_chat_template(tokenizer)
-    rows: list[dict[str, list[int]]] = []
-    counts = Counter(rows=len(dataset), kept=0, cut=0, dropped=0)
-    unread: Counter[str] = Counter()
-    for encoded, was_cut in encode_each(dataset, lambda row: _encode_row(row, tokenizer, limit, unread), name):
-        counts["kept" if encoded else "dropped"] += 1
-        counts["cut"] += was_cut
-        rows += [{"input_ids": ids, "labels": labels} for ids, labels in encoded]
-    warn_unread(unread, len(dataset), name)
+
+    def tokenize(about: dict) -> Iterator[dict[str, list[int]]]:
+        counts, unread = Counter(rows=len(demonstrations), kept=0, cut=0, dropped=0), Counter()
+        encode = partial(_encode_row, tokenizer=tokenizer, limit=limit, unread=unread)
+        for encoded, was_cut in encoding(demonstrations, len(demonstrations), encode, name):
+            counts["kept" if encoded else "dropped"] += 1
+            counts["cut"] += was_cut
+            yield from ({"input_ids": ids, "labels": labels} for ids, labels in encoded)
+        about |= {"counts": dict(counts), "unread": dict(unread)}
+
+    key = partial(token_key, "demonstrations", dataset, tokenizer, limit) if is_large(dataset) else None
+    rows, about = tokens_of(key, name, {"input_ids": IDS, "labels": IDS}, tokenize)
+    counts = about["counts"]
+    warn_unread(Counter(about["unread"]), len(demonstrations), name)
     if len(rows) > counts["kept"]:
         logger.warning(
             "%s: the chat template renders an answer differently once others follow, so each answer is a row of its "
             "own: "
             "%d of %d demonstrations.", name, len(rows), counts["kept"],
         )  # fmt: skip
-    if not rows:
+    if not len(rows):
         raise UserError(
-            f"None of the {len(dataset)} demonstrations fits max_length={limit} with its first answer. "
+            f"None of the {len(demonstrations)} demonstrations fits max_length={limit} with its first answer. "
             "Raise --max_length (the model's context at most) or give shorter demonstrations."
         )
     if counts["cut"] or counts["dropped"]:
@@ -258,7 +267,7 @@ def encode_demonstrations(
             "first answer does not fit.",
             name, counts["rows"], counts["cut"], limit, counts["dropped"],
         )  # fmt: skip
-    return Dataset.from_list(rows), dict(counts)
+    return rows, counts
 
 
 def _encode_row(

@@ -204,18 +204,24 @@ def decode_behind(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids
 
 def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
     """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
-    encoded, refusals = [], {}
     rows = list(rows)
-    with Progress(len(rows), "rows tokenized", shown=is_main_process()) as progress:
+    return list(encoding(rows, len(rows), encode, name))
+
+
+def encoding(rows: Iterable, count: int, encode: Callable, name: str = "") -> Iterator:
+    """As `encode_each`, of `count` rows one by one; what is refused is told at the end."""
+    refusals = {}
+    with Progress(count, "rows tokenized", shown=is_main_process()) as progress:
         for number, row in enumerate(rows, start=1):
             try:
-                encoded.append(encode(row))
+                encoded = encode(row)
             except TemplateRefusal as refusal:
                 refusals[number] = refusal
+            else:
+                yield encoded
             progress.add(1)
     if refusals:
-        raise refused_rows(refusals, len(encoded) + len(refusals), name)
-    return encoded
+        raise refused_rows(refusals, count, name)
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------

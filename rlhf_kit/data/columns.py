@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,7 +14,10 @@ import pyarrow
 from datasets.features.features import register_feature
 
 from rlhf_kit.data.messages import own_keys
+from rlhf_kit.data.rows import AT_ONCE, Filed
 from rlhf_kit.errors import UserError
+
+PLAIN = {str: "string", bool: "bool", float: "float64", bytes: "binary"}
 
 
 @dataclass
@@ -44,6 +47,32 @@ class Exact:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # that registering is experimental
     register_feature(Exact, "Exact")
+
+
+class DatasetRows(Filed):
+    """`exact_rows` of a data set that is not held in memory."""
+
+    def __init__(self, dataset: datasets.Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def at(self, place: int) -> dict[str, Any]:
+        return exact_rows(self.dataset.select([place]))[0]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for count, read in parts_of(self.dataset, exact_rows):
+            yield from read(0, count)
+
+
+def parts_of(
+    dataset: datasets.Dataset, read: Callable[[datasets.Dataset], list[dict]]
+) -> Iterator[tuple[int, Callable[[int, int], list[dict]]]]:
+    """Of each part of the rows (its size, what reads so many of it from so many on)."""
+    for first in range(0, len(dataset), AT_ONCE):
+        count = min(AT_ONCE, len(dataset) - first)
+        yield count, lambda start, size, first=first: read(dataset.select(range(first + start, first + start + size)))
 
 
 def rows_of(dataset: datasets.Dataset, kinds: Sequence[str]) -> list[dict[str, Any]]:
@@ -81,6 +110,21 @@ def exact_columns(columns: Mapping[str, list], source: str) -> list[datasets.Dat
             "those of JSON."
         )
     return [*held.values()]
+
+
+def further_types(rows: Sequence[Mapping[str, Any]], names: Iterable[str], source: str) -> dict[str, Any]:
+    """Types of columns of many rows, under which each value is given back as it is. Raises UserError, as above."""
+    return {name: _type_of(name, rows, source) for name in names}
+
+
+def _type_of(name: str, rows: Sequence[Mapping[str, Any]], source: str) -> Any:
+    kinds = {type(row[name]) for row in rows} - {type(None)}
+    if len(kinds) == 1 and kinds <= PLAIN.keys():
+        return datasets.Value(PLAIN[kinds.pop()])
+    with suppress(TypeError, ValueError):
+        if all(repr(json.loads(json.dumps(row[name]))) == repr(row[name]) for row in rows):
+            return Exact()
+    return exact_columns({name: [row[name] for row in rows]}, source)[0].features[name]
 
 
 def _held(name: str, values: list) -> datasets.Dataset | None:

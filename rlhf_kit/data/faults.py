@@ -90,8 +90,3 @@ class Context:
         if len(self.numbers) != len(rows):
             raise ValueError(f"{len(self.numbers)} numbers for {len(rows)} rows")
         return self.numbers
-
-    def select(self, rows: Sequence[Any], kept: Sequence[int]) -> tuple[list[Any], Context]:
-        """The rows at the positions `kept`, and their context."""
-        numbers = self.numbers_of(rows)
-        return [rows[at] for at in kept], Context(self.unit, [numbers[at] for at in kept], self.faults)

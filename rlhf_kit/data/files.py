@@ -7,19 +7,21 @@ import io
 import itertools
 import json
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow
 import pyarrow.parquet
 
 from rlhf_kit.data.faults import Context
 from rlhf_kit.data.messages import own_keys
+from rlhf_kit.data.rows import AT_ONCE, Holder
 from rlhf_kit.data.suffixes import OTHERS, SUFFIXES, SUPPORTED, suffix_of
-from rlhf_kit.data.unpacking import measure_parquet, unpacked
+from rlhf_kit.data.unpacking import mapped, measure_parquet, text_of, unpacked
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import (
     MOST_JSON,
@@ -33,6 +35,7 @@ from rlhf_kit.inputs import (
     what,
 )
 
+PAGE = 200  # characters
 # What comes in a file's place, by how it begins.
 _PAGES = {
     "<!doctype": "is a web page, perhaps an error page; download the file itself",
@@ -43,6 +46,8 @@ _PAGES = {
 # A CSV cell is a string; these columns hold JSON, and a prompt or an answer does when it is a list of messages.
 _JSON_COLUMNS = ("messages", "completions", "ranks", "scores", "label", "margin", "weight", "spans", "history")
 _DIALOGUE_COLUMNS = ("prompt", "completion", "chosen", "rejected")
+# (how many rows a part of a table has, what gives `size` of them from `start` on)
+Part = tuple[int, Callable[[int, int], list[dict]]]
 
 
 @dataclass
@@ -50,7 +55,7 @@ class Source:
     """Rows as they were found, with the name to call them by in a message."""
 
     name: str
-    rows: list[Any]
+    rows: Sequence[Any]
     context: Context = field(default_factory=Context)
 
 
@@ -58,8 +63,12 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def read_file(path: Path, kinds: Sequence[str]) -> Source:
-    """Rows of one file by its suffix; faults of its syntax are added to the context."""
+def read_file(path: Path, kinds: Sequence[str], held: Holder = list) -> Source:
+    """Rows of one file by its suffix; faults of its syntax are added to the context.
+
+    Args:
+        held: what keeps the rows; other than a list, what has a row a line (or a batch of Parquet) is read bit by bit.
+    """
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise _unread(path, suffix)
@@ -67,40 +76,48 @@ def read_file(path: Path, kinds: Sequence[str]) -> Source:
         raise UserError(f"{path} is plain text, but this stage takes {listed(kinds)}. {SUPPORTED}")
     form = suffix.removesuffix(".gz")
     if form == ".parquet":
-        return _read_parquet(path, unpacked(path), kinds)
-    readers: dict[str, Callable[[Path, str], Source]] = {
-        ".json": _read_json,
-        ".jsonl": _read_jsonl,
-        ".csv": _read_csv,
-        ".txt": _read_documents if "text" in kinds else _read_prompts,
-    }
-    has_rows = readers[form] not in (_read_json, _read_documents)
+        return _read_parquet(path, kinds, held)
+    whole = {".json": _read_json} | ({".txt": _read_documents} if "text" in kinds else {})
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_prompts}
     most = MOST_JSON if form == ".json" else None  # whose values are counted where it is parsed
-    extent = Extent(path, has_rows, has_values=form in (".jsonl", ".csv"), most=most)
+    has_rows, has_values = form not in whole, form in (".jsonl", ".csv")
+    extent = Extent(path, has_rows, has_values, most, is_decoded=has_rows and held is not list)
+    newline = "" if form == ".csv" else "\n"  # not U+2028, which may stand in a string
+    if extent.is_decoded:
+        with text_of(path, extent, newline) as file:
+            _refuse_page(path, file.read(PAGE))
+            file.seek(0)
+            return readers[form](path, file, held)
     text = as_text(path, unpacked(path, extent))
-    _refuse_page(path, text)
-    return readers[form](path, text)
+    _refuse_page(path, text[:PAGE])
+    return readers[form](path, io.StringIO(text, newline), held) if has_rows else whole[form](path, text, held)
 
 
 def _refuse_page(path: Path, text: str) -> None:
     """Raises UserError for what a server or git gives in the place of a file."""
-    begins = text[:200].lstrip().lower()
+    begins = text.lstrip().lower()
     page = next((kind for sign, kind in _PAGES.items() if begins.startswith(sign)), None)
     if page is not None and (suffix_of(path) != ".txt" or "git" in page):
         raise UserError(f"{path} {page}: it begins with {text[:60].strip()!r}.")
 
 
-def _read_documents(path: Path, text: str) -> Source:
+def _read_documents(path: Path, text: str, held: Holder) -> Source:
     values = documents(text)
     refuse_crowd(path, "texts", len(values), len(text))
-    return Source(str(path), [{"text": document} for document in values])
+    return Source(str(path), held({"text": document} for document in values))
 
 
-def _read_prompts(path: Path, text: str) -> Source:
+def _read_prompts(path: Path, file: TextIO, held: Holder) -> Source:
     """A prompt a line; lines without text are none."""
-    numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    context = Context("line", [number for number, _ in numbered])
-    return Source(str(path), [{"prompt": line.removesuffix("\r")} for _, line in numbered], context)
+    numbers = array("Q")
+
+    def rows() -> Iterator[dict]:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                numbers.append(number)
+                yield {"prompt": line.removesuffix("\n").removesuffix("\r")}
+
+    return Source(str(path), held(rows()), Context("line", numbers))
 
 
 def _unread(path: Path, suffix: str) -> UserError:
@@ -113,21 +130,26 @@ def _unread(path: Path, suffix: str) -> UserError:
     return UserError(f"{path}: files of the type {suffix or '(no suffix)'} cannot be read. {SUPPORTED}{advice}")
 
 
-def _read_jsonl(path: Path, text: str) -> Source:
-    rows, numbers, faults = [], [], []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand in a string
-        if not line.strip():
-            continue
-        try:
-            rows.append(parse_json(line))
+def _read_jsonl(path: Path, file: TextIO, held: Holder) -> Source:
+    numbers, faults = array("Q"), []
+
+    def rows() -> Iterator[Any]:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line.removesuffix("\n"))
+            except ValueError as error:
+                faults.append((number, f"is not valid JSON: {what(error)}; give one object per line"))
+                continue
+            faults.extend((number, fault) for fault in doubled(row))
             numbers.append(number)
-        except ValueError as error:
-            faults.append((number, f"is not valid JSON: {what(error)}; give one object per line"))
-    faults += [(number, fault) for number, row in zip(numbers, rows, strict=True) for fault in doubled(row)]
-    return Source(str(path), rows, Context("line", numbers, faults))
+            yield row
+
+    return Source(str(path), held(rows()), Context("line", numbers, faults))
 
 
-def _read_json(path: Path, text: str) -> Source:
+def _read_json(path: Path, text: str, held: Holder) -> Source:
     content = parse_document(path, text)
     if isinstance(content, dict):
         if isinstance(content, Doubled):
@@ -137,7 +159,7 @@ def _read_json(path: Path, text: str) -> Source:
         raise UserError(f'{path} holds no list of rows; give [{{...}}, ...] or {{"data": [{{...}}, ...]}}.')
     refuse_crowd(path, "rows", len(content), len(text))
     faults = [(number, fault) for number, row in enumerate(content, start=1) for fault in doubled(row)]
-    return Source(str(path), content, Context("row", None, faults))
+    return Source(str(path), content if held is list else held(content), Context("row", None, faults))
 
 
 class _Row(int):
@@ -149,28 +171,49 @@ class _Row(int):
         return f"{int(self)} (line {self.line})"
 
 
-def _read_csv(path: Path, text: str) -> Source:
-    rows, faults = [], []
+class _Rows(Sequence):
+    """The numbers of rows, by which line each begins in."""
+
+    def __init__(self):
+        self.numbers, self.lines = array("Q"), array("Q")
+
+    def append(self, number: int, line: int) -> None:
+        self.numbers.append(number)
+        self.lines.append(line)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, at: int) -> int:
+        return _numbered(self.numbers[at], self.lines[at])
+
+
+def _read_csv(path: Path, file: TextIO, held: Holder) -> Source:
+    numbers, faults = _Rows(), []
     csv.field_size_limit(1 << 30)  # a document is longer than the 128 KiB a cell may have by default
-    _refuse_delimiter(path, text)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line, header, unnamed = 1, [], set()
-    try:
-        for cells in reader:
-            if cells and not header:
-                header, unnamed = cells, _repeated(path, cells)
-            elif cells:
-                number = _numbered(len(rows) + 1, line)
-                row, faults_of_row = _cells(header, unnamed, cells)
-                rows.append((number, row))
-                faults += [(number, fault) for fault in faults_of_row]
-            line = reader.line_num + 1
-    except csv.Error as error:
-        message = f"{path} is not valid CSV: {error} (in the record that begins on line {line})"
-        raise UserError(f"{message}. Fix its quotes, or write the file again.") from error
-    bad = {number for number, _ in faults}
-    good = [(number, row) for number, row in rows if number not in bad]
-    return Source(str(path), [row for _, row in good], Context("row", [number for number, _ in good], faults))
+    _refuse_delimiter(path, file)
+    file.seek(0)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        reader = csv.reader(file, strict=True)
+        line, number, header, unnamed = 1, 0, [], set()
+        try:
+            for cells in reader:
+                if cells and not header:
+                    header, unnamed = cells, _repeated(path, cells)
+                elif cells:
+                    number += 1
+                    row, faults_of_row = _cells(header, unnamed, cells)
+                    faults.extend((_numbered(number, line), fault) for fault in faults_of_row)
+                    if not faults_of_row:
+                        numbers.append(number, line)
+                        yield row
+                line = reader.line_num + 1
+        except csv.Error as error:
+            message = f"{path} is not valid CSV: {error} (in the record that begins on line {line})"
+            raise UserError(f"{message}. Fix its quotes, or write the file again.") from error
+
+    return Source(str(path), held(rows()), Context("row", numbers, faults))
 
 
 def _numbered(number: int, line: int) -> int:
@@ -181,9 +224,9 @@ def _numbered(number: int, line: int) -> int:
     return row
 
 
-def _refuse_delimiter(path: Path, text: str) -> None:
+def _refuse_delimiter(path: Path, lines: Iterable[str]) -> None:
     """Raises UserError where the first line has more names between other signs than between commas."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for part in lines for line in part.splitlines() if line.strip()), "")
     counts = {sign: len(next(csv.reader([first], delimiter=sign))) for sign in ",;\t|"}
     sign = max(counts, key=counts.get)
     if counts[sign] > counts[","]:
@@ -243,35 +286,52 @@ def _json_cell(column: str, cell: str) -> tuple[Any, str | None]:
     return value, next((f"`{column}`: {fault}" for fault in doubled(value)), None)
 
 
-def _read_parquet(path: Path, content: bytes, kinds: Sequence[str]) -> Source:
+def _read_parquet(path: Path, kinds: Sequence[str], held: Holder) -> Source:
+    is_whole = held is list or path.suffix.lower() == ".gz"
+    content = unpacked(path) if is_whole else mapped(path)
+
+    def parts() -> Iterator[Part]:
+        try:
+            for batch in pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).iter_batches(AT_ONCE):
+                table = pyarrow.Table.from_batches([batch])
+                yield len(table), lambda start, size, table=table: table.slice(start, size).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _no_parquet(path, error) from error
+
     try:
         measure_parquet(path, content)
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:  # the latter for a foot that lies
-        message = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200].rstrip('.')}"
-        raise UserError(f"{message}. Download it again, or give another file.") from error
-    rows = table_rows(str(path), len(table), lambda start, size: table.slice(start, size).to_pylist())
-    return Source(str(path), own_keys(rows, kinds))
+        raise _no_parquet(path, error) from error
+    return Source(str(path), held(row for rows in table_rows(str(path), parts()) for row in own_keys(rows, kinds)))
 
 
-def table_rows(name: str, count: int, read: Callable[[int, int], list[dict]]) -> list[dict]:
-    """All rows of a table, `read(start, size)` some of them. Raises UserError with the row of a text that is none."""
-    try:
-        return read(0, count)
-    except OverflowError as error:
-        raise UserError(f"{name} contains an invalid date ({error}). Fix or remove it.") from error
-    except UnicodeDecodeError as error:
-        low, high = 0, count  # the first bad row is in [low, high)
-        while high - low > 1:
-            middle = (low + high) // 2
-            try:
-                read(low, middle - low)
-                low = middle
-            except UnicodeDecodeError:
-                high = middle
-        raise UserError(
-            f"{name}: row {low + 1} holds text that is not UTF-8 ({error.reason}). Write it again as UTF-8."
-        ) from error
+def _no_parquet(path: Path, error: Exception) -> UserError:
+    message = f"{path} is not a Parquet file: {' '.join(str(error).split())[:200].rstrip('.')}"
+    return UserError(f"{message}. Download it again, or give another file.")
+
+
+def table_rows(name: str, parts: Iterable[Part]) -> Iterator[list[dict]]:
+    """The rows of a table, some at a time. Raises UserError with the row of a text that is none."""
+    before = 0
+    for count, read in parts:
+        try:
+            yield read(0, count)
+        except OverflowError as error:
+            raise UserError(f"{name} contains an invalid date ({error}). Fix or remove it.") from error
+        except UnicodeDecodeError as error:
+            low, high = 0, count  # the first bad row is in [low, high)
+            while high - low > 1:
+                middle = (low + high) // 2
+                try:
+                    read(low, middle - low)
+                    low = middle
+                except UnicodeDecodeError:
+                    high = middle
+            raise UserError(
+                f"{name}: row {before + low + 1} holds text that is not UTF-8 ({error.reason}). Write it again as "
+                "UTF-8."
+            ) from error
+        before += count
 
 
 _HEADING = re.compile(r"^ ?= [^=\n]*[^=\s] = ?$", re.MULTILINE)

@@ -7,6 +7,7 @@ the faulty rows out and says which they were. What a column must hold is in `che
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from rlhf_kit.data.faults import WRONG_TYPE, Context, Fault, describe, half_char
 from rlhf_kit.data.groups import EXTRAS, group_faults, group_key
 from rlhf_kit.data.messages import OPENING, opening_faults, with_opening
 from rlhf_kit.data.orders import ORDERS, missing_orders
+from rlhf_kit.data.rows import chosen
 from rlhf_kit.errors import UserError, did_you_mean
 
 SHOWN = 20  # faults told in full
@@ -146,7 +148,12 @@ def validate(rows: Sequence[Any], kind: str, source: str, context: Context | Non
         raise UserError(f"{message}. Give it some, or give another source.")
 
 
-def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], Context, dict[str, list[int]]]:
+def keep(rows: Sequence[Any], context: Context, kept: Sequence[int]) -> tuple[Sequence[Any], Context]:
+    """The rows at the positions `kept`, and their context."""
+    return chosen(rows, kept), Context(context.unit, chosen(context.numbers_of(rows), kept), context.faults)
+
+
+def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[Sequence[Any], Context, dict[str, list[int]]]:
     """(rows without fault, their context, numbers of the others by the kind of their first fault).
 
     Pairs of a group with a faulty pair go with it: what is left of the group would be another ranking.
@@ -164,7 +171,7 @@ def sift(rows: Sequence[Any], kind: str, context: Context) -> tuple[list[Any], C
     bad: dict[str, list[int]] = {}
     for at in sorted(kinds):
         bad.setdefault(kinds[at], []).append(numbers[at])
-    return *context.select(rows, [at for at in range(len(rows)) if at not in kinds]), bad
+    return *keep(rows, context, array("Q", (at for at in range(len(rows)) if at not in kinds))), bad
 
 
 def _find(rows: Sequence[Any], kind: str) -> tuple[dict[int, list[Fault]], list[tuple[list[int], Fault]]]:
@@ -174,8 +181,8 @@ def _find(rows: Sequence[Any], kind: str) -> tuple[dict[int, list[Fault]], list[
         of_rows = {at: [fault] for at, fault in missing_orders(rows).items()} | of_rows
     if kind != "pairs":
         return of_rows, []
-    sound = [at for at in range(len(rows)) if at not in of_rows]
-    of_groups = group_faults([rows[at] for at in sound])
+    sound = array("Q", (at for at in range(len(rows)) if at not in of_rows))
+    of_groups = group_faults(chosen(rows, sound))
     return of_rows, [([sound[at] for at in positions], fault) for positions, fault in of_groups]
 
 

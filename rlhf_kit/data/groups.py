@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_kit.data.faults import Fault
 from rlhf_kit.data.messages import completion_text, prompt_key, shared_prompt
+from rlhf_kit.data.rows import Filed, holder, made
 
 Row = dict[str, Any]
 Key = tuple[Any, Any]
@@ -33,8 +34,6 @@ def pairs_of(row: Mapping[str, Any], group: int) -> list[Row]:
 def group_faults(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[list[int], Fault]]:
     """(positions of its rows, fault) of every group whose pairs are not of one ranking."""
     for (group, _), positions in _groups(rows).items():
-        if group is None:
-            continue
         pairs = [rows[at] for at in positions]
         if len({prompt_key(_prompt(pair)) for pair in pairs}) > 1:
             text = f"the pairs of group {group!r} have different prompts; a group is one list of answers to one prompt"
@@ -48,26 +47,31 @@ def group_faults(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[list[int],
                 yield positions, Fault(ranks.kind, f"the pairs of group {group!r} {ranks}")
 
 
-def rankings(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def rankings(rows: Sequence[Mapping[str, Any]]) -> Sequence[Row]:
     """Rankings of pairs without fault: `prompt`, `completions` best first, `ranks` (1, 1, 2, ...), EXTRAS if given.
 
     Pairs of one `group` (and `labeler`) are one ranking, answers that no pair orders tie, and the weights of the pairs
     add up to the ranking's; a pair without `group` is a ranking of its own.
     """
-    lists = []
-    for (group, _), positions in _groups(rows).items():
-        pairs = [rows[at] for at in positions]
-        ranks = _ranks([_texts(pair) for pair in pairs])
-        assert not isinstance(ranks, Fault), ranks  # `group_faults` has been asked
-        order = sorted(ranks, key=ranks.__getitem__)
-        row: Row = {"prompt": _prompt(pairs[0]), "completions": order, "ranks": [ranks[text] for text in order]}
-        row |= {name: pairs[0][name] for name in EXTRAS if pairs[0].get(name) is not None}
-        if group is not None and "weight" in row:
-            row["weight"] = round(math.fsum(pair.get("weight") or 1.0 for pair in pairs), 9)
-            if row["weight"] == 1.0:
-                del row["weight"]  # as it was before it was shared out
-        lists.append(row)
-    return lists
+    groups = {positions[0]: positions for positions in _groups(rows).values()}
+    if not groups:
+        return made(lambda pair: _ranking([pair]), rows)
+    firsts = ((at, pair) for at, pair in enumerate(rows) if pair.get("group") is None or at in groups)
+    lists = ([rows[each] for each in groups[at]] if at in groups else [pair] for at, pair in firsts)
+    return holder(isinstance(rows, Filed))(map(_ranking, lists))
+
+
+def _ranking(pairs: Sequence[Mapping[str, Any]]) -> Row:
+    ranks = _ranks([_texts(pair) for pair in pairs])
+    assert not isinstance(ranks, Fault), ranks  # `group_faults` has been asked
+    order = sorted(ranks, key=ranks.__getitem__)
+    row: Row = {"prompt": _prompt(pairs[0]), "completions": order, "ranks": [ranks[text] for text in order]}
+    row |= {name: pairs[0][name] for name in EXTRAS if pairs[0].get(name) is not None}
+    if pairs[0].get("group") is not None and "weight" in row:
+        row["weight"] = round(math.fsum(pair.get("weight") or 1.0 for pair in pairs), 9)
+        if row["weight"] == 1.0:
+            del row["weight"]  # as it was before it was shared out
+    return row
 
 
 def group_key(row: Mapping[str, Any], at: int) -> Key:
@@ -77,9 +81,11 @@ def group_key(row: Mapping[str, Any], at: int) -> Key:
 
 
 def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[Key, list[int]]:
+    """The positions of the pairs of each group; a pair without one stands alone."""
     groups: dict[Key, list[int]] = {}
     for at, row in enumerate(rows):
-        groups.setdefault(group_key(row, at), []).append(at)
+        if row.get("group") is not None:
+            groups.setdefault(group_key(row, at), []).append(at)
     return groups
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,13 +16,12 @@ import pyarrow
 
 from rlhf_kit.data import shapes, sources
 from rlhf_kit.data.checks import ranks_of
-from rlhf_kit.data.columns import Exact, exact_columns, exact_rows, rows_of
+from rlhf_kit.data.columns import DatasetRows, Exact, exact_columns, exact_rows, further_types, parts_of, rows_of
 from rlhf_kit.data.faults import check_on_bad_row
 from rlhf_kit.data.files import Source
-from rlhf_kit.data.formats import columns_fault, detect_kind, report, sift, validate
+from rlhf_kit.data.formats import columns_fault, detect_kind, keep, report, sift, validate
 from rlhf_kit.data.groups import EXTRAS, Row, rankings
 from rlhf_kit.data.messages import (
-    Message,
     as_dialogue,
     as_messages,
     completion_text,
@@ -28,6 +30,8 @@ from rlhf_kit.data.messages import (
     with_opening,
 )
 from rlhf_kit.data.prompts import handed_on, prompt_of
+from rlhf_kit.data.rows import Spooled, holder, is_large, made
+from rlhf_kit.data.store import key_of, place_of, stored, write
 from rlhf_kit.data.unread import notices, refused_columns
 from rlhf_kit.errors import UserError
 
@@ -69,9 +73,32 @@ def load(
         UserError: with all faults of the source, or when nothing is left.
     """
     check_on_bad_row(on_bad_row)
-    source_read = sources.read(str(source), kinds, split, seed)
+    unread = sources.find(str(source), kinds, split, seed)
+    if unread.content is not None:
+        return _stored(unread, kinds, on_bad_row, tell)
+    source_read = unread.read(list)
     rows, kind, _ = _canonical(source_read, kinds, on_bad_row, tell)
     return _known(_dataset(rows, kind, source_read.name), kind), kind
+
+
+def _stored(
+    unread: sources.Unread, kinds: Sequence[str], on_bad_row: str, tell: Callable[[str], None]
+) -> tuple[datasets.Dataset, str]:
+    """`load` of a large source: read once, and from then on where it was stored."""
+
+    def make(path: Path) -> dict:
+        lines: list[str] = []
+        rows, kind, _ = _canonical(unread.read(Spooled), kinds, on_bad_row, lines.append)
+        with _storing(unread.name):
+            further = further_types(rows, _further(rows[0], kind), unread.name)
+            write(path, rows, datasets.Features(_types(rows, further) | further))
+        return {"kind": kind, "lines": [line.removeprefix(f"{unread.name}: ") for line in lines]}
+
+    dataset, about = stored(key_of("rows", unread.content(), kinds, on_bad_row), unread.name, make)
+    for line in about["lines"]:
+        tell(f"{unread.name}: {line}")
+    tell(f"{unread.name}: {len(dataset):,} rows are read from {place_of(dataset)}")
+    return _known(dataset, about["kind"]), about["kind"]
 
 
 def _known(dataset: datasets.Dataset, kind: str | None) -> datasets.Dataset:
@@ -90,7 +117,7 @@ def checked(
     kinds: Sequence[str],
     name: str,
     on_bad_row: str = "error",
-) -> tuple[list[Row], str, dict[str, int]]:
+) -> tuple[Sequence[Row], str, dict[str, int]]:
     """(rows, kind, how many rows of each fault were dropped) of rows handed over in Python: as `load` has a source's.
 
     A data set that is just as `load` (or `select`) gave it is not checked again.
@@ -104,8 +131,9 @@ def checked(
     if isinstance(dataset, datasets.Dataset):
         kind = _checked_kinds.get(dataset)
         if len(dataset) and kind in (("prompts",) if "prompts" in kinds else kinds):
-            return exact_rows(dataset), kind, {}
-        rows = rows_of(dataset, kinds)
+            return DatasetRows(dataset) if is_large(dataset) else exact_rows(dataset), kind, {}
+        parts = (read(0, count) for count, read in parts_of(dataset, lambda part: rows_of(part, kinds)))
+        rows = holder(is_large(dataset))(row for part in parts for row in part)
     elif dataset is None or isinstance(dataset, list | tuple):
         rows = list(dataset or ())
     else:
@@ -115,7 +143,7 @@ def checked(
 
 def _canonical(
     source: Source, kinds: Sequence[str], on_bad_row: str, tell: Callable[[str], None]
-) -> tuple[list[Row], str, dict[str, int]]:
+) -> tuple[Sequence[Row], str, dict[str, int]]:
     rows, read_as = shapes.read(source.rows, kinds)
     source = Source(source.name, rows, source.context)
     columns = _columns(source.rows)
@@ -141,30 +169,44 @@ def _canonical(
 
 def _dataset(rows: Sequence[Row], kind: str, source: str) -> datasets.Dataset:
     """Rows with the types of the canonical columns, the same whatever the first rows hold; others as they stand."""
-    further = [name for name in rows[0] if kind == "prompts" and name != "prompt"]
+    further = _further(rows[0], kind)
     kept = exact_columns({name: [row[name] for row in rows] for name in further}, source)
     known = [{name: value for name, value in row.items() if name not in further} for row in rows]
+    with _storing(source):
+        dataset = datasets.Dataset.from_list(known, features=datasets.Features(_types(known)))
+    return datasets.concatenate_datasets([dataset, *kept], axis=1)
+
+
+def _further(row: Row, kind: str) -> list[str]:
+    """The columns that are handed on as they stand."""
+    return [name for name in row if kind == "prompts" and name != "prompt"]
+
+
+@contextmanager
+def _storing(source: str) -> Iterator[None]:
     try:
-        dataset = datasets.Dataset.from_list(known, features=_features(known))
+        yield
     except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{source}: a column holds values that cannot be stored: {str(error).splitlines()[0]}."
         ) from error
-    return datasets.concatenate_datasets([dataset, *kept], axis=1)
 
 
 def _without_blank_texts(source: Source, tell: Callable[[str], None]) -> Source:
     """WikiText's rows are lines, many of them empty: they say nothing, and nothing is wrong with them."""
-    texts = [row.get("text") if isinstance(row, Mapping) else None for row in source.rows]
-    blank = [isinstance(text, str) and not text.strip() for text in texts]
-    if not any(blank):
+    kept = array("Q", (at for at, row in enumerate(source.rows) if not _is_blank(row)))
+    if len(kept) == len(source.rows):
         return source
-    kept = [at for at, is_blank in enumerate(blank) if not is_blank]
-    count = f"{sum(blank)} of {len(source.rows)} rows"
+    count = f"{len(source.rows) - len(kept)} of {len(source.rows)} rows"
     if not kept and not source.context.faults:
         raise UserError(f"{source.name}: there is no text to train on, {count} are empty.")
     tell(f"{source.name}: {count} hold no text and are left out")
-    return Source(source.name, *source.context.select(source.rows, kept))
+    return Source(source.name, *keep(source.rows, source.context, kept))
+
+
+def _is_blank(row: Any) -> bool:
+    text = row.get("text") if isinstance(row, Mapping) else None
+    return isinstance(text, str) and not text.strip()
 
 
 def _without_bad_rows(source: Source, kind: str, tell: Callable[[str], None]) -> tuple[Source, dict[str, list[int]]]:
@@ -229,61 +271,63 @@ def _prompt_key(row: Mapping[str, Any]) -> str:
     return prompt_key(turns[:end])
 
 
-def _one_prompt_type(rows: Sequence[Row]) -> list[Row]:
+def _one_prompt_type(rows: Sequence[Row]) -> Sequence[Row]:
     """Prompts as messages in all rows as soon as one is: a column has one type."""
     if all(isinstance(row["prompt"], str) for row in rows):
-        return list(rows)
-    return [{**row, "prompt": as_messages(row["prompt"])} for row in rows]
+        return rows
+    return made(lambda row: {**row, "prompt": as_messages(row["prompt"])}, rows)
 
 
-def _text(rows: Sequence[Row]) -> list[Row]:
+def _text(rows: Sequence[Row]) -> Sequence[Row]:
     names = ("text", "spans") if any(row.get("spans") for row in rows) else ("text",)
-    return [{name: row.get(name) for name in names} for row in rows]
+    return made(lambda row: {name: row.get(name) for name in names}, rows)
 
 
-def _demonstrations(rows: Sequence[Row]) -> list[Row]:
-    rows = [demonstration(row) for row in rows]
+def _demonstrations(rows: Sequence[Row]) -> Sequence[Row]:
+    rows = made(demonstration, rows)
     if all("messages" not in row for row in rows):
         return rows
     names = ("messages", "tools") if any("tools" in row for row in rows) else ("messages",)
-    return [{name: row.get(name) for name in names} for row in map(as_dialogue, rows)]
+    return made(lambda row: {name: as_dialogue(row).get(name) for name in names}, rows)
 
 
-def _ranked(rows: Sequence[Row]) -> list[Row]:
-    canonical = []
-    for row in map(with_opening, rows):
-        completions = [completion_text(completion) for completion in row["completions"]]
-        canonical.append({**row, "completions": completions, "ranks": ranks_of(row)})
-    return _one_prompt_type(_with_extras(canonical))
+def _ranked(rows: Sequence[Row]) -> Sequence[Row]:
+    def canonical(row: Row) -> Row:
+        row = with_opening(row)
+        return {**row, "completions": [completion_text(each) for each in row["completions"]], "ranks": ranks_of(row)}
+
+    return _one_prompt_type(_with_extras(made(canonical, rows)))
 
 
-def _pairs(rows: Sequence[Row]) -> list[Row]:
-    return _one_prompt_type(_with_extras(rankings(list(map(with_opening, rows))), always=("margin",)))
+def _pairs(rows: Sequence[Row]) -> Sequence[Row]:
+    return _one_prompt_type(_with_extras(rankings(made(with_opening, rows)), always=("margin",)))
 
 
-def _with_extras(rows: Sequence[Row], always: Sequence[str] = ()) -> list[Row]:
+def _with_extras(rows: Sequence[Row], always: Sequence[str] = ()) -> Sequence[Row]:
     """A ranking's columns, and those of EXTRAS that some row has or that are in `always`: None where missing."""
     casts = {"margin": float, "weight": float, "labeler": str}
     names = [name for name in EXTRAS if name in always or any(row.get(name) is not None for row in rows)]
-    return [
-        {name: row[name] for name in ("prompt", "completions", "ranks")}
-        | {name: None if row.get(name) is None else casts[name](row[name]) for name in names}
-        for row in rows
-    ]
-
-
-def _thumbs(rows: Sequence[Row]) -> list[Row]:
-    return _one_prompt_type(
-        [
-            {"prompt": row["prompt"], "completion": completion_text(row["completion"]), "label": bool(row["label"])}
-            for row in map(with_opening, rows)
-        ]
+    return made(
+        lambda row: (
+            {name: row[name] for name in ("prompt", "completions", "ranks")}
+            | {name: None if row.get(name) is None else casts[name](row[name]) for name in names}
+        ),
+        rows,
     )
 
 
-def _prompts(rows: Sequence[Row]) -> list[Row]:
+def _thumbs(rows: Sequence[Row]) -> Sequence[Row]:
+    def canonical(row: Row) -> Row:
+        row = with_opening(row)
+        answer = completion_text(row["completion"])
+        return {"prompt": row["prompt"], "completion": answer, "label": bool(row["label"])}
+
+    return _one_prompt_type(made(canonical, rows))
+
+
+def _prompts(rows: Sequence[Row]) -> Sequence[Row]:
     names = handed_on(_columns(rows))
-    return _one_prompt_type([{"prompt": prompt_of(row)} | {name: row.get(name) for name in names} for row in rows])
+    return _one_prompt_type(made(lambda row: {"prompt": prompt_of(row)} | {n: row.get(n) for n in names}, rows))
 
 
 _CANONICAL = {
@@ -296,14 +340,12 @@ _CANONICAL = {
 }
 
 
-def _features(rows: Sequence[Row]) -> datasets.Features:
-    """Types of the canonical columns, the same whatever the first rows hold."""
+def _types(rows: Sequence[Row], further: Iterable[str] = ()) -> dict[str, Any]:
+    """Types of the canonical columns, the same whatever the first rows hold; of `further` ones none."""
     string, number, whole = (datasets.Value(name) for name in ("string", "float64", "int64"))
     types = {
         "text": string,
         "spans": datasets.List(datasets.List(whole)),
-        "messages": _dialogue_type(row.get("messages", ()) for row in rows),
-        "prompt": _dialogue_type(row.get("prompt", ()) for row in rows),
         "completion": string,
         "completions": datasets.List(string),
         "ranks": datasets.List(whole),
@@ -313,13 +355,14 @@ def _features(rows: Sequence[Row]) -> datasets.Features:
         "label": datasets.Value("bool"),
         "tools": Exact(),
     }
-    return datasets.Features({name: types[name] for name in rows[0]})
+    names = [name for name in rows[0] if name not in further]
+    return {name: _dialogue_type(name, rows) if name in ("messages", "prompt") else types[name] for name in names}
 
 
-def _dialogue_type(dialogues: Iterable[str | Sequence[Message]]) -> Any:
+def _dialogue_type(name: str, rows: Sequence[Row]) -> Any:
     """Text, a struct where turns are a role and a content, and where one holds more, what keeps it as it is."""
-    string, dialogues = datasets.Value("string"), list(dialogues)
-    if isinstance(dialogues[0], str):
+    string = datasets.Value("string")
+    if isinstance(rows[0][name], str):
         return string
-    plain = all(turn.keys() == {"role", "content"} for dialogue in dialogues for turn in dialogue)
+    plain = all(turn.keys() == {"role", "content"} for row in rows for turn in row[name])
     return datasets.List({"role": string, "content": string}) if plain else Exact()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numbers
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,9 +38,13 @@ def dense(values: Sequence[float]) -> list[int]:
 
 def missing_orders(rows: Sequence[Any]) -> dict[int, Fault]:
     """A fault by the position of each row without an order among rows that have one."""
-    rankings = {at: row for at, row in enumerate(rows) if isinstance(row, Mapping) and row.get("completions")}
-    without = [at for at, row in rankings.items() if not has_order(row)]
-    if len(without) == len(rankings):
+    without, count = array("Q"), 0
+    for at, row in enumerate(rows):
+        if isinstance(row, Mapping) and row.get("completions"):
+            count += 1
+            if not has_order(row):
+                without.append(at)
+    if len(without) == count:
         return {}
     message = (
         "has neither `ranks` nor `scores`, which other rows have; give them (the order of the list counts only where "
@@ -50,12 +55,12 @@ def missing_orders(rows: Sequence[Any]) -> dict[int, Fault]:
 
 def unread_orders(rows: Sequence[Any]) -> list[str]:
     """What to say of columns that may be the order of the answers where no row has one that is read."""
-    rows = [row for row in rows if isinstance(row, Mapping)]
-    if any(map(has_order, rows)):
+    if any(isinstance(row, Mapping) and has_order(row) for row in rows):
         return []
     columns = dict.fromkeys(
         name
         for row in rows
+        if isinstance(row, Mapping)
         for name, value in row.items()
         if name not in ("prompt", "completions", "margin", "weight", "labeler")
         and value is not None

@@ -7,12 +7,13 @@ checks to tell. Which rows were read so is said.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_kit.data.faults import is_list
 from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.prompts import prompt_of
+from rlhf_kit.data.rows import Filed, holder
 from rlhf_kit.inputs import parse_json
 
 Row = dict[str, Any]
@@ -26,22 +27,29 @@ _RANKS = {"model_a": [1, 2], "a": [1, 2], "model_b": [2, 1], "b": [2, 1]}
 _RANKS |= dict.fromkeys(("tie", "tie (bothbad)", "both_bad", "bothbad"), [1, 1])
 
 
-def read(rows: Sequence[Any], kinds: Sequence[str]) -> tuple[list[Any], list[str]]:
+def read(rows: Sequence[Any], kinds: Sequence[str]) -> tuple[Sequence[Any], list[str]]:
     """(rows in our columns, what is to be said of those that were read so), for a stage that takes `kinds`.
 
     Where that stage takes prompts, whose further columns are handed on, the columns read stay there too.
     """
     if set(kinds) == {"text"}:
-        return list(rows), []
-    ours, counts = [], dict.fromkeys(READERS, 0)
-    for row in rows:
-        for name, reader in READERS.items() if isinstance(row, Mapping) else ():
-            if (fields := reader(row)) and (made := _made(row, *fields, kinds)):
-                row = made
-                counts[name] += 1
-                break
-        ours.append(row)
-    return ours, [f"{count} of {len(ours)} rows read as {name}" for name, count in counts.items() if count]
+        return rows, []
+    counts = dict.fromkeys(READERS, 0)
+
+    def ours() -> Iterator[Any]:
+        for row in rows:
+            for name, reader in READERS.items() if isinstance(row, Mapping) else ():
+                if (fields := reader(row)) and (made := _made(row, *fields, kinds)):
+                    row = made
+                    counts[name] += 1
+                    break
+            yield row
+
+    if isinstance(rows, Filed) and not any(sum(counts.values()) for _ in ours()):
+        return rows, []
+    counts = dict.fromkeys(READERS, 0)
+    rows = holder(isinstance(rows, Filed))(ours())
+    return rows, [f"{count} of {len(rows)} rows read as {name}" for name, count in counts.items() if count]
 
 
 def _made(row: Mapping[str, Any], made: Row, taken: Sequence[str], kinds: Sequence[str]) -> Row | None:

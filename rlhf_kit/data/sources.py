@@ -6,13 +6,15 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 
-from rlhf_kit.data import labels
-from rlhf_kit.data.columns import rows_of
+from rlhf_kit.data import labels, rows
+from rlhf_kit.data.columns import parts_of, rows_of
 from rlhf_kit.data.faults import Context
 from rlhf_kit.data.files import Source, listed, read_file, table_rows
 from rlhf_kit.data.formats import KINDS
@@ -27,18 +29,36 @@ from rlhf_kit.data.hub import (
     split_revision,
 )
 from rlhf_kit.data.hub import pinned as pinned_repo
+from rlhf_kit.data.rows import Holder
+from rlhf_kit.data.store import rows_hash
 from rlhf_kit.data.suffixes import SUFFIXES, suffix_of
 from rlhf_kit.data.unpacking import measure_arrow
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.hashes import file_hash
 from rlhf_kit.inputs import missing, read_json
 from rlhf_kit.references import imported
 from rlhf_kit.world.kinds import rows as world_rows
 
 WORLD = "world"
 WORLD_SPLITS = ("train", "test")
+PACKED = 8  # times what a packed file has, about, its rows have
 # Kinds of the world with another kind's columns.
 _CONTRACTS = {"cloze": "text", "cloze_zh": "text", "dialogues": "demonstrations"}
 _SPLITS = {"train", "test", "validation", "valid", "dev", "val"}
+
+
+@dataclass
+class Unread:
+    """A source that is there.
+
+    Attributes:
+        read: its rows, held by `list` or, of a large one, in a file (`rows.Spooled`).
+        content: of a large one what tells its content from another's.
+    """
+
+    name: str
+    read: Callable[[Holder], Source]
+    content: Callable[[], str] | None = None
 
 
 def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
@@ -46,22 +66,43 @@ def read(source: str, kinds: Sequence[str], split: str, seed: int) -> Source:
 
     A store of labels is taken whole too.
     """
+    return find(source, kinds, split, seed).read(list)
+
+
+def find(source: str, kinds: Sequence[str], split: str, seed: int) -> Unread:
+    """As `read`, before any row is. Raises UserError for what is not there."""
     if source == WORLD or source.startswith(f"{WORLD}:"):
-        return _read_world(source, kinds, split, seed)
+        return Unread(source, lambda _: _read_world(source, kinds, split, seed))
     if labels.is_store(source):
-        return Source(source, imported("rlhf_kit.data.labels.reader:read_labels", "feedback")(source, kinds))
+        reader = imported("rlhf_kit.data.labels.reader:read_labels", "feedback")
+        return Unread(source, lambda _: Source(source, reader(source, kinds)))
     path = Path(source).expanduser()
     if os.path.isdir(path):  # not Path's, which raises for a name that is too long
-        return _read_folder(path, kinds, split)
+        return _find_folder(path, kinds, split)
     if os.path.lexists(path):
-        return read_file(path, kinds)
+        return _files(str(path), [path], lambda held: read_file(path, kinds, held))
     if names_path(source):
         raise missing(path)
     if _is_misspelt_world(source):
         known = ", ".join((WORLD, *(f"{WORLD}:{kind}" for kind in (*KINDS, *_CONTRACTS))))
         near = did_you_mean(source.lower(), known.split(", "))
         raise UserError(f"{source!r} is not a local file or folder. The embedded world is one of {known}.{near}")
-    return _read_hub(source, kinds, split)
+    return _find_hub(source, kinds, split)
+
+
+def _files(name: str, paths: Sequence[Path], read: Callable[[Holder], Source]) -> Unread:
+    if sum(map(_size, paths)) <= rows.IN_MEMORY:
+        return Unread(name, read)
+    return Unread(name, read, lambda: "".join(suffix_of(path) + file_hash(path) for path in paths))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file's rows, about; 0 where it cannot be asked, which is told when it is read."""
+    try:
+        size = path.stat().st_size if path.is_file() else 0
+    except (OSError, ValueError):
+        return 0
+    return size * PACKED if path.suffix.lower() in (".gz", ".parquet") else size
 
 
 def pinned(source: str) -> str:
@@ -111,9 +152,9 @@ def _read_world(source: str, kinds: Sequence[str], split: str, seed: int) -> Sou
     return Source(f"{WORLD}:{kind} ({split})", world_rows(kind, split, seed=seed))
 
 
-def _read_folder(folder: Path, kinds: Sequence[str], split: str) -> Source:
+def _find_folder(folder: Path, kinds: Sequence[str], split: str) -> Unread:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return _read_saved(folder, kinds, split)
+        return _of_dataset(str(folder), _saved(folder, split), kinds, None)
     files: dict[str, list[Path]] = {}
     for path in sorted(entry for entry in [*folder.glob("*"), *folder.glob("data/*")] if entry.is_file()):
         if suffix_of(path) in SUFFIXES:
@@ -131,18 +172,22 @@ def _read_folder(folder: Path, kinds: Sequence[str], split: str) -> Source:
     if len(paths) > 1 and paths is not texts and not (shards and len({suffix_of(path) for path in paths}) == 1):
         names = ", ".join(path.name for path in paths)
         raise UserError(f"{folder} has more than one file for the split {split!r}: {names}. Name one of them.")
-    parts = [read_file(path, kinds) for path in paths]
-    if len(parts) == 1:
-        return parts[0]
-    return _joined(str(folder), parts)
+    if len(paths) == 1:
+        return _files(str(paths[0]), paths, lambda held: read_file(paths[0], kinds, held))
+    return _files(str(folder), paths, lambda held: _joined(str(folder), paths, kinds, held))
 
 
-def _joined(name: str, parts: Sequence[Source]) -> Source:
+def _joined(name: str, paths: Sequence[Path], kinds: Sequence[str], held: Holder) -> Source:
     """Several files as one source; a fault of reading names its file, rows are numbered through."""
-    faults = [
-        (0, f"{part.name}, {part.context.unit} {at}: {text}") for part in parts for at, text in part.context.faults
-    ]
-    return Source(name, [row for part in parts for row in part.rows], Context("row", None, faults))
+    faults = []
+
+    def all_rows() -> Iterator[Any]:
+        for path in paths:
+            part = read_file(path, kinds, held)
+            faults.extend((0, f"{part.name}, {part.context.unit} {at}: {text}") for at, text in part.context.faults)
+            yield from part.rows
+
+    return Source(name, held(all_rows()), Context("row", None, faults))
 
 
 def _no_split(folder: Path, split: str, found: dict[str, list[Path]]) -> UserError:
@@ -157,7 +202,7 @@ def _no_split(folder: Path, split: str, found: dict[str, list[Path]]) -> UserErr
     )
 
 
-def _read_saved(folder: Path, kinds: Sequence[str], split: str) -> Source:
+def _saved(folder: Path, split: str) -> datasets.Dataset:
     for path in sorted(folder.rglob("*.json")):
         read_json(path)
     try:
@@ -175,10 +220,10 @@ def _read_saved(folder: Path, kinds: Sequence[str], split: str) -> Source:
                 f"{folder} has no split {split!r}; it has {listed(list(saved))}.{did_you_mean(split, list(saved))}"
             )
         saved = saved[split]
-    return Source(str(folder), _all_rows(str(folder), saved, kinds))
+    return saved
 
 
-def _read_hub(source: str, kinds: Sequence[str], split: str) -> Source:
+def _find_hub(source: str, kinds: Sequence[str], split: str) -> Unread:
     repo, config = _of_hub(pinned(source))
     name, commit = split_revision(repo)
     try:
@@ -191,8 +236,7 @@ def _read_hub(source: str, kinds: Sequence[str], split: str) -> Source:
             raise ConnectionError(f"the cache holds a revision other than {commit}")
     except Exception as error:  # `datasets` raises a dozen unrelated types: no such config, no such split, a bad file
         raise _not_had(source, repo, error, f" (split {split!r})") from None
-    name = f"{source} ({split})"
-    return Source(name, _all_rows(name, loaded, kinds))
+    return _of_dataset(f"{source} ({split})", loaded, kinds, f"{repo}:{config}:{split}")
 
 
 def _cached(config: str, split: str, commit: str) -> datasets.Dataset | None:
@@ -217,10 +261,14 @@ def _not_had(source: str, repo: str, error: Exception, split: str = "") -> UserE
     )
 
 
-def _all_rows(name: str, dataset: datasets.Dataset, kinds: Sequence[str]) -> list[dict]:
-    return table_rows(
-        name, len(dataset), lambda start, size: rows_of(dataset.select(range(start, start + size)), kinds)
-    )
+def _of_dataset(name: str, dataset: datasets.Dataset, kinds: Sequence[str], content: str | None) -> Unread:
+    """`content`: where it is known without reading the rows."""
+
+    def read(held: Holder) -> Source:
+        parts = table_rows(name, parts_of(dataset, lambda part: rows_of(part, kinds)))
+        return Source(name, held(row for part in parts for row in part))
+
+    return Unread(name, read, (lambda: content or rows_hash(dataset)) if rows.is_large(dataset) else None)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import pyarrow
 import pyarrow.compute
@@ -37,6 +38,27 @@ def unpacked(path: Path, extent: Extent | None = None) -> bytes:
             _measure(path, is_packed, extent)
         with _opened(path, is_packed) as file:
             return file.read()
+    except OSError as error:
+        raise unread(path, error) from error
+
+
+def mapped(path: Path) -> pyarrow.Buffer:
+    """The content of a file, of which the system keeps in memory what it has room for. Raises UserError."""
+    check_regular(path)
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            return file.read_buffer()
+    except OSError as error:
+        raise unread(path, error) from error
+
+
+def text_of(path: Path, extent: Extent, newline: str) -> TextIO:
+    """As `unpacked`, of a text that is read bit by bit: its file, gone through once, at its beginning."""
+    check_regular(path)
+    is_packed = path.suffix.lower() == ".gz"
+    try:
+        _measure(path, is_packed, extent)
+        return io.TextIOWrapper(_opened(path, is_packed), encoding="utf-8-sig", newline=newline)
     except OSError as error:
         raise unread(path, error) from error
 
@@ -80,7 +102,7 @@ def most_unpacked(size: int) -> int:
     return max(MOST_UNPACKED, MOST_TIMES * size)
 
 
-def measure_parquet(path: Path, content: bytes) -> None:
+def measure_parquet(path: Path, content: bytes | pyarrow.Buffer) -> None:
     """Raise UserError for a Parquet file that would fill the memory: by what it says of itself, then by its texts as
     they would stand in a table, read without writing out those that repeat."""
     whole = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).metadata

@@ -8,17 +8,22 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_each, encode_prompt, encode_texts, set_chat_template
+from rlhf_kit.data.chat import encode_prompt, encode_texts, encoding, set_chat_template
 from rlhf_kit.data.loading import checked
+from rlhf_kit.data.rows import Filed, is_large
+from rlhf_kit.data.store import token_key
 from rlhf_kit.data.templates import warn_unread
+from rlhf_kit.data.tokens import IDS, Tokens, tokens_of
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.activations import forwards, row_bytes
 from rlhf_kit.models.forward import pad_right
@@ -35,19 +40,51 @@ def prompt_order(size: int, places: range, seed: int, shuffle: bool = True) -> l
 
     A data set smaller than a rollout simply comes round again.
     """
-    passes: dict[int, list[int]] = {}
+    passes: dict[int, Sequence[int]] = {}
     rows = []
     for place in places:
         number, offset = divmod(place, size)
         if number not in passes:
             generator = torch.Generator().manual_seed(seed + 7_919 * number)
-            passes[number] = torch.randperm(size, generator=generator).tolist() if shuffle else list(range(size))
-        rows.append(passes[number][offset])
+            passes[number] = torch.randperm(size, generator=generator).numpy() if shuffle else range(size)
+        rows.append(int(passes[number][offset]))
     return rows
 
 
-class Prompts(list[dict]):
-    """Rows with their tokens, as `encode_prompts` gives them."""
+class Prompts(Sequence):
+    """Rows with their tokens, as `encode_prompts` gives them. `lengths`: the tokens of each prompt, (N,)."""
+
+    def __init__(self, rows: Sequence[dict], lengths: np.ndarray | None = None):
+        self.rows = rows
+        self.lengths = np.array([len(row["prompt_ids"]) for row in rows]) if lengths is None else lengths
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: int | slice) -> Any:
+        return self.rows[at]
+
+    def __iter__(self) -> Iterator[dict]:
+        return iter(self.rows)
+
+
+class _WithIds(Filed):
+    """Those of the `rows` at the places `kept`, each with its tokens."""
+
+    def __init__(self, rows: Sequence[dict], ids: Tokens, kept: np.ndarray):
+        self.rows, self.ids, self.kept = rows, ids, kept
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def at(self, place: int) -> dict:
+        place = int(self.kept[place])
+        return {**self.rows[place], "prompt_ids": self.ids[place]}
+
+    def __iter__(self) -> Iterator[dict]:
+        if len(self.kept) < len(self.rows):
+            return super().__iter__()
+        return ({**row, "prompt_ids": ids} for row, ids in zip(self.rows, self.ids, strict=True))
 
 
 def encode_prompts(
@@ -82,28 +119,42 @@ def encode_prompts(
     rows, *_ = checked(dataset, ("prompts",), name)
     if not isinstance(rows[0]["prompt"], str):
         set_chat_template(tokenizer)
-    unread: Counter[str] = Counter()
-    encoded = encode_each((row["prompt"] for row in rows), partial(encode_prompt, tokenizer, unread=unread), name)
-    warn_unread(unread, len(rows), name)
-    if [] in encoded:
-        number = encoded.index([]) + 1
+
+    def tokenize(about: dict) -> Iterator[dict]:
+        unread: Counter[str] = Counter()
+        encode = partial(encode_prompt, tokenizer, unread=unread)
+        for ids in encoding((row["prompt"] for row in rows), len(rows), encode, name):
+            yield {"prompt_ids": ids}
+        about["unread"] = dict(unread)
+
+    key = partial(token_key, "prompts", dataset, tokenizer) if is_large(dataset) else None
+    encoded, about = tokens_of(key, name, {"prompt_ids": IDS}, tokenize)
+    warn_unread(Counter(about["unread"]), len(rows), name)
+    ids = Tokens(encoded, "prompt_ids")
+    lengths = ids.lengths()
+    if not lengths.all():
+        number = int(np.argmin(lengths)) + 1
         raise UserError(
             f"{name}: the prompt of row {number} has no tokens to continue from; remove it, or add some text."
         )
     most = math.inf if max_prompt_length is None else max_prompt_length
-    kept = [at for at, ids in enumerate(encoded) if len(ids) <= most]
-    if not kept:
+    kept = np.flatnonzero(lengths <= most).astype(np.int32)
+    if not len(kept):
         raise UserError(f"{name}: no prompt has at most max_prompt_length {most} tokens.")
     if len(kept) < len(rows):
         tell(f"{name}: {len(rows) - len(kept)} of {len(rows)} prompts, of more than {most} tokens, are left out")
-    advice = f"Drop them (PPO's max_prompt_length={room.tokens} does), or lower max_completion_length."
-    room.check({f"row {at + 1}": len(encoded[at]) for at in kept}, "prompts", advice, name)
-    return Prompts({**rows[at], "prompt_ids": encoded[at]} for at in kept)
+    lengths = lengths[kept]
+    if not room.holds(int(lengths.max())):
+        advice = f"Drop them (PPO's max_prompt_length={room.tokens} does), or lower max_completion_length."
+        sizes = {f"row {at + 1}": tokens for at, tokens in zip(kept.tolist(), lengths.tolist(), strict=True)}
+        room.check(sizes, "prompts", advice, name)
+    prompts = _WithIds(rows, ids, kept)
+    return Prompts(prompts if isinstance(rows, Filed) else list(prompts), lengths)
 
 
 def longest_row(prompts: Iterable[Prompts], max_completion_length: int) -> int:
     """Tokens of the longest prompt of all with its completion."""
-    return max((len(row["prompt_ids"]) for rows in prompts for row in rows), default=0) + max_completion_length
+    return max((int(rows.lengths.max()) for rows in prompts if len(rows)), default=0) + max_completion_length
 
 
 # --- texts ----------------------------------------------------------------------------------------------------------
@@ -126,21 +177,28 @@ class PretrainingTexts:
     def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int):
         if "text" not in dataset.column_names:
             raise UserError(f"ptx_dataset has the columns {', '.join(dataset.column_names)}; it needs `text`.")
-        texts = list(dataset["text"])
-        for number, text in enumerate(texts, start=1):
+        for number, text in enumerate(dataset["text"], start=1):
             if not isinstance(text, str):
                 raise UserError(f"ptx_dataset: row {number} has the `text` {text!r}; it needs to be text.")
-        rows = [ids + [tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]
-        self.rows = [ids[:max_length] for ids in rows]
+
+        def tokenize(about: dict) -> Iterator[dict]:
+            about["cut"] = 0
+            for ids in encode_texts(tokenizer, dataset["text"]):
+                about["cut"] += len(ids) >= max_length  # EOS is behind it
+                yield {"input_ids": [*ids, tokenizer.eos_token_id][:max_length]}
+
+        key = partial(token_key, "ptx", dataset, tokenizer, max_length) if is_large(dataset) else None
+        rows, about = tokens_of(key, "ptx_dataset", {"input_ids": IDS}, tokenize)
+        self.rows = Tokens(rows)
         if not self.rows:
             raise UserError("ptx_dataset has no text to learn from.")
-        empty, cut = len(texts) - len(rows), sum(len(ids) > max_length for ids in rows)
+        empty, cut = len(dataset) - len(rows), about["cut"]
         if empty or cut:
             logger.warning(
                 "ptx_dataset: of %d texts %d are empty and left out, %d are cut to %d tokens.",
-                len(texts), empty, cut, max_length,
+                len(dataset), empty, cut, max_length,
             )  # fmt: skip
-        self.pad_id, self.longest = tokenizer.pad_token_id, max(map(len, self.rows))
+        self.pad_id, self.longest = tokenizer.pad_token_id, int(self.rows.lengths().max())
 
     def batches(self, step: int, args: PPOConfig) -> Iterator[dict[str, Tensor]]:
         """The micro-batches of optimizer step `step` on this process: ptx_ids (b, T), ptx_lengths (b,)."""

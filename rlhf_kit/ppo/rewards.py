@@ -19,7 +19,7 @@ import numbers
 import os
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
@@ -31,7 +31,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_each, encode_prompt
+from rlhf_kit.data.chat import encode_prompt, encoding
 from rlhf_kit.data.prompts import handed_on
 from rlhf_kit.errors import UserError, each
 from rlhf_kit.models.checkpoints import check_scorer, check_vocabulary, load_config, load_reward_model, load_tokenizer
@@ -221,13 +221,12 @@ class Rewards:
         for name, func in zip(self.names, self.funcs, strict=True):
             if not isinstance(func, (*MODELS, Ensemble)):
                 check_signature(name, func, [*GIVEN, *columns, *extra])
-        prompts = [row["prompt"] for row in rows]
         for name, model, tokenizer in self.readers:
-            cut = prompts_cut(name, model, tokenizer, prompts, max_completion_length)
+            cut = prompts_cut(name, model, tokenizer, rows, max_completion_length)
             if cut:
                 logger.warning(
                     "Reward model %r reads %d tokens: %d of %d prompts lose their beginning to a completion of %d.",
-                    name, context_length(unwrapped(model).config), cut, len(prompts), max_completion_length,
+                    name, context_length(unwrapped(model).config), cut, len(rows), max_completion_length,
                 )  # fmt: skip
 
     def to(self, device) -> Rewards:
@@ -290,9 +289,13 @@ def _own_tokenizer(
 
 
 def prompts_cut(
-    name: str, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list, longest: int
+    name: str,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict],
+    longest: int,
 ) -> int:
-    """How many prompts lose their beginning in the reward model's context beside a completion of `longest` tokens.
+    """How many rows' prompts lose their beginning in the reward model's context beside a completion of `longest`.
 
     Raises UserError where the context does not hold the completion, or the model's template does not take a prompt.
     """
@@ -304,13 +307,14 @@ def prompts_cut(
             f"Reward model {name!r}: a completion of max_completion_length {room.lacks(longest)}. Its end is what is "
             "judged, and would be cut. Lower max_completion_length."
         )
+    completion, cut = [0] * longest, 0
     try:
-        ids = encode_each(prompts, partial(encode_prompt, tokenizer))
+        for ids in encoding((row["prompt"] for row in rows), len(rows), partial(encode_prompt, tokenizer)):
+            read, whole = (fit_context(ids, completion, most, form) for most in (limit, None))
+            cut += len(read) < len(whole)
     except UserError as error:
         raise UserError(f"Reward model {name!r} cannot read the prompts: {error}") from error
-    completion = [0] * longest
-    whole, read = ([fit_context(row, completion, most, form) for row in ids] for most in (None, limit))
-    return sum(len(a) < len(b) for a, b in zip(read, whole, strict=True))
+    return cut
 
 
 def _name(func: RewardFunc) -> str:

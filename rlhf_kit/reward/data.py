@@ -8,21 +8,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import datasets
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_kit.data.chat import encode_completion, encode_each, encode_prompt, set_chat_template
+from rlhf_kit.data.chat import encode_completion, encode_prompt, encoding, set_chat_template
 from rlhf_kit.data.loading import checked
+from rlhf_kit.data.rows import is_large
+from rlhf_kit.data.store import token_key
 from rlhf_kit.data.templates import warn_unread
+from rlhf_kit.data.tokens import IDS, tokens_of
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.forward import pad_right
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context
 from rlhf_kit.models.prefix import PADDING, tree_rows
 
 KINDS = ("ranked", "pairs", "thumbs")
+WEIGHED = {"weight": datasets.Value("float64"), "length": datasets.Value("int64")}
+THUMB = {"input_ids": datasets.List(IDS), "thumb": datasets.Value("bool")} | WEIGHED
+RANKS = {"ranks": datasets.List(datasets.Value("int64")), "margin": datasets.Value("float64")}
+RANKING = {"input_ids": datasets.List(IDS)} | RANKS | WEIGHED
 IDENTICAL, TIED = "identical answers", "all answers tied"  # nothing is wrong with such lists, and nothing to learn
 
 
@@ -122,35 +131,47 @@ def encode_comparisons(
         set_chat_template(tokenizer)
     encode = _encode_thumb if kind == "thumbs" else _encode_ranking
     how = dict(limit=max_length, row_format=row_format, ties_teach=ties_teach)
-    unread: Counter[str] = Counter()
 
-    def encoded_row(row: dict) -> dict:
-        return encode(row, encode_prompt(tokenizer, row["prompt"], unread), tokenizer, **how)
+    def tokenize(about: dict) -> Iterator[dict]:
+        unread: Counter[str] = Counter()
+        sums: Counter[str] = Counter()
+        bad: dict[str, list[int]] = {}
 
-    encoded = Dataset.from_list(encode_each(rows, encoded_row, name))
-    warn_unread(unread, len(rows), name)
-    bad: dict[str, list[int]] = {}
-    for number, fault in enumerate(encoded["fault"], start=1):
-        if fault:
-            bad.setdefault(fault, []).append(number)
+        def encoded_row(row: dict) -> dict:
+            return encode(row, encode_prompt(tokenizer, row["prompt"], unread), tokenizer, **how)
+
+        for number, row in enumerate(encoding(rows, len(rows), encoded_row, name), start=1):
+            sums.update({count: row.pop(count) for count in ("prompts_cut", "too_long")})
+            if fault := row.pop("fault"):
+                bad.setdefault(fault, []).append(number)
+            else:
+                yield row
+        about |= {"unread": dict(unread), "sums": dict(sums), "bad": dict(sorted(bad.items()))}
+
+    key = partial(
+        token_key, "comparisons", dataset, tokenizer, kind, on_bad_row, max_length, ties_teach, repr(row_format)
+    )
+    types = THUMB if kind == "thumbs" else RANKING
+    encoded, about = tokens_of(key if is_large(dataset) else None, name, types, tokenize)
+    warn_unread(Counter(about["unread"]), len(rows), name)
+    bad, sums = about["bad"], about["sums"]
     counts = {
-        "lists": len(encoded) + sum(dropped.values()),
-        "prompts cut at the beginning": sum(encoded["prompts_cut"]),
-        "answers longer than the context": sum(encoded["too_long"]),
+        "lists": len(rows) + sum(dropped.values()),
+        "prompts cut at the beginning": sums["prompts_cut"],
+        "answers longer than the context": sums["too_long"],
         **{f"lists dropped: {fault}": count for fault, count in dropped.items()},
-        **{f"lists dropped: {fault}": len(rows) for fault, rows in sorted(bad.items())},
+        **{f"lists dropped: {fault}": len(numbers) for fault, numbers in bad.items()},
     }
-    wrong = {fault: rows for fault, rows in sorted(bad.items()) if fault not in (IDENTICAL, TIED)}
+    wrong = {fault: numbers for fault, numbers in bad.items() if fault not in (IDENTICAL, TIED)}
     if wrong and on_bad_row == "error":
-        faults = "; ".join(f"{len(rows)} with {fault} (row {_first(rows)})" for fault, rows in wrong.items())
+        faults = "; ".join(f"{len(numbers)} with {fault} (row {_first(numbers)})" for fault, numbers in wrong.items())
         raise UserError(
-            f"Of {len(encoded)} lists there are {faults}. Fix them, or give on_bad_row=drop to leave them out."
+            f"Of {len(rows)} lists there are {faults}. Fix them, or give on_bad_row=drop to leave them out."
         )
-    kept = [row for row, fault in enumerate(encoded["fault"]) if not fault]
-    if not kept:
+    if not len(encoded):
         faults = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UserError(f"No comparison is left to learn from ({faults}; max_length {max_length}).")
-    return encoded.select(kept).remove_columns(["prompts_cut", "too_long", "fault"]), counts
+    return encoded, counts
 
 
 def _first(numbers: Sequence[int], shown: int = 5) -> str:

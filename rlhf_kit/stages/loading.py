@@ -160,6 +160,15 @@ def refuse_no_text(settings: Settings, tokenizer: PreTrainedTokenizerBase | None
             )
 
 
+def tell_packing(settings: Settings, notes: plan.Notes, rows: int, length: int, tokens: int) -> dict[str, float]:
+    """Say, and return for `run.json`, what share of the room of packed rows holds no token."""
+    waste = 1 - tokens / (rows * length)
+    notes.tell(
+        f"{settings.data.dataset_name}: packed into {rows:,} rows of {length:,} tokens, {waste:.1%} of that is padding"
+    )
+    return {"packing_waste": waste}
+
+
 def load_model(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, load: Callable[..., PreTrainedModel] = load_policy
 ) -> PreTrainedModel:

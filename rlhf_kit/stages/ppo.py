@@ -202,7 +202,7 @@ def _dry_run(
     return plan.Reading(
         notes,
         tokenizer,
-        rows=None if train_data is None or tokenizer is None else [[len(row["prompt_ids"])] for row in train_data],
+        rows=None if train_data is None or tokenizer is None else [[tokens] for tokens in train_data.lengths.tolist()],
         completion=args.max_completion_length,
         steps=steps if steps > 0 else None,
         copies=(extra.ref_model_name_or_path is None and not settings.model.use_peft, extra.value_model != "shared"),

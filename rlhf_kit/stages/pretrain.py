@@ -7,8 +7,9 @@ packed documents read each other, each has a row of its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -18,7 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from rlhf_kit.data.chat import encode_texts, start_ids
 from rlhf_kit.data.loading import load
-from rlhf_kit.data.packing import PackedCollator, pack
+from rlhf_kit.data.packing import PackedCollator
+from rlhf_kit.data.packs import Packed, pack
+from rlhf_kit.data.rows import is_large
+from rlhf_kit.data.store import token_key
+from rlhf_kit.data.tokens import IDS, Tokens, tokens_of
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
@@ -33,6 +38,7 @@ from rlhf_kit.stages.loading import (
     load_model,
     peft_config,
     refuse_no_text,
+    tell_packing,
     tokenizer_or_new,
 )
 from rlhf_kit.stages.output import check_output
@@ -72,28 +78,31 @@ def run(settings: Settings) -> dict | plan.Reading:
         context = context_of(plan.known_config(settings, tokenizer, notes), overrides, settings.training.block_size)
         settings.model.config_overrides += "".join(f",{name}={tokens}" for name, tokens in context.items())
     length = _block_size(settings, tokenizer, notes)
-    rows, held = (_rows(data, tokenizer, length) for data in (train_data, eval_data))
+    both = (("training text", train_data), ("evaluation text", eval_data))
+    texts = [text_tokens(data, tokenizer, name) for name, data in both]
+    rows, held = (_rows(documents, tokenizer, length) for documents in texts)
     refuse_no_text(settings, tokenizer, {"dataset_name": (train_data, rows), "eval_dataset_name": (eval_data, held)})
+    waste = tell_packing(settings, notes, len(rows), length, rows.tokens) if rows else {}
     if settings.run.dry_run:
         check_model(settings, tokenizer)
-        return plan.Reading(notes, tokenizer, [[len(row["input_ids"])] for row in rows] or None)
+        return plan.Reading(notes, tokenizer, [[len(row["input_ids"])] for row in rows or ()] or None)
 
     model = load_model(settings, tokenizer)
     model = trainable(model, peft_config(settings.model))
-    texts = preflight.short_texts(model, (row["input_ids"] for row in rows))
-    how = arrange(model, texts, settings)
+    short = preflight.short_texts(model, (row["input_ids"] for row in rows))
+    how = arrange(model, short, settings)
     if how == "apart":
-        rows, held = (_rows(data, tokenizer, length, apart=True) for data in (train_data, eval_data))
+        rows, held = (_rows(documents, tokenizer, length, apart=True) for documents in texts)
     trainer = Trainer(
         model=model,
         args=settings.training,
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(held) if held else None,
+        train_dataset=rows,
+        eval_dataset=held or None,
         data_collator=PackedCollator(tokenizer.pad_token_id, how),
         processing_class=tokenizer,
     )
-    preflight.check_loss(trainer, preflight.pretraining_batch(texts, how))
-    metrics = train(trainer, settings, output)
+    preflight.check_loss(trainer, preflight.pretraining_batch(short, how))
+    metrics = train(trainer, settings, output) | waste
     if eval_data is not None:
         metrics |= held_out(trainer)
     return finish(trainer, settings, output, metrics)
@@ -137,13 +146,24 @@ def arrange(model: PreTrainedModel | PeftModel, texts: list[list[int]], settings
     return how
 
 
-def _rows(
-    data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, length: int, apart: bool = False
-) -> list[dict]:
+def text_tokens(data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, name: str) -> Tokens | None:
+    """The documents' ids; None where there are none, or no tokenizer is known."""
     if data is None or tokenizer is None:
-        return []
-    texts = encode_texts(tokenizer, data["text"])
-    return pack(texts, length, tokenizer.eos_token_id, start_ids(tokenizer), apart)
+        return None
+
+    def tokenize(_: dict) -> Iterator[dict]:
+        return ({"input_ids": ids} for ids in encode_texts(tokenizer, data["text"]))
+
+    key = partial(token_key, "texts", data, tokenizer) if is_large(data) else None
+    return Tokens(tokens_of(key, name, {"input_ids": IDS}, tokenize)[0])
+
+
+def _rows(
+    documents: Tokens | None, tokenizer: PreTrainedTokenizerBase | None, length: int, apart: bool = False
+) -> Packed | None:
+    if documents is None:
+        return None
+    return pack(documents, length, tokenizer.eos_token_id, start_ids(tokenizer), apart)
 
 
 def start(options: Sequence[str] | Mapping[str, Any]) -> None:

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import xxhash
 from datasets import Dataset
 
 from rlhf_kit.data.hub import split_revision
+from rlhf_kit.data.store import rows_hash
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import is_main_process
 from rlhf_kit.models.identity import model_hash
@@ -181,32 +180,6 @@ def _of_source(name: str) -> str:
     if Path(name).is_dir():
         return model_hash(name)
     return f"{name} ({model_hash(name)})" if split_revision(name)[1] else name
-
-
-class _Digest:
-    """A file that hashes what is written into it."""
-
-    closed = False
-
-    def __init__(self):
-        self.hash = xxhash.xxh3_128()
-
-    def write(self, data: Any) -> int:
-        self.hash.update(data)
-        return len(data)
-
-    def flush(self) -> None: ...
-
-
-def rows_hash(rows: Dataset, at_once: int = 10_000) -> str:
-    """A hash of columns and content; however the rows came to lie in memory."""
-    digest = _Digest()
-    digest.hash.update(str(rows.features).encode())
-    for start in range(0, len(rows), at_once):
-        table = rows.with_format("arrow")[start : start + at_once].combine_chunks()
-        with pyarrow.ipc.new_stream(pyarrow.PythonFile(digest, mode="w"), table.schema) as stream:
-            stream.write_table(table)
-    return digest.hash.hexdigest()
 
 
 def _steps_asked(settings: Settings, checkpoint: Path) -> Iterator[str]:

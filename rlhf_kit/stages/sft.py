@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trl import SFTConfig
+from trl import SFTConfig, pack_dataset
 
 from rlhf_kit.data.chat import IGNORED
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.tokens import count_of
 from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_adapted_head, refuse_options
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
-from rlhf_kit.stages.loading import check_model, check_settings, load_data, load_model, peft_config, tokenizer_of
+from rlhf_kit.stages.loading import (
+    check_model,
+    check_settings,
+    load_data,
+    load_model,
+    peft_config,
+    tell_packing,
+    tokenizer_of,
+)
 from rlhf_kit.stages.output import check_output, numbers
 from rlhf_kit.stages.run import finish, run_stage, train
 
@@ -37,8 +46,12 @@ def run(settings: Settings) -> dict | plan.Reading:
             refuse_adapted_head(policy)
         reading = plan.Reading(notes, tokenizer)
         if "train" in encoded:
-            reading.rows = [[len(ids)] for ids in encoded["train"]["input_ids"]]
-            reading.predicted = [len(labels) - labels.count(IGNORED) for labels in encoded["train"]["labels"]]
+            learned = encoded["train"]
+            if settings.training.packing and limit:
+                learned = pack_dataset(learned, limit, settings.training.packing_strategy)
+                tell_packing(settings, notes, len(learned), limit, count_of(learned))
+            reading.rows = [[len(ids)] for ids in learned["input_ids"]]
+            reading.predicted = [len(labels) - labels.count(IGNORED) for labels in learned["labels"]]
         return reading
 
     trainer = SFTTrainer(
@@ -49,7 +62,11 @@ def run(settings: Settings) -> dict | plan.Reading:
         processing_class=tokenizer,
         peft_config=peft_config(settings.model),
     )
-    metrics = train(trainer, settings, output)
+    waste = {}
+    if settings.training.packing:
+        learned = trainer.train_dataset
+        waste = tell_packing(settings, notes, len(learned), trainer.limit, count_of(learned))
+    metrics = train(trainer, settings, output) | waste
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
     metrics |= {f"{split}_{name}": n for split, count in counts.items() for name, n in count.items()}

@@ -20,6 +20,7 @@ import transformers
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import rotate_checkpoints
 
 from rlhf_kit.errors import NotFiniteError, UserError
@@ -28,6 +29,7 @@ from rlhf_kit.training.checkpoints import begin, damage, last_whole, seal
 from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
 from rlhf_kit.training.memory import kept_memory
+from rlhf_kit.training.order import keep_as_tensor
 from rlhf_kit.training.schedule import refuse_unusable
 from rlhf_kit.training.shards import Twin, WholeOptimizer, is_sharded
 
@@ -175,6 +177,9 @@ class TrainerMixin:
             raise NotFiniteError(
                 f"The weights {name} became NaN or infinite in optimizer step {self.state.global_step}. {ADVICE}"
             )
+
+    def get_train_dataloader(self) -> DataLoader:
+        return keep_as_tensor(super().get_train_dataloader())
 
     # -- writing a checkpoint --------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_kit.data.packing import PackedCollator, pack
+from rlhf_kit.data.packing import PackedCollator
+from rlhf_kit.data.packs import pack
 from rlhf_kit.errors import UserError
 
 EOS = 0
@@ -13,7 +14,7 @@ DOCUMENTS = [[5, 6, 7], [8, 9, 10, 11], [12, 13]]
 
 
 def test_two_documents_in_a_row_by_hand():
-    assert pack([[5, 6], [7]], length=6, eos_token_id=EOS) == [
+    assert list(pack([[5, 6], [7]], length=6, eos_token_id=EOS)) == [
         {"input_ids": [5, 6, 0, 7, 0], "position_ids": [0, 1, 2, 0, 1], "labels": [-100, 6, 0, -100, 0]}
     ]
 
@@ -38,9 +39,9 @@ def test_every_token_once_tight_fast_and_the_same_each_time():
     rng = random.Random(0)
     documents = [[at + 1] * rng.randint(1, 300) for at in range(20_000)]
     start = time.perf_counter()
-    rows = pack(documents, length=256, eos_token_id=EOS)
+    rows = list(pack(documents, length=256, eos_token_id=EOS))
     seconds = time.perf_counter() - start
-    assert rows == pack(documents, length=256, eos_token_id=EOS)
+    assert rows == list(pack(documents, length=256, eos_token_id=EOS))
     assert seconds < 10  # a few times what a busy core needs
     assert all(len(row[name]) == len(row["input_ids"]) <= 256 for row in rows for name in row)
     counts = torch.bincount(torch.tensor([token for row in rows for token in row["input_ids"]]))

@@ -10,7 +10,7 @@ from transformers import LlamaForSequenceClassification
 from rlhf_kit.cli import main
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.data.coqa import Story
-from rlhf_kit.data.packing import pack
+from rlhf_kit.data.packs import pack
 from rlhf_kit.eval.coqa.turns import Prompts
 from rlhf_kit.eval.text import lambada
 from rlhf_kit.eval.text.tldr import prompt_ids

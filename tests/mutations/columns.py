@@ -31,8 +31,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/sources.py",
-        "rows_of(dataset.select(range(start, start + size)), kinds)",
-        "dataset.select(range(start, start + size)).to_list()",
+        "parts_of(dataset, lambda part: rows_of(part, kinds))",
+        "parts_of(dataset, lambda part: part.to_list())",
         EXACT + "_what_they_were",
     ),
     (
@@ -68,14 +68,14 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/sft.py",
-        'dataset, *_ = checked(dataset, ("demonstrations",), name)',
-        "pass",
+        'demonstrations, *_ = checked(dataset, ("demonstrations",), name)',
+        "demonstrations = list(dataset)",
         ROWS + "test_what_is_wrong_is_told_of_a_dataset_and_of_a_list",
     ),
     (
         "rlhf_kit/reward/data.py",
-        '        "lists": len(encoded) + sum(dropped.values()),\n',
-        '        "lists": len(encoded),\n',
+        '        "lists": len(rows) + sum(dropped.values()),\n',
+        '        "lists": len(rows),\n',
         ROWS + "test_wrong_rows_that_are_dropped_are_counted",
     ),
     (
@@ -137,8 +137,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/prompts.py",
-        '{f"row {at + 1}": len(encoded[at]) for at in kept}',
-        '{f"row {n + 1}": len(encoded[at]) for n, at in enumerate(kept)}',
+        'f"row {at + 1}": tokens for at, tokens in zip(kept.tolist(), lengths.tolist(), strict=True)',
+        'f"row {at + 1}": tokens for at, tokens in enumerate(lengths.tolist())',
         ONE + "test_the_row_of_a_long_prompt_is_that_of_the_data",
     ),
     (

@@ -65,8 +65,8 @@ MUTANTS = [
     # Rows that say nothing.
     (
         LOADING,
-        "kept = [at for at, is_blank in enumerate(blank) if not is_blank]",
-        "kept = [at for at, is_blank in enumerate(blank) if is_blank]",
+        "for at, row in enumerate(source.rows) if not _is_blank(row)",
+        "for at, row in enumerate(source.rows) if _is_blank(row)",
         EMPTY_TEST + "test_texts_without_text_are_left_out_and_counted",
     ),
     (
@@ -76,9 +76,9 @@ MUTANTS = [
         EMPTY_TEST + "test_texts_without_text_are_left_out_and_counted",
     ),
     (
-        "rlhf_kit/data/faults.py",
-        "Context(self.unit, [numbers[at] for at in kept], self.faults)",
-        "Context(self.unit, None, self.faults)",
+        FORMATS,
+        "Context(context.unit, chosen(context.numbers_of(rows), kept), context.faults)",
+        "Context(context.unit, None, context.faults)",
         EMPTY_TEST + "test_a_source_of_empty_texts_is_an_error_and_a_wrong_row_too",
     ),
 ]

@@ -70,8 +70,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/prompts.py",
-        "for row in rows), default=0) + max_completion_length",
-        "for row in rows)) + max_completion_length",
+        "for rows in prompts if len(rows)), default=0) + max_completion_length",
+        "for rows in prompts if len(rows))) + max_completion_length",
         DRY + "test_models_are_looked_at_without_prompts",
     ),
     (
@@ -94,7 +94,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/files.py",
-        "    _refuse_delimiter(path, text)\n",
+        "    _refuse_delimiter(path, file)\n",
         "",
         FILES + "test_a_csv_of_another_delimiter_is_told_as_such",
     ),
@@ -243,7 +243,7 @@ MUTANTS = [
         MEMORY + "[references of lists]",
     ),
     ("rlhf_kit/data/files.py", '    refuse_crowd(path, "texts", len(values), len(text))\n', "", MEMORY + "[headings]"),
-    ("rlhf_kit/data/files.py", "    _refuse_page(path, text)\n", "", PAGE),
+    ("rlhf_kit/data/files.py", "    _refuse_page(path, text[:PAGE])\n", "", PAGE),
     (
         "rlhf_kit/data/sources.py",
         "            measure_arrow(path)\n",

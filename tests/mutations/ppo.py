@@ -456,8 +456,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/prompts.py",
-        '{f"row {at + 1}": len(encoded[at]) for at in kept}',
-        '{f"row {at}": len(encoded[at]) for at in kept}',
+        'f"row {at + 1}": tokens for at',
+        'f"row {at}": tokens for at',
         PYTHON + "test_a_long_prompt_has_one_number[best of n]",
     ),
     (

@@ -104,15 +104,15 @@ MUTANTS = [
         "tests/data/test_families.py::test_refusals_name_all_rows_the_words_and_what_to_do",
     ),
     (
-        "rlhf_kit/data/packing.py",
-        "piece = start + ids[at : at + length - skipped]",
-        "piece = ids[at : at + length - skipped]",
+        "rlhf_kit/data/packs.py",
+        "ids = before + self.documents.read(document, first, last)",
+        "ids = self.documents.read(document, first, last)",
         "tests/eval/test_begun.py::test_each_piece_of_a_document_that_was_cut_begins",
     ),
     (
-        "rlhf_kit/data/packing.py",
-        "yield piece, 1 + skipped",
-        "yield piece, 1",
+        "rlhf_kit/data/packs.py",
+        "return ids, 1 + len(before)",
+        "return ids, 1",
         "tests/eval/test_begun.py::test_each_piece_of_a_document_that_was_cut_begins",
     ),
     (
