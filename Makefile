@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-demo test-kills test-browser test-postgres test-crowd test-newest test-scale test-plan check mutants style bench bench-gpu architectures clean
+.PHONY: demo test test-demo test-kills test-browser test-vllm test-postgres test-crowd test-newest test-scale test-plan check mutants style bench bench-gpu architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -32,6 +32,10 @@ CROWD = --labelers $(LABELERS) --seconds $(SECONDS)
 test-crowd: $(INSTALLED)
 	$(BIN)/python tests/serving/crowd.py load $(CROWD)
 	$(BIN)/python tests/serving/crowd.py kills --kills $(or $(KILLS),20)
+
+# 20 updates of PPO whose rollouts a real vLLM samples, and every fault on it; its own environment takes 3.5 GB.
+test-vllm: $(INSTALLED)
+	$(BIN)/python tests/vllm_real.py
 
 # The store, assignment and the same crowd on a PostgreSQL of its own (Debian: postgresql).
 test-postgres: $(INSTALLED)

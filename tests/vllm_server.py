@@ -44,7 +44,10 @@ class FakeVLLM(ThreadingHTTPServer):
         self.faults, self.takes_adapters, self.context, self.logprobs = set(faults), adapters, context, logprobs
         self.adapters, self.prefixes = {}, {}
         self.calls, self.bodies, self.is_paused = [], [], False
-        self.worker, self.ending = ThreadPoolExecutor(1), threading.Event()  # torch's threads are those of a thread
+        self.worker, self.ending = (
+            ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)),
+            threading.Event(),
+        )
 
     @property
     def url(self):
@@ -92,8 +95,7 @@ class FakeVLLM(ThreadingHTTPServer):
         return {"data": cards + [{"id": name, "parent": "base"} for name in self.adapters]}
 
     def get_server_info(self, _):
-        config = str(self.model.config)
-        return {"vllm_config": {"model_config": {"hf_config": config, "logprobs_mode": self.logprobs}}}
+        return {"vllm_config": {"model_config": {"max_logprobs": 20, "logprobs_mode": self.logprobs}}}
 
     def post_pause(self, _):
         self.is_paused = True

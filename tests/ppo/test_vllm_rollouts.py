@@ -19,7 +19,7 @@ HELD_OUT = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} fo
 def made(make_trainer, tmp_path):
     def make(server, **options):
         fields = {"generation_backend": "vllm", "vllm_url": server.url, "vllm_sync_dir": str(tmp_path / "sync")}
-        return make_trainer(**fields | {"temperature": 0.7, "vllm_timeout": 30.0, "seed": 3} | options)
+        return make_trainer(**fields | {"temperature": 0.7, "vllm_timeout": 60.0, "seed": 3} | options)
 
     return make
 
@@ -27,7 +27,7 @@ def made(make_trainer, tmp_path):
 def test_a_run_learns_from_log_probs_of_its_own(policy, made):
     with FakeVLLM(policy) as server:
         trainer = made(server, eval_dataset=HELD_OUT, eval_strategy="epoch")
-        assert [call for call in server.calls if "completions" in call or "POST" in call] == []  # nothing yet
+        assert not [call for call in server.calls if "rpc" in call]  # nothing yet
         experience, metrics = trainer.collect([*trainer.prompts][:8], torch.Generator().manual_seed(2))
         rollout = experience.rollout
         assert rollout.values is None and experience.logprobs is not rollout.logprobs

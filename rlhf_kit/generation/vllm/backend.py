@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.reading import left_pad
 from rlhf_kit.generation.sampling import Rollout, check, uniforms_of
-from rlhf_kit.generation.vllm.client import MOST_OPEN, PROCESSED, Server, VLLMError
+from rlhf_kit.generation.vllm.client import MOST_OPEN, PROCESSED, REFUSED, Server, VLLMError
 from rlhf_kit.generation.vllm.probe import SAMPLING, Probe, tokens_of
 from rlhf_kit.generation.vllm.weights import Weights
 from rlhf_kit.models.preflight import agreed
@@ -47,25 +47,34 @@ def check_server(url: str, timeout: float, vocabulary: int, longest: int, temper
                 f"It reads {context} tokens at once, the longest row of this run has {longest}. Serve with "
                 f"--max-model-len {longest}, or lower max_completion_length or max_prompt_length.",
             )
-        settings = server.settings()
-        if settings.vocabulary not in (None, vocabulary):
-            raise VLLMError(
-                server.url,
-                "another vocabulary",
-                f"Its model {model!r} has {settings.vocabulary} tokens, the policy {vocabulary}. Serve the model that "
-                "the run starts from.",
-            )
-        if temperature != 1 and settings.logprobs not in (None, PROCESSED):
+        mode = server.logprobs_mode()
+        if temperature != 1 and mode not in (None, PROCESSED):
             raise VLLMError(
                 server.url,
                 "raw log-probs",
-                f"It tells {settings.logprobs}, those of temperature 1, and the run's is {temperature:g}. Serve with "
+                f"It tells {mode}, those of temperature 1, and the run's is {temperature:g}. Serve with "
                 f"--logprobs-mode {PROCESSED}.",
             )
+        _check_last_token(server, model, vocabulary - 1)
     except VLLMError as error:
         error.status = UserError.status  # nothing has begun
         raise
     return server
+
+
+def _check_last_token(server: Server, model: str, token: int) -> None:
+    """What it has beyond is not tried: a token that is none may end a server."""
+    try:
+        server.complete([{"model": model, "prompt": [token], "max_tokens": 1, "temperature": 1.0, "seed": 0}])
+    except VLLMError as error:
+        if error.fault != REFUSED:
+            raise
+        raise VLLMError(
+            server.url,
+            "another vocabulary",
+            f"Its model {model!r} does not have the policy's last token, {token}: {error.parts[2]} Serve the model "
+            "that the run starts from.",
+        ) from None
 
 
 class VLLMBackend:

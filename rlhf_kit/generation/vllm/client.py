@@ -21,7 +21,7 @@ KEY = "VLLM_API_KEY"  # of the environment, as the server's own
 HEALTH_EVERY, HEALTH_LIMIT = 2.0, 20.0  # seconds: how often a server at work is asked whether it is, and how long
 MOST_OPEN = 256  # connections
 PROCESSED = "processed_logprobs"  # the mode in which log-probs are those of the draw
-VOCABULARY, LOGPROBS = r"\bvocab_size\W+(\d+)", r"\blogprobs_mode\W+(\w+)"
+LOGPROBS = re.compile(r"\blogprobs_mode\W+(\w+)")
 LONGEST_TOLD = 300  # characters of a server's own words
 
 
@@ -47,13 +47,6 @@ class Call(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
-
-
-class Settings(NamedTuple):
-    """What a server says of itself; None: nothing."""
-
-    vocabulary: int | None
-    logprobs: str | None  # its --logprobs-mode
 
 
 class Server:
@@ -90,11 +83,10 @@ class Server:
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
             raise self.foreign("GET /v1/models", "a model with `id` and `max_model_len`") from None
 
-    def settings(self) -> Settings:
-        """Its configuration, of which each version prints another part in another form."""
-        words = json.dumps(self.ask("GET", "/server_info?config_format=json")).replace("\\", "")
-        vocabulary, logprobs = (re.search(pattern, words) for pattern in (VOCABULARY, LOGPROBS))
-        return Settings(int(vocabulary[1]) if vocabulary else None, logprobs[1] if logprobs else None)
+    def logprobs_mode(self) -> str | None:
+        """Its --logprobs-mode, wherever in its configuration this version tells it; None: nowhere."""
+        mode = LOGPROBS.search(json.dumps(self.ask("GET", "/server_info?config_format=json")))
+        return mode[1] if mode else None
 
     def takes_adapters(self) -> bool:
         """Whether adapters can be put on its model while it runs."""
