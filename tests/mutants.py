@@ -51,8 +51,8 @@ def copied(folder: Path) -> Path:
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     for name in filter(None, names.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_file():
-            shutil.copy2(ROOT / name, folder / name)
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     return folder
 
 

@@ -198,7 +198,7 @@ def check_kit(words, place, capsys):
         return
     place(models_of(rest))
     if "--accelerate" in rest:
-        check_started(words)
+        check_started(words, capsys)
         return
     if stage in ("ui", "serve", "label", "chat"):
         if stage == "ui" and not Path(rest[0]).suffix:
