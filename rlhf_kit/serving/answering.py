@@ -46,15 +46,18 @@ async def lines(
                 yield line(said.text, finish="full" if is_full else said.finish, tokens=count, proof=proof)
             elif said.text:
                 yield line(said.text)
-    except Busy:
-        yield line(error="busy")
-    except Closed:
-        yield line(error="closing")
     except UserError as error:
         yield line(error="refused", detail=terminal(error))
-    except Exception:  # of the model, or of memory
-        logger.exception("%s gave no answer", name)
-        yield line(error="failed")
+    except Exception as error:  # of the model, or of memory
+        yield line(error=fault_of(error, name))
+
+
+def fault_of(error: Exception, model: str) -> str:
+    """The name in `CHAT` of what stopped an answer; what nobody foresaw goes to the log too."""
+    if isinstance(error, Busy | Closed):
+        return "busy" if isinstance(error, Busy) else "closing"
+    logger.error("%s gave no answer", model, exc_info=error)
+    return "failed"
 
 
 def line(text: str = "", **more: Any) -> str:

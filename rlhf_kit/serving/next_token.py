@@ -109,9 +109,13 @@ def _write(request: Request, sent: Sent) -> Response:
     pieces = imported("rlhf_kit.chat.branching:write")(speaker, text, template, path, settings_of(sent))
 
     async def lines() -> AsyncIterator[str]:
-        async with aclosing(pieces):
-            async for piece in pieces:
-                yield json.dumps(readable(asdict(piece))) + "\n"
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield json.dumps(readable(asdict(piece))) + "\n"
+        except Exception as error:  # the answer has begun: it ends with what stopped it
+            fault = imported("rlhf_kit.serving.answering:fault_of")(error, speaker.name)
+            yield json.dumps({"error": " ".join(CHAT[fault])}) + "\n"
 
     return Stream(lines())
 

@@ -87,15 +87,11 @@ def _fsdp_faults(args: TrainingArguments) -> list[str]:
     config = getattr(args, "fsdp_config", None) if args.fsdp else None
     config = {key.removeprefix("fsdp_"): value for key, value in config.items()} if isinstance(config, dict) else None
 
-    def setting(name: str, by_option: str, by_launch: str) -> str:
-        if args.fsdp:
-            return str((config or {}).get(name, by_option))
-        return os.environ.get(f"FSDP_{name.upper()}", by_launch)
+    def setting(name: str) -> str:
+        return str((config or {}).get(name, "")) if args.fsdp else os.environ.get(f"FSDP_{name.upper()}", "")
 
     faults = []
-    if setting("version", "2", "1") != "2":
-        faults.append("FSDP 1, which transformers no longer keeps: set fsdp_version: 2")
-    if setting("cpu_ram_efficient_loading", "false", "false").lower() in ("true", "1"):
+    if setting("cpu_ram_efficient_loading").lower() in ("true", "1"):
         faults.append(
             "FSDP's cpu_ram_efficient_loading: the reference and the value function are copies of the policy, which "
             "one process alone would hold. Set fsdp_cpu_ram_efficient_loading: false"

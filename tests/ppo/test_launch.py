@@ -51,8 +51,10 @@ STAGE_3 = {"zero_optimization": {"stage": 3}}
 @pytest.mark.parametrize(
     "options,told",
     [
-        ({"fsdp": "full_shard", "fsdp_config": {"version": 1}}, "FSDP 1.*fsdp_version: 2"),
-        ({"fsdp": "full_shard", "fsdp_config": {"fsdp_version": "1"}}, "FSDP 1.*fsdp_version: 2"),
+        (
+            {"fsdp": True, "fsdp_config": {"fsdp_cpu_ram_efficient_loading": "true"}},
+            "cpu_ram_efficient_loading: false",
+        ),
         ({"fsdp": True, "fsdp_config": {"cpu_ram_efficient_loading": True}}, "cpu_ram_efficient_loading: false"),
         ({"fsdp": True, "ema_decay": 0.9}, "FSDP with ema_decay"),
         ({"deepspeed": STAGE_3}, "ZeRO stage 3.*Use zero2.*or fsdp2"),
@@ -69,7 +71,7 @@ def test_pieces_that_ppo_cannot_work_with_are_refused_with_what_works(tmp_path, 
 @pytest.mark.parametrize(
     "variables,told",
     [
-        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1"),  # accelerate's own default
+        ({"ACCELERATE_USE_FSDP": "true"}, "only FSDP2 is supported"),  # accelerate's own default is FSDP 1
         (
             {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "True"},
             "cpu_ram_efficient_loading: false",

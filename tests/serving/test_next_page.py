@@ -7,8 +7,10 @@ from serving.conftest import HOSTILE, served
 
 from rlhf_kit.data.chat import encode_completion, set_chat_template
 from rlhf_kit.data.labels.store import open_store
+from rlhf_kit.generation.engine import Busy, Closed
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
+from rlhf_kit.serving.chat_texts import CHAT
 from rlhf_kit.serving.folder import Contents
 from rlhf_kit.serving.next_words import cards
 from rlhf_kit.serving.panel_texts import PANEL
@@ -69,6 +71,17 @@ def test_what_is_written_is_what_sample_draws(site, demo):
     options = {"eos_ids": ends, "pad_id": 0, "max_completion_length": 9, "temperature": 0.9, "seeds": [5]}
     assert [token for piece in pieces for token in piece["ids"]] == sample(model, [ids], **options).completions()[0]
     assert all(0 < piece["probability"] <= 1 and min(piece["ranks"]) >= 1 for piece in pieces)
+
+
+@pytest.mark.parametrize("fault", [Busy, Closed, RuntimeError])
+def test_what_stops_a_text_is_told(site, fault, monkeypatch):
+    def submit(*_):
+        raise fault("no")
+
+    monkeypatch.setattr(site.app.state.speakers["base"].engine, "submit", submit)
+    reply = site.client().json("/next/write", {"model": "base", "text": "Lakeside", "max_tokens": 3})
+    name = {Busy: "busy", Closed: "closing", RuntimeError: "failed"}[fault]
+    assert reply.status == 200 and json.loads(reply.text) == {"error": " ".join(CHAT[name])}
 
 
 @pytest.mark.parametrize(

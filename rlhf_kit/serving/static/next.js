@@ -131,7 +131,9 @@ class Column {
         const lines = (held + part.value).split("\n");
         held = lines.pop();
         if (this.writing !== own) return;
-        this.path.push(...lines.map((line) => JSON.parse(line)));
+        const pieces = lines.map((line) => JSON.parse(line));
+        failed = pieces.at(-1)?.error ?? "";
+        this.path.push(...pieces.filter((piece) => !piece.error));
         this.at = this.path.length;
         this.text();
       }
