@@ -1,5 +1,6 @@
 """`rlhf-kit chat`: what is said equals what `sample` draws, what the commands do, what a terminal is told."""
 
+import inspect
 import io
 import json
 import math
@@ -19,7 +20,7 @@ from transformers import GPT2LMHeadModel
 
 from rlhf_kit.chat import terminal
 from rlhf_kit.chat.showing import show_next
-from rlhf_kit.chat.speakers import Speakers
+from rlhf_kit.chat.speakers import Speaker, Speakers
 from rlhf_kit.chat.terminal import ChatOptions, Session, places_of
 from rlhf_kit.cli import main
 from rlhf_kit.data.loading import load
@@ -275,10 +276,13 @@ class Interrupting(io.StringIO):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_ctrl_c_stops_an_answer_and_leaves_no_work(count, places):
+def test_ctrl_c_stops_an_answer_and_leaves_no_work(count, places, monkeypatch):
+    say, saying = Speaker.say, []  # held here, so that none is closed for want of a reader
+    monkeypatch.setattr(Speaker, "say", lambda *arguments: saying.append(say(*arguments)) or saying[-1])
     console = Console(file=Interrupting(12), width=100, force_terminal=True)
     with session_of(places[2 - count :], console, max_completion_length=100, temperature=0.0) as session:
         session.obey("hello")
+        assert [inspect.getgeneratorstate(one) for one in saying] == [inspect.GEN_CLOSED] * count
         until = time.monotonic() + PATIENCE
         while any(speaker.engine.is_busy for speaker in session.speakers) and time.monotonic() < until:
             time.sleep(0.01)
