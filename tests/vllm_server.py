@@ -165,7 +165,7 @@ class FakeVLLM(ThreadingHTTPServer):
         cache = self.prefixes.get(key) if body.get("prompt_logprobs") is None else None
         if cache is None and len(prompt) > 1:
             cache = model(torch.tensor([prompt[:-1]]), use_cache=True).past_key_values
-            self.prefixes[key] = cache
+            self.prefixes.setdefault(key, cache)  # a stale one stays
         cache, last = copy.deepcopy(cache), prompt[-1]
         generator = torch.Generator().manual_seed(body["seed"])
         tokens, logprobs = [], []
