@@ -17,6 +17,12 @@ INTERRUPTS, STOPS = "rlhf_kit/terminal/interrupts.py", "tests/test_ctrl_c.py::te
 
 MUTANTS = [
     (
+        CONVERSATION,
+        "        for name, says in going.items():\n            says.close()\n",
+        "        for name in going:\n",
+        TALK + "test_ctrl_c_stops_an_answer_and_leaves_no_work[2]",
+    ),
+    (
         INTERRUPTS,
         "        signal.setitimer(signal.ITIMER_REAL, 0)\n",
         "",
