@@ -23,7 +23,7 @@ from readme_processes import check_labelling, check_started
 from transformers import BertConfig, BertForMaskedLM, GPT2Config
 
 from rlhf_kit import cli, world
-from rlhf_kit.cli.commands import COMMANDS, GROUPS
+from rlhf_kit.cli.commands import COMMANDS, GROUPS, STAGES
 from rlhf_kit.data.formats import KINDS
 from rlhf_kit.data.labels.importing import add_rankings
 from rlhf_kit.data.labels.store import open_store
@@ -208,6 +208,9 @@ def check_kit(words, place, capsys):
     if stage in ("collect", "generate", "eval", "score", "convert", "merge", "completion"):
         assert cli.main([stage, *rest]) == 0, capsys.readouterr().err
         return
+    if stage == "plan":
+        assert cli.main([stage, *rest]) == 0, capsys.readouterr().err
+        return
     status = cli.main([stage, *rest] if "--dry_run" in rest else [stage, *rest, "--dry_run"])
     told = capsys.readouterr()
     assert status == 0, told.err
@@ -374,6 +377,7 @@ def shown(path: Path) -> list[tuple[str, str]]:
     for line in lines:
         words = re.sub(r"\b(recipes|eval)/(\w+)\.py", lambda at: "eval " * (at[1] == "eval") + at[2], line).split()
         words = words[words[0] == "rlhf-kit" :]
+        words = words[1:] if words[0] == "plan" and words[1] in STAGES else words  # plan takes all of the stage's
         name = " ".join(words[: 1 + (words[0] in GROUPS)])
         pairs += [(name, word.partition("=")[0][2:]) for word in words if word.startswith("--") and name in COMMANDS]
     return pairs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import pickle
+import sys
 import tempfile
 from abc import abstractmethod
 from array import array
@@ -17,9 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from rlhf_kit.errors import UserError
+from rlhf_kit.references import imported
 from rlhf_kit.storage import write_fault
 
 IN_MEMORY = 2**24  # bytes of a source; as Python's objects they take some four times as many
@@ -124,7 +124,8 @@ def holder(is_large: bool) -> Holder:
 
 def is_large(dataset: Any) -> bool:
     """Whether this is a data set of more bytes than are kept as Python's objects."""
-    return isinstance(dataset, datasets.Dataset) and dataset.data.nbytes > IN_MEMORY
+    known = sys.modules.get("datasets")  # seconds to import, and what reads no data set does without
+    return known is not None and isinstance(dataset, known.Dataset) and dataset.data.nbytes > IN_MEMORY
 
 
 # --- where they lie -------------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def is_large(dataset: Any) -> bool:
 
 def folder() -> Path:
     """Beside the data sets that `datasets` keeps: HF_DATASETS_CACHE, or HF_HOME, says where."""
-    return Path(datasets.config.HF_DATASETS_CACHE) / "rlhf_kit"
+    return Path(imported("datasets.config:HF_DATASETS_CACHE")) / "rlhf_kit"
 
 
 @contextmanager

@@ -15,19 +15,21 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import pyarrow
-import tokenizers
-import transformers
 import xxhash
 
 from rlhf_kit.data.rows import AT_ONCE, folder, writing
 from rlhf_kit.hashes import file_hash, text_hash
 from rlhf_kit.launched import is_main_process
+
+if TYPE_CHECKING:
+    import transformers
 
 try:
     import fcntl
@@ -130,7 +132,7 @@ def _code() -> str:
 
 
 def _versions() -> list[str]:
-    return [module.__version__ for module in (datasets, pyarrow, transformers, tokenizers)]
+    return [version(module) for module in ("datasets", "pyarrow", "transformers", "tokenizers")]
 
 
 def token_key(what: str, rows: datasets.Dataset, tokenizer: transformers.PreTrainedTokenizerBase, *more: Any) -> str:

@@ -342,6 +342,7 @@ def at_a_terminal(*argv):
     """(what waits for a pattern in the output, what types): `rlhf-kit chat` at a terminal of its own."""
     process, master = pty.fork()
     if not process:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in the background of a shell
         os.environ.update(TERM="xterm", COLUMNS="100", LINES="30", OMP_NUM_THREADS="1")
         os.execv(sys.executable, [sys.executable, "-m", "rlhf_kit", "chat", *argv])
     seen = ""

@@ -24,6 +24,7 @@ from rlhf_kit.eval.suite.entries import Entry, read_suite
 from rlhf_kit.eval.suite.page import Change, Report, Value
 from rlhf_kit.eval.suite.task import change, first_alike, read_value, verdict
 from rlhf_kit.hashes import text_hash
+from rlhf_kit.options.named import named_model
 from rlhf_kit.terminal.console import Console
 
 WORLD = suite_task.WORLD_SUITE
@@ -122,12 +123,12 @@ def test_a_file_that_is_no_list_is_refused(tmp_path, text):
 
 
 def test_names_of_models():
-    assert suite_task.named_model("base=runs/demo/0") == ("base", "runs/demo/0")
-    assert suite_task.named_model("openai-community/gpt2") == ("gpt2", "openai-community/gpt2")
-    assert suite_task.named_model("runs/lr=1e-3/sft") == ("sft", "runs/lr=1e-3/sft")
+    assert named_model("base=runs/demo/0") == ("base", "runs/demo/0")
+    assert named_model("openai-community/gpt2") == ("gpt2", "openai-community/gpt2")
+    assert named_model("runs/lr=1e-3/sft") == ("sft", "runs/lr=1e-3/sft")
     for wrong in ("=runs/sft", "sft=", "..=runs/sft", "/"):
         with pytest.raises(UserError, match="must be NAME=M"):
-            suite_task.named_model(wrong)
+            named_model(wrong)
 
 
 @pytest.mark.parametrize(

@@ -383,8 +383,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/training/launch.py",
-        "    refuse_data_parallel(args)\n    refuse_unusable(args)\n",
-        "    refuse_unusable(args)\n",
+        "    refuse_data_parallel(args)\n    refuse_other_engine(args)\n",
+        "    refuse_other_engine(args)\n",
         LAUNCH + "test_data_parallel_is_refused_by_every_trainer",
     ),
     (
@@ -401,7 +401,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/stages/loading.py",
-        "    refuse_data_parallel(args)",
+        "    refuse_launch(args)",
         "    pass",
         LAUNCH + "test_data_parallel_is_refused_by_the_command",
     ),

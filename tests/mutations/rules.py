@@ -116,8 +116,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/cli/run.py",
-        "        reading.read(words, argv, declared.declared_in_source(list(command.options.values())), renamed)\n",
-        "",
+        "        values = reading.read(words, argv, declared.declared_in_source(list(options.values())), renamed)\n",
+        "        values = {}\n",
         "tests/test_command_line.py::test_a_typo_in_any_command_is_told_before_torch_is_imported",
     ),
     (

@@ -56,7 +56,7 @@ def test_every_command_that_trains_has_the_option():
     having = [
         words for words, one in COMMANDS.items() if "accelerate" in declared_in_source(one.options.values()).options
     ]
-    assert sorted(having) == sorted([*STAGES, "eval extractive", "eval transfer"])
+    assert sorted(having) == sorted([*STAGES, "plan", "eval extractive", "eval transfer"])
 
 
 def test_the_configurations_are_there_for_accelerate_too():

@@ -115,7 +115,8 @@ def test_an_architectures_default_is_no_end_where_the_tokenizer_has_a_text_there
 def test_documents_begin_where_the_tokenizer_begins_them(name):
     tokenizer = tokenizer_of(name)
     start = [tokenizer.bos_token_id] if FAMILIES[name].bos else []
-    (row,) = pretrain._rows({"text": ["Hi?", "Yes. No."]}, tokenizer, 32)
+    texts = Dataset.from_dict({"text": ["Hi?", "Yes. No."]})
+    (row,) = pretrain._rows(pretrain.text_tokens(texts, tokenizer, "texts"), tokenizer, 32)
     documents = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in ("Hi?", "Yes. No.")]
     assert row["input_ids"] == sum(documents, []) and documents[0][: len(start)] == start
     assert row["labels"] == sum([[-100, *document[1:]] for document in documents], [])
