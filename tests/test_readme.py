@@ -377,7 +377,6 @@ def shown(path: Path) -> list[tuple[str, str]]:
     for line in lines:
         words = re.sub(r"\b(recipes|eval)/(\w+)\.py", lambda at: "eval " * (at[1] == "eval") + at[2], line).split()
         words = words[words[0] == "rlhf-kit" :]
-        words = words[1:] if words[0] == "plan" and words[1] in STAGES else words  # plan takes all of the stage's
         name = " ".join(words[: 1 + (words[0] in GROUPS)])
         pairs += [(name, word.partition("=")[0][2:]) for word in words if word.startswith("--") and name in COMMANDS]
     return pairs
@@ -387,7 +386,9 @@ def shown(path: Path) -> list[tuple[str, str]]:
 def test_pages_name_options_as_the_help_does(path):
     history, spoken = path.name in ("CHANGELOG.md", "LOG.md"), {"from", "to"}  # convert's, shorter than source_format
     for command, option in [] if history else shown(path):
-        declared = declared_in_source([*COMMANDS[command].options.values()]).options
+        of_stages = STAGES.values() if command == "plan" else ()  # it takes all of the stage's
+        records = [[*each.options.values()] for each in (COMMANDS[command], *of_stages)]
+        declared = {name for record in records for name in declared_in_source(record).options}
         assert option in {*declared, "config", "help", "help-all"} | spoken, f"{command} --{option}"
 
 
