@@ -1,7 +1,7 @@
 """`rlhf-kit plan` beside the peak memory of the run that it plans: `ru_maxrss` of the whole process, on a CPU.
 
     python benchmarks/plan_vs_measured.py            # six runs, a table for RESULTS.md
-    python benchmarks/plan_vs_measured.py --floor    # a stage's process when its model is about to be loaded
+    python benchmarks/plan_vs_measured.py --floor    # runs of a model of no size: what the process itself takes
 
 Weights are random and rows of one length, as the plan takes them to be: what is compared is the memory alone.
 """
@@ -58,6 +58,12 @@ CELLS = {
     ),
 }
 
+NOTHING = {"n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_size": 8000}
+FLOORS = {
+    "SFT of nothing": Cell("sft", NOTHING, "--per_device_train_batch_size 1 --max_steps 2", 10),
+    "PPO of nothing": Cell("ppo", NOTHING, f"{PPO} --per_device_train_batch_size 8", 10, {"judge": NOTHING}),
+}
+
 
 def furnish(cell: Cell, folder: Path) -> list[str]:
     """Write models and data into a folder; the words of the stage's command line, without its name."""
@@ -109,7 +115,7 @@ def work(cell: Cell, command: str) -> int:
 
 
 def name_of(cell: Cell) -> str:
-    return next(name for name, other in CELLS.items() if other is cell)
+    return next(name for name, other in (CELLS | FLOORS).items() if other is cell)
 
 
 def main() -> None:
@@ -123,14 +129,15 @@ def main() -> None:
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.floor:
-        print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+        for name in FLOORS:
+            print(f"{name}: {measured(name, 'run') / GIB:.2f} GiB")
         return
     if options.furnish:
-        words = furnish(CELLS[options.cell], options.furnish)
+        words = furnish((CELLS | FLOORS)[options.cell], options.furnish)
         (options.furnish / "words.json").write_text(json.dumps(words))
         return
     if options.worker:
-        print(work(CELLS[options.cell], options.worker))
+        print(work((CELLS | FLOORS)[options.cell], options.worker))
         return
     rows, worst = [], 0.0
     for name in CELLS:

@@ -50,10 +50,8 @@ def memory_of(settings: Settings, roles: Roles, batch: Batch, launch: Launch, ma
     if settings.stage == "ppo":
         lines += _rollout(settings, roles, batch, launch, machine)
     if machine.is_cpu:
-        lines += [
-            Line("heap", HEAP * sum(line.bytes for line in lines if line.when == when), when)
-            for when in (UPDATE, ROLLOUT)
-        ]
+        update, rollout = (sum(line.bytes for line in lines if line.when == when) for when in (UPDATE, ROLLOUT))
+        lines += [Line("heap", HEAP * update + rollout, UPDATE), Line("heap", HEAP * rollout, ROLLOUT)]
     return Memory(tuple(line for line in lines if line.bytes), machine.memory)
 
 
@@ -136,7 +134,8 @@ def _rollout(settings: Settings, roles: Roles, batch: Batch, launch: Launch, mac
 
 
 # Of what comes and goes on a CPU: freed blocks that the next ones do not fill, which glibc keeps in training
-# (`training.memory`), and what a kernel needs while it runs. Measured, see benchmarks/plan_vs_measured.py.
+# (`training.memory`), and what a kernel needs while it runs; an update fills nothing of what a rollout has left.
+# Measured, see benchmarks/plan_vs_measured.py.
 HEAP = 0.4
 DRAWN = 4  # float32 numbers a token of the vocabulary: logits, log-probs, probabilities, their sums
 STORED = 6  # 8-byte numbers a token of a rollout: ids, log-probs, values, advantages, returns, masks
