@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ import xxhash
 from rlhf_kit.data.rows import AT_ONCE, folder, writing
 from rlhf_kit.hashes import file_hash, text_hash
 from rlhf_kit.launched import is_main_process
+from rlhf_kit.references import imported
 
 if TYPE_CHECKING:
     import transformers
@@ -132,7 +132,7 @@ def _code() -> str:
 
 
 def _versions() -> list[str]:
-    return [version(module) for module in ("datasets", "pyarrow", "transformers", "tokenizers")]
+    return [imported(f"{module}:__version__") for module in ("datasets", "pyarrow", "transformers", "tokenizers")]
 
 
 def token_key(what: str, rows: datasets.Dataset, tokenizer: transformers.PreTrainedTokenizerBase, *more: Any) -> str:
