@@ -48,6 +48,7 @@ test-newest:
 # What `rlhf-kit plan` says beside the peak memory of six runs: each within a fifth.
 test-plan: $(INSTALLED)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/plan_vs_measured.py --within 0.2
+
 # Every stage, whole and by LoRA, under DDP, FSDP2, ZeRO-2 and ZeRO-3 on CPUs; ARGS="--stages ppo --engines fsdp2" for some.
 test-scale: $(INSTALLED)
 	$(BIN)/python tests/scale.py $(ARGS)

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_json
 from rlhf_kit.processes import is_asked
-from rlhf_kit.training.engines import refuse_other_engine
+from rlhf_kit.training.engines import DEEPSPEED, FSDP, asked_engines, refuse_other_engine
 from rlhf_kit.training.schedule import refuse_unusable
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -48,7 +48,8 @@ def sharding_faults(args: TrainingArguments) -> list[str]:
     faults = []
     if getattr(args, "parallelism_config", None) or is_asked("PARALLELISM_CONFIG"):
         faults.append("parallelism_config: its rollouts know data parallelism alone")
-    if args.deepspeed or is_asked("DEEPSPEED"):
+    engines = asked_engines(args)
+    if DEEPSPEED in engines:
         stage = zero_stage(args)
         if stage not in (0, 1, 2):
             faults.append(
@@ -60,7 +61,7 @@ def sharding_faults(args: TrainingArguments) -> list[str]:
                 "DeepSpeed with value_warmup_rollouts, which takes a step before the policy's gradients can be left "
                 "out. Leave one of them out, or use fsdp2"
             )
-    if args.fsdp or is_asked("FSDP"):
+    if FSDP in engines:
         faults += _fsdp_faults(args)
     return faults
 
@@ -84,14 +85,12 @@ def zero_stage(args: TrainingArguments) -> int | str:
 
 def _fsdp_faults(args: TrainingArguments) -> list[str]:
     """`fsdp_config`, where the options ask for FSDP, else what `accelerate launch` has set."""
-    config = getattr(args, "fsdp_config", None) if args.fsdp else None
-    config = {key.removeprefix("fsdp_"): value for key, value in config.items()} if isinstance(config, dict) else None
-
-    def setting(name: str) -> str:
-        return str((config or {}).get(name, "")) if args.fsdp else os.environ.get(f"FSDP_{name.upper()}", "")
-
+    name = "cpu_ram_efficient_loading"
+    config = args.fsdp_config if args.fsdp and isinstance(args.fsdp_config, dict) else {}
+    given = {key.removeprefix("fsdp_"): value for key, value in config.items()}.get(name, "")
+    setting = given if args.fsdp else os.environ.get(f"FSDP_{name.upper()}", "")
     faults = []
-    if setting("cpu_ram_efficient_loading").lower() in ("true", "1"):
+    if str(setting).lower() in ("true", "1"):
         faults.append(
             "FSDP's cpu_ram_efficient_loading: the reference and the value function are copies of the policy, which "
             "one process alone would hold. Set fsdp_cpu_ram_efficient_loading: false"

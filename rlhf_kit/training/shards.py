@@ -56,11 +56,8 @@ class Twin:
         for name, piece in _pieces(sharded):
             weight = self.weights[name].data
             if isinstance(piece, DTensor):
-                mesh, placements = piece.device_mesh, piece.placements
-                piece, weight = (
-                    piece.to_local(),
-                    distribute_tensor(weight, mesh, placements, src_data_rank=None).to_local(),
-                )
+                weight = distribute_tensor(weight, piece.device_mesh, piece.placements, src_data_rank=None).to_local()
+                piece = piece.to_local()
             piece.copy_(weight)
 
 

@@ -13,7 +13,7 @@ MUTANTS = [
     (TRAINER, "            self.optimizer.gather()", "            pass", WHOLE),
     (SHARDS, "return _renamed(self.gathered, numbers)", "return self.gathered", WHOLE),
     (LAUNCH, "        if stage not in (0, 1, 2):", "        if False:", REFUSED),
-    (LAUNCH, 'setting("cpu_ram_efficient_loading").lower()', 'setting("none").lower()', LAUNCHED),
+    (LAUNCH, 'os.environ.get(f"FSDP_{name.upper()}", "")', '""', LAUNCHED),
     (LAUNCH, 'key.removeprefix("fsdp_"): value', "key: value", REFUSED),
     (LAUNCH, '"ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"', '"ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"', ALLOWED),
     ("rlhf_kit/models/value.py", "named & {type(module).__name__ for module in self.modules()}", "()", OF_LORA),
