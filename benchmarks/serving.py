@@ -2,10 +2,10 @@
 
 python benchmarks/serving.py --dtype bfloat16 float32 --json runs/serving.json     some minutes a system and type
 
-GPT-2 small's shape with random weights, and the world's tokenizer; each client streams completions of a fixed length,
-one after the other, and the tokens are those that the server says it made. `generate` has no server: its one line of
-answers is the same whatever the number of clients. The last line is the time to the first token on the world's base
-model. `transformers serve` needs fastapi, python-multipart and what they need, which the kit does not.
+GPT-2 small's shape with random weights and a tokenizer of as many tokens; each client streams completions of a fixed
+length, one after the other, and the tokens are those that the server says it made. `generate` has no server: its one
+line of answers is the same whatever the number of clients. The last line is the time to the first token on the world's
+base model. `transformers serve` needs fastapi, python-multipart and what they need, which the kit does not.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import argparse
 import http.client
 import json
 import os
+import random
 import socket
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -35,13 +37,17 @@ def make_model(folder: Path, dtype: str, layers: int) -> None:
     import torch  # noqa: PLC0415
     from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415
 
-    from rlhf_kit.models.checkpoints import load_tokenizer  # noqa: PLC0415
-    from rlhf_kit.world import BASE  # noqa: PLC0415
+    from rlhf_kit.stages.pretrain import train_tokenizer  # noqa: PLC0415
 
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(n_layer=layers, eos_token_id=None, bos_token_id=None))
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
-    load_tokenizer(BASE).save_pretrained(folder)
+    config = GPT2Config(n_layer=layers, eos_token_id=None, bos_token_id=None)
+    GPT2LMHeadModel(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    # Each of the model's tokens has a text, as GPT-2's have: words of 2 to 6 letters, drawn by chance.
+    rng = random.Random(0)
+    words = ["".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 6))) for _ in range(60_000)]
+    tokenizer = train_tokenizer([" ".join(words)] * 2, config.vocab_size)
+    assert len(tokenizer) == config.vocab_size
+    tokenizer.save_pretrained(folder)
 
 
 def command(system: str, folder: str, port: int, dtype: str) -> list[str]:

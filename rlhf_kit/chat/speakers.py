@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -173,7 +174,10 @@ class Speakers:
                 idle = [other for other, speaker in self._loaded.items() if not speaker.engine.is_busy]
                 if len(self._loaded) >= self.most and idle:
                     self._loaded.pop(idle[0]).engine.close()
-                self._loaded[name] = self._load(name)
+                # In a thread that ends, and its OpenMP threads with it: where more are there than processors, all of
+                # them sleep after each operation, the engine's too, a sixth of the time of a token.
+                with ThreadPoolExecutor(1) as loading:
+                    self._loaded[name] = loading.submit(self._load, name).result()
             self._loaded.move_to_end(name)
             return self._loaded[name]
 

@@ -54,6 +54,8 @@ def _places_before(config: PretrainedConfig) -> int:
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside DDP, a compiled module or adapters."""
+    if isinstance(model, PreTrainedModel) and "_orig_mod" not in vars(model):
+        return model  # at once: accelerate looks through all modules, a millisecond of each token that is drawn
     model = extract_model_from_parallel(model, keep_torch_compile=False)
     return model.get_base_model() if isinstance(model, PeftModel) else model
 

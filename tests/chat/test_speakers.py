@@ -1,11 +1,15 @@
 """Models that are talked to: what they read, what they say, and who is kept in memory."""
 
+import threading
+
 import pytest
 
+from rlhf_kit.chat import speakers as speakers_module
 from rlhf_kit.chat.speakers import Settings, Speakers
 from rlhf_kit.data.chat import encode_prompt
 from rlhf_kit.errors import UserError
 from rlhf_kit.generation.drawn import Drawn
+from rlhf_kit.generation.generators import load_generator
 from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
 
@@ -92,6 +96,20 @@ def test_models_are_loaded_when_asked_for_and_the_one_longest_unused_is_let_go(p
         assert speakers["sft"] is first and speakers["base"] is not base
         with pytest.raises(UserError, match="There is no model 'sfd'. Did you mean 'sft'?"):
             speakers["sfd"]
+
+
+def test_the_thread_that_loads_a_model_ends(places, monkeypatch):
+    """It would keep OpenMP threads of its own, and with more of them than processors each operation waits."""
+    threads = []
+
+    def load(*arguments):
+        threads.append(threading.current_thread())
+        return load_generator(*arguments)
+
+    monkeypatch.setattr(speakers_module, "load_generator", load)
+    with Speakers(places) as speakers:
+        assert speakers["sft"].engine.model is not None
+        assert [thread.is_alive() for thread in threads] == [False]
 
 
 def test_an_answer_is_as_long_as_there_is_room_for(places):

@@ -40,6 +40,8 @@ MUTANTS = [
      "        return text", NEXT_TEST + "test_nothing_of_a_stop_string_is_given[stop1]"),
     ("rlhf_kit/chat/speakers.py", "        text = text if self.begun else text.lstrip()", "        pass",
      "tests/chat/test_speakers.py::test_an_answer_in_turns_begins_without_white_space"),
+    ("rlhf_kit/chat/speakers.py", "loading.submit(self._load, name).result()", "self._load(name)",
+     "tests/chat/test_speakers.py::test_the_thread_that_loads_a_model_ends"),
     ("rlhf_kit/chat/speakers.py", "            self._loaded.move_to_end(name)", "            pass",
      "tests/chat/test_speakers.py::test_models_are_loaded_when_asked_for_and_the_one_longest_unused_is_let_go"),
 ]  # fmt: skip

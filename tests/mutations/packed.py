@@ -97,6 +97,18 @@ MUTANTS = [
         IN_PACKED + "test_policy_and_value_are_packed_both_or_neither",
     ),
     (
+        FORWARD,
+        ' and "_orig_mod" not in vars(model):',
+        ":",
+        "tests/models/test_unwrapped.py::test_it_is_found[compiled by regions]",
+    ),
+    (
+        FORWARD,
+        "    if isinstance(model, PreTrainedModel) and",
+        "    if False and",
+        "tests/models/test_unwrapped.py::test_one_that_nothing_wraps_is_given_back_at_once",
+    ),
+    (
         "rlhf_kit/models/forward.py",
         "positions = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)",
         "positions = torch.zeros_like(rows)",
