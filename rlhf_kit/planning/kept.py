@@ -25,15 +25,28 @@ PLANNED = {True: "planned_packed", False: "planned_fused"}  # by whether rows ar
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes, weights left out; `largest`: of one tensor; `stream`: what one layer hands the next."""
+    """Bytes of each tensor, weights left out; `stream`: of what one layer hands the next."""
 
-    total: int
-    largest: int
+    sizes: tuple[int, ...]
     stream: int
 
-    def recomputed(self, layers: int) -> Kept:
-        """With activation checkpointing: the input of each layer, and one layer at a time in full."""
-        return Kept(min(self.total, layers * self.stream + self.total // layers), self.largest, self.stream)
+    @property
+    def total(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def largest(self) -> int:
+        return max(self.sizes, default=0)
+
+    def extended(self, three: Kept, rows: int) -> Kept:
+        """Of `rows` rows, as this is of two and `three` of three: what grows grows by the row."""
+        pairs = zip((*self.sizes, self.stream), (*three.sizes, three.stream), strict=True)
+        *sizes, stream = (two + (more - two) * (rows - 2) for two, more in pairs)
+        return Kept(tuple(sizes), stream)
+
+    def recomputed(self, layers: int) -> int:
+        """In all with activation checkpointing: the input of each layer, and one layer at a time in full."""
+        return min(self.total, layers * self.stream + self.total // layers)
 
 
 @contextmanager
@@ -77,7 +90,7 @@ def kept_by_forward(trunk: nn.Module, rows: int, width: int, half: bool) -> Kept
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = _forward(trunk, rows, width, half, use_cache=False)
     stream = next(iter(output.values())).nbytes
-    return Kept(sum(saved.values()), max(saved.values(), default=0), stream)
+    return Kept(tuple(saved.values()), stream)
 
 
 def cached_values(trunk: nn.Module, width: int = 16) -> float:

@@ -85,21 +85,21 @@ def _update(settings: Settings, roles: Roles, batch: Batch, launch: Launch, mach
     at its end all gradients are, and no activation.
     """
     kept = roles.kept(batch.rows, batch.width)
-    if settings.training.activation_checkpointing or settings.training.gradient_checkpointing:
-        kept = kept.recomputed(roles.shape.layers)
+    recomputes = settings.training.activation_checkpointing or settings.training.gradient_checkpointing
+    total = kept.recomputed(roles.shape.layers) if recomputes else kept.total
     gradients = sum(part.trained_bytes for part in roles.trained)
     held = gradients * launch.share("gradients")
     logits = batch.predicted * roles.shape.vocabulary * batch.logit_bytes
     states = batch.predicted * roles.shape.hidden * 4
     head = roles.policy.head * 4 if roles.policy.trained == roles.policy.parameters else 0
-    begins = kept.total + states + max(logits + head, 2 * kept.largest)
+    begins = total + states + max(logits + head, 2 * kept.largest)
     if batch.accumulates:
         begins += held
     ends = held + 2 * kept.stream
     is_begin = begins >= ends
     lines = [
         Line("gradients", held if batch.accumulates or not is_begin else min(head, held), UPDATE),
-        Line("activations", kept.total + states if is_begin else 2 * kept.stream, UPDATE, batch.note),
+        Line("activations", total + states if is_begin else 2 * kept.stream, UPDATE, batch.note),
     ]
     if is_begin:
         lines.append(Line("logits", begins - sum(line.bytes for line in lines), UPDATE))

@@ -54,10 +54,13 @@ def roles_of(settings: Settings, config: PretrainedConfig, half: bool, packs: bo
         cached = cached_values(trunks[0]) if settings.stage == "ppo" else 0.0
 
     @cache
-    def kept(rows: int, width: int) -> Kept:
+    def of_rows(rows: int, width: int) -> Kept:
         with without_content():
             each = [_kept(trunk, config, rows, width, half) for trunk in trunks]
-        return Kept(sum(k.total for k in each), max(k.largest for k in each), sum(k.stream for k in each))
+        return Kept(tuple(size for one in each for size in one.sizes), sum(one.stream for one in each))
+
+    def kept(rows: int, width: int) -> Kept:
+        return of_rows(2, width).extended(of_rows(3, width), rows)
 
     return Roles(Shape.of(config), *parts, reference, rewards, cached, kept)
 
@@ -72,7 +75,7 @@ def _kept(trunk: nn.Module, config: PretrainedConfig, rows: int, width: int, hal
             raise
         logger.warning("Activations by the count of Korthikanti et al. 2022: %s", str(error).splitlines()[0])
         stream = rows * width * Shape.of(config).hidden * (2 if half else 4)
-        return Kept(int(rows * total), 4 * stream, stream)
+        return Kept((int(rows * total),), stream)
 
 
 def _model(settings: Settings, config: PretrainedConfig, attention: str) -> nn.Module:
