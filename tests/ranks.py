@@ -1,12 +1,13 @@
 """Stages run by several processes of this machine, as a launcher starts them; the imports are made once.
 
-A line of standard input is [stage, processes, log, arguments]; the answer, the exit status of each process.
+A line of standard input is [stage, SIGTERM, FSDP2, processes, log, arguments]; the answer, the exit status of each.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,10 @@ ROOT = Path(__file__).parents[1]
 
 
 class Ranks:
-    """ranks("sft", argv, 2) -> (exit status of each process, what they said)."""
+    """ranks("sft", argv, 2) -> (exit status of each process, what they said).
+
+    sigterm: (event, step, process): at this event of the trainer the process gets SIGTERM. pieces: under FSDP2.
+    """
 
     def __init__(self, folder: Path):
         self.log = folder / "ranks.txt"
@@ -28,9 +32,12 @@ class Ranks:
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT,
         )  # fmt: skip
 
-    def __call__(self, stage: str, argv: list, count: int = 2) -> tuple[list[int], str]:
+    def __call__(
+        self, stage: str, argv: list, count: int = 2, sigterm: tuple[str, int, int] | None = None, pieces: bool = False
+    ) -> tuple[list[int], str]:
         self.log.write_bytes(b"")
-        print(json.dumps([stage, count, str(self.log), list(map(str, argv))]), file=self.process.stdin, flush=True)
+        given = [stage, sigterm, pieces, count, str(self.log), list(map(str, argv))]
+        print(json.dumps(given), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline()), self.log.read_text(errors="replace")
 
     def close(self) -> None:
@@ -60,10 +67,32 @@ def run(main, count: int, log: str, argv: list[str]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
+def ranked(stage: str, sigterm: list | None, pieces: bool, argv: list[str]) -> int:
+    """A stage as one of several processes."""
+    if pieces:
+        pieces_cpu.real_fsdp()
+    if sigterm is not None:
+        interrupts.become("rlhf-kit")
+        event, step, rank = sigterm
+        hear = getattr(MetricsFile, event)
+
+        def and_ask(self, args, state, control, **options):
+            hear(self, args, state, control, **options)
+            if (state.global_step, args.process_index) == (step, rank):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        setattr(MetricsFile, event, and_ask)
+    return run_command(stage, argv)
+
+
 if __name__ == "__main__":
+    import pieces_cpu
     from tiny_stages import run_command
 
+    from rlhf_kit.stages.output import MetricsFile
+    from rlhf_kit.terminal import interrupts
+
     for line in sys.stdin:
-        stage, *asked = json.loads(line)
-        sys.stdout.write(json.dumps(run(partial(run_command, stage), *asked)) + "\n")
+        stage, sigterm, pieces, *asked = json.loads(line)
+        sys.stdout.write(json.dumps(run(partial(ranked, stage, sigterm, pieces), *asked)) + "\n")
         sys.stdout.flush()

@@ -85,7 +85,7 @@ def _ended(words: str, command: Command, argv: list[str]) -> int:
         return _told(f"rlhf-kit {words}: {error}", error.status)
     except KeyboardInterrupt as interrupt:
         advice = "\n".join(getattr(interrupt, "__notes__", ())) or command.interrupted
-        return _told(f"\nInterrupted. {advice}", interrupts.status(interrupt))
+        return _told(f"\n{interrupts.told(interrupt)} {advice}", interrupts.status(interrupt))
     except Exception as error:
         return _told(*_fault(words, command, error))
 
@@ -125,7 +125,8 @@ def _run(words: str, command: Command, argv: list[str]) -> int:
             run = _runner(words, command, argv)
         else:
             launcher = importlib.import_module("rlhf_kit.stages.launching").launcher
-            run = launcher(words, argv, configuration, partial(_run, words, command, argv))
+            again = partial(_run, words, command, argv)
+            run = launcher(words, argv, configuration, again, values.get("stop_within"))
     status = run()
     return status if isinstance(status, int) else 0
 

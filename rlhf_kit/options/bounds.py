@@ -63,6 +63,7 @@ BOUNDS: dict[str, Bound] = {
     "save_total_limit": COUNT,
     "eval_steps": STEPS,
     "eval_delay": NOT_NEGATIVE,
+    "stop_within": ABOVE_0,
     "seed": SEED,
     "seeds": SEED,
     "data_seed": SEED,

@@ -178,7 +178,9 @@ class PPOConfig(TrainingArguments):
 
     # Logging
     log_completions: bool = option(
-        False, "Show some completions of each logged rollout, and keep all in completions/*.parquet."
+        False,
+        "Show some completions of each logged rollout and evaluation, and keep all in completions/*.parquet and where "
+        "report_to says.",
     )
     num_completions_to_print: int = option(3, "Completions shown by `log_completions`.")
 

@@ -8,6 +8,7 @@ ema/                                            the policy's moving average, a p
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -33,6 +34,8 @@ from rlhf_kit.ppo.metrics import Averages, Tracked, show_completions, write_comp
 from rlhf_kit.ppo.prompts import Prompts, prompt_order
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.memory import apart
+from rlhf_kit.training.reports import report_table
+from rlhf_kit.training.stopping import draws_again
 
 logger = logging.getLogger(__name__)
 ROLLOUT = ("num_ppo_epochs", "rollout_batch_size", "mini_batch_size")  # what a rollout's optimizer steps follow from
@@ -147,7 +150,7 @@ class RolloutTrainer(Trainer):
         self.averages = Averages(self._total, args.device)
         self.tracked = Tracked(self._total, args.world_size)
         self.casts = HeldCasts()
-        self._completions: list[dict] = []  # of the last rollout
+        self._completions: list[dict] = []  # of the last rollout or evaluation
         self._update_began, self._scaled_by = 0.0, 1.0
 
     def collect(self, rows: list[dict], generator: torch.Generator) -> tuple[Experience, dict[str, float]]:
@@ -157,6 +160,15 @@ class RolloutTrainer(Trainer):
         self, experience: Experience, generator: torch.Generator, index: int = 0
     ) -> Iterator[dict[str, Tensor]]:
         raise NotImplementedError
+
+    @property
+    def _tracked(self) -> dict[str, list]:
+        """What a checkpoint keeps of `tracked`: of rollouts that are not logged yet."""
+        return self.tracked.values
+
+    @_tracked.setter
+    def _tracked(self, values: dict[str, list]) -> None:
+        self.tracked.values = values
 
     def train(self, *args, **kwargs):
         try:
@@ -180,8 +192,13 @@ class RolloutTrainer(Trainer):
         torch.rand(args.process_index * share, args.max_completion_length, generator=generator)  # drawn by others
         first = index * args.rollout_batch_size + args.process_index * share
         order = prompt_order(len(self.prompts), range(first, first + share), args.seed, args.shuffle_dataset)
+        before = copy.copy(self.reward_std), draws_again(args.device)
         with self.whole(), apart(self.rollout_is_peak):
             experience, metrics = self.collect([self.prompts[i] for i in order], generator)
+        if self.sigterm is not None and self.sigterm.look(args, self.control):  # a resumed run collects it again
+            self.reward_std, draw_again = before
+            draw_again()
+            return
         if args.max_kl is not None and metrics["kl"] > args.max_kl:
             self.stop_reason = f"the KL of {metrics['kl']:.2f} nats passed max_kl={args.max_kl:g}"
             logger.warning("Stopped after %d steps: %s.", self.state.global_step, self.stop_reason)
@@ -237,18 +254,29 @@ class RolloutTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs = logs | self.tracked.means()
-            if self._completions and self.is_world_process_zero():
-                write_completions(self._completions, self.args.output_dir, self.state.global_step)
-                show_completions(self._completions, self.state.global_step, self.args.num_completions_to_print)
+            self.tell_completions("completions")
         super().log(logs, start_time)
+
+    def tell_completions(self, name: str) -> None:
+        """Those of the last rollout or evaluation: to a file, the terminal and the services."""
+        if self._completions and self.is_world_process_zero():
+            step = self.state.global_step
+            write_completions(self._completions, self.args.output_dir, step, name)
+            show_completions(self._completions, f"{name}, step {step}", self.args.num_completions_to_print)
+            report_table(self, name, [{"step": step, **row} for row in self._completions])
 
     def _get_grad_norm(self, model, grad_norm=None):
         self.casts.release()
         return super()._get_grad_norm(model, grad_norm)
 
+    @property
+    def can_pause(self) -> bool:
+        """Between two rollouts: inside one a run is a whole rollout more."""
+        return self.state.global_step % self.args.steps_per_rollout == 0
+
     def _save_checkpoint(self, model, trial) -> None:
         """Between two rollouts, whoever asks: no run can go on from inside one."""
-        if self.state.global_step % self.args.steps_per_rollout:
+        if not self.can_pause:
             logger.warning("No checkpoint at step %d, which is inside a rollout.", self.state.global_step)
             return
         super()._save_checkpoint(model, trial)

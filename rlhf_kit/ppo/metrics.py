@@ -183,14 +183,14 @@ def completions_table(
     return gather_object([dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])
 
 
-def write_completions(rows: list[dict], folder: str | Path, step: int) -> Path:
+def write_completions(rows: list[dict], folder: str | Path, step: int, name: str = "completions") -> Path:
     """`folder`/completions/completions_STEP.parquet, the names of TRL's GRPO."""
     content = pandas.DataFrame([{"step": step, **row} for row in rows]).to_parquet()
-    return Folder(Path(folder), RUN).write(f"completions/completions_{step:05d}.parquet", content)
+    return Folder(Path(folder), RUN).write(f"completions/{name}_{step:05d}.parquet", content)
 
 
-def show_completions(rows: list[dict], step: int, count: int) -> None:
-    table = Table(title=f"step {step}", title_justify="left", show_lines=True)
+def show_completions(rows: list[dict], title: str, count: int) -> None:
+    table = Table(title=title, title_justify="left", show_lines=True)
     for title in ("prompt 題目", "completion 回答", "score 分數"):
         table.add_column(title, overflow="fold")
     for row in rows[:count]:

@@ -255,7 +255,7 @@ class PPOTrainer(RolloutTrainer):
         if args.importance_cap is not None and rollout.logprobs is not None:  # a factor of a token's policy loss
             gains = gains * ops.importance_weights(policy.logprobs, rollout.logprobs, args.importance_cap)
         experience = Experience(rollout, scores, policy.logprobs, policy.values[:, :-1], gains, returns)
-        if training and args.log_completions:
+        if args.log_completions:
             self._completions = completions_table(self.processing_class, rows, rollout, scores, parts)
         return experience, self._watched(experience, parts, ref_logprobs, policy.entropy)
 
@@ -448,6 +448,7 @@ class PPOTrainer(RolloutTrainer):
             report = self.evaluation(prompts or [], cached=eval_dataset is None)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in report.items()}
         self.log(logs)
+        self.tell_completions(f"{metric_key_prefix}_completions")
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
 

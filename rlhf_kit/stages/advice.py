@@ -39,11 +39,12 @@ def after_interrupt(stage: str, argv: Sequence[str], settings: Settings | None, 
         again = without(argv, "overwrite_output_dir", "resume_from_checkpoint")
         if settings.run.overwrite_output_dir and len(again) == len(without(argv, "resume_from_checkpoint")):
             again.append("--no_overwrite_output_dir")  # its YAML gives it
-        return f"{saved.name} is saved. To resume: {shlex.join([*command, *again, '--resume_from_checkpoint'])}"
+        again.append("--resume_from_checkpoint")
+        return f"{saved.name} is saved 已存檔. To resume 接續訓練: {shlex.join([*command, *again])}"
     again = list(argv)
     if settings is not None and not {"overwrite_output_dir", "resume_from_checkpoint"} & settings.given:
         again.append("--resume_from_checkpoint")  # what was logged is this run's; it begins at the beginning
-    return f"Nothing has been saved yet. To start over: {shlex.join([*command, *again])}"
+    return f"Nothing has been saved yet 還沒有存檔. To start over 重新開始: {shlex.join([*command, *again])}"
 
 
 def last_saved(folder: Path, began: float) -> Path | None:

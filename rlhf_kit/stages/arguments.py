@@ -67,6 +67,9 @@ class RunArguments:
         "Run on several devices, by the name of a configuration (cpu, cpu-2, single-gpu, ddp, fsdp2, fsdp2-offload, "
         "zero2, zero3) or by a YAML of accelerate's. Default: this process alone.",
     )
+    stop_within: float = option(
+        100.0, "Seconds after SIGTERM in which a run may finish its step and save, before it ends at once."
+    )
 
 
 SECRET = ("hub_token",)  # recorded nowhere

@@ -7,6 +7,7 @@ DeepSpeed on a CPU, more processes than GPUs, several processes of a type that s
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -25,10 +26,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.launched import ACCELERATE, is_started
+from rlhf_kit.stages.arguments import RunArguments
 from rlhf_kit.terminal import complain
 from rlhf_kit.training.engines import DEEPSPEED, FSDP, no_accelerator, precision_fault, setting_faults
 
 CONFIGS = Path(__file__).parent / "accelerate"
+SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # seconds after which torch kills what SIGTERM did not end
+MARGIN = 10  # seconds more than processes give themselves
 ENGINES = {DistributedType.FSDP: FSDP, DistributedType.DEEPSPEED: DEEPSPEED}
 # One process a device, wrapped in DistributedDataParallel.
 REPLICAS = {kind for kind in DistributedType if kind.value.startswith("MULTI_") and kind != DistributedType.MULTI_CPU}
@@ -38,10 +42,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def launcher(words: str, argv: Sequence[str], name: str, again: Callable[[], int]) -> Callable[[], int]:
+def launcher(
+    words: str, argv: Sequence[str], name: str, again: Callable[[], int], stop_within: float | None = None
+) -> Callable[[], int]:
     """What runs the command as the configuration `name` says, and gives its exit status.
 
-    again: the command in this process. Raises UserError for a configuration that could not be what it says here.
+    again: the command in this process. stop_within: its option. Raises UserError for a configuration that could not
+    be what it says here.
     """
     if is_started():
         raise UserError(
@@ -61,6 +68,8 @@ def launcher(words: str, argv: Sequence[str], name: str, again: Callable[[], int
         return partial(_here, again, environment)
     if Path.cwd() == Path(__file__).parents[2]:  # a copy of the sources that is not installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    seconds = RunArguments.stop_within if stop_within is None else stop_within
+    environment[SHUTDOWN] = os.environ.get(SHUTDOWN, str(math.ceil(seconds) + MARGIN))
     options = ["--config_file", path, "--num_processes", str(_processes(config, devices))]
     if config.num_machines == 1 and config.main_process_port is None:
         options += ["--main_process_port", "0"]  # any free one

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from rlhf_kit.data.hub import split_revision
 from rlhf_kit.data.store import rows_hash
@@ -27,6 +28,7 @@ from rlhf_kit.models.identity import model_hash
 from rlhf_kit.stages.arguments import SECRET, Settings
 from rlhf_kit.terminal import complain
 from rlhf_kit.training.checkpoints import STATE, checkpoints, damage, is_cut_off, last_whole, record, steps_of
+from rlhf_kit.training.engines import DEEPSPEED, asked_engines
 
 FIXED = re.compile(
     r"seed|data_seed|bf16|fp16|dtype|use_peft|lora_(r|alpha|target_modules|modules_to_save)|use_(rslora|dora)|init_\w+"
@@ -52,6 +54,14 @@ FREE = re.compile(
 SOURCES = ("model_name_or_path", "tokenizer_name_or_path", "reward_funcs", "ref_model_name_or_path", "value_model")
 ON_OR_OFF = ("ema_decay", "value_learning_rate", "muon_learning_rate")  # of which a checkpoint keeps a part, or not
 RATES = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_")
+ROWS = ("per_device_train_batch_size", "gradient_accumulation_steps")  # times the processes: rows a step
+# With these a step of any number of processes has the same rows.
+SAME_ROWS = {
+    "train_sampling_strategy": ("random", "sequential"),
+    "dataloader_drop_last": (False,),
+    "auto_find_batch_size": (False,),
+    "accelerator_config": (None, dataclasses.asdict(AcceleratorConfig())),
+}
 STATEFUL_SCHEDULES = ("reduce_lr_on_plateau", "greedy")  # keep the rate in their state
 
 
@@ -81,7 +91,10 @@ class Provenance:
         changed = dict(self._changed())
         if changed:
             self.changes.append({"from_step": steps_of(checkpoint), "options": changed})
-            changes = "; ".join(f"--{name} {now} (before: {then})" for name, (then, now) in changed.items())
+            changes = "; ".join(
+                f"{name if name == 'processes' else '--' + name} {now} (before: {then})"
+                for name, (then, now) in changed.items()
+            )
             _say(f"From step {steps_of(checkpoint)} on: {changes}.")
 
     def _differences(self) -> Iterator[tuple[str, Any, Any]]:
@@ -92,6 +105,8 @@ class Provenance:
                 yield name, before[name], now[name]
 
     def _is_fixed(self, name: str, before: Any, now: Any) -> bool:
+        if name in ROWS and self._other_processes:
+            return False  # `_faults_of_processes` looks at them
         options = self.now["options"]
         stateful = {options["lr_scheduler_type"], self.before["options"]["lr_scheduler_type"]} & {*STATEFUL_SCHEDULES}
         held = stateful or options.get("deepspeed")
@@ -107,13 +122,34 @@ class Provenance:
         if before["stage"] != now["stage"]:
             yield f"it belongs to stage {before['stage']}, and this is stage {now['stage']}"
             return
-        if before["processes"] != now["processes"]:
-            yield f"it was trained with {before['processes']} processes, and this run has {now['processes']}"
+        yield from self._faults_of_processes(asked_engines(settings.training))
         for name, then, value in self._differences():
             if self._is_fixed(name, then, value):
                 yield f"it was trained with --{name} {then}, and this run has {value}"
         for name in sorted({*before["content"], *now["content"]} - {"training data", "evaluation data", "ptx data"}):
             yield from self._other_content(name)
+
+    def _faults_of_processes(self, engines: list[str]) -> Iterator[str]:
+        """Why another number of processes could not read the rows that are left, each once, in steps of as many."""
+        if not self._other_processes:
+            return
+        before, now = (run["options"] for run in (self.before, self.now))
+        then, count = self.before["processes"], self.now["processes"]
+        reasons = ["DeepSpeed's part of it is in pieces, one a process"] if DEEPSPEED in engines else []
+        if self.now["stage"] != "ppo":  # whose rollouts and mini-batches are of all processes together
+            wanted, rows = then * _rows(before), count * _rows(now)
+            if wanted != rows:
+                more, rest = divmod(wanted, count * now["per_device_train_batch_size"])
+                fitting = "" if rest else f" with --gradient_accumulation_steps {more}"
+                reasons.append(f"its steps have {wanted} rows, and here they have {rows} (keep the {wanted}{fitting})")
+            others = [f"--{name} {now[name]}" for name, usual in SAME_ROWS.items() if now[name] not in usual]
+            reasons += [f"{', '.join(others)} would give a step other rows"] if others else []
+        if reasons:
+            yield f"it was trained with {then} processes, and this run has {count}: {', and '.join(reasons)}"
+
+    @property
+    def _other_processes(self) -> bool:
+        return self.before["processes"] != self.now["processes"]
 
     def _other_content(self, name: str) -> Iterator[str]:
         then, now = self.before["content"].get(name), self.now["content"].get(name)
@@ -123,6 +159,8 @@ class Provenance:
             yield other if now else f"it was trained with a {name}"
 
     def _changed(self) -> Iterator[tuple[str, list]]:
+        if self._other_processes:
+            yield "processes", [self.before["processes"], self.now["processes"]]
         for name, then, now in self._differences():
             if not self._is_fixed(name, then, now):
                 yield name, [then, now]
@@ -163,6 +201,11 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)
     return json.loads(json.dumps(value, default=str))
+
+
+def _rows(options: dict[str, Any]) -> int:
+    """Of a step, in each process."""
+    return options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
 
 
 def _named_sources(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -36,6 +36,8 @@ from rlhf_kit.terminal import interrupts, say
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.engines import EngineLine, engine_of
 from rlhf_kit.training.progress import show_progress
+from rlhf_kit.training.reports import name_run
+from rlhf_kit.training.stopping import stopping_at_sigterm
 from rlhf_kit.versions import TRAINING, versions
 
 
@@ -107,10 +109,10 @@ def complete_for_machine(values: dict[str, Any], training_class: type) -> dict[s
 
 def add_callbacks(trainer: Trainer, output: Output) -> None:
     """Log to `metrics.jsonl`, say which engine trains in launched processes, and show the kit's own progress."""
+    name_run(trainer.args)
     trainer.add_callback(MetricsFile(output.folder))
     trainer.add_callback(EngineLine(trainer))
     show_progress(trainer)
-    trainer.add_callback(CheckpointRecord(output.files))  # the last: it sees whether the others want one
 
 
 def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, float]:
@@ -121,7 +123,9 @@ def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, flo
         keep_base(trainer, output)
     add_callbacks(trainer, output)
     trainer.provenance = settings.provenance.record()
-    result = trainer.train(resume_from_checkpoint=str(output.checkpoint) if output.checkpoint else None)
+    with stopping_at_sigterm(trainer, settings.run.stop_within):
+        trainer.add_callback(CheckpointRecord(output.files))  # the last: it sees whether the others want one
+        result = trainer.train(resume_from_checkpoint=str(output.checkpoint) if output.checkpoint else None)
     return numbers(result.metrics)
 
 

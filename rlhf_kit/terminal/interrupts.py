@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +15,11 @@ from typing import TypeVar
 from rlhf_kit.launched import is_main_process
 
 WAKING = 0.2  # seconds
+ECHO = 5.0  # seconds in which launchers hand on what a scheduler has sent to all processes: it is one signal
+ASKED = (
+    "\nSIGTERM: the run ends when this step is done and saved, within {:g} s; another SIGTERM ends it at once.\n"
+    "收到 SIGTERM：做完這一步、存檔後結束；再收到一次就立刻結束。\n"
+)
 Step = TypeVar("Step")
 
 _commands: list[str] = []  # the command this process is there for; empty in a notebook or a test
@@ -46,6 +54,10 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def status(interrupt: KeyboardInterrupt) -> int:
     """The exit status: 128 and the signal."""
     return getattr(interrupt, "status", 130)
+
+
+def told(interrupt: KeyboardInterrupt) -> str:
+    return "Stopped by SIGTERM 收到 SIGTERM，已停止." if isinstance(interrupt, Terminated) else "Interrupted."
 
 
 @contextmanager
@@ -88,6 +100,51 @@ class Stop:
         raises, self.is_asked = self._waits or self.is_asked, True
         if raises:
             raise KeyboardInterrupt
+
+
+class Grace:
+    """Within, from `begin` on, the first SIGTERM makes `is_asked` true. After `seconds`, and by another SIGTERM, the
+    process ends as it does without.
+
+    A worker that was forked within, of a data loader say, hears a signal to all of the processes too, and works on.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds, self.is_asked = seconds, False
+        self._asked_at, self._begun, self._over = 0.0, False, False
+        self._asked, self._left = threading.Event(), threading.Event()
+        self._process = os.getpid()
+
+    def __enter__(self) -> Grace:
+        self._kept = signal.signal(signal.SIGTERM, self._ask)
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._kept)
+        self._left.set()
+        self._asked.set()
+
+    def begin(self) -> None:
+        self._begun = True
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            signal.alarm(math.ceil(self.seconds) + 1)  # should nobody end it before
+        elif not self._begun or self._over or self.is_asked and time.monotonic() - self._asked_at > ECHO:
+            raise Terminated
+        elif not self.is_asked:
+            self.is_asked, self._asked_at = True, time.monotonic()
+            self._asked.set()
+            if is_main_process():
+                os.write(2, ASKED.format(self.seconds).encode())
+
+    def _watch(self) -> None:
+        """In a thread of its own: a clock that no library or reward function takes for itself."""
+        self._asked.wait()
+        if not self._left.wait(self.seconds):
+            self._over = True
+            os.kill(self._process, signal.SIGTERM)
 
 
 @contextmanager

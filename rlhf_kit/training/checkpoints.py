@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -80,6 +81,24 @@ def _write(checkpoint: Path, found: dict[str, Any]) -> None:
 def _files(checkpoint: Path) -> dict[str, Path]:
     paths = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
     return {name: path for name, path in paths.items() if name != RECORD}
+
+
+def rotate(folder: Path, limit: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints until `limit` are left, never the best or the last one, and what a kill left half
+    written. (transformers orders them by folder times or numbers, and such a half could count as the last.)"""
+    if not limit or limit < 0:
+        return
+    whole, halves = [], []
+    for checkpoint in checkpoints(folder):
+        if not is_cut_off(checkpoint):
+            whole.append(checkpoint)
+        elif record(checkpoint):
+            halves.append(checkpoint)
+    kept = {path.name for path in whole[-1:]} | ({Path(best).name} if best else set())
+    spare = [checkpoint for checkpoint in whole if checkpoint.name not in kept]
+    for checkpoint in [*halves, *spare[: max(0, len(whole) - limit)]]:
+        _write(checkpoint, record(checkpoint) | {"files": None})  # whatever a kill leaves of it is none
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def fingerprint(path: Path) -> str:

@@ -1,13 +1,19 @@
-"""Where metrics are reported to: services whose packages are missing are refused before anything is loaded."""
+"""Where metrics are reported to: services whose packages are missing are refused before anything is loaded; tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from transformers import TrainingArguments
-from transformers.integrations import INTEGRATION_TO_CALLBACK
+import pandas
+from transformers import Trainer, TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.escaping import markdown_row
 
 # What pip calls the packages of services whose name is another.
 PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit flytekitplugins-deck-standard"}
@@ -20,6 +26,26 @@ def refuse_reports(args: TrainingArguments) -> None:
         missing = " ".join(dict.fromkeys(package for _, package in faults if package))
         advice = f" To install what is missing: pip install {missing}" if missing else ""
         raise UserError(f"report_to: {'; '.join(fault for fault, _ in faults)}.{advice}")
+
+
+def name_run(args: TrainingArguments) -> None:
+    """A name of its own for a run without one: trackio takes what is logged after training for another run's."""
+    if args.run_name is None and "trackio" in args.report_to:
+        args.run_name = f"{Path(args.output_dir).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def report_table(trainer: Trainer, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table beside the numbers, where a service shows tables; as Markdown on TensorBoard. On one process alone."""
+    for service in ("wandb", "trackio"):
+        if service in trainer.args.report_to:
+            package = importlib.import_module(service)
+            if service == "trackio" or package.run is not None:  # switched off by WANDB_MODE
+                package.log({name: package.Table(dataframe=pandas.DataFrame(rows))})
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            names = list(rows[0])
+            lines = [markdown_row(names), "|---" * len(names) + "|", *(markdown_row(row.values()) for row in rows)]
+            callback.tb_writer.add_text(name, "\n".join(lines), trainer.state.global_step)
 
 
 def _faults(names: list[str]) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,16 @@ def refuse_unusable(args: TrainingArguments) -> None:
 def schedule_faults(args: TrainingArguments) -> list[str]:
     """Why what trains could not be made as these options have it, and which of them nothing would read: one sentence
     each."""
-    return [*_optimizer_faults(args), *_schedule_faults(args), *_checkpointing_faults(args), *_kernel_faults(args)]
+    looks = (_saving_faults, _optimizer_faults, _schedule_faults, _checkpointing_faults, _kernel_faults)
+    return [fault for look in looks for fault in look(args)]
+
+
+def _saving_faults(args: TrainingArguments) -> Iterator[str]:
+    if args.enable_jit_checkpoint:
+        yield (
+            "enable_jit_checkpoint saves at any moment, and what it saves counts as damaged. Leave it out: at SIGTERM "
+            "a command of the kit saves by itself"
+        )
 
 
 def _optimizer_faults(args: TrainingArguments) -> Iterator[str]:

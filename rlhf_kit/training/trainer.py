@@ -21,22 +21,27 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import set_seed
 
 from rlhf_kit.errors import NotFiniteError, UserError
 from rlhf_kit.ops import first_not_finite
-from rlhf_kit.training.checkpoints import begin, damage, last_whole, seal
+from rlhf_kit.terminal.interrupts import Terminated
+from rlhf_kit.training.checkpoints import begin, damage, last_whole, rotate, seal
 from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
 from rlhf_kit.training.memory import kept_memory
 from rlhf_kit.training.order import keep_as_tensor
 from rlhf_kit.training.schedule import refuse_unusable
 from rlhf_kit.training.shards import Twin, WholeOptimizer, is_sharded
+from rlhf_kit.training.stopping import StopAtSigterm
 
 logger = logging.getLogger(__name__)
 
 # What trainers count between two logs, or over the run, and keep nowhere else: transformers', TRL's, and ours.
-COUNTED = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_total_train_tokens", "_metrics", "_measures")
+COUNTED = (
+    *("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_total_train_tokens", "_metrics"),
+    *("_measures", "_tracked"),
+)
 
 
 class TrainerMixin:
@@ -53,6 +58,7 @@ class TrainerMixin:
         self._counts_all = True  # `_total_loss_scalar` is of all steps, those before the checkpoint too
         self._epoch_rng: Tensor | None = None  # the generator's state when the order of this epoch was drawn
         self._twin: Twin | None = None  # of a model that FSDP cuts into pieces
+        self.sigterm: StopAtSigterm | None = None
         for argument in (*args, *options.values()):
             if isinstance(argument, transformers.TrainingArguments):
                 refuse_unusable(argument)
@@ -183,6 +189,11 @@ class TrainerMixin:
 
     # -- writing a checkpoint --------------------------------------------------------------------------------
 
+    @property
+    def can_pause(self) -> bool:
+        """Whether a run can go on from a checkpoint that is written now, between two optimizer steps."""
+        return True
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.check_weights()
         folder = Path(self._get_output_dir(trial))
@@ -190,15 +201,21 @@ class TrainerMixin:
         if self.args.should_save:
             begin(checkpoint, self.provenance)
         self.accelerator.wait_for_everyone()  # what was in it is gone before any process writes
-        kept, self.args.save_total_limit = self.args.save_total_limit, None  # older ones stay until it is whole
-        try:
+        with self._removing_none():  # older ones stay until it is whole
             super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = kept
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(checkpoint)
-            rotate_checkpoints(str(folder), kept, self.state.best_model_checkpoint, use_mtime=True)
+            rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    @contextmanager
+    def _removing_none(self) -> Iterator[None]:
+        """Within, transformers removes no checkpoint."""
+        kept, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = kept
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -218,12 +235,41 @@ class TrainerMixin:
             resume_from_checkpoint = self._whole(resume_from_checkpoint)
         if resume_from_checkpoint:
             self.args.eval_on_start = False  # it was evaluated at the start
-            path = self._counted_file(str(resume_from_checkpoint))
-            self._continued = torch.load(path, weights_only=True) if path.is_file() else {}
+            self._continued = self._counted(Path(resume_from_checkpoint))
         if self.is_fsdp_enabled and self._twin is None:
             self._twin = Twin(self.model, self.args.device)
         with kept_memory(self.args.device.type == "cpu"):
             return super().train(resume_from_checkpoint or None, *args, **options)
+
+    def _counted(self, checkpoint: Path) -> dict[str, Any]:
+        """What this process had counted; where there were more processes or fewer, what all of them had."""
+        own, files = self._counted_file(str(checkpoint)), sorted(checkpoint.glob("counted*.pt"))
+        if not files or own in files and len(files) == max(1, self.args.world_size):
+            return torch.load(own, weights_only=True) if files else {}
+        first, *others = (torch.load(path, weights_only=True) for path in files)
+        parts = [part["counted"] for part in (first, *others)]
+        counted = dict(parts[0])
+        if "_tr_loss" in counted:  # a mean over the processes when it is logged
+            counted["_tr_loss"] = torch.stack([part["_tr_loss"] for part in parts]).mean(0)
+        if "_measures" in counted:  # of each process's rows
+            rows = [row for part in parts for row in part["_measures"]]
+            counted["_measures"] = rows if self.args.process_index == 0 else []
+        if "_tracked" in counted:  # means over the processes when they are logged
+            counted["_tracked"] = {
+                name: [
+                    sum(values) / len(parts)
+                    for values in zip(*(part["_tracked"][name] for part in parts), strict=True)
+                ]
+                for name in counted["_tracked"]
+            }
+        return first | {"counted": counted}
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As transformers'; a process that the run did not have draws anew, neither what was drawn nor the others'."""
+        several = self.args.world_size > 1
+        if checkpoint and not Path(checkpoint, f"rng_state{f'_{self.args.process_index}' * several}.pth").is_file():
+            set_seed(self.args.seed + self.state.global_step)
+        super()._load_rng_state(checkpoint)
 
     def _whole(self, wanted: str | bool) -> str:
         if wanted is not True:
@@ -297,8 +343,14 @@ class TrainerMixin:
         super()._run_epoch(**options)
 
     def _finalize_training(self, *args: Any, **options: Any) -> Any:
+        if self.sigterm is not None and self.sigterm.is_stopping:  # it has no end: a resumed run has
+            if self.state.global_step > self.sigterm.saved:  # the best alone are saved, and this was none
+                self._save_checkpoint(self.model_wrapped, None)
+                self.callback_handler.on_save(self.args, self.state, self.control)
+            raise Terminated
         self._put_back()
-        return super()._finalize_training(*args, **options)
+        with self._removing_none():  # it would remove the last, where one is left and another was the best
+            return super()._finalize_training(*args, **options)
 
     def _put_back(self) -> None:
         """Go on counting where the checkpoint stood."""

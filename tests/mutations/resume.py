@@ -147,9 +147,9 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/stages/resume.py",
-        'if before["processes"] != now["processes"]:',
+        "if wanted != rows:",
         "if False:",
-        "tests/stages/test_resume.py::test_two_processes_go_on_to_the_same_end_and_one_or_three_do_not[sft]",
+        "tests/stages/test_resume.py::test_other_processes_that_would_read_other_rows_are_refused",
     ),
     (
         "rlhf_kit/stages/resume.py",

@@ -146,8 +146,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/cli/run.py",
-        'return _told(f"\\nInterrupted. {advice}", interrupts.status(interrupt))',
-        'return _told(f"\\nInterrupted. {advice}", 1)',
+        'return _told(f"\\n{interrupts.told(interrupt)} {advice}", interrupts.status(interrupt))',
+        'return _told(f"\\n{interrupts.told(interrupt)} {advice}", 1)',
         "tests/test_command_line.py::test_how_a_command_ends",
     ),
     (

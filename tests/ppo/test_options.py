@@ -304,6 +304,18 @@ def test_completions_are_kept_and_shown(make_trainer, tmp_path, capsys):
     assert "step 8" in capsys.readouterr().err
 
 
+def test_completions_of_an_evaluation_are_kept_too(make_trainer, prompts, tmp_path, capsys):
+    trainer = make_trainer(log_completions=True, eval_dataset=prompts, eval_strategy="steps", eval_steps=8)
+    trainer.train()
+    files = sorted(file.name for file in (tmp_path / "run" / "completions").iterdir())
+    assert files == ["completions_00004.parquet", "completions_00008.parquet", "eval_completions_00008.parquet"]
+    table = pandas.read_parquet(tmp_path / "run" / "completions" / files[2])
+    assert len(table) == len(trainer.eval_prompts) and table["score"].mean() == pytest.approx(
+        next(log["eval_reward"] for log in trainer.state.log_history if "eval_reward" in log)
+    )
+    assert "eval_completions, step 8" in capsys.readouterr().err
+
+
 def test_the_phases_are_timed_and_the_speed_is_told(make_trainer):
     trainer = make_trainer()
     trainer.train()

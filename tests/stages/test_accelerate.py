@@ -179,14 +179,15 @@ def test_one_process_needs_no_launcher(argv, tmp_path, capsys, monkeypatch):
 
 def test_sigterm_reaches_every_process(argv, tmp_path):
     argv[argv.index("--max_steps") + 1] = "100000"
-    run = started([*argv, "--save_steps", "2", "--accelerate", "cpu-2"], tmp_path)
-    while len([*(tmp_path / "out").glob("checkpoint-*")]) < 2 and run.poll() is None:  # the first is whole
+    run = started([*argv, "--save_steps", "100000", "--accelerate", "cpu-2"], tmp_path)
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 1) and run.poll() is None:
         signal.sigtimedwait([], 0.1)
     run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=120)[1]
     assert run.returncode == 143, said
-    assert said.count("Interrupted. checkpoint-") == 1 and "Traceback" not in said
-    assert re.search(r"To resume: rlhf-kit sft .* --accelerate cpu-2 --resume_from_checkpoint\n", said)
+    assert said.count("Stopped by SIGTERM 收到 SIGTERM，已停止. checkpoint-") == 1 and "Traceback" not in said
+    assert re.search(r"To resume 接續訓練: rlhf-kit sft .* --accelerate cpu-2 --resume_from_checkpoint\n", said)
 
 
 @pytest.mark.parametrize("ending, status", [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 137)])

@@ -227,7 +227,7 @@ def test_a_suites_three_forms(tmp_path, capsys):
 
 
 def test_completions_that_are_shown(capsys):
-    metrics.show_completions([{"prompt": "[/INST]", "completion": HOSTILE, "score": 0.0}], 1, 1)
+    metrics.show_completions([{"prompt": "[/INST]", "completion": HOSTILE, "score": 0.0}], "step 1", 1)
     said = capsys.readouterr().err
     assert "[/INST]" in said and not MOVES.search(said)
 

@@ -66,7 +66,7 @@ def ended(argv):
 @pytest.mark.parametrize("more", [[], ["--overwrite_output_dir"], ["--overwrite-output-dir=true"]], ids=str)
 def test_the_advice_pasted_goes_on(more, command, interrupted):
     status, said = interrupted([*command, *more])
-    assert status == 130 and "checkpoint-2 is saved. To resume: rlhf-kit sft " in said
+    assert status == 130 and "checkpoint-2 is saved 已存檔. To resume 接續訓練: rlhf-kit sft " in said
     assert cli.main(pasted(said)) == 0
     assert ended(command)["resumed_from"] == "checkpoint-2"
 
@@ -81,7 +81,7 @@ def test_the_advice_knows_what_a_yaml_says(command, interrupted, tmp_path):
 @pytest.mark.parametrize("more", [[], ["--overwrite_output_dir"]], ids=str)
 def test_where_nothing_was_saved_it_says_so_and_begins_again(step, more, command, interrupted):
     status, said = interrupted([*command, *more], step)
-    assert status == 130 and "Nothing has been saved yet. To start over: rlhf-kit sft " in said
+    assert status == 130 and "Nothing has been saved yet 還沒有存檔. To start over 重新開始: rlhf-kit sft " in said
     assert cli.main(pasted(said)) == 0
     assert ended(command)["resumed_from"] is None and ended(command)["steps"] == 4
 
@@ -123,7 +123,7 @@ def test_half_a_checkpoint_is_none(number, command, interrupted, monkeypatch):
 
 def test_sigterm_ends_a_run_as_ctrl_c_does(command, interrupted):
     status, said = interrupted(command, interrupt=interrupts.Terminated)
-    assert status == 143 and "To resume: rlhf-kit sft" in said
+    assert status == 143 and "To resume 接續訓練: rlhf-kit sft" in said
 
 
 def test_options_and_values_are_taken_out_however_they_are_spelt():

@@ -1,9 +1,13 @@
 """`--report_to` a service whose package is missing: one message with the pip line, before anything is loaded."""
 
+import re
+import sys
+from types import SimpleNamespace
+
 import pytest
 from datasets import Dataset
 from transformers import TrainingArguments
-from transformers.integrations import INTEGRATION_TO_CALLBACK
+from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 from trl import SFTConfig
 
 from rlhf_kit.errors import UserError
@@ -12,7 +16,7 @@ from rlhf_kit.ppo.trainer import PPOTrainer
 from rlhf_kit.reward import RewardConfig, RewardTrainer
 from rlhf_kit.sft import SFTTrainer
 from rlhf_kit.training import Trainer
-from rlhf_kit.training.reports import refuse_reports
+from rlhf_kit.training.reports import name_run, refuse_reports, report_table
 from tests.tiny_stages import STAGES, run_command
 
 
@@ -76,3 +80,55 @@ def test_trainers_in_python_refuse_it_too(services, tmp_path, policy, tokenizer)
         PPOTrainer("./nowhere", len, arguments(PPOConfig, tmp_path, "wandb"), train_dataset=rows)
     with pytest.raises(UserError, match=told):
         Trainer(policy, arguments(TrainingArguments, tmp_path, "wandb"), train_dataset=rows)
+
+
+# --- tables: `make test-reports` reads back what the real packages hold ----------------------------------------------
+
+ROWS = [{"step": 4, "prompt": "2 | 3", "completion": "a\nb *c*", "score": 0.5}]
+
+
+class Table:
+    def __init__(self, dataframe):
+        self.rows = dataframe.to_dict("records")
+
+
+class Writer(TensorBoardCallback):
+    def __init__(self):
+        self.tb_writer, self.texts = self, []
+
+    def add_text(self, *given):
+        self.texts.append(given)
+
+
+def reporting_trainer(*services, callbacks=()):
+    return SimpleNamespace(
+        args=SimpleNamespace(report_to=list(services)),
+        state=SimpleNamespace(global_step=4),
+        callback_handler=SimpleNamespace(callbacks=list(callbacks)),
+    )
+
+
+@pytest.mark.parametrize("service, run, sent", [("trackio", None, 1), ("wandb", "a run", 1), ("wandb", None, 0)])
+def test_a_table_goes_to_the_services_that_show_tables(service, run, sent, monkeypatch):
+    logs = []
+    monkeypatch.setitem(sys.modules, service, SimpleNamespace(Table=Table, run=run, log=logs.append))
+    report_table(reporting_trainer(service), "completions", ROWS)
+    assert [log["completions"].rows for log in logs] == [ROWS] * sent
+
+
+def test_on_tensorboard_it_is_markdown_in_which_text_is_no_markup():
+    writer = Writer()
+    report_table(reporting_trainer("tensorboard", callbacks=[writer]), "eval_completions", ROWS)
+    lines = ["| step | prompt | completion | score |", "|---|---|---|---|", r"| 4 | 2 \| 3 | a b \*c\* | 0.5 |"]
+    assert writer.texts == [("eval_completions", "\n".join(lines), 4)]
+
+
+def test_a_run_on_trackio_has_a_name(tmp_path):
+    for services, given, name in [
+        ("trackio", None, r"out-\d{8}-\d{6}"),
+        ("trackio", "my", "my"),
+        ("none", None, "None"),
+    ]:
+        args = SimpleNamespace(report_to=[services], run_name=given, output_dir=str(tmp_path / "out"))
+        name_run(args)
+        assert re.fullmatch(name, str(args.run_name))

@@ -30,7 +30,8 @@ exit 0
 
 
 def test_a_job_that_is_asked_to_end_goes_on_to_the_end_of_an_unbroken_run(base, demonstrations, ranks, tmp_path):
-    argv = ["--model", base, "--data", demonstrations, "--max_steps", 60, "--save_steps", 3, "--disable_tqdm"]
+    argv = ["--model", base, "--data", demonstrations, "--max_steps", 60, "--save_steps", 1000, "--disable_tqdm"]
+    argv += ["--logging_steps", 1]
     argv = [str(word) for word in [*argv, "--per_device_train_batch_size", 2, "--learning_rate", 1e-3]]
     assert ranks("sft", [*argv, "--output_dir", tmp_path / "whole"])[0] == [0, 0]
 
@@ -50,7 +51,8 @@ def test_a_job_that_is_asked_to_end_goes_on_to_the_end_of_an_unbroken_run(base, 
         return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
 
     first = start()
-    while len([*out.glob("checkpoint-*")]) < 2 and first.poll() is None:
+    metrics = out / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 1) and first.poll() is None:
         signal.sigtimedwait([], 0.05)
     first.send_signal(signal.SIGTERM)
     first.wait(timeout=120)

@@ -8,9 +8,9 @@
 #
 # * srun starts one launcher a machine, each one process a GPU; they meet at the first machine.
 # * Two minutes before the end of its time SLURM sends SIGTERM to this script (--signal=B:TERM@120), and so it may when it
-#   pre-empts. The script hands it on, waits until the run has ended, and puts the job into the queue again.
-# * The next start goes on from the last whole checkpoint, the first begins at the beginning: --resume_from_checkpoint.
-#   --save_steps says how much work can be lost.
+#   pre-empts. The script hands it on; the run finishes its step, saves and ends; the job goes into the queue again.
+# * The next start goes on from that checkpoint, the first begins at the beginning: --resume_from_checkpoint. A run that
+#   does not come to it within --stop_within (100 s) ends at once: --save_steps says how much work is lost then.
 # * A run that ends by itself, well or not, is not put into the queue again.
 #SBATCH --job-name=rlhf-kit
 #SBATCH --nodes=2
@@ -31,6 +31,7 @@ CONFIG=${CONFIG:-ddp}
 FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 PORT=$((20000 + SLURM_JOB_ID % 20000))  # each job has its own
 PROCESSES=$((SLURM_NNODES * ${SLURM_GPUS_ON_NODE:?no GPUs: sbatch --gpus-per-node=N}))
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110}  # the launcher kills after 30 s otherwise
 
 asked_to_end=
 trap 'asked_to_end=yes; kill -TERM "$run"' TERM
