@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from rlhf_kit.data.templates import turn_ends
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.models.forward import known_tokens
 from rlhf_kit.models.weights import (
     REWARD_CONFIG,
     adapter_config,
@@ -238,7 +239,7 @@ def check_vocabulary(
     name_or_path: str | os.PathLike, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> None:
     """Raises UserError where the tokenizer has tokens that the model does not know."""
-    known = model.get_input_embeddings().weight.shape[0]
+    known = known_tokens(model)
     if len(tokenizer) > known:
         raise UserError(
             f"The tokenizer for {str(name_or_path)!r} has {len(tokenizer)} tokens and the model knows {known}: they "

@@ -111,6 +111,12 @@ def _head_reads(head: nn.Module, choose: Callable[[Tensor], tuple[Tensor, Tensor
         handle.remove()
 
 
+def known_tokens(model: PreTrainedModel) -> int:
+    """How many tokens it has an embedding for, whole or in pieces: under ZeRO-3 a weight is empty, its shape kept."""
+    weight = model.get_input_embeddings().weight
+    return getattr(weight, "ds_shape", weight.shape)[0]
+
+
 def output_embeddings(policy: nn.Module) -> nn.Module:
     return unwrapped(policy).get_output_embeddings()
 

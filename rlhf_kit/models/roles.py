@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.adapters import off_is_as_it_was
 from rlhf_kit.models.checkpoints import load_config, load_policy, load_reward_model, load_tokenizer
-from rlhf_kit.models.forward import context_length, unwrapped
+from rlhf_kit.models.forward import context_length, known_tokens, unwrapped
 from rlhf_kit.models.value import PolicyAndValue, build_policy_and_value
 from rlhf_kit.models.weights import is_classifier_config, is_here, origin, refuse_not_finite
 
@@ -141,7 +141,7 @@ def _check_reader(
     longest: int,
 ) -> None:
     model = unwrapped(model)
-    limit, known = context_length(model.config), model.get_input_embeddings().weight.shape[0]
+    limit, known = context_length(model.config), known_tokens(model)
     name = f"{what}: {type(model).__name__} {model.config._name_or_path}".rstrip()
     if limit is not None and longest > limit:
         raise UserError(

@@ -104,6 +104,12 @@ MUTANTS = [
     ),
     (
         FORWARD,
+        'getattr(weight, "ds_shape", weight.shape)[0]',
+        "weight.shape[0]",
+        "tests/models/test_unwrapped.py::test_a_vocabulary_whose_embedding_is_in_pieces_is_known_whole",
+    ),
+    (
+        FORWARD,
         "    if isinstance(model, PreTrainedModel) and",
         "    if False and",
         "tests/models/test_unwrapped.py::test_one_that_nothing_wraps_is_given_back_at_once",
