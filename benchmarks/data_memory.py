@@ -5,12 +5,13 @@ They go through the loaders of pretrain, SFT, PPO and the reward model, first wi
 `memory` is RssAnon, what the process itself holds: pages of a mapped file, which the system drops when it needs the
 room, are no part of it. Each run is a process of its own, in a folder that is removed with all that was stored there.
 
-    python benchmarks/data_memory.py [--rows 10000 100000 1000000] [--stages pretrain sft ppo reward]
+    python benchmarks/data_memory.py [--rows 10000 100000 1000000] [--row_bytes 1100] [--stages pretrain sft ppo]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -29,13 +30,13 @@ READ = 256  # batches, as many as are read at the beginning and in the middle of
 BATCH = 32
 
 
-def write_rows(path: Path, stage: str, rows: int) -> None:
-    """Rows of 1.1 KB, no two alike."""
+def write_rows(path: Path, stage: str, rows: int, size: int) -> None:
+    """Rows of `size` bytes, no two alike."""
     rng = random.Random(0)
     pool = [" ".join(rng.choices(WORDS, k=100)) for _ in range(997)]
     with path.open("w", encoding="utf-8") as file:
         for at in range(rows):
-            text = f"{at} {pool[at % 997]} {pool[at % 991]}"[:1000]
+            text = f"{at} {pool[at % 997]} {pool[at % 991]}"[: size - 60]
             half = len(text) // 2
             row = {
                 "pretrain": {"text": text},
@@ -43,13 +44,19 @@ def write_rows(path: Path, stage: str, rows: int) -> None:
                 "ppo": {"prompt": text, "source": at},
                 "reward": {"prompt": text[:half], "chosen": text[half:], "rejected": text[half:-9]},
             }[stage]
-            file.write(json.dumps({**row, "source": "x" * (1060 - len(text))} if stage == "ppo" else row) + "\n")
+            file.write(json.dumps({**row, "source": "x" * 20} if stage == "ppo" else row) + "\n")
 
 
 def rss_anon() -> int:
-    """Bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    """Bytes of this process and of those that it has forked to tokenize, which share some of them."""
+    children = Path("/proc/self/task").glob("*/children")
+    found = [os.getpid(), *(int(number) for path in children for number in path.read_text().split())]
+    total = 0
+    for number in found:
+        with contextlib.suppress(OSError):  # it has ended
+            lines = Path(f"/proc/{number}/status").read_text().splitlines()
+            total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    return total
 
 
 class Peak(threading.Thread):
@@ -118,7 +125,7 @@ def measure(stage: str, path: Path) -> dict:
     rng = random.Random(1)
     tokenizer = train_tokenizer([" ".join(rng.choices(WORDS, k=100)) for _ in range(100)], 400)
     small = path.with_name("small.jsonl")
-    write_rows(small, stage, 50)
+    write_rows(small, stage, 50, 1100)
     batches(stage, *read(stage, small, tokenizer)[1:])  # what is imported and made once
     before, peak = rss_anon(), Peak()
     peak.start()
@@ -148,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[10**4, 10**5, 10**6])
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--row_bytes", type=int, default=1100)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -160,7 +168,7 @@ def main() -> None:
         for rows in sorted(options.rows):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "rows.jsonl"
-                write_rows(path, stage, rows)
+                write_rows(path, stage, rows, options.row_bytes)
                 for run in ("first", "again"):
                     numbers = one_run(stage, path, Path(folder) / "cache")
                     slopes = ["", ""]

@@ -34,6 +34,7 @@ from rlhf_kit.data.rows import is_large
 from rlhf_kit.data.store import token_key
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.data.tokens import IDS, tokens_of
+from rlhf_kit.data.workers import workers_for
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_text
 from rlhf_kit.models import preflight
@@ -103,6 +104,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         set_seed(args.seed)  # before adapters draw their weights
         config = load_config(model, args.trust_remote_code) if isinstance(model, str) else model.config
         self.limit = min((n for n in (args.max_length, context_length(config)) if n), default=None)
+        self.workers = args.dataset_num_proc
         self.data_counts: dict[str, dict[str, int]] = {}
         with args.main_process_first(desc="tokenizing the demonstrations"):
             train_rows = self._encoded(train_dataset, tokenizer, "train")
@@ -176,7 +178,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             raise UserError("train_dataset is missing; SFT needs demonstrations.")
         if isinstance(dataset, Dataset) and "input_ids" in dataset.column_names:
             return dataset
-        rows, self.data_counts[split] = encode_demonstrations(dataset, tokenizer, self.limit, split)
+        rows, self.data_counts[split] = encode_demonstrations(dataset, tokenizer, self.limit, split, self.workers)
         return rows
 
 
@@ -223,12 +225,17 @@ def read_template(path: str) -> str:
 
 
 def encode_demonstrations(
-    dataset: Dataset | list[dict], tokenizer: PreTrainedTokenizerBase, limit: int | None, name: str = "the dataset"
+    dataset: Dataset | list[dict],
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    name: str = "the dataset",
+    workers: int | None = None,
 ) -> tuple[Dataset, dict[str, int]]:
     """Rows as `input_ids` and `labels` of at most `limit` tokens, and how many rows were there, cut and dropped.
 
     Args:
         name: of the rows, in messages.
+        workers: processes that tokenize (`data.workers.workers_for`).
 
     Raises:
         UserError: for rows that are no demonstrations, that the chat template refuses, or when nothing is left.
@@ -239,8 +246,8 @@ def encode_demonstrations(
 
     def tokenize(about: dict) -> Iterator[dict[str, list[int]]]:
         counts, unread = Counter(rows=len(demonstrations), kept=0, cut=0, dropped=0), Counter()
-        encode = partial(_encode_row, tokenizer=tokenizer, limit=limit, unread=unread)
-        for encoded, was_cut in encoding(demonstrations, len(demonstrations), encode, name):
+        encode, count = partial(_encode_row, tokenizer=tokenizer, limit=limit), workers_for(workers, is_large(dataset))
+        for encoded, was_cut in encoding(demonstrations, encode, name, unread, count):
             counts["kept" if encoded else "dropped"] += 1
             counts["cut"] += was_cut
             yield from ({"input_ids": ids, "labels": labels} for ids, labels in encoded)
@@ -271,7 +278,7 @@ def encode_demonstrations(
 
 
 def _encode_row(
-    row: Mapping, tokenizer: PreTrainedTokenizerBase, limit: int | None, unread: Counter[str]
+    row: Mapping, unread: Counter[str], tokenizer: PreTrainedTokenizerBase, limit: int | None
 ) -> tuple[list[tuple[list[int], list[int]]], bool]:
     """([(input_ids, labels), ...], whether turns were cut off); `unread` counts what the chat template does not write.
 

@@ -7,15 +7,18 @@ Where the tokenizer's own call begins a text with BOS, so does every text here, 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.messages import Message, is_learnt
 from rlhf_kit.data.refusals import TemplateRefusal, UnstableTemplate, refused_rows
+from rlhf_kit.data.rows import AT_ONCE
 from rlhf_kit.data.templates import (
     BOS,
     GPT2_CHAT_TEMPLATE,
@@ -37,6 +40,7 @@ from rlhf_kit.data.templates import (
     turn_ends,
     without_lead,
 )
+from rlhf_kit.data.workers import in_order
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import is_main_process
 from rlhf_kit.progress import Progress
@@ -91,14 +95,19 @@ def last_tokens(ids: list[int], size: int | None, start: Sequence[int]) -> list[
 # --- texts and dialogues --------------------------------------------------------------------------------------------
 
 
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch: int = 1000) -> Iterator[list[int]]:
-    """Ids of plain texts, begun and not ended; empty ones are left out."""
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], workers: int = 0) -> Iterator[list[int]]:
+    """Ids of plain texts, begun and not ended; empty ones are left out. `workers`: of `data.workers`."""
     start = start_ids(tokenizer)
-    for at in range(0, len(texts), batch):
+
+    def part(number: int) -> list[list[int]]:
         # Text is data: an end-of-text mark typed inside a document does not end it.
-        part = list(texts[at : at + batch])
-        encoded = tokenizer(part, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        yield from (start + ids for ids in encoded["input_ids"] if ids)
+        batch = list(texts[number * AT_ONCE : (number + 1) * AT_ONCE])
+        return tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+    with Progress(len(texts), "texts tokenized", shown=is_main_process()) as progress:
+        for encoded in in_order(part, math.ceil(len(texts) / AT_ONCE), workers):
+            yield from (start + ids for ids in encoded if ids)
+            progress.add(len(encoded))
 
 
 def encode_prompt(
@@ -202,26 +211,40 @@ def decode_behind(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids
     return whole.removeprefix(start) if whole.startswith(start) else tokenizer.decode(ids, **options)
 
 
-def encode_each(rows: Iterable, encode: Callable, name: str = "") -> list:
-    """`encode(row)` of every row. Raises UserError, naming all rows (from 1) that the chat template refuses."""
-    rows = list(rows)
-    return list(encoding(rows, len(rows), encode, name))
+def encode_each(rows: Iterable, encode: Callable, name: str = "", unread: Counter[str] | None = None) -> list:
+    """`encode(row, unread)` of every row. Raises UserError, naming all rows (from 1) that the template refuses."""
+    return list(encoding(list(rows), encode, name, unread))
 
 
-def encoding(rows: Iterable, count: int, encode: Callable, name: str = "") -> Iterator:
-    """As `encode_each`, of `count` rows one by one; what is refused is told at the end."""
+def encoding(
+    rows: Sequence, encode: Callable, name: str = "", unread: Counter[str] | None = None, workers: int = 0
+) -> Iterator:
+    """As `encode_each`, row by row; what is refused is told at the end. `workers`: of `data.workers`."""
+
+    def part(number: int) -> tuple[list, Counter[str]]:
+        counts: Counter[str] = Counter()
+        return [_tried(encode, row, counts) for row in rows[number * AT_ONCE : (number + 1) * AT_ONCE]], counts
+
     refusals = {}
-    with Progress(count, "rows tokenized", shown=is_main_process()) as progress:
-        for number, row in enumerate(rows, start=1):
-            try:
-                encoded = encode(row)
-            except TemplateRefusal as refusal:
-                refusals[number] = refusal
-            else:
-                yield encoded
-            progress.add(1)
+    with Progress(len(rows), "rows tokenized", shown=is_main_process()) as progress:
+        for made, counts in in_order(part, math.ceil(len(rows) / AT_ONCE), workers):
+            if unread is not None:
+                unread.update(counts)
+            for encoded in made:
+                progress.add(1)
+                if isinstance(encoded, TemplateRefusal):
+                    refusals[progress.done] = encoded
+                else:
+                    yield encoded
     if refusals:
-        raise refused_rows(refusals, count, name)
+        raise refused_rows(refusals, len(rows), name)
+
+
+def _tried(encode: Callable, row: Any, counts: Counter[str]) -> Any:
+    try:
+        return encode(row, counts)
+    except TemplateRefusal as refusal:
+        return refusal
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------

@@ -59,7 +59,10 @@ class DatasetRows(Filed):
         return len(self.dataset)
 
     def at(self, place: int) -> dict[str, Any]:
-        return exact_rows(self.dataset.select([place]))[0]
+        return self.some(range(place, place + 1))[0]
+
+    def some(self, places: range) -> list[dict[str, Any]]:
+        return exact_rows(self.dataset.select(places))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for count, read in parts_of(self.dataset, exact_rows):

@@ -24,7 +24,7 @@ class Packed(Sequence):
         self.documents, self.cut = documents, cut
         self.piece_documents, self.piece_firsts, sizes = cut.pieces(documents.lengths())
         self.tokens = int(sizes.sum())
-        alone = np.arange(len(sizes), dtype=np.int32), np.arange(1, len(sizes) + 1)
+        alone = range(len(sizes)), np.arange(1, len(sizes) + 1)
         self.members, self.ends = alone if apart else _best_fit(sizes, cut.length)
 
     def __len__(self) -> int:
@@ -79,37 +79,35 @@ class Cut:
     eos_token_id: int
     start: list[int]
 
-    def pieces(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pieces(self, lengths: np.ndarray) -> tuple[Sequence[int], np.ndarray, np.ndarray]:
         """(document, the first of its tokens there, size) of every piece that trains something."""
-        documents, firsts, sizes = array("i"), array("i"), array("i")
-        skipped = len(self.start)
-        for document, tokens in enumerate(_one_by_one(lengths)):
-            for first in [0, *range(self.length, tokens + 1, self.length - skipped)]:
-                before = skipped if first else 0
-                size = min(tokens + 1 - first, self.length - before) + before
-                if size > 1 + before:
-                    documents.append(document)
-                    firsts.append(first)
-                    sizes.append(size)
-        nowhere_cut = np.broadcast_to(np.int32(0), len(firsts))
-        return np.array(documents), np.array(firsts) if any(firsts) else nowhere_cut, np.array(sizes)
+        tokens, step = lengths + np.int32(1), self.length - len(self.start)
+        if tokens.min(initial=2) > 1 and tokens.max(initial=0) <= self.length:
+            return range(len(tokens)), np.broadcast_to(np.int32(0), len(tokens)), tokens
+        later = np.maximum(-(-(tokens - self.length) // step), 0)
+        later -= (later > 0) & (tokens - self.length - (later - 1) * step == 1)  # a piece of one token
+        counts = later + (tokens > 1)
+        documents = np.repeat(np.arange(len(tokens), dtype=np.int32), counts)
+        number = np.arange(len(documents)) - np.repeat(counts.cumsum() - counts, counts)
+        firsts = np.where(number > 0, self.length + (number - 1) * step, 0).astype(np.int32)
+        sizes = np.minimum(tokens[documents] - firsts, np.where(number > 0, step, self.length))
+        return documents, firsts, (sizes + (number > 0) * len(self.start)).astype(np.int32)
 
 
-def _one_by_one(numbers: np.ndarray, at_once: int = 1000) -> Iterator[int]:
-    """As Python's, of which no more than some are there."""
-    for at in range(0, len(numbers), at_once):
-        yield from numbers[at : at + at_once].tolist()
+def _longest_first(sizes: np.ndarray, length: int) -> Iterator[tuple[int, int]]:
+    """(place, size), equal sizes in their order; a sort would take 12 bytes each."""
+    for size in range(length, 1, -1):
+        for place in np.flatnonzero(sizes == size):
+            yield int(place), size
 
 
-def _best_fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _best_fit(sizes: np.ndarray, length: int) -> tuple[array, np.ndarray]:
     """(places of `sizes` row by row, where each row of them ends) so that no row exceeds `length`; rows and what is in
     them in the order of the input."""
-    row_of_piece = np.zeros(len(sizes), np.int32)
-    rows = 0
+    row_of_piece, rows = array("i", [0]) * len(sizes), 0
     open_rows = [array("i") for _ in range(length + 1)]  # free tokens -> rows with that many
     free_set = 0  # bit f is set when open_rows[f] is not empty: the tightest row that fits is one shift away
-    for at in _one_by_one(np.argsort(-sizes, kind="stable").astype(np.int32)):  # equal sizes stay in order
-        size = int(sizes[at])
+    for at, size in _longest_first(sizes, length):
         fitting = free_set >> size
         if fitting:
             free = size + (fitting & -fitting).bit_length() - 1
@@ -124,10 +122,22 @@ def _best_fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         if left > 1:  # a piece has two tokens at least
             open_rows[left].append(row)
             free_set |= 1 << left
-    firsts = np.full(rows, len(sizes), np.int32)
-    np.minimum.at(firsts, row_of_piece, np.arange(len(sizes), dtype=np.int32))
-    rank = np.empty(rows, np.int32)
-    rank[np.argsort(firsts)] = np.arange(rows, dtype=np.int32)
-    row_of_piece = rank[row_of_piece]
-    members = np.argsort(row_of_piece, kind="stable").astype(np.int32)
-    return members, np.bincount(row_of_piece, minlength=rows).cumsum()
+    return _by_row(row_of_piece, rows)
+
+
+def _by_row(row_of_piece: array, rows: int) -> tuple[array, np.ndarray]:
+    """The pieces of each row together, the rows by their first piece."""
+    numbers, counts, count = array("i", [-1]) * rows, array("i", [0]) * rows, 0
+    for at, row in enumerate(row_of_piece):
+        if numbers[row] < 0:
+            numbers[row] = count
+            count += 1
+        row_of_piece[at] = numbers[row]
+        counts[numbers[row]] += 1
+    ends = np.cumsum(counts, dtype=np.int64)
+    places = array("q", ends - np.frombuffer(counts, np.int32))
+    members = array("i", [0]) * len(row_of_piece)
+    for at, row in enumerate(row_of_piece):
+        members[places[row]] = at
+        places[row] += 1
+    return members, ends

@@ -28,7 +28,7 @@ Holder = Callable[[Iterable[Any]], Sequence[Any]]  # what keeps rows as they com
 
 
 class Filed(Sequence):
-    """Rows of which none is kept. A subclass has `__len__` and `at`, and may have a faster `__iter__`."""
+    """Rows of which none is kept. A subclass has `__len__` and `at`, and may have a faster `some` and `__iter__`."""
 
     @abstractmethod
     def at(self, place: int) -> Any:
@@ -36,8 +36,12 @@ class Filed(Sequence):
 
     def __getitem__(self, place: int | slice) -> Any:
         if isinstance(place, slice):
-            return [self.at(each) for each in range(len(self))[place]]
+            return self.some(range(len(self))[place])
         return self.at(range(len(self))[place])
+
+    def some(self, places: range) -> list:
+        """The rows at these places."""
+        return [self.at(place) for place in places]
 
     def __iter__(self) -> Iterator[Any]:
         return map(self.at, range(len(self)))
@@ -90,6 +94,9 @@ class Made(Filed):
 
     def at(self, place: int) -> Any:
         return self.make(self.rows[place])
+
+    def some(self, places: range) -> list:
+        return [self.make(row) for row in self.rows.some(places)]
 
     def __iter__(self) -> Iterator[Any]:
         return map(self.make, self.rows)

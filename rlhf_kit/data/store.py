@@ -126,7 +126,7 @@ def _code() -> str:
     """The hash of what reads rows and makes tokens of them."""
     data = Path(__file__).parent
     files = [*sorted(data.rglob("*.py")), *(data.parent / name for name in ("inputs.py", "sft.py"))]
-    further = "reward/data.py", "models/heads.py", "ppo/prompts.py", "stages/pretrain.py"
+    further = "reward/data.py", "models/heads.py", "ppo/prompts.py", "stages/pretrain.py", "stages/mlm.py"
     files += [data.parent / name for name in further]
     return text_hash("".join(file_hash(path) for path in files))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def encode_prompts(
     if any(not isinstance(prompt, str) for prompt in prompts):
         set_chat_template(tokenizer)
     unread: Counter[str] = Counter()
-    rows = encode_each(prompts, lambda prompt: encode_prompt(tokenizer, prompt, unread), source)
+    rows = encode_each(prompts, partial(encode_prompt, tokenizer), source, unread)
     warn_unread(unread, len(rows), source)
     room = Room(context_length(model.config), length, "max_completion_length")
     sizes = {f"prompt {number}": len(ids) for number, ids in enumerate(rows, start=1)}

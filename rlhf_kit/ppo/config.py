@@ -34,8 +34,7 @@ RENAMED = {
     "world_size": "nothing: the launcher sets the number of processes",
     "model_adapter_name": "nothing: one adapter is trained, the run's own",
     "ref_adapter_name": "ref_model_name_or_path; without it the reference is the model with its adapter off",
-    "ds3_gather_for_generation": "nothing: DeepSpeed is refused",
-    "dataset_num_proc": "nothing: prompts are encoded when the trainer is made",
+    "ds3_gather_for_generation": "nothing: ZeRO-3 is refused; zero2 and fsdp2 need none",
     "steps": "total_episodes (completions in all)",
     "ppo_epochs": "num_ppo_epochs",
     "forward_batch_size": "per_device_train_batch_size (completions a forward on a device)",
@@ -96,6 +95,9 @@ class PPOConfig(TrainingArguments):
         "Completions to sample in all; None: `num_train_epochs` passes over the data. `max_steps` goes before both.",
     )
     rollout_batch_size: int = option(256, "Prompts per rollout, over all processes.")
+    dataset_num_proc: int | None = option(
+        None, "Processes that tokenize; None: of large data one a processor, 8 at most."
+    )
     max_completion_length: int = option(53, "Longest completion, in tokens.")
     temperature: float = option(1.0, "Softmax temperature, when sampling and when scoring alike.")
     generation_backend: str = option(

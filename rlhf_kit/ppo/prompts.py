@@ -24,6 +24,7 @@ from rlhf_kit.data.rows import Filed, is_large
 from rlhf_kit.data.store import token_key
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.data.tokens import IDS, Tokens, tokens_of
+from rlhf_kit.data.workers import workers_for
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.activations import forwards, row_bytes
 from rlhf_kit.models.forward import pad_right
@@ -95,6 +96,7 @@ def encode_prompts(
     name: str = "train_dataset",
     max_prompt_length: int | None = None,
     tell: Callable[[str], None] = logger.warning,
+    workers: int | None = None,
 ) -> Prompts:
     """Rows with `prompt`, `prompt_ids` and all further columns as they stand, of rows of any kind (`data.prompts`).
 
@@ -104,6 +106,7 @@ def encode_prompts(
     Args:
         limit: of prompt and completion, in tokens. name: of the rows, in messages.
         max_prompt_length: prompts of more tokens are left out; `tell` takes how many.
+        workers: processes that tokenize (`data.workers.workers_for`).
 
     Raises:
         UserError: for what no prompt is, and for a prompt that leaves no room for a completion.
@@ -122,8 +125,11 @@ def encode_prompts(
 
     def tokenize(about: dict) -> Iterator[dict]:
         unread: Counter[str] = Counter()
-        encode = partial(encode_prompt, tokenizer, unread=unread)
-        for ids in encoding((row["prompt"] for row in rows), len(rows), encode, name):
+
+        def encode(row: dict, counts: Counter[str]) -> list[int]:
+            return encode_prompt(tokenizer, row["prompt"], counts)
+
+        for ids in encoding(rows, encode, name, unread, workers_for(workers, is_large(dataset))):
             yield {"prompt_ids": ids}
         about["unread"] = dict(unread)
 
@@ -174,7 +180,9 @@ class PretrainingTexts:
         dataset: rows with `text`. max_length: tokens; a longer text is cut there, a shorter one ends with EOS.
     """
 
-    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int):
+    def __init__(
+        self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, workers: int | None = None
+    ):
         if "text" not in dataset.column_names:
             raise UserError(f"ptx_dataset has the columns {', '.join(dataset.column_names)}; it needs `text`.")
         for number, text in enumerate(dataset["text"], start=1):
@@ -183,7 +191,7 @@ class PretrainingTexts:
 
         def tokenize(about: dict) -> Iterator[dict]:
             about["cut"] = 0
-            for ids in encode_texts(tokenizer, dataset["text"]):
+            for ids in encode_texts(tokenizer, dataset["text"], workers_for(workers, is_large(dataset))):
                 about["cut"] += len(ids) >= max_length  # EOS is behind it
                 yield {"input_ids": [*ids, tokenizer.eos_token_id][:max_length]}
 

@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy
@@ -309,7 +308,7 @@ def prompts_cut(
         )
     completion, cut = [0] * longest, 0
     try:
-        for ids in encoding((row["prompt"] for row in rows), len(rows), partial(encode_prompt, tokenizer)):
+        for ids in encoding(rows, lambda row, _: encode_prompt(tokenizer, row["prompt"])):
             read, whole = (fit_context(ids, completion, most, form) for most in (limit, None))
             cut += len(read) < len(whole)
     except UserError as error:

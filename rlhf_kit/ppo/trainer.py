@@ -204,17 +204,20 @@ class PPOTrainer(RolloutTrainer):
 
     def _read_data(self, args, tokenizer, context: int | None, most: int | None, train, evaluated, ptx) -> None:
         """Prompts and texts as tokens, once it is sure that all of them fit the context."""
-        longest = args.max_completion_length
-        self.prompts = encode_prompts(train, tokenizer, longest, context, max_prompt_length=most)
+        how = {"max_prompt_length": most, "workers": args.dataset_num_proc}
+        given = tokenizer, args.max_completion_length, context
+        self.prompts = encode_prompts(train, *given, **how)
         self.eval_prompts = None
         if evaluated is not None:
-            self.eval_prompts = encode_prompts(evaluated, tokenizer, longest, context, "eval_dataset", most)
+            self.eval_prompts = encode_prompts(evaluated, *given, "eval_dataset", **how)
             check_share(self.eval_prompts, args.world_size)
         if (ptx is None) != (args.ptx_coef == 0):
             raise UserError(f"ptx_coef={args.ptx_coef} and ptx_dataset go together: give both or neither.")
         self.ptx = None
         if ptx is not None:
-            self.ptx = PretrainingTexts(ptx, tokenizer, text_length(args.ptx_max_length, context))
+            self.ptx = PretrainingTexts(
+                ptx, tokenizer, text_length(args.ptx_max_length, context), args.dataset_num_proc
+            )
 
     # --- one rollout --------------------------------------------------------------------------------------------
 

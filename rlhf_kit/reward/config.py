@@ -39,6 +39,9 @@ class RewardConfig(TrainingArguments):
         "Longest prompt + answer in tokens; None: the model's context. A longer one loses the beginning of its "
         "prompt; an answer that is longer by itself is dropped.",
     )
+    dataset_num_proc: int | None = option(
+        None, "Processes that tokenize; None: of large data one a processor, 8 at most."
+    )
     disable_dropout: bool = option(True, "Train without the model's own dropout (as TRL).")
     loss_type: str = option(
         "pairwise",

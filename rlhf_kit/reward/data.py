@@ -22,6 +22,7 @@ from rlhf_kit.data.rows import is_large
 from rlhf_kit.data.store import token_key
 from rlhf_kit.data.templates import warn_unread
 from rlhf_kit.data.tokens import IDS, tokens_of
+from rlhf_kit.data.workers import workers_for
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.forward import pad_right
 from rlhf_kit.models.heads import PLAIN, RowFormat, fit_context
@@ -111,6 +112,7 @@ def encode_comparisons(
     on_bad_row: str = "drop",
     row_format: RowFormat = PLAIN,
     name: str = "the dataset",
+    workers: int | None = None,
 ) -> tuple[Dataset, dict[str, int]]:
     """Rankings, pairs or thumbs as token ids, and counts of what was cut or dropped.
 
@@ -121,7 +123,7 @@ def encode_comparisons(
         on_bad_row: "drop" leaves out a list that is wrong (`data.checks`), with fewer than two answers that fit, or
             with one answer under two ranks; "error" refuses them. A list that teaches nothing, its answers equal or
             all tied, is always left out.
-        row_format: what the model reads around prompt and answer. name: of the rows, in messages.
+        row_format: what the model reads around prompt and answer. name: of the rows. workers: `workers_for`.
 
     Raises:
         UserError: for rows of another kind, when nothing is left, or for bad lists (with their row numbers).
@@ -133,14 +135,14 @@ def encode_comparisons(
     how = dict(limit=max_length, row_format=row_format, ties_teach=ties_teach)
 
     def tokenize(about: dict) -> Iterator[dict]:
-        unread: Counter[str] = Counter()
-        sums: Counter[str] = Counter()
+        unread, sums = Counter[str](), Counter[str]()
         bad: dict[str, list[int]] = {}
 
-        def encoded_row(row: dict) -> dict:
-            return encode(row, encode_prompt(tokenizer, row["prompt"], unread), tokenizer, **how)
+        def encoded_row(row: dict, counts: Counter[str]) -> dict:
+            return encode(row, encode_prompt(tokenizer, row["prompt"], counts), tokenizer, **how)
 
-        for number, row in enumerate(encoding(rows, len(rows), encoded_row, name), start=1):
+        count = workers_for(workers, is_large(dataset))
+        for number, row in enumerate(encoding(rows, encoded_row, name, unread, count), start=1):
             sums.update({count: row.pop(count) for count in ("prompts_cut", "too_long")})
             if fault := row.pop("fault"):
                 bad.setdefault(fault, []).append(number)

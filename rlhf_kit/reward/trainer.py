@@ -283,7 +283,9 @@ def encode_lists(
     """
     if name != "train" and args.on_bad_row == "drop":
         checked(dataset, KINDS, name)  # what is measured is measured on all rows, whatever is left out in training
-    dataset, counts = encode_comparisons(dataset, tokenizer, limit, args.ties_teach, args.on_bad_row, reads, name)
+    dataset, counts = encode_comparisons(
+        dataset, tokenizer, limit, args.ties_teach, args.on_bad_row, reads, name, args.dataset_num_proc
+    )
     losses = [f"{what} {count}" for what, count in counts.items() if count and what != "lists"]
     if losses:
         tell(f"{name}: of {counts['lists']} lists: {', '.join(losses)}")

@@ -7,14 +7,16 @@ can be found again elsewhere in it (salient span masking: Guu et al. 2020, REALM
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
 from transformers import (
@@ -29,12 +31,18 @@ from transformers import (
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.rows import AT_ONCE, is_large
+from rlhf_kit.data.store import token_key
+from rlhf_kit.data.tokens import IDS, Lengths, tokens_of
+from rlhf_kit.data.workers import in_order, workers_for
 from rlhf_kit.errors import UserError
+from rlhf_kit.launched import is_main_process
 from rlhf_kit.models import preflight
 from rlhf_kit.models.checkpoints import load_masked_lm
 from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.muon import muon_with_adamw
 from rlhf_kit.options import option
+from rlhf_kit.progress import Progress
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import (
@@ -74,6 +82,9 @@ class MaskedConfig(TrainingArguments):
         "nearby tokens is then learned sooner.",
     )
     max_length: int | None = option(None, "Tokens per row. Default: the model's positions, 512 at most.")
+    dataset_num_proc: int | None = option(
+        None, "Processes that tokenize; None: of large data one a processor, 8 at most."
+    )
     train_tokenizer: int | None = option(
         None, "From scratch: first train a cased WordPiece of this many tokens on the training text."
     )
@@ -104,14 +115,16 @@ def run(settings: Settings) -> dict | plan.Reading:
     train_data, eval_data, notes = load_data(settings, ("text",), load)
     tokenizer = _tokenizer(settings, train_data, notes)
     length = _length(settings, tokenizer, notes)
-    both = (train_data, eval_data)
-    rows, held = ([] if None in (data, tokenizer) else encode(data, tokenizer, length) for data in both)
+    rows, held = (
+        [] if None in (data, tokenizer) else encode(data, tokenizer, length, name, settings.training.dataset_num_proc)
+        for name, data in (("training text", train_data), ("evaluation text", eval_data))
+    )
     refuse_no_text(settings, tokenizer, {"dataset_name": (train_data, rows), "eval_dataset_name": (eval_data, held)})
     if settings.training.mlm_probability == 0 and not all(any(row.get("hidden", ())) for row in [*rows, *held]):
         raise UserError("--mlm_probability 0 masks `spans` alone, and some rows have none. Give it a share.")
     if settings.run.dry_run:
         check_model(settings, tokenizer, load_masked)
-        return plan.Reading(notes, tokenizer, [[len(row["input_ids"])] for row in rows] or None)
+        return plan.Reading(notes, tokenizer, Lengths([len(row["input_ids"])] for row in rows) or None)
 
     model = load_masked(settings, tokenizer)
     _check_padding(settings, model, tokenizer, rows, held)
@@ -226,27 +239,44 @@ def _length(settings: Settings, tokenizer: PreTrainedTokenizerBase | None, notes
 
 
 def encode(
-    documents: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, length: int
-) -> list[dict[str, list]]:
+    documents: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, name: str = "text", workers: int | None = None
+) -> Dataset:
     """Rows of at most `length` tokens with their special tokens; documents without a token give none.
 
-    Where any document has `spans`, `hidden` is True for each token that holds a character of its spans.
+    `hidden` is True for each token that holds a character of its document's `spans`; of data without any it is empty.
+    `workers`: processes that tokenize (`data.workers.workers_for`).
     """
-    documents = [document for document in documents if document["text"].strip()]
-    spans = [document.get("spans") or [] for document in documents]
+
+    def part(number: int) -> list[dict[str, list]]:
+        return _rows(documents[number * AT_ONCE : (number + 1) * AT_ONCE], tokenizer, length)
+
+    def tokenize(_: dict) -> Iterator[dict[str, list]]:
+        count = workers_for(workers, is_large(documents))
+        with Progress(len(documents), "documents tokenized", shown=is_main_process()) as progress:
+            for rows in in_order(part, math.ceil(len(documents) / AT_ONCE), count):
+                yield from rows
+                progress.reach(min(progress.done + AT_ONCE, len(documents)))
+
+    key = partial(token_key, "masked", documents, tokenizer, length) if is_large(documents) else None
+    return tokens_of(key, name, {"input_ids": IDS, "hidden": List(Value("bool"))}, tokenize)[0]
+
+
+def _rows(documents: Mapping[str, list], tokenizer: PreTrainedTokenizerBase, length: int) -> list[dict[str, list]]:
+    kept = [at for at, text in enumerate(documents["text"]) if text.strip()]
+    has_spans = "spans" in documents
     encoded = tokenizer(
-        [document["text"] for document in documents], truncation=True, max_length=length,
-        return_overflowing_tokens=True, return_offsets_mapping=any(spans), split_special_tokens=True,
+        [documents["text"][at] for at in kept], truncation=True, max_length=length,
+        return_overflowing_tokens=True, return_offsets_mapping=has_spans, split_special_tokens=True,
         return_token_type_ids=False, return_attention_mask=False,
     )  # fmt: skip
     tokenizer.backend_tokenizer.no_truncation()  # it would be saved, and cut the texts of whoever loads it
-    rows = [{"input_ids": ids} for ids in encoded["input_ids"]]
-    if any(spans):
+    rows = [{"input_ids": ids, "hidden": []} for ids in encoded["input_ids"]]
+    if has_spans:
         places = zip(encoded["offset_mapping"], encoded["overflow_to_sample_mapping"], strict=True)
         for row, (offsets, at) in zip(rows, places, strict=True):
+            spans = documents["spans"][kept[at]] or []
             row["hidden"] = [
-                start < end and any(start < after and first < end for first, after in spans[at])
-                for start, end in offsets
+                start < end and any(start < after and first < end for first, after in spans) for start, end in offsets
             ]
     empty = tokenizer.num_special_tokens_to_add(pair=False)
     return [row for row in rows if len(row["input_ids"]) > empty]
@@ -287,7 +317,7 @@ class SpanMasking(DataCollatorForLanguageModeling):
         special = self.tokenizer.get_special_tokens_mask(row["input_ids"], already_has_special_tokens=True)
         chance[np.array(special, dtype=bool)] = 1
         guessed = chance < self.mlm_probability
-        hidden = np.array(row.get("hidden", np.zeros(len(ids))), dtype=bool)
+        hidden = np.array(row.get("hidden") or np.zeros(len(ids)), dtype=bool)
         if self.mlm_probability and not (guessed | hidden).any():
             guessed[chance.argmin()] = True  # one at least, as BERT's own code has it: the mean of none is NaN
         shown = np.where(guessed & (way < 0.8), self.tokenizer.mask_token_id, ids)
@@ -308,9 +338,10 @@ class NewMasks(TrainerCallback):
         self.collator.passes.fill_(int(state.epoch or 0))
 
 
-def numbered(rows: list[dict[str, list]], training: bool = True) -> Dataset:
+def numbered(rows: Dataset, training: bool = True) -> Dataset:
     """Rows with the number that their masks are drawn by: from 0 up in training, from -1 down in evaluation."""
-    return Dataset.from_list([{**row, "draw": at if training else -1 - at} for at, row in enumerate(rows)])
+    places = np.arange(len(rows))
+    return rows.add_column("draw", places if training else -1 - places)
 
 
 def start(options: Sequence[str] | Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,8 +101,8 @@ class Reading:
 
     notes: Notes
     tokenizer: PreTrainedTokenizerBase | None
-    rows: list[list[int]] | None = None  # tokens of each text of each row; PPO's are prompts
-    predicted: list[int] | None = None  # tokens of each row that the LM head is to predict; None: all
+    rows: Sequence[list[int]] | None = None  # tokens of each text of each row; PPO's are prompts
+    predicted: Sequence[int] | None = None  # tokens of each row that the LM head is to predict; None: all
     completion: int = 0  # tokens that are written behind each text
     steps: int | None = None  # where the stage counts them itself
     copies: tuple[bool, bool] = (False, False)  # whether the model stands by once more frozen, once more trained

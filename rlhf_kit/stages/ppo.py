@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.tokens import Lengths
 from rlhf_kit.errors import UserError, each
 from rlhf_kit.models.checkpoints import check_scorer, load_config
 from rlhf_kit.models.forward import context_length
@@ -155,8 +156,9 @@ def encoded(
     if rows is None or tokenizer is None:
         return rows
     limit = context_length(config) if config is not None else None
-    longest, most = settings.training.max_completion_length, settings.extra.max_prompt_length
-    return encode_prompts(rows, tokenizer, longest, limit, source, most, notes.tell)
+    args, most = settings.training, settings.extra.max_prompt_length
+    given = tokenizer, args.max_completion_length, limit, source, most, notes.tell
+    return encode_prompts(rows, *given, workers=args.dataset_num_proc)
 
 
 def _dry_run(
@@ -180,7 +182,9 @@ def _dry_run(
             check_share(data["eval"], args.world_size)
         if data["ptx"] is not None:
             limit = context_length(config) if config is not None else None
-            ptx = PretrainingTexts(data["ptx"], tokenizer, text_length(args.ptx_max_length, limit))
+            ptx = PretrainingTexts(
+                data["ptx"], tokenizer, text_length(args.ptx_max_length, limit), args.dataset_num_proc
+            )
         prompts = [data[name] for name in ("train", "eval") if data[name] is not None]
         if train_data is not None and config is not None and args.per_device_train_batch_size is None:
             fit = rows_a_forward(args, config, longest_row(prompts, args.max_completion_length), ptx)
@@ -202,7 +206,7 @@ def _dry_run(
     return plan.Reading(
         notes,
         tokenizer,
-        rows=None if train_data is None or tokenizer is None else [[tokens] for tokens in train_data.lengths.tolist()],
+        rows=None if train_data is None or tokenizer is None else Lengths(train_data.lengths[:, None]),
         completion=args.max_completion_length,
         steps=steps if steps > 0 else None,
         copies=(extra.ref_model_name_or_path is None and not settings.model.use_peft, extra.value_model != "shared"),

@@ -23,7 +23,8 @@ from rlhf_kit.data.packing import PackedCollator
 from rlhf_kit.data.packs import Packed, pack
 from rlhf_kit.data.rows import is_large
 from rlhf_kit.data.store import token_key
-from rlhf_kit.data.tokens import IDS, Tokens, tokens_of
+from rlhf_kit.data.tokens import IDS, Lengths, Tokens, tokens_of
+from rlhf_kit.data.workers import workers_for
 from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 from rlhf_kit.models.adapters import trainable
@@ -62,6 +63,9 @@ class PretrainConfig(TrainingArguments):
     adam_beta2: float = option(0.95, "Adam's beta2.")
     num_train_epochs: float = option(1.0, "Passes over the text.")
     block_size: int | None = option(None, "Tokens per row. Default: the model's context, 1,024 at most.")
+    dataset_num_proc: int | None = option(
+        None, "Processes that tokenize; None: of large data one a processor, 8 at most."
+    )
     train_tokenizer: int | None = option(
         None, "From scratch: first train a byte-level BPE of this many tokens on the training text."
     )
@@ -79,13 +83,13 @@ def run(settings: Settings) -> dict | plan.Reading:
         settings.model.config_overrides += "".join(f",{name}={tokens}" for name, tokens in context.items())
     length = _block_size(settings, tokenizer, notes)
     both = (("training text", train_data), ("evaluation text", eval_data))
-    texts = [text_tokens(data, tokenizer, name) for name, data in both]
+    texts = [text_tokens(data, tokenizer, name, settings.training.dataset_num_proc) for name, data in both]
     rows, held = (_rows(documents, tokenizer, length) for documents in texts)
     refuse_no_text(settings, tokenizer, {"dataset_name": (train_data, rows), "eval_dataset_name": (eval_data, held)})
     waste = tell_packing(settings, notes, len(rows), length, rows.tokens) if rows else {}
     if settings.run.dry_run:
         check_model(settings, tokenizer)
-        return plan.Reading(notes, tokenizer, [[len(row["input_ids"])] for row in rows or ()] or None)
+        return plan.Reading(notes, tokenizer, Lengths([len(row["input_ids"])] for row in rows or ()) or None)
 
     model = load_model(settings, tokenizer)
     model = trainable(model, peft_config(settings.model))
@@ -146,13 +150,16 @@ def arrange(model: PreTrainedModel | PeftModel, texts: list[list[int]], settings
     return how
 
 
-def text_tokens(data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, name: str) -> Tokens | None:
-    """The documents' ids; None where there are none, or no tokenizer is known."""
+def text_tokens(
+    data: Dataset | None, tokenizer: PreTrainedTokenizerBase | None, name: str, workers: int | None = None
+) -> Tokens | None:
+    """The documents' ids, made by `workers_for(workers)` processes; None where no text or no tokenizer is known."""
     if data is None or tokenizer is None:
         return None
 
     def tokenize(_: dict) -> Iterator[dict]:
-        return ({"input_ids": ids} for ids in encode_texts(tokenizer, data["text"]))
+        ids_of_texts = encode_texts(tokenizer, data["text"], workers_for(workers, is_large(data)))
+        return ({"input_ids": ids} for ids in ids_of_texts)
 
     key = partial(token_key, "texts", data, tokenizer) if is_large(data) else None
     return Tokens(tokens_of(key, name, {"input_ids": IDS}, tokenize)[0])

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from rlhf_kit.data.loading import load
+from rlhf_kit.data.tokens import Lengths
 from rlhf_kit.eval.reward.task import evaluate_reward
 from rlhf_kit.models.checkpoints import load_reward_model
 from rlhf_kit.models.heads import PLAIN, row_format
@@ -99,7 +100,7 @@ def _dry_run(
     model = check_model(settings, tokenizer, load_scorer)
     if model is not None and settings.training.shared_prefix:
         check_shared_prefix(model)
-    rows = [[len(ids) for ids in row] for row in lists["train"]["input_ids"]] if "train" in lists else None
+    rows = Lengths(map(len, row) for row in lists["train"]["input_ids"]) if "train" in lists else None
     return plan.Reading(notes, tokenizer, rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from trl import SFTConfig, pack_dataset
 
 from rlhf_kit.data.chat import IGNORED
 from rlhf_kit.data.loading import load
-from rlhf_kit.data.tokens import count_of
+from rlhf_kit.data.tokens import Lengths, count_of
 from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_adapted_head, refuse_options
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
@@ -39,7 +40,9 @@ def run(settings: Settings) -> dict | plan.Reading:
         put_template(tokenizer, settings.training)
         for split, data in {"train": train_data, "eval": eval_data}.items():
             if data is not None:
-                encoded[split], counts[split] = encode_demonstrations(data, tokenizer, limit, split)
+                encoded[split], counts[split] = encode_demonstrations(
+                    data, tokenizer, limit, split, settings.training.dataset_num_proc
+                )
     if settings.run.dry_run:
         policy = check_model(settings, tokenizer)
         if policy is not None:
@@ -50,8 +53,8 @@ def run(settings: Settings) -> dict | plan.Reading:
             if settings.training.packing and limit:
                 learned = pack_dataset(learned, limit, settings.training.packing_strategy)
                 tell_packing(settings, notes, len(learned), limit, count_of(learned))
-            reading.rows = [[len(ids)] for ids in learned["input_ids"]]
-            reading.predicted = [len(labels) - labels.count(IGNORED) for labels in learned["labels"]]
+            reading.rows = Lengths([len(ids)] for ids in learned["input_ids"])
+            reading.predicted = array("i", (len(labels) - labels.count(IGNORED) for labels in learned["labels"]))
         return reading
 
     trainer = SFTTrainer(

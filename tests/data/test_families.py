@@ -233,7 +233,7 @@ def test_refusals_name_all_rows_the_words_and_what_to_do():
     tokenizer = tokenizer_of("gemma")
     rows = [SAID, [SYSTEM, *SAID], [*ASKED, *SAID], [SYSTEM, *SAID]]
     with pytest.raises(UserError) as told:
-        chat.encode_each(rows, lambda row: chat.encode_dialogue(tokenizer, row), "train")
+        chat.encode_each(rows, lambda row, _: chat.encode_dialogue(tokenizer, row), "train")
     assert str(told.value) == (
         "train: the tokenizer's chat template refuses 3 of 4 rows: System role not supported (row 2, 4); Conversation "
         "roles must alternate user/assistant/user/assistant/... (row 3). It does not support a system turn: put the "

@@ -266,9 +266,10 @@ def test_the_name_of_what_is_stored_follows_from_the_code(monkeypatch):
 # --- the memory -----------------------------------------------------------------------------------------------------
 
 LOADERS = """
-import json, sys, tracemalloc
+import gc, json, sys, tracemalloc
 from pathlib import Path
 import datasets
+from rlhf_kit import progress
 from rlhf_kit.data import loading, rows
 from rlhf_kit.data.packs import pack
 from rlhf_kit.ppo.prompts import encode_prompts, prompt_order
@@ -280,6 +281,7 @@ from transformers import AutoTokenizer
 folder = Path(sys.argv[1])
 datasets.config.HF_DATASETS_CACHE, rows.IN_MEMORY = str(folder / "cache"), 2**16
 datasets.disable_progress_bars()
+progress.QUIET_FOR = 1e9  # the first line that is shown takes more than all the rows
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
 
 
@@ -300,13 +302,14 @@ def read(kind, source):
 
 for kind, row in json.loads(sys.argv[3]).items():
     sizes = []
-    for count in (1000, 2000, 10000):  # the first for what is imported and made once
+    for count in (9000, 2000, 10000):  # the first for what is imported and made once
         path = folder / f"{kind}-{count}.jsonl"
         with path.open("w") as file:
             for at in range(count):
                 file.write(json.dumps({**row, "text" if kind == "text" else "prompt": f"say {at}"}) + "\\n")
         tracemalloc.start()
         kept = read(kind, str(path))
+        gc.collect()
         sizes.append(tracemalloc.get_traced_memory())
         tracemalloc.stop()
         del kept

@@ -2,9 +2,41 @@
 
 STORE, ROWS = "rlhf_kit/data/store.py", "rlhf_kit/data/rows.py"
 TEST = "tests/data/test_large_sources.py::"
+WORKERS, WORK = "rlhf_kit/data/workers.py", "tests/data/test_workers.py::"
 PACKING = "tests/stages/test_large_data.py::test_the_share_of_padding_in_packed_rows_is_said_and_kept"
 
 MUTANTS = [
+    (
+        WORKERS,
+        "            return error\n",
+        "            raise\n",
+        WORK + "test_a_users_mistake_is_told_in_its_own_words",
+    ),
+    (
+        WORKERS,
+        '        generator=imported("torch:Generator")(),',
+        "        generator=None,",
+        WORK + "test_nothing_is_drawn_from_the_process_that_trains",
+    ),
+    (
+        WORKERS,
+        'if "DataLoader worker" not in str(error)',
+        "if True",
+        WORK + "test_a_process_that_the_system_ends_is_told_and_nothing_waits",
+    ),
+    (WORKERS, "if is_large else 0)", ")", WORK + "test_how_many"),
+    (
+        "rlhf_kit/data/chat.py",
+        "            if unread is not None:\n                unread.update(counts)\n",
+        "",
+        WORK + "test_demonstrations_have_the_same_tokens_counts_and_notices",
+    ),
+    (
+        "rlhf_kit/sft.py",
+        "workers_for(workers, is_large(dataset))",
+        "workers_for(None, is_large(dataset))",
+        WORK + "test_every_stage_that_tokenizes_hands_the_number_on",
+    ),
     (
         STORE,
         "fcntl.flock(lock, fcntl.LOCK_EX)",

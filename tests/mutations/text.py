@@ -99,8 +99,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/data/chat.py",
-        "refusals[number] = refusal",
-        "raise",
+        "refusals[progress.done] = encoded",
+        "raise encoded",
         "tests/data/test_families.py::test_refusals_name_all_rows_the_words_and_what_to_do",
     ),
     (

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast, get_scheduler
 
@@ -69,6 +70,10 @@ def test_from_scratch_with_a_vocabulary_of_its_own(texts, tmp_path):
     assert run_command(mlm, more) == 0
 
 
+def encoded(documents, tokenizer, length):
+    return mlm.encode(Dataset.from_list(documents), tokenizer, length)
+
+
 def test_the_vocabulary_keeps_case_and_accents_and_cuts_chinese(tokenizer):
     assert tokenizer.tokenize("貓坐") == ["貓", "坐"]
     assert "É" in "".join(tokenizer.tokenize("Élan"))
@@ -76,14 +81,14 @@ def test_the_vocabulary_keeps_case_and_accents_and_cuts_chinese(tokenizer):
 
 def test_a_long_document_is_cut_and_an_empty_one_gives_nothing(tokenizer):
     words = tokenizer("the cat sat on the mat", add_special_tokens=False)["input_ids"]
-    rows = mlm.encode([{"text": text} for text in ("the cat sat on the mat", " ", "cat")], tokenizer, 6)
+    rows = encoded([{"text": text} for text in ("the cat sat on the mat", " ", "cat")], tokenizer, 6)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert [row["input_ids"] for row in rows][:2] == [[cls, *words[:4], sep], [cls, *words[4:8], sep]]
     assert sum(len(row["input_ids"]) - 2 for row in rows) == len(words) + len(
         tokenizer("cat", add_special_tokens=False)["input_ids"]
     )
-    assert not mlm.encode([{"text": "\u200b"}], tokenizer, 30)  # no blank, and no token
-    (typed,) = mlm.encode([{"text": "[SEP]"}], tokenizer, 30)
+    assert not encoded([{"text": "\u200b"}], tokenizer, 30)  # no blank, and no token
+    (typed,) = encoded([{"text": "[SEP]"}], tokenizer, 30)
     assert typed["input_ids"].count(sep) == 1  # text is data: a mark typed inside ends nothing
 
 
@@ -92,7 +97,7 @@ def test_only_masked_tokens_count_in_the_loss(tokenizer):
     model = AutoModelForMaskedLM.from_config(
         mlm.plan.new_config("bert", {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}, tokenizer)
     ).eval()
-    rows = mlm.encode([{"text": "the cat sat on the mat"}, {"text": "貓坐在墊子上"}], tokenizer, 30)
+    rows = encoded([{"text": "the cat sat on the mat"}, {"text": "貓坐在墊子上"}], tokenizer, 30)
     batch = mlm.SpanMasking(tokenizer, mlm_probability=0.5, seed=1)(rows)
     labels, ids = batch["labels"], batch["input_ids"]
     special = (ids == tokenizer.cls_token_id) | (ids == tokenizer.pad_token_id)
@@ -110,7 +115,7 @@ def test_spans_are_masked_whole_and_always(tokenizer, side):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = side
     text = "the cat sat on the mat"
-    rows = mlm.encode([{"text": text, "spans": [[4, 7], [19, 22]]}, {"text": "cat", "spans": None}], tokenizer, 30)
+    rows = encoded([{"text": text, "spans": [[4, 7], [19, 22]]}, {"text": "cat", "spans": None}], tokenizer, 30)
     hidden = [
         [text[a:b] for (a, b), flag in zip(offsets, row["hidden"], strict=True) if flag]
         for row, offsets in [(rows[0], tokenizer(text, return_offsets_mapping=True)["offset_mapping"])]
@@ -135,14 +140,14 @@ def test_a_token_that_holds_part_of_a_span_is_masked():
     words = ByteLevelBPETokenizer()
     words.train_from_iterator([text] * 4, vocab_size=400, show_progress=False)
     byte_level = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, mask_token="<mask>", pad_token="<pad>")
-    (row,) = mlm.encode([{"text": text, "spans": [[13, 16], [19, 22]]}], byte_level, 60)
+    (row,) = encoded([{"text": text, "spans": [[13, 16], [19, 22]]}], byte_level, 60)
     masked = [at for at, hidden in zip(row["input_ids"], row["hidden"], strict=True) if hidden]
     assert byte_level.decode(masked) == " bus Kofi"
 
 
 def test_spans_stay_with_their_piece_of_a_long_document(tokenizer):
     text = "the cat sat on the mat"
-    rows = mlm.encode([{"text": text, "spans": [[19, 22]]}], tokenizer, 6)
+    rows = encoded([{"text": text, "spans": [[19, 22]]}], tokenizer, 6)
     shown = [tokenizer.convert_ids_to_tokens(i) for row in rows for i, h in zip(*row.values(), strict=True) if h]
     assert shown == tokenizer.tokenize("mat") and len(rows) > 1
 
@@ -312,7 +317,7 @@ def test_accumulated_batches_weigh_as_one(texts, tmp_path):
 def test_a_rows_masks_are_those_of_its_number_and_pass(tokenizer):
     """Whatever batch, padding or worker it comes in; another pass draws anew, an evaluation never does."""
     texts = [{"text": text} for text in ("the cat sat on the mat", "the mat", "the cat sat on the mat the cat")]
-    rows = mlm.numbered(mlm.encode(texts, tokenizer, 30)).to_list()
+    rows = mlm.numbered(encoded(texts, tokenizer, 30)).to_list()
     collator = mlm.SpanMasking(tokenizer, mlm_probability=0.5, seed=3)
 
     def seen(batch, at):
@@ -324,7 +329,7 @@ def test_a_rows_masks_are_those_of_its_number_and_pass(tokenizer):
     first = seen(together, 2)
     collator.passes.fill_(1)
     assert seen(collator(rows), 2) != first
-    asked = mlm.numbered(mlm.encode(texts, tokenizer, 30), training=False).to_list()
+    asked = mlm.numbered(encoded(texts, tokenizer, 30), training=False).to_list()
     then = seen(collator(asked), 2)
     collator.passes.fill_(2)
     assert seen(collator(asked), 2) == then != seen(collator(rows), 2)
@@ -336,7 +341,7 @@ def test_masks_are_berts(tokenizer):
     """15 % of the tokens, of these 80 % [MASK], 10 % another, 10 % as they were (Devlin et al. 2019, 3.1)."""
     ids = tokenizer("the cat sat on the mat", add_special_tokens=False)["input_ids"]
     words = [tokenizer.cls_token_id, *ids * 30, tokenizer.sep_token_id]
-    rows = mlm.numbered([{"input_ids": words}] * 200).to_list()
+    rows = mlm.numbered(Dataset.from_list([{"input_ids": words}] * 200)).to_list()
     batch = mlm.SpanMasking(tokenizer, mlm_probability=0.15, seed=0)(rows)
     truth = torch.tensor(words).expand(200, -1)
     guessed = batch["labels"] != -100
@@ -350,7 +355,7 @@ def test_masks_are_berts(tokenizer):
 
 def test_each_row_has_something_to_guess(tokenizer):
     """The loss of a batch without is NaN: that of a row alone, often."""
-    rows = mlm.encode([{"text": "the cat"}, {"text": "cat"}], tokenizer, 30)
+    rows = encoded([{"text": "the cat"}, {"text": "cat"}], tokenizer, 30)
     collator = mlm.SpanMasking(tokenizer, mlm_probability=0.01, seed=0)
     for draw in range(20):
         for row in rows:
