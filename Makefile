@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-demo test-kills test-browser test-vllm test-postgres test-crowd test-newest test-scale test-plan check mutants style bench bench-gpu architectures clean
+.PHONY: demo test test-demo test-kills test-browser test-vllm test-postgres test-crowd test-newest test-scale test-plan test-reports check mutants style bench bench-gpu architectures clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-kit demo
@@ -17,9 +17,10 @@ test: $(INSTALLED)
 test-demo: $(INSTALLED)
 	$(BIN)/python -m pytest tests/test_demo.py tests/test_readme_shell.py
 
-# SIGKILL at KILLS=40 random moments of every stage and an evaluation, each gone on with to the end of an unbroken run.
+# SIGKILL at KILLS=40 random moments of every stage and an evaluation, each gone on with to the end of an unbroken run;
+# ARGS="--processes 2": of the stages by two processes.
 test-kills: $(INSTALLED)
-	$(BIN)/python tests/kills.py
+	$(BIN)/python tests/kills.py $(ARGS)
 
 # The pages in Chromium (Debian: chromium, fonts-noto-cjk); SCREENS=docs/screens leaves pictures.
 test-browser: $(INSTALLED)
@@ -48,6 +49,10 @@ test-newest:
 # What `rlhf-kit plan` says beside the peak memory of six runs: each within a fifth.
 test-plan: $(INSTALLED)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/plan_vs_measured.py --within 0.2
+
+# What TensorBoard, trackio and wandb (offline) hold of a PPO run is metrics.jsonl; their environment takes 1 GB.
+test-reports: $(INSTALLED)
+	$(BIN)/python tests/reports_real.py
 
 # Every stage, whole and by LoRA, under DDP, FSDP2, ZeRO-2 and ZeRO-3 on CPUs; ARGS="--stages ppo --engines fsdp2" for some.
 test-scale: $(INSTALLED)

@@ -4,6 +4,9 @@ Every stage, one evaluation and `generate` run once unbroken; then each is kille
 turn. It must leave the files that the unbroken one left, with the same in them: weights, steps, metrics, items,
 figures, answers, and the checkpoints with all they hold. Where a checkpoint was damaged it must say which. Runs are
 forks of this process, which has the imports behind it.
+
+`--processes 2` (ARGS) runs the stages by `--accelerate cpu-2`; what is killed is all of a run or one of its processes,
+which must end the other.
 """
 
 from __future__ import annotations
@@ -14,21 +17,22 @@ import os
 import random
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
+import psutil
 import torch
 from forked import forked
 from safetensors.torch import load_file
-from tiny_stages import run_command
+from tiny_stages import STAGES, run_command
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -42,6 +46,7 @@ OWN = re.compile(r"commit|time|seconds(/.*)?|.*(runtime|per_second)|resumed(_fro
 KEPT = ("checkpoint-*/checkpoint.json", "items-*", "*.part")  # by a stage, an evaluation, `generate`
 OWN_FILES = {".rlhf_kit", "checkpoint.json", "training_args.bin"}
 SAVED, TWICE, DAMAGED = 0.75, 0.25, 0.4  # shares: killed after something was saved, killed again, a file harmed then
+ONE = 0.5  # share of the kills of several processes that strike a single one of them
 
 
 @dataclass
@@ -54,8 +59,13 @@ class Ended:
     saved: float
 
 
-def fork(main, argv, log: Path, out: Path, kill_after: float | None = None, since_saving: bool = False) -> Ended:
-    """`main(argv)`, writing into `out`, in a process of its own; killed after so many seconds, or since it saved."""
+def fork(
+    main, argv, log: Path, out: Path, kill_after: float | None = None, since_saving: bool = False, share: float = 0.0
+) -> Ended:
+    """`main(argv)`, writing into `out`, in a process of its own; killed after so many seconds, or since it saved.
+
+    share: of its processes, if it has started some, which one is killed; 0: all.
+    """
     start = time.perf_counter()
     log.write_bytes(b"")
     child = forked(main, argv, log)
@@ -70,11 +80,24 @@ def fork(main, argv, log: Path, out: Path, kill_after: float | None = None, sinc
             break
         begun = (saved if since_saving else 0.0) if kill_after is not None else None
         if begun is not None and seconds - begun >= kill_after:
-            os.kill(child, signal.SIGKILL)
+            kill(child, share)
             os.waitpid(child, 0)
             break
         time.sleep(0.005)
     return Ended(status, log.read_text(errors="replace"), seconds, saved or 0.0)
+
+
+def kill(child: int, share: float) -> None:
+    """SIGKILL to a process and all that it has started; or to one of these, which is to end the others."""
+    parent = psutil.Process(child)
+    started = parent.children(recursive=True)
+    if share and started:
+        started[int(share * len(started))].kill()
+        return
+    for process in (parent, *started):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(started)
 
 
 # -- what is run -----------------------------------------------------------------------------------------------------
@@ -221,7 +244,8 @@ def kill_once(stage: str, argv: list[str], folder: Path, whole: Ended, chance: r
     begin, go_on = command(stage, argv, out), command(stage, argv, out, "--resume_from_checkpoint")
     since_saving = chance.random() < SAVED
     moment = chance.uniform(0, 1.05 * (whole.seconds - whole.saved) if since_saving else whole.saved)
-    ended = fork(*begin, log, out, moment, since_saving)
+    share = chance.random() if "--accelerate" in argv and chance.random() < ONE else 0.0
+    ended = fork(*begin, log, out, moment, since_saving, share)
     if ended.status is None and chance.random() < TWICE:
         ended = fork(*go_on, log, out, kill_after=chance.uniform(0, whole.seconds))
     if ended.status not in (None, 0):
@@ -247,6 +271,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=int(os.environ.get("KILLS", "40")))
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", "0")))
+    parser.add_argument("--processes", type=int, choices=[1, 2], default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)
     chance, failures, counts = random.Random(options.seed), 0, Counter()
@@ -257,6 +282,8 @@ def main() -> int:
         )
         os.chdir(root)
         commands = prepare(root)
+        if options.processes > 1:
+            commands = {stage: [*argv, "--accelerate", "cpu-2"] for stage, argv in commands.items() if stage in STAGES}
         unbroken = {}
         for stage, argv in commands.items():
             (root / stage).mkdir()

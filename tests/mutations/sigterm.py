@@ -70,7 +70,7 @@ MUTANTS = [
         "rlhf_kit/training/checkpoints.py",
         "kept = {path.name for path in whole[-1:]}",
         "kept = set()",
-        KEPT + "test_the_oldest_go_but_neither_the_best_nor_the_last[steps4-1-2-left4]",
+        KEPT + "test_the_oldest_go_but_neither_the_best_nor_the_last[steps3-1-2-left3]",
     ),
     (
         "rlhf_kit/training/checkpoints.py",
