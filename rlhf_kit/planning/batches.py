@@ -143,8 +143,13 @@ def amount_of(
     elif rows is not None:
         if settings.data.max_train_samples:
             rows = min(rows, settings.data.max_train_samples)
-        texts = rows * per_row
-        mean = mean if mean is not None else float(bound_of(settings, config) - _completion(settings))
+        bound = bound_of(settings, config) - _completion(settings)
+        if settings.stage == "pretrain" or getattr(args, "packing", False):  # into rows of the bound
+            rows, mean = math.ceil(rows * (mean or bound) / bound), float(bound)
+        if settings.stage == "mlm" and mean:  # a long text is in pieces
+            pieces = math.ceil(mean / bound)
+            rows, mean = rows * pieces, mean / pieces
+        texts, mean = rows * per_row, min(mean or bound, float(bound))
     if settings.stage == "ppo":
         episodes = args.total_episodes or (None if rows is None else math.ceil(args.num_train_epochs * rows))
         if args.max_steps > 0:

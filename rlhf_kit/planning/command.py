@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from rlhf_kit.reward.config import RewardConfig
 from rlhf_kit.stages import mlm, ppo, pretrain, reward, sft
 from rlhf_kit.stages.arguments import DataArguments, ModelArguments, RunArguments, Settings, parse
 from rlhf_kit.stages.calibration import CalibrationArguments
+from rlhf_kit.stages.launching import IN_PIECES
 from rlhf_kit.stages.plan import Notes, Reading, known_config
 from rlhf_kit.stages.run import complete_for_machine
 from rlhf_kit.terminal import say
@@ -107,6 +109,8 @@ def options_of(argv: Sequence[str]) -> tuple[PlanOptions, dict[str, Any], str | 
 def plan_of(options: PlanOptions, values: Mapping[str, Any], config: str | None) -> Plan:
     """The plan of a stage with these options. Raises UserError as the stage would."""
     launch, device = read_launch(options.accelerate, options.devices), machine(options.gpu)
+    if options.stage == "ppo" and launch.is_deepspeed and "weights" in launch.shards:
+        raise UserError(f"--accelerate {options.accelerate}: {IN_PIECES}")
     base = Base(config, bool(values.get("trust_remote_code")))
     settings = settings_of(options.stage, values, device, base)
     reading = read_data(settings, options)
@@ -154,8 +158,16 @@ def read_data(settings: Settings, options: PlanOptions) -> Reading:
     if options.rows is not None:
         completion = settings.training.max_completion_length if settings.stage == "ppo" else 0
         return Reading(Notes(True), None, completion=completion)
+    if options.row_tokens is not None:
+        raise UserError(
+            "--row_tokens is read with --rows alone: without it the data tell. Give both, or leave it out."
+        )
+    reader = copy.copy(settings)
+    if settings.stage == "ppo":  # a plan asks no server
+        reader.training = copy.copy(settings.training)
+        reader.training.generation_backend = "pool"
     run, _, _ = STAGES[settings.stage]
-    return run(settings)
+    return run(reader)
 
 
 class Planner:

@@ -13,6 +13,7 @@ import torch
 
 from rlhf_kit import inputs
 from rlhf_kit.errors import UserError, did_you_mean
+from rlhf_kit.training.engines import DEEPSPEED, FSDP, setting_faults
 
 GIB = 2**30
 
@@ -130,15 +131,27 @@ def read_launch(name: str | None, devices: int | None) -> Launch:
         raise UserError(f"--accelerate {path}: needs lines of `key: value`, as `accelerate config` writes them.")
     kind = str(values.get("distributed_type", "NO")).upper()
     count = devices or _number(path, values, "num_processes", 1 if kind == "NO" else None)
+    if kind == "NO" and count > 1:
+        raise UserError(f"--accelerate {path} starts one process, not {count}: give ddp, say, or leave out --devices.")
+    config = values.get(f"{kind.lower()}_config") or {}
     if kind == "FSDP":
-        return fully_sharded(count, values.get("fsdp_config") or {})
+        config = {key if key.startswith("fsdp_") else f"fsdp_{key}": value for key, value in config.items()}
+        _refuse(path, FSDP, config)
+        return fully_sharded(count, config)
     if kind == "DEEPSPEED":
-        config = values.get("deepspeed_config") or {}
+        _refuse(path, DEEPSPEED, config)
         stage = _number(path, config, "zero_stage", 2)
         moved = {"optimizer": "offload_optimizer_device", "weights": "offload_param_device"}
         offloads = frozenset(part for part, key in moved.items() if str(config.get(key, "none")).lower() != "none")
         return Launch(f"ZeRO-{stage} over {count}", count, ZERO.get(stage, WHOLE), offloads, True)
     return _plain(count)
+
+
+def _refuse(path: Path, engine: str, config: Mapping[str, Any]) -> None:
+    """What the launch itself would be refused for."""
+    faults = [*setting_faults(engine, config)]
+    if faults:
+        raise UserError(f"--accelerate {path}: {' '.join(faults)}")
 
 
 def _plain(count: int) -> Launch:
@@ -168,6 +181,7 @@ def _number(path: Path, values: Mapping[str, Any], key: str, default: int | None
     value = values.get(key, default)
     if value is None:
         raise UserError(f"--accelerate {path} does not say how many processes there are: give --devices 8, say.")
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"--accelerate {path}: {key} is {value!r}; it must be a whole number.")
+    least = 0 if key == "zero_stage" else 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"--accelerate {path}: {key} is {value!r}; it must be a whole number from {least} on.")
     return value

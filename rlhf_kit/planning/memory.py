@@ -114,11 +114,13 @@ def _update(settings: Settings, roles: Roles, batch: Batch, launch: Launch, mach
 def _rollout(settings: Settings, roles: Roles, batch: Batch, launch: Launch, machine: Machine) -> list[Line]:
     """The cache with all its columns, the logits of a token or of a scoring forward, and under sharding whole weights.
 
-    What a vLLM server samples is in its memory, on another device.
+    What a vLLM server samples is in its memory, on another device; an evaluation samples the reference here.
     """
     half = half_of(settings)
     size = 4 if machine.is_cpu or not half else 2
-    slots = 0 if settings.training.generation_backend == "vllm" else batch.slots
+    slots = batch.slots
+    if settings.training.generation_backend == "vllm":
+        slots = min(slots, settings.data.max_eval_samples or slots) if settings.data.eval_dataset_name else 0
     cache = roles.cached * slots * batch.longest * size
     drawn = slots * roles.shape.vocabulary * 4 * DRAWN
     gathered = sum(part.weight_bytes for part in roles.trained) if "weights" in launch.shards else 0

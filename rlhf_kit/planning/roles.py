@@ -89,7 +89,7 @@ def _model(settings: Settings, config: PretrainedConfig, attention: str) -> nn.M
     if settings.stage == "reward":
         config.num_labels, config.pad_token_id = 1, 0
     it_makes = f"The config.json of {config.name_or_path!r} makes"
-    model = new_model(KINDS.get(settings.stage, AutoModelForCausalLM), config, it_makes, **options)
+    model = new_model(KINDS.get(settings.stage, AutoModelForCausalLM), config, it_makes, "meta", **options)
     if settings.stage == "ppo" or settings.stage == "reward" and settings.training.disable_dropout:
         disable_dropout(model)
     fuse_activations(model)
@@ -106,12 +106,12 @@ def _of_ppo(settings: Settings, config: PretrainedConfig, policy: nn.Module, bas
     reference = None
     if extra.ref_model_name_or_path:
         other = base.config(extra.ref_model_name_or_path)
-        reference = _part("reference", new_model(AutoModelForCausalLM, other, "", **options), frozen=True)
+        reference = _part("reference", new_model(AutoModelForCausalLM, other, "", "meta", **options), frozen=True)
     elif not isinstance(policy, PeftModel):
         reference = _part("reference", policy, frozen=True)
     kind = extra.value_model
     if kind not in ("shared", "separate", "reward"):
-        kind = new_model(AutoModelForCausalLM, base.config(kind), "", **options)
+        kind = new_model(AutoModelForCausalLM, base.config(kind), "", "meta", **options)
     source = judges[0] if kind == "reward" else None
     module = build_policy_and_value(policy, kind, source, lora)
     if module.value_trunk is not None:
@@ -122,7 +122,7 @@ def _of_ppo(settings: Settings, config: PretrainedConfig, policy: nn.Module, bas
 
 def _judge(config: PretrainedConfig, options: dict[str, Any]) -> nn.Module:
     config.num_labels, config.pad_token_id = 1, 0
-    return new_model(AutoModelForSequenceClassification, config, "", **options)
+    return new_model(AutoModelForSequenceClassification, config, "", "meta", **options)
 
 
 def _part(name: str, model: nn.Module, frozen: bool = False) -> Part:

@@ -66,7 +66,8 @@ def work_of(
     policy = roles.policy
     flops = {"sampling": forward_flops(policy, shape, tokens, mean, predicted)}
     flops["reference"] = forward_flops(policy, shape, tokens, mean, predicted)
-    reads = half_of(settings) or roles.value is not None or args.bootstrap_truncated  # else the sampler's are exact
+    elsewhere = args.generation_backend == "vllm"
+    reads = elsewhere or half_of(settings) or roles.value is not None or args.bootstrap_truncated  # else exact already
     if reads:
         flops["values"] = sum(forward_flops(part, shape, tokens, mean, predicted) for part in roles.trained)
     flops["rewards"] = sum(forward_flops(part, shape, tokens, mean, 0) for part in roles.rewards)

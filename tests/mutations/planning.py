@@ -38,4 +38,34 @@ MUTANTS = [
         "while",
         TEST + "test_an_earlier_stage_is_found_by_what_it_makes",
     ),
+    (
+        "rlhf_kit/planning/memory.py",
+        "if settings.data.eval_dataset_name else 0",
+        "if False else 0",
+        TEST + "test_what_a_server_samples_is_not_in_this_memory",
+    ),
+    (
+        "rlhf_kit/planning/work.py",
+        "reads = elsewhere or half_of(settings)",
+        "reads = half_of(settings)",
+        TEST + "test_what_a_server_samples_is_not_in_this_memory",
+    ),
+    (
+        "rlhf_kit/planning/command.py",
+        'reader.training.generation_backend = "pool"',
+        "pass",
+        TEST + "test_no_server_is_asked",
+    ),
+    (
+        "rlhf_kit/planning/batches.py",
+        "min(mean or bound, float(bound))",
+        "mean or float(bound)",
+        TEST + "test_long_rows_are_cut_or_packed_as_the_stage_does",
+    ),
+    (
+        "rlhf_kit/planning/batches.py",
+        'if settings.stage == "pretrain" or getattr(args, "packing", False):',
+        'if settings.stage == "pretrain":',
+        TEST + "test_long_rows_are_cut_or_packed_as_the_stage_does",
+    ),
 ]

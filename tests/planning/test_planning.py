@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from rlhf_kit.cli import main
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.adapters import trainable
+from rlhf_kit.models.checkpoints import new_model
 from rlhf_kit.models.fused import fuse_activations
+from rlhf_kit.planning import roles
 from rlhf_kit.planning.kept import PLANNED, cached_values, kept_by_forward, trunk_of, without_content
 from rlhf_kit.planning.machines import STATES, WHOLE, machine, read_launch
 from rlhf_kit.planning.records import Part, Shape
@@ -93,13 +95,14 @@ def test_the_cache_has_the_keys_and_values_that_the_heads_share():
 LAUNCHES = {
     "fsdp2": ({"distributed_type": "FSDP", "num_processes": 4, "fsdp_config": {"fsdp_version": 2}}, WHOLE, set()),
     "kept": ({"distributed_type": "FSDP", "num_processes": 4,
-              "fsdp_config": {"fsdp_reshard_after_forward": False}}, STATES, set()),
-    "offload": ({"distributed_type": "FSDP", "num_processes": 4, "fsdp_config": {"fsdp_offload_params": True}}, WHOLE,
-                {"weights", "optimizer"}),
+              "fsdp_config": {"fsdp_version": 2, "reshard_after_forward": False}}, STATES, set()),
+    "offload": ({"distributed_type": "FSDP", "num_processes": 4,
+                 "fsdp_config": {"fsdp_version": 2, "fsdp_offload_params": True}}, WHOLE, {"weights", "optimizer"}),
     "zero2": ({"distributed_type": "DEEPSPEED", "num_processes": 4, "deepspeed_config": {"zero_stage": 2}}, STATES,
               set()),
     "zero3": ({"distributed_type": "DEEPSPEED", "num_processes": 4,
-               "deepspeed_config": {"zero_stage": 3, "offload_optimizer_device": "cpu"}}, WHOLE, {"optimizer"}),
+               "deepspeed_config": {
+        "zero_stage": 3, "offload_optimizer_device": "cpu", "zero3_save_16bit_model": True}}, WHOLE, {"optimizer"}),
     "ddp": ({"distributed_type": "MULTI_GPU", "num_processes": 4}, set(), set()),
 }  # fmt: skip
 
@@ -124,6 +127,14 @@ def test_a_launch_without_a_number_or_a_name_is_refused(tmp_path):
     assert read_launch("cpu-2", None).devices == 2 and read_launch("fsdp2", 8).shards == WHOLE
     with pytest.raises(UserError, match="no launch of that name .*Did you mean 'zero3'"):
         read_launch("zer03", None)
+    for text, told in (
+        ("distributed_type: FSDP\nnum_processes: 0", "num_processes is 0; it must be a whole number from 1 on"),
+        ("distributed_type: FSDP\nnum_processes: 2", "fsdp_version 1: only FSDP2 is supported"),
+        ("distributed_type: 'NO'\nnum_processes: 2", "starts one process"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=told):
+            read_launch(str(path), None)
 
 
 def test_devices_go_by_their_names():
@@ -241,6 +252,8 @@ def test_what_does_not_fit_ends_with_1_and_every_change_makes_it_fit(here, capsy
     (["--config", "sft.yaml", "--utilisation", "2"], "--utilisation=2.0 must lie above 0"),
     (["--config", "ppo.yaml", "--rows", "9", "--mini_batch_size", "5"], "must be a multiple of mini_batch_size"),
     (["--config", "sft.yaml", "--rows", "9", "--model", "nowhere"], "nowhere"),
+    (["--config", "ppo.yaml", "--rows", "9", "--accelerate", "zero3", "--devices", "2"], "use zero2 or fsdp2"),
+    (["--config", "sft.yaml", "--row_tokens", "5"], "--row_tokens is read with --rows alone"),
 ])  # fmt: skip
 def test_mistakes_are_those_of_the_stage(words, told, here, capsys):
     assert main(["plan", *words]) == 2
@@ -252,3 +265,53 @@ def test_an_earlier_stage_is_found_by_what_it_makes(here):
     assert base.name("runs/a/reward") == "gpt2-small" and base.name("elsewhere/model") == "elsewhere/model"
     Path("runs/a/sft").mkdir(parents=True)
     assert base.name("runs/a/reward") == "runs/a/sft"
+
+
+# --- what a run leaves to others, and what it makes of long rows -----------------------------------------------------
+
+
+VLLM = ["--generation_backend", "vllm", "--vllm_url", "http://127.0.0.1:9", "--vllm_sync_dir", "sync"]
+
+
+def test_no_model_has_content(here, capsys, monkeypatch):
+    devices = []
+
+    def noted(*args, **options):
+        model = new_model(*args, **options)
+        devices.append({parameter.device.type for parameter in model.parameters()})
+        return model
+
+    monkeypatch.setattr(roles, "new_model", noted)
+    for option in ("--value_model", "--ref_model_name_or_path"):
+        planned(capsys, "--config", "ppo.yaml", "--gpu", "A100-80", option, "gpt2-small")
+    assert devices == [{"meta"}] * 6
+
+
+def test_what_a_server_samples_is_not_in_this_memory(here, capsys):
+    words = ["--config", "ppo.yaml", "--gpu", "A100-80", "--fp16", "false", "--bf16", "false"]
+    own, server = planned(capsys, *words), planned(capsys, *words, *VLLM)
+    assert own["lines"]["cache"] == 64 * 1024 * 2 * 12 * 768 * 4 and "cache" not in server["lines"]
+    assert "values" not in own["flops"] and server["flops"]["values"] > 0  # the server's log-probs are not learnt from
+    held_out = planned(capsys, *words, *VLLM, "--eval_dataset_name", "nobody/rows", "--max_eval_samples", "16")
+    assert held_out["lines"]["cache"] == own["lines"]["cache"] // 4  # the reference's answers are sampled here
+
+
+def test_no_server_is_asked(here, capsys, policy, tokenizer):
+    policy.save_pretrained("tiny")
+    tokenizer.save_pretrained("tiny")
+    Path("rows.jsonl").write_text('{"prompt": "the cat"}\n' * 80)
+    run = ["--config", "ppo.yaml", "--model", "tiny", "--data", "rows.jsonl", "--reward_funcs", "tests.rewards:brief"]
+    assert main(["plan", *run, *VLLM, "--gpu", "A100-80", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 80
+    assert main(["ppo", *run, *VLLM, "--dry_run"]) == 2
+    assert "dead server" in " ".join(capsys.readouterr().err.split())
+
+
+def test_long_rows_are_cut_or_packed_as_the_stage_does(here, capsys):
+    words = ["--config", "sft.yaml", "--gpu", "L4", "--max_length", "256"]
+    cut = planned(capsys, *words, "--row_tokens", "1024")
+    assert (cut["tokens"], cut["rows"], cut["steps"]) == (256_000, 1000, 375)  # three epochs, eight rows a step
+    packed = planned(capsys, *words, "--row_tokens", "64", "--packing")
+    assert (packed["tokens"], packed["rows"], packed["steps"]) == (64_000, 250, 96)
+    documents = planned(capsys, "pretrain", "--config", "sft.yaml", "--gpu", "L4", "--row_tokens", "1536")
+    assert (documents["tokens"], documents["rows"], documents["steps"]) == (1_536_000, 1500, 188)
