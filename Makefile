@@ -46,9 +46,10 @@ test-postgres: $(INSTALLED)
 test-newest:
 	$(PYTHON) tests/newest.py --write docs/install.md
 
-# What `rlhf-kit plan` says beside the peak memory of six runs: each within a fifth.
+# What `rlhf-kit plan` says beside the peak memory of six runs: each within a fifth. And the heads of the recipes.
 test-plan: $(INSTALLED)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/plan_vs_measured.py --within 0.2
+	$(BIN)/python tests/planning/heads.py
 
 # What TensorBoard, trackio and wandb (offline) hold of a PPO run is metrics.jsonl; their environment takes 1 GB.
 test-reports: $(INSTALLED)

@@ -50,9 +50,9 @@ class Repo:
 class Hub(ThreadingHTTPServer):
     """The server. Use it as a context.
 
-    `repos`: by kind and name, such as ("models", "tiny/gpt2"). `faults`: by a part of a request's path the status to
-    answer, "page" for one of HTML, or "cut" to break off in the middle of a file. `asked`: every request, as
-    "GET /api/models/tiny/gpt2".
+    `repos`: by kind and name, such as ("models", "tiny/gpt2"). `moved`: the new names of models, to which it sends on.
+    `faults`: by a part of a request's path the status to answer, "page" for one of HTML, or "cut" to break off in the
+    middle of a file. `asked`: every request, as "GET /api/models/tiny/gpt2".
     """
 
     daemon_threads = True
@@ -60,6 +60,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.moved: dict[str, str] = {}
         self.large: dict[str, bytes] = {}
         self.faults: dict[str, int | str] = {}
         self.asked: list[str] = []
@@ -108,6 +109,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.tell({"error": "as the test asks"}, fault)
         if fault == "page":
             return self.send(b"<html>Log in</html>", headers={"Content-Type": "text/html"})
+        for old, new in self.server.moved.items():
+            if f"{path}/".startswith((f"/{old}/resolve/", f"/api/models/{old}/")):
+                return self.send(b"", 307, {"Location": self.path.replace(f"/{old}", f"/{new}", 1)})
         parts = path.strip("/").split("/")
         if parts[0] == "lfs":
             self.server.large[parts[1]] = self.body
