@@ -40,7 +40,7 @@ MUTANTS = [
         "rlhf_kit/training/trainer.py",
         "if self.sigterm is not None and self.sigterm.is_stopping:",
         "if False:",
-        RESUMED + "[sft-1-asked2-4]",
+        RESUMED + "[sft-2-asked3-4]",
     ),
     (
         "rlhf_kit/ppo/loop.py",
