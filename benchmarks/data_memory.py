@@ -2,8 +2,9 @@
 
 They go through the loaders of pretrain, SFT, PPO and the reward model, first with nothing stored and then again.
 
-`memory` is RssAnon, what the process itself holds: pages of a mapped file, which the system drops when it needs the
-room, are no part of it. Each run is a process of its own, in a folder that is removed with all that was stored there.
+`memory` is anonymous, what the processes themselves hold: pages of a mapped file, which the system drops when it needs
+the room, are no part of it. Each run is a process of its own, in a folder that is removed with all that was stored in
+it.
 
     python benchmarks/data_memory.py [--rows 10000 100000 1000000] [--row_bytes 1100] [--stages pretrain sft ppo]
 """
@@ -47,15 +48,15 @@ def write_rows(path: Path, stage: str, rows: int, size: int) -> None:
             file.write(json.dumps({**row, "source": "x" * 20} if stage == "ppo" else row) + "\n")
 
 
-def rss_anon() -> int:
-    """Bytes of this process and of those that it has forked to tokenize, which share some of them."""
+def anonymous() -> int:
+    """Bytes of this process and of those that it has forked to tokenize; what they share counts once."""
     children = Path("/proc/self/task").glob("*/children")
     found = [os.getpid(), *(int(number) for path in children for number in path.read_text().split())]
     total = 0
     for number in found:
         with contextlib.suppress(OSError):  # it has ended
-            lines = Path(f"/proc/{number}/status").read_text().splitlines()
-            total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+            lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
+            total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon"))
     return total
 
 
@@ -64,11 +65,11 @@ class Peak(threading.Thread):
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.most, self.ended = rss_anon(), threading.Event()
+        self.most, self.ended = anonymous(), threading.Event()
 
     def run(self) -> None:
         while not self.ended.wait(0.05):
-            self.most = max(self.most, rss_anon())
+            self.most = max(self.most, anonymous())
 
 
 def read(stage: str, path: Path, tokenizer) -> tuple[int, object, object]:
@@ -120,14 +121,16 @@ def batches(stage: str, rows, collate) -> float:
 
 def measure(stage: str, path: Path) -> dict:
     """One run, in this process."""
+    from rlhf_kit.data import rows as rows_module  # noqa: PLC0415
     from rlhf_kit.stages.pretrain import train_tokenizer  # noqa: PLC0415
 
+    rows_module.IN_MEMORY = 0  # all sizes go by files: small ones are kept in memory else
     rng = random.Random(1)
     tokenizer = train_tokenizer([" ".join(rng.choices(WORDS, k=100)) for _ in range(100)], 400)
     small = path.with_name("small.jsonl")
     write_rows(small, stage, 50, 1100)
     batches(stage, *read(stage, small, tokenizer)[1:])  # what is imported and made once
-    before, peak = rss_anon(), Peak()
+    before, peak = anonymous(), Peak()
     peak.start()
     began = time.perf_counter()
     tokens, rows, collate = read(stage, path, tokenizer)
@@ -139,7 +142,7 @@ def measure(stage: str, path: Path) -> dict:
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
         "rows_per_second": speed,
-        "held": rss_anon() - before,
+        "held": anonymous() - before,
         "peak": peak.most - before,
     }
 

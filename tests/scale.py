@@ -61,22 +61,22 @@ def held(trainer) -> dict:
 
     def size(tensor) -> int:
         tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        tensor = tensor if tensor.numel() else getattr(tensor, "ds_tensor", tensor)  # ZeRO-3's piece of a weight
         return tensor.numel() * tensor.element_size()
 
     wrapped = trainer.model_wrapped
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    pieces = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
     masters = getattr(optimizer, "single_partition_of_fp32_groups", None) or getattr(
         optimizer, "fp32_partitioned_groups_flat", []
     )
-    inner = getattr(optimizer, "optimizer", None)
-    if inner is not None:
-        pieces += [x for state in inner.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
+    states = [*optimizer.state.values(), *getattr(getattr(optimizer, "optimizer", None), "state", {}).values()]
+    pieces = [*masters, *(x for state in states for x in state.values() if isinstance(x, torch.Tensor))]
+    pieces = {id(piece): piece for piece in pieces}.values()  # DeepSpeed's optimizer shows the state of the one in it
     units = sum(isinstance(module, FSDPModule) for module in wrapped.modules())
     return {
         "engine": f"{type(wrapped).__name__}{f' in {units} units' if units else ''}",
         "weights": sum(map(size, trainer.model.parameters())),
-        "optimizer": sum(map(size, pieces)) + sum(map(size, masters)),
+        "optimizer": sum(map(size, pieces)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -70,6 +71,7 @@ def _begin(_: int) -> None:
     """A worker ends as its parent says, who hears Ctrl-C as well, and at once where it is told itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()  # looking through all objects would write into their pages, which are its parent's until then
 
 
 class _Parts(Sequence):
