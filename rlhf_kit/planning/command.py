@@ -113,6 +113,7 @@ def plan_of(options: PlanOptions, values: Mapping[str, Any], config: str | None)
         raise UserError(f"--accelerate {options.accelerate}: {IN_PIECES}")
     base = Base(config, bool(values.get("trust_remote_code")))
     settings = settings_of(options.stage, values, device, base)
+    check_shares(settings, launch)
     reading = read_data(settings, options)
     planner = Planner(settings, reading, launch, device, base)
     memory = planner.memory(settings, launch)
@@ -151,6 +152,12 @@ def settings_of(stage: str, values: Mapping[str, Any], device: Machine, base: Ba
     as_kit = not (device.is_cpu or args.fp16 or settings.model.dtype == "float32") and device.has_bf16
     args.bf16 = as_kit if asked is None else bool(asked)
     return settings
+
+
+def check_shares(settings: Settings, launch: Launch) -> None:
+    """Raises UserError where PPO's batches cannot be divided among the processes."""
+    if settings.stage == "ppo":
+        settings.training.micro_batches(launch.devices)
 
 
 def read_data(settings: Settings, options: PlanOptions) -> Reading:
@@ -206,6 +213,10 @@ class Planner:
             settings, launch = self.settings, self.launch
             for change in chosen:
                 settings, launch = change(settings, launch)
+            try:
+                check_shares(settings, launch)
+            except UserError:
+                return False
             planned[chosen] = self.memory(settings, launch)
             return planned[chosen].fits
 

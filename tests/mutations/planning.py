@@ -68,4 +68,22 @@ MUTANTS = [
         'if settings.stage == "pretrain":',
         TEST + "test_long_rows_are_cut_or_packed_as_the_stage_does",
     ),
+    (
+        "rlhf_kit/planning/command.py",
+        "            except UserError:\n                return False",
+        "            except UserError:\n                pass",
+        TEST + "test_no_change_is_one_that_the_stage_refuses",
+    ),
+    (
+        "rlhf_kit/planning/roles.py",
+        'AutoModelForCausalLM), config, it_makes, "meta", **options)',
+        "AutoModelForCausalLM), config, it_makes, **options)",
+        TEST + "test_no_model_has_content",
+    ),
+    (
+        "rlhf_kit/planning/machines.py",
+        "        _refuse(path, FSDP, config)\n",
+        "",
+        TEST + "test_a_launch_without_a_number_or_a_name_is_refused",
+    ),
 ]

@@ -253,6 +253,7 @@ def test_what_does_not_fit_ends_with_1_and_every_change_makes_it_fit(here, capsy
     (["--config", "ppo.yaml", "--rows", "9", "--mini_batch_size", "5"], "must be a multiple of mini_batch_size"),
     (["--config", "sft.yaml", "--rows", "9", "--model", "nowhere"], "nowhere"),
     (["--config", "ppo.yaml", "--rows", "9", "--accelerate", "zero3", "--devices", "2"], "use zero2 or fsdp2"),
+    (["--config", "ppo.yaml", "--rows", "9", "--devices", "3"], "must be a multiple of the 3 processes"),
     (["--config", "sft.yaml", "--row_tokens", "5"], "--row_tokens is read with --rows alone"),
 ])  # fmt: skip
 def test_mistakes_are_those_of_the_stage(words, told, here, capsys):
@@ -271,6 +272,14 @@ def test_an_earlier_stage_is_found_by_what_it_makes(here):
 
 
 VLLM = ["--generation_backend", "vllm", "--vllm_url", "http://127.0.0.1:9", "--vllm_sync_dir", "sync"]
+
+
+def test_no_change_is_one_that_the_stage_refuses(here, capsys):
+    sizes = "--rollout_batch_size 45 --mini_batch_size 45 --per_device_train_batch_size 45".split()
+    plan = planned(capsys, "--config", "ppo.yaml", "--gpu", "T4", *sizes, status=1)
+    told = [option for change in plan["changes"] for option in change["options"]]
+    assert "--per_device_train_batch_size 5" in told  # 45 is no multiple of 22 or 11
+    assert not [option for option in told if "--devices" in option]
 
 
 def test_no_model_has_content(here, capsys, monkeypatch):
