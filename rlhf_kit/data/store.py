@@ -103,6 +103,7 @@ def _make(home: Path, name: str, make: Callable[[Path], dict]) -> None:
                 unfinished.rename(home)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        pyarrow.default_memory_pool().release_unused()  # what Arrow has freed it would keep for its next rows
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]], features: datasets.Features) -> None:
