@@ -72,7 +72,7 @@ class Prompts(Sequence):
 class _WithIds(Filed):
     """Those of the `rows` at the places `kept`, each with its tokens."""
 
-    def __init__(self, rows: Sequence[dict], ids: Tokens, kept: np.ndarray):
+    def __init__(self, rows: Sequence[dict], ids: Tokens, kept: Sequence[int]):
         self.rows, self.ids, self.kept = rows, ids, kept
 
     def __len__(self) -> int:
@@ -144,15 +144,17 @@ def encode_prompts(
             f"{name}: the prompt of row {number} has no tokens to continue from; remove it, or add some text."
         )
     most = math.inf if max_prompt_length is None else max_prompt_length
-    kept = np.flatnonzero(lengths <= most).astype(np.int32)
+    kept: Sequence[int] = range(len(rows))
+    if lengths.max() > most:
+        kept = np.flatnonzero(lengths <= most).astype(np.int32)
+        lengths = lengths[kept]
     if not len(kept):
         raise UserError(f"{name}: no prompt has at most max_prompt_length {most} tokens.")
     if len(kept) < len(rows):
         tell(f"{name}: {len(rows) - len(kept)} of {len(rows)} prompts, of more than {most} tokens, are left out")
-    lengths = lengths[kept]
     if not room.holds(int(lengths.max())):
         advice = f"Drop them (PPO's max_prompt_length={room.tokens} does), or lower max_completion_length."
-        sizes = {f"row {at + 1}": tokens for at, tokens in zip(kept.tolist(), lengths.tolist(), strict=True)}
+        sizes = {f"row {at + 1}": tokens for at, tokens in zip(map(int, kept), lengths.tolist(), strict=True)}
         room.check(sizes, "prompts", advice, name)
     prompts = _WithIds(rows, ids, kept)
     return Prompts(prompts if isinstance(rows, Filed) else list(prompts), lengths)
