@@ -27,6 +27,8 @@ WHOLE_ONLY = ("ppo", "zero3")  # refused, with what to use
 WRAPPERS = {"one": "", "ddp": "DistributedDataParallel", "fsdp2": "units", "zero2": "DeepSpeed", "zero3": "DeepSpeed"}
 STEPS, SECONDS = 20, 600
 DEEPSPEED = "deepspeed==0.19.8"
+HOME = ROOT / ".venv-deepspeed"
+OPS = HOME / "ops"  # where torch compiles DeepSpeed's
 
 
 # -- in each process of a cell ----------------------------------------------------------------------------------------
@@ -166,7 +168,8 @@ class Table:
         paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
         if engine.startswith("zero"):
-            environment |= {"DS_ACCELERATOR": "cpu", "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+            environment |= {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(OPS)}
+            environment["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
         output = ["--output_dir", str(self.folder / name)]
         command = [*launch, __file__, "cell", engine, str(record), *argv, *output]
         with tempfile.TemporaryFile("w+") as log:
@@ -229,15 +232,14 @@ def loads(folder: Path, lora: bool, stage: str) -> bool:
 
 def deepspeed_python() -> str:
     """The Python of an environment with DeepSpeed, over this one; it is made the first time, its op compiled."""
-    home = ROOT / ".venv-deepspeed"
-    python = home / "bin" / "python"
+    home, python = HOME, HOME / "bin" / "python"
     if not (home / "built").exists():
         print("Installing DeepSpeed and compiling its op: some minutes.", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
         site = next(home.glob("lib/python*/site-packages"))
         (site / "base.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
         install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-build-isolation"]
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0"}
+        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "TORCH_EXTENSIONS_DIR": str(OPS)}
         subprocess.run([*install, DEEPSPEED, "ninja"], env=environment, check=True, timeout=600)
         environment["PATH"] = f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"
         build = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
@@ -259,6 +261,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
+    for lock in OPS.rglob("lock"):  # of a run that was killed: torch would wait for it for ever
+        lock.unlink()
     with tempfile.TemporaryDirectory() as top:
         table = Table(Path(top), options.layers, options.width)
         for stage in options.stages:
