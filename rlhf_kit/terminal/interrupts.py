@@ -168,8 +168,8 @@ def heard() -> Iterator[None]:
         yield
         return
     kept = signal.signal(signal.SIGALRM, lambda number, frame: None)
-    signal.setitimer(signal.ITIMER_REAL, WAKING, WAKING)
-    try:
+    try:  # the clock is set in here: Ctrl-C may come as it returns
+        signal.setitimer(signal.ITIMER_REAL, WAKING, WAKING)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -415,7 +415,7 @@ def test_sigterm_ends_it_while_it_answers(endless):
         type_in("hello\n")
         wait("endless: ")
         os.kill(process, signal.SIGTERM)
-        wait("Interrupted.")
+        wait("Stopped by SIGTERM")
         assert with_status(process) == 143
 
 

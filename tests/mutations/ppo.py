@@ -209,7 +209,7 @@ MUTANTS = [
     ),
     (
         LOOP,
-        "if self.state.global_step % self.args.steps_per_rollout:",
+        "if not self.can_pause:",
         "if False:",
         STOPPING + "test_checkpoints_are_of_rollout_ends_and_resume_to_the_unbroken_run",
     ),

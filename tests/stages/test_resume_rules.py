@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from rlhf_kit.errors import UserError
 from rlhf_kit.stages import pretrain, reward, sft
-from rlhf_kit.training import Trainer
+from rlhf_kit.training import Trainer, checkpoints
 from rlhf_kit.training.checkpoints import damage
 from tests.tiny_stages import run_command
 
@@ -350,11 +350,13 @@ def test_a_checkpoint_that_lost_its_record_is_none_of_an_earlier_version(gone, r
 
 
 def test_older_checkpoints_stay_until_the_new_one_is_whole(run, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "rlhf_kit.training.trainer.seal",
-        lambda path: seen.append(sorted(p.name for p in run.out.glob("checkpoint-*"))),
-    )
+    seen, seal = [], checkpoints.seal
+
+    def see_and_seal(path):
+        seen.append(sorted(p.name for p in run.out.glob("checkpoint-*")))
+        seal(path)
+
+    monkeypatch.setattr("rlhf_kit.training.trainer.seal", see_and_seal)
     run("--max_steps", 4, "--save_total_limit", 1)
     assert seen == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"]]
 
