@@ -137,7 +137,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/ppo/prompts.py",
-        'f"row {at + 1}": tokens for at, tokens in zip(kept.tolist(), lengths.tolist(), strict=True)',
+        'f"row {at + 1}": tokens for at, tokens in zip(map(int, kept), lengths.tolist(), strict=True)',
         'f"row {at + 1}": tokens for at, tokens in enumerate(lengths.tolist())',
         ONE + "test_the_row_of_a_long_prompt_is_that_of_the_data",
     ),

@@ -450,8 +450,8 @@ MUTANTS = [
     ),
     (
         TRAINER,
-        "longest, context, max_prompt_length=most)",
-        "longest, context)",
+        '{"max_prompt_length": most, "workers": args.dataset_num_proc}',
+        '{"workers": args.dataset_num_proc}',
         PYTHON + "test_long_prompts_are_left_out",
     ),
     (
