@@ -175,7 +175,7 @@ class Speakers:
                 if len(self._loaded) >= self.most and idle:
                     self._loaded.pop(idle[0]).engine.close()
                 # In a thread that ends, and its OpenMP threads with it: where more are there than processors, all of
-                # them sleep after each operation, the engine's too, a sixth of the time of a token.
+                # them sleep after each operation, the engine's too, a quarter of the time of a token.
                 with ThreadPoolExecutor(1) as loading:
                     self._loaded[name] = loading.submit(self._load, name).result()
             self._loaded.move_to_end(name)

@@ -7,7 +7,6 @@ Where the tokenizer's own call begins a text with BOS, so does every text here, 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_kit.data.messages import Message, is_learnt
 from rlhf_kit.data.refusals import TemplateRefusal, UnstableTemplate, refused_rows
-from rlhf_kit.data.rows import AT_ONCE
 from rlhf_kit.data.templates import (
     BOS,
     GPT2_CHAT_TEMPLATE,
@@ -40,7 +38,7 @@ from rlhf_kit.data.templates import (
     turn_ends,
     without_lead,
 )
-from rlhf_kit.data.workers import in_order
+from rlhf_kit.data.workers import by_parts
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import is_main_process
 from rlhf_kit.progress import Progress
@@ -99,13 +97,12 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], worke
     """Ids of plain texts, begun and not ended; empty ones are left out. `workers`: of `data.workers`."""
     start = start_ids(tokenizer)
 
-    def part(number: int) -> list[list[int]]:
+    def part(texts: Sequence[str]) -> list[list[int]]:
         # Text is data: an end-of-text mark typed inside a document does not end it.
-        batch = list(texts[number * AT_ONCE : (number + 1) * AT_ONCE])
-        return tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
     with Progress(len(texts), "texts tokenized", shown=is_main_process()) as progress:
-        for encoded in in_order(part, math.ceil(len(texts) / AT_ONCE), workers):
+        for encoded in by_parts(part, texts, workers):
             yield from (start + ids for ids in encoded if ids)
             progress.add(len(encoded))
 
@@ -221,13 +218,13 @@ def encoding(
 ) -> Iterator:
     """As `encode_each`, row by row; what is refused is told at the end. `workers`: of `data.workers`."""
 
-    def part(number: int) -> tuple[list, Counter[str]]:
+    def part(rows: Sequence) -> tuple[list, Counter[str]]:
         counts: Counter[str] = Counter()
-        return [_tried(encode, row, counts) for row in rows[number * AT_ONCE : (number + 1) * AT_ONCE]], counts
+        return [_tried(encode, row, counts) for row in rows], counts
 
     refusals = {}
     with Progress(len(rows), "rows tokenized", shown=is_main_process()) as progress:
-        for made, counts in in_order(part, math.ceil(len(rows) / AT_ONCE), workers):
+        for made, counts in by_parts(part, rows, workers):
             if unread is not None:
                 unread.update(counts)
             for encoded in made:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from rlhf_kit.data.rows import AT_ONCE
 from rlhf_kit.errors import UserError
 from rlhf_kit.references import imported
 
@@ -26,6 +28,15 @@ def workers_for(asked: int | None, is_large: bool) -> int:
         return 0
     count = asked or (min(len(os.sched_getaffinity(0)), AT_MOST) if is_large else 0)
     return count if count > 1 else 0
+
+
+def by_parts(make: Callable[[Any], Any], rows: Sequence, workers: int) -> Iterator[Any]:
+    """`make` of each `AT_ONCE` of the rows, as `in_order`."""
+
+    def part(number: int) -> Any:
+        return make(rows[number * AT_ONCE : (number + 1) * AT_ONCE])
+
+    return in_order(part, math.ceil(len(rows) / AT_ONCE), workers)
 
 
 def in_order(make: Callable[[int], Any], count: int, workers: int) -> Iterator[Any]:

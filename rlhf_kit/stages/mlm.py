@@ -7,7 +7,6 @@ can be found again elsewhere in it (salient span masking: Guu et al. 2020, REALM
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from rlhf_kit.data.loading import load
 from rlhf_kit.data.rows import AT_ONCE, is_large
 from rlhf_kit.data.store import token_key
 from rlhf_kit.data.tokens import IDS, Lengths, tokens_of
-from rlhf_kit.data.workers import in_order, workers_for
+from rlhf_kit.data.workers import by_parts, workers_for
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import is_main_process
 from rlhf_kit.models import preflight
@@ -247,13 +246,10 @@ def encode(
     `workers`: processes that tokenize (`data.workers.workers_for`).
     """
 
-    def part(number: int) -> list[dict[str, list]]:
-        return _rows(documents[number * AT_ONCE : (number + 1) * AT_ONCE], tokenizer, length)
-
     def tokenize(_: dict) -> Iterator[dict[str, list]]:
         count = workers_for(workers, is_large(documents))
         with Progress(len(documents), "documents tokenized", shown=is_main_process()) as progress:
-            for rows in in_order(part, math.ceil(len(documents) / AT_ONCE), count):
+            for rows in by_parts(partial(_rows, tokenizer=tokenizer, length=length), documents, count):
                 yield from rows
                 progress.reach(min(progress.done + AT_ONCE, len(documents)))
 
