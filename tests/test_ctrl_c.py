@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from rlhf_kit.terminal import interrupts
 from rlhf_kit.terminal.interrupts import heard, stoppable
 
 PATIENCE = 60
@@ -108,3 +109,22 @@ def test_one_that_a_finaliser_swallows_ends_the_steps_too(monkeypatch):
     with stoppable() as stop:
         assert list(stop.each(steps())) == [0, 1, 2]
     assert dropped == [KeyboardInterrupt]
+
+
+def test_a_ctrl_c_as_the_clock_starts_leaves_none_that_runs(monkeypatch):
+    """Python would die of its signal on the way out."""
+    start, kept = signal.setitimer, signal.getsignal(signal.SIGALRM)
+
+    def interrupted(which, seconds, every=0.0):
+        start(which, seconds, every)
+        if seconds:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupts.signal, "setitimer", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), heard():
+            pass
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0) and signal.getsignal(signal.SIGALRM) == kept
+    finally:
+        start(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, kept)

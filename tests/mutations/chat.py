@@ -30,6 +30,13 @@ MUTANTS = [
     ),
     (
         INTERRUPTS,
+        "    try:  # the clock is set in here: Ctrl-C may come as it returns\n"
+        "        signal.setitimer(signal.ITIMER_REAL, WAKING, WAKING)\n",
+        "    signal.setitimer(signal.ITIMER_REAL, WAKING, WAKING)\n    try:\n",
+        STOPS + "a_ctrl_c_as_the_clock_starts_leaves_none_that_runs",
+    ),
+    (
+        INTERRUPTS,
         "    signal.setitimer(signal.ITIMER_REAL, WAKING, WAKING)\n",
         "",
         STOPS + "ctrl_c_is_heard_where_readline_waits_without_a_key",
