@@ -30,7 +30,7 @@ LAYERS = [
     ["progress", "processes", "options", "versions"],
     ["inputs", "references"],
     ["terminal"],
-    ["world", "ops", "errors", "escaping", "launched", "hashes", "intervals"],
+    ["world", "ops", "errors", "escaping", "launched", "hashes", "intervals", "memory"],
 ]
 LEVEL = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 LONG_FILE, LONG_FUNCTION, LONG_CHAIN = 500, 60, 14
@@ -55,7 +55,7 @@ def test_a_module_imports_only_what_stands_below_it(module):
             assert LEVEL[part(other)] > LEVEL[here], f"{module} imports {other}"
 
 
-@pytest.mark.parametrize("name", ["world", "ops", "errors", "escaping", "launched", "hashes", "intervals"])
+@pytest.mark.parametrize("name", ["world", "ops", "errors", "escaping", "launched", "hashes", "intervals", "memory"])
 def test_the_floor_imports_nothing_of_ours(name):
     for module in FILES:
         if part(module) == name:

@@ -26,6 +26,7 @@ import xxhash
 from rlhf_kit.data.rows import AT_ONCE, folder, writing
 from rlhf_kit.hashes import file_hash, text_hash
 from rlhf_kit.launched import is_main_process
+from rlhf_kit.memory import give_back
 from rlhf_kit.references import imported
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def _make(home: Path, name: str, make: Callable[[Path], dict]) -> None:
                 unfinished.rename(home)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        pyarrow.default_memory_pool().release_unused()  # what Arrow has freed it would keep for its next rows
+        pyarrow.default_memory_pool().release_unused()  # what Arrow and glibc would keep for their next rows
+        give_back()
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]], features: datasets.Features) -> None:

@@ -136,7 +136,7 @@ def _rollout(settings: Settings, roles: Roles, batch: Batch, launch: Launch, mac
 
 
 # Of what comes and goes on a CPU: freed blocks that the next ones do not fill, which glibc keeps in training
-# (`training.memory`), and what a kernel needs while it runs; an update fills nothing of what a rollout has left.
+# (`memory`), and what a kernel needs while it runs; an update fills nothing of what a rollout has left.
 # Measured, see benchmarks/plan_vs_measured.py.
 HEAP = 0.4
 DRAWN = 4  # float32 numbers a token of the vocabulary: logits, log-probs, probabilities, their sums

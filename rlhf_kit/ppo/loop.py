@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from rlhf_kit.errors import UserError
+from rlhf_kit.memory import apart
 from rlhf_kit.models.adapters import save
 from rlhf_kit.models.precision import HeldCasts
 from rlhf_kit.models.value import PolicyAndValue
@@ -33,7 +34,6 @@ from rlhf_kit.ppo.experience import AdaptiveKL, Experience, RunningStd, kl_contr
 from rlhf_kit.ppo.metrics import Averages, Tracked, show_completions, write_completions
 from rlhf_kit.ppo.prompts import Prompts, prompt_order
 from rlhf_kit.training import Trainer
-from rlhf_kit.training.memory import apart
 from rlhf_kit.training.reports import report_table
 from rlhf_kit.training.stopping import draws_again
 

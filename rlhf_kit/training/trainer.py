@@ -24,12 +24,12 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import set_seed
 
 from rlhf_kit.errors import NotFiniteError, UserError
+from rlhf_kit.memory import kept_memory
 from rlhf_kit.ops import first_not_finite
 from rlhf_kit.terminal.interrupts import Terminated
 from rlhf_kit.training.checkpoints import begin, damage, last_whole, rotate, seal
 from rlhf_kit.training.checks import ADVICE, Watch
 from rlhf_kit.training.launch import refuse_data_parallel
-from rlhf_kit.training.memory import kept_memory
 from rlhf_kit.training.order import keep_as_tensor
 from rlhf_kit.training.schedule import refuse_unusable
 from rlhf_kit.training.shards import Twin, WholeOptimizer, is_sharded

@@ -50,6 +50,12 @@ MUTANTS = [
         "unfinished = home",
         TEST + "test_a_kill_in_the_middle_leaves_nothing_that_is_read",
     ),
+    (
+        STORE,
+        "        give_back()\n",
+        "",
+        "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[what_making_stored_rows_has_freed_goes]",
+    ),
     (STORE, "[parts, _code(), ", "[parts, ", TEST + "test_the_name_of_what_is_stored_follows_from_the_code"),
     (
         STORE,

@@ -18,8 +18,8 @@ MUTANTS = [
         "tests/ppo/test_prepacked_rollout.py::test_memory_of_rollout_and_update_does_not_add_up_under_lora[lora]",
     ),
     (
-        "rlhf_kit/training/memory.py",
-        "    if libc is not None:\n        libc.malloc_trim(0)\n    yield",
+        "rlhf_kit/memory.py",
+        "    give_back(applies)\n    yield",
         "    yield",
         "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[what_is_free_goes_before_and_after_other_work]",
     ),

@@ -8,7 +8,7 @@ MUTANTS = [
         "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[training_keeps_what_its_steps_free]",
     ),
     (
-        "rlhf_kit/training/memory.py",
+        "rlhf_kit/memory.py",
         "        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST)\n        libc.malloc_trim(0)",
         "        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST)",
         "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[what_is_freed_is_kept_and_then_given_back]",

@@ -8,12 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
+from rlhf_kit.data import store
+from rlhf_kit.memory import SET_BY_HAND, apart, kept_memory
 from rlhf_kit.training import Trainer
-from rlhf_kit.training.memory import SET_BY_HAND, apart, kept_memory
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in SET_BY_HAND),
@@ -60,6 +62,23 @@ def what_is_free_goes_before_and_after_other_work():
             assert resident() > held - SIZE / 2
 
 
+def what_making_stored_rows_has_freed_goes():
+    kept = []
+
+    def make(path):
+        objects = [bytes(1000) for _ in range(100_000)]
+        kept.append(bytes(1000))  # below what glibc would give back of itself
+        del objects
+        kept.append(resident())
+        store.write(path, [{"number": 1}], datasets.Features({"number": datasets.Value("int64")}))
+        return {}
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "folder", lambda: Path(folder))
+        store.stored("key", "rows", make)
+        assert resident() < kept[1] - 50e6
+
+
 def training_keeps_what_its_steps_free():
     counted = []
 
@@ -78,7 +97,7 @@ def training_keeps_what_its_steps_free():
 
 RULES = (
     what_is_freed_is_kept_and_then_given_back, what_is_free_goes_before_and_after_other_work,
-    training_keeps_what_its_steps_free,
+    what_making_stored_rows_has_freed_goes, training_keeps_what_its_steps_free,
 )  # fmt: skip
 
 
@@ -92,7 +111,7 @@ def test_in_the_first_thread_of_a_process(rule):
 
 def test_what_the_user_set_is_left_alone():
     found = subprocess.run(
-        [sys.executable, "-c", "from rlhf_kit.training import memory; print(memory._glibc())"],
+        [sys.executable, "-c", "from rlhf_kit import memory; print(memory._glibc())"],
         env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "131072"},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Memory that a training step has freed is kept for the next one.
+"""What this process has freed: a training step's is kept for the next one, another's goes back to the system.
 
 glibc gives every large block back to the system when it is freed, and the next step faults it in page by page, filled
 with zeros: on a CPU that took an eighth of an optimizer step of GPT-2 small's shape.
@@ -42,10 +42,14 @@ def kept_memory(applies: bool = True) -> Iterator[None]:
 def apart(applies: bool = True) -> Iterator[None]:
     """Around work of other blocks than what goes before and after it: what is free is given back on both sides, so
     that their peaks do not add up. It costs a page fault for every page that is used again."""
-    libc = _glibc() if applies else None
-    if libc is not None:
-        libc.malloc_trim(0)
+    give_back(applies)
     yield
+    give_back(applies)
+
+
+def give_back(applies: bool = True) -> None:
+    """What is free goes back to the system, at once. Only with glibc, as above."""
+    libc = _glibc() if applies else None
     if libc is not None:
         libc.malloc_trim(0)
 
