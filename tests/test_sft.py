@@ -10,6 +10,7 @@ from trl import SFTConfig
 from rlhf_kit.errors import UserError
 from rlhf_kit.models.checkpoints import load_tokenizer
 from rlhf_kit.models.packed import is_packed
+from rlhf_kit.models.roles import reference_of
 from rlhf_kit.sft import SFTTrainer, encode_demonstrations
 
 DIALOGUE = [
@@ -212,3 +213,14 @@ def test_what_needs_all_logits_has_them(policy, tokenizer, tmp_path, options):
     if not options:
         _, logits, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
         assert logits.shape[:2] == batch["input_ids"].shape
+
+
+def test_a_copy_of_a_model_that_was_fine_tuned_computes_by_itself(policy, tokenizer, tmp_path):
+    """As a PPO in the same program needs of its reference: TRL leaves a forward on the model that it trains."""
+    SFTTrainer(policy, config(tmp_path), dialogues(DIALOGUE), processing_class=tokenizer)
+    reference, ids = reference_of(policy, None, None), torch.tensor([[1, 2, 3]])
+    before = reference(input_ids=ids).logits
+    torch.testing.assert_close(before, policy(input_ids=ids).logits)
+    for parameter in policy.parameters():
+        parameter.data += 0.1
+    assert torch.equal(reference(input_ids=ids).logits, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,16 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
         return model  # at once: accelerate looks through all modules, a millisecond of each token that is drawn
     model = extract_model_from_parallel(model, keep_torch_compile=False)
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy that computes with its own weights alone: TRL's trainers leave a forward on a model that leads, in a deep
+    copy too, to the model that they train."""
+    twin = copy.deepcopy(model)
+    inner = unwrapped(twin)
+    if getattr(vars(inner).get("forward"), "__wrapped__", None) is type(inner).forward:
+        del inner.forward
+    return twin
 
 
 def taken(model: nn.Module, **inputs: Any) -> dict[str, Any]:

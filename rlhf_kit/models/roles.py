@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_kit.errors import UserError, did_you_mean
 from rlhf_kit.models.adapters import off_is_as_it_was
 from rlhf_kit.models.checkpoints import load_config, load_policy, load_reward_model, load_tokenizer
-from rlhf_kit.models.forward import context_length, known_tokens, unwrapped
+from rlhf_kit.models.forward import context_length, copied, known_tokens, unwrapped
 from rlhf_kit.models.value import PolicyAndValue, build_policy_and_value
 from rlhf_kit.models.weights import is_classifier_config, is_here, origin, refuse_not_finite
 
@@ -33,7 +32,7 @@ def reference_of(
     if reference is not None:
         refuse_not_finite(reference, "ref_model")
     if reference is None and (lora is None or not off_is_as_it_was(lora)):
-        return copy.deepcopy(policy)
+        return copied(policy)
     return reference
 
 

@@ -110,6 +110,12 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/models/roles.py",
+        "        return copied(policy)\n",
+        "        return __import__('copy').deepcopy(policy)\n",
+        "tests/test_sft.py::test_a_copy_of_a_model_that_was_fine_tuned_computes_by_itself",
+    ),
+    (
+        "rlhf_kit/models/roles.py",
         "if reference is None and (lora is None or not off_is_as_it_was(lora)):",
         "if reference is None and lora is None:",
         CHECKS_TEST + "test_adapters_that_change_their_base_need_a_reference_of_its_own",
