@@ -122,6 +122,7 @@ def batches(stage: str, rows, collate) -> float:
 def measure(stage: str, path: Path) -> dict:
     """One run, in this process."""
     from rlhf_kit.data import rows as rows_module  # noqa: PLC0415
+    from rlhf_kit.memory import give_back, kept_memory  # noqa: PLC0415
     from rlhf_kit.stages.pretrain import train_tokenizer  # noqa: PLC0415
 
     rows_module.IN_MEMORY = 0  # all sizes go by files: small ones are kept in memory else
@@ -130,19 +131,22 @@ def measure(stage: str, path: Path) -> dict:
     small = path.with_name("small.jsonl")
     write_rows(small, stage, 50, 1100)
     batches(stage, *read(stage, small, tokenizer)[1:])  # what is imported and made once
+    give_back()
     before, peak = anonymous(), Peak()
     peak.start()
     began = time.perf_counter()
     tokens, rows, collate = read(stage, path, tokenizer)
     seconds = time.perf_counter() - began
-    speed = batches(stage, rows, collate)
+    with kept_memory():  # as in training
+        speed = batches(stage, rows, collate)
+        held = anonymous()
     peak.ended.set()
     peak.join()
     return {
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
         "rows_per_second": speed,
-        "held": anonymous() - before,
+        "held": held - before,
         "peak": peak.most - before,
     }
 

@@ -1,7 +1,8 @@
 """Every stage, in full and with LoRA, by one process, DDP, FSDP2, ZeRO-2 and ZeRO-3 in two: `make test-scale`.
 
 A cell trains 20 steps by the command, saves in the middle, goes on from there in another folder, and its model is
-loaded by plain transformers; a row compares with one process. FSDP2 is real (`pieces_cpu.py`), on CPUs, by gloo.
+loaded by plain transformers; a row compares with one process. Trained again it gets SIGTERM, and goes on. FSDP2 is
+real (`pieces_cpu.py`), on CPUs, by gloo.
 
 DeepSpeed has an environment of its own, made here: its op is compiled beforehand, under a time limit.
 """
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,7 @@ STAGES = ("pretrain", "sft", "reward", "ppo")
 ENGINES = ("one", "ddp", "fsdp2", "zero2", "zero3")
 WHOLE_ONLY = ("ppo", "zero3")  # refused, with what to use
 WRAPPERS = {"one": "", "ddp": "DistributedDataParallel", "fsdp2": "units", "zero2": "DeepSpeed", "zero3": "DeepSpeed"}
-STEPS, SECONDS = 20, 600
+STEPS, STOP_AT, SECONDS = 20, 5, 600
 DEEPSPEED = "deepspeed==0.19.8"
 HOME = ROOT / ".venv-deepspeed"
 OPS = HOME / "ops"  # where torch compiles DeepSpeed's
@@ -42,9 +44,19 @@ def cell(engine: str, record: str, argv: list[str]) -> int:
     if engine.startswith("zero"):
         pieces_cpu.real_deepspeed(int(engine[-1]))
     from rlhf_kit.cli import main
+    from rlhf_kit.stages.output import MetricsFile
+    from rlhf_kit.terminal import interrupts
     from rlhf_kit.training.trainer import TrainerMixin
 
-    train = TrainerMixin.train
+    interrupts.become("rlhf-kit")
+    train, hear = TrainerMixin.train, MetricsFile.on_log
+
+    def and_ask(self, args, state, control, **options):
+        hear(self, args, state, control, **options)
+        if (state.global_step, args.process_index) == (STOP_AT, args.world_size - 1) and "STOPPED" in os.environ:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    MetricsFile.on_log = and_ask
 
     def and_measure(self, *given, **options):
         result = train(self, *given, **options)
@@ -155,8 +167,8 @@ class Table:
         given += ["--block_size", 32] if stage == "pretrain" else []
         return list(map(str, given))
 
-    def run(self, engine: str, name: str, argv: list[str]) -> tuple[int, str]:
-        """-> exit status, what was said"""
+    def run(self, engine: str, name: str, argv: list[str], **more: str) -> tuple[int, str]:
+        """more: of the environment -> exit status, what was said"""
         record = self.folder / "records" / name
         record.parent.mkdir(exist_ok=True)
         processes = 1 if engine == "one" else 2
@@ -166,7 +178,7 @@ class Table:
             launch += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
             launch += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
         paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths} | more
         if engine.startswith("zero"):
             environment |= {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(OPS)}
             environment["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
@@ -203,7 +215,20 @@ class Table:
         if status:
             row["said"] = said[-3000:]
         row["loads"] = loads(folder, lora, stage)
+        row["stopped"] = self.stopped(engine, f"{name}-stopped", argv, row)
         return row
+
+    def stopped(self, engine: str, name: str, argv: list[str], row: dict) -> float:
+        """Trained with SIGTERM on the way, and on: the largest difference of its losses from those of `row`."""
+        folder = self.folder / name
+        status, said = self.run(engine, name, argv, STOPPED="1")
+        if status == 0 or (folder / "run.json").exists() or len(losses(folder)) == STEPS or "is saved" not in said:
+            row.setdefault("said", f"It did not stop: status {status}\n{said[-3000:]}")
+            return math.inf
+        status, said = self.run(engine, name, [*argv, "--resume_from_checkpoint"])
+        if status:
+            row.setdefault("said", said[-3000:])
+        return status or difference(losses(folder), row["losses"])
 
 
 def losses(folder: Path) -> list[float]:
@@ -293,6 +318,7 @@ def judged(row: dict, whole: dict) -> dict:
         "its losses are not those of one process": row["gap"] <= 1e-4,
         "it does not go on as it went": row["resumed"] <= 1e-4 and "said" not in row,
         "plain transformers does not load it as it is": row["loads"],
+        "after SIGTERM it does not go on as it went": row["stopped"] <= 1e-4,
         f"it ran under {row['engine']}": WRAPPERS[row["cell"].rpartition("-")[2]] in row["engine"],
     }
     return row | {"wrong": [fault for fault, holds in checks.items() if not holds]}
@@ -301,11 +327,11 @@ def judged(row: dict, whole: dict) -> dict:
 def line(row: dict) -> str:
     """A row of the table in docs/scale.md."""
     if "refused" in row:
-        return f"| {row['cell']} | refused | | | | |"
+        return f"| {row['cell']} | refused | | | | | |"
     if row["status"]:
-        return f"| {row['cell']} | ended with {row['status']} | | | | |"
+        return f"| {row['cell']} | ended with {row['status']} | | | | | |"
     held = f"{row['weights'] / 1e6:.2f} + {row['optimizer'] / 1e6:.2f} MB"
-    found = [row["cell"], row["engine"], f"{row['gap']:.1e}", held, f"{row['resumed']:.1e}"]
+    found = [row["cell"], row["engine"], f"{row['gap']:.1e}", held, f"{row['resumed']:.1e}", f"{row['stopped']:.1e}"]
     return f"| {' | '.join(found)} | {'; '.join(row['wrong']) or 'holds'} |"
 
 

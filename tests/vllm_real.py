@@ -32,7 +32,7 @@ from rlhf_kit.models.checkpoints import load_policy
 
 ROOT = Path(__file__).parents[1]
 VERSION, PATIENCE, BOUND, FAULT_SECONDS = "0.32.0", 900, 1e-4, 30
-UPDATES, ROWS, TEMPERATURE, LONGEST = 20, 8, 0.7, 200
+UPDATES, UPDATES_IN_PIECES, ROWS, TEMPERATURE, LONGEST = 20, 5, 8, 0.7, 200
 OPTIONS = (
     "--dtype float32 --enforce-eager --max-model-len 256 --block-size 32".split()
 )  # so that short texts are cached
@@ -102,6 +102,14 @@ def run(*words: object) -> None:
 
 
 # --- what is to be seen ---------------------------------------------------------------------------------------------
+
+
+def run_in_pieces(*words: object) -> None:
+    """The command by two processes, the policy in pieces of FSDP2."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", ROOT / "tests" / "pieces_cpu.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*map(str, launcher), *map(str, words)], check=True, cwd=ROOT, env=environment)
 
 
 def gaps_of(folder: Path) -> list[float]:
@@ -227,6 +235,11 @@ def main() -> None:
         print("| update | largest gap of the probe | mean gap of sampled tokens | seconds of sampling |")
         gaps = gaps_of(place / "ppo")
         print(f"{len(gaps)} hand-overs, largest gap {max(gaps):.1e}", flush=True)
+        few = ("--total_episodes", UPDATES_IN_PIECES * ROWS)
+        output = place / "pieces"
+        run_in_pieces("ppo", "--model", model, "--data", "world", "--output", output, *PPO, *server_options, *few)
+        in_pieces = gaps_of(output)
+        print(f"Under FSDP2 {len(in_pieces)} hand-overs, largest gap {max(in_pieces):.1e}", flush=True)
         trial = Trial(url, model, sync)
         print("| planted | seen as | seconds |")
         seen += [*spoilt_weights(trial), spoilt_requests(trial)]
@@ -237,7 +250,8 @@ def main() -> None:
     with serving(python, model, options.port, place / "raw.log"):
         seen.append(Trial(url, model, sync).ends_with("raw log-probs"))
     shutil.rmtree(place, ignore_errors=True)
-    if len(gaps) != UPDATES or max(gaps) > BOUND or not all(seen):
+    hand_overs = [*gaps, *in_pieces]
+    if len(hand_overs) != UPDATES + UPDATES_IN_PIECES or max(hand_overs) > BOUND or not all(seen):
         sys.exit("Not all is as it should be.")
 
 

@@ -9,6 +9,12 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/memory.py",
+        "    libc.malloc_trim(0)\n    if not libc.mallopt",
+        "    if not libc.mallopt",
+        "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[what_is_freed_is_kept_and_then_given_back]",
+    ),
+    (
+        "rlhf_kit/memory.py",
         "        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST)\n        libc.malloc_trim(0)",
         "        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST)",
         "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[what_is_freed_is_kept_and_then_given_back]",
