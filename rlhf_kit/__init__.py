@@ -3,6 +3,10 @@
 __version__ = "0.1.0"
 
 _HOMES = {
+    "DPOConfig": "rlhf_kit.methods.config",
+    "DPOTrainer": "rlhf_kit.methods.dpo",
+    "KTOConfig": "rlhf_kit.methods.config",
+    "KTOTrainer": "rlhf_kit.methods.kto",
     "PPOConfig": "rlhf_kit.ppo",
     "PPOTrainer": "rlhf_kit.ppo",
     "RewardConfig": "rlhf_kit.reward",

@@ -38,9 +38,9 @@ from rlhf_kit.data.workers import workers_for
 from rlhf_kit.errors import UserError
 from rlhf_kit.inputs import read_text
 from rlhf_kit.models import preflight
-from rlhf_kit.models.adapters import has_adapted_head, trainable
+from rlhf_kit.models.adapters import refuse_adapted_head, trainable
 from rlhf_kit.models.checkpoints import load_config, load_policy, load_tokenizer, set_special_tokens
-from rlhf_kit.models.forward import context_length, labelled_loss, output_embeddings
+from rlhf_kit.models.forward import context_length, labelled_loss
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.training import TrainerMixin
@@ -115,7 +115,7 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         policy = load_policy(model, trust_remote_code=args.trust_remote_code) if isinstance(model, str) else model
         fuse_activations(policy)
         policy = trainable(policy, peft_config)
-        refuse_adapted_head(policy)
+        refuse_adapted_head(policy, "SFT")
         set_special_tokens(policy, tokenizer)  # once its template is settled
         args.max_length = self.limit
         args.assistant_only_loss = False  # done: TRL would look for the messages that are no longer there
@@ -180,17 +180,6 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             return dataset
         rows, self.data_counts[split] = encode_demonstrations(dataset, tokenizer, self.limit, split, self.workers)
         return rows
-
-
-def refuse_adapted_head(policy: PreTrainedModel | PeftModel) -> None:
-    """TRL's loss multiplies by the weights of the LM head itself: an adapter on it would learn nothing."""
-    if has_adapted_head(policy):
-        head = output_embeddings(policy)
-        name = next(name for name, module in policy.named_modules() if module is head).rpartition(".")[2]
-        raise UserError(
-            f"SFT puts no LoRA on the output layer {name!r}. Leave it out of the targets, or train it in full: "
-            f"--lora_modules_to_save {name} (modules_to_save in a peft_config)."
-        )
 
 
 def refuse_options(args: SFTConfig) -> None:

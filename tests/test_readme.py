@@ -394,7 +394,7 @@ def test_pages_name_options_as_the_help_does(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_resolve(path):
-    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text(encoding="utf-8"))
+    links = re.findall(r"(?<!\\)\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text(encoding="utf-8"))
     targets = [(path.parent / link if link else path, anchor) for link, anchor in links]
     assert not [target for target, _ in targets if not target.exists()]
     assert not [(target.name, anchor) for target, anchor in targets if anchor and anchor not in anchors(target)]

@@ -20,7 +20,7 @@ LAYERS = [
     ["serving"],
     ["report", "planning"],
     ["stages"],
-    ["sft", "reward", "ppo", "eval", "feedback", "chat"],
+    ["sft", "reward", "ppo", "methods", "eval", "feedback", "chat"],
     ["training"],
     ["generation"],
     ["models"],
@@ -96,12 +96,12 @@ HANDLES = {
     "Config": {"args", "training", "config", "self"},
     "Options": {"options", "self"},
 }
-# Fields of transformers' TrainingArguments, which it reads itself, with defaults of ours.
+# Fields of transformers' TrainingArguments and TRL's configs, which they read themselves, with defaults of ours.
 INHERITED = {
     *("learning_rate", "adam_epsilon", "adam_beta2", "max_grad_norm", "logging_steps", "lr_scheduler_type"),
     *("warmup_steps", "weight_decay", "num_train_epochs", "remove_unused_columns", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "max_steps", "bf16", "report_to", "save_strategy", "train_sampling_strategy"),
-    "ddp_find_unused_parameters",
+    *("ddp_find_unused_parameters", "beta"),
 }
 
 

@@ -98,6 +98,7 @@ def _stage(name: str, english: str, chinese: str, **classes: str) -> Command:
     )
 
 
+PREFERENCE = "rlhf_kit.stages.preference:PreferenceArguments"
 STAGES = {
     "pretrain": _stage(
         "pretrain",
@@ -128,7 +129,22 @@ STAGES = {
         rewards="rlhf_kit.stages.ppo:PPOArguments",
         own="rlhf_kit.ppo.config:PPOConfig",
     ),
+    "dpo": _stage(
+        "dpo",
+        "Direct preference optimisation on ranked answers, without a reward model",
+        "直接偏好最佳化：從排序直接學，不必訓練獎勵模型",
+        reference=PREFERENCE,
+        own="rlhf_kit.methods.config:DPOConfig",
+    ),
+    "kto": _stage(
+        "kto",
+        "Kahneman-Tversky optimisation on thumbs: answers that are good or bad",
+        "KTO：從按讚與噓學，每個回答各自評好壞",
+        reference=PREFERENCE,
+        own="rlhf_kit.methods.config:KTOConfig",
+    ),
 }
+PLANNED = {name: STAGES[name] for name in ("pretrain", "mlm", "sft", "reward", "ppo")}
 PLAN = "rlhf_kit.planning.command"
 OTHERS = {
     "plan": Command(
@@ -307,14 +323,16 @@ def planned(argv: list[str]) -> tuple[list[str], dict[str, str], str]:
         given = [word for words in itertools.pairwise(argv) for word in words[1:] if words[0] == "--config"]
         given += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
         stem = re.split(r"\W|_", given[-1].rpartition("/")[2])[0] if given else ""
-        if given and stem not in STAGES:
+        if given and stem not in PLANNED:
             raise UserError(
-                f"{given[-1]!r} is not named after a stage: say which, as in rlhf-kit plan sft --config ..."
+                f"{given[-1]!r} is not named after a stage to plan: say which, as in rlhf-kit plan sft --config ..."
             )
-        argv = [stem, *argv] if stem in STAGES else argv
-    elif first not in STAGES:
-        raise UserError(f"{first!r} is no stage; those are {', '.join(STAGES)}.{did_you_mean(first, STAGES)}")
-    stage = STAGES.get(argv[0] if argv else "")
+        argv = [stem, *argv] if stem in PLANNED else argv
+    elif first not in PLANNED:
+        raise UserError(
+            f"{first!r} is no stage that can be planned; those are {', '.join(PLANNED)}.{did_you_mean(first, PLANNED)}"
+        )
+    stage = PLANNED.get(argv[0] if argv else "")
     options = COMMANDS["plan"].options | (stage.options if stage else {})
     return argv, options, stage.renamed if stage else ""
 

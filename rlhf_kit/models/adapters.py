@@ -119,6 +119,17 @@ def has_adapted_head(model: PreTrainedModel | PeftModel) -> bool:
     return isinstance(output_embeddings(model), BaseTunerLayer)
 
 
+def refuse_adapted_head(policy: PreTrainedModel | PeftModel, stage: str) -> None:
+    """TRL's losses multiply by the weights of the LM head itself: an adapter on it would learn nothing."""
+    if has_adapted_head(policy):
+        head = output_embeddings(policy)
+        name = next(name for name, module in policy.named_modules() if module is head).rpartition(".")[2]
+        raise UserError(
+            f"{stage} puts no LoRA on the output layer {name!r}. Leave it out of the targets, or train it in full: "
+            f"--lora_modules_to_save {name} (modules_to_save in a peft_config)."
+        )
+
+
 def save_base(model: PeftModel, folder: Path) -> None:
     """Save what `model` is without its adapter."""
     copy.deepcopy(model).unload().save_pretrained(folder)

@@ -141,6 +141,20 @@ BOUNDS: dict[str, Bound] = {
     "ptx_max_length": at_least(2, ": a token, and one to predict"),
     "ema_decay": Bound("lie between 0 and 1, as 0.992", lambda x: 0 < x < 1),
     "num_completions_to_print": COUNT_OR_0,
+    # DPO and KTO
+    "beta": NOT_NEGATIVE,
+    "desirable_weight": NOT_NEGATIVE,
+    "undesirable_weight": NOT_NEGATIVE,
+    "label_smoothing": Bound(
+        "be at least 0 and below 0.5: at 0.5 the labels carry no information", lambda x: 0 <= x < 0.5
+    ),
+    "f_alpha_divergence_coef": FINITE,
+    "discopop_tau": ABOVE_0,
+    "ld_alpha": A_SHARE,
+    "loss_weights": FINITE,
+    "precompute_ref_batch_size": COUNT,
+    "ref_model_mixup_alpha": A_SHARE,
+    "ref_model_sync_steps": COUNT,
     "DemoOptions.human": COUNT_OR_0._replace(most=100),  # a sitting
     "CollectOptions.k": at_least(1, most=26),
     "CollectOptions.minimum": COUNT,

@@ -24,7 +24,7 @@ from rlhf_kit.options.coercion import members, takes_list
 # Where libraries that import lazily declare the classes that are named by the package.
 DECLARED_IN = {
     ("transformers", "TrainingArguments"): "transformers.training_args",
-    ("trl", "SFTConfig"): "trl.trainer.sft_config",
+    **{("trl", f"{name}Config"): f"trl.trainer.{name.lower()}_config" for name in ("SFT", "DPO", "KTO")},
 }
 # Short forms of every command's options, whichever of the names it has.
 SHORT = {

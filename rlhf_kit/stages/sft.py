@@ -11,7 +11,8 @@ from trl import SFTConfig, pack_dataset
 from rlhf_kit.data.chat import IGNORED
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.tokens import Lengths, count_of
-from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_adapted_head, refuse_options
+from rlhf_kit.models.adapters import refuse_adapted_head
+from rlhf_kit.sft import SFTTrainer, encode_demonstrations, put_template, refuse_options
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import (
@@ -46,7 +47,7 @@ def run(settings: Settings) -> dict | plan.Reading:
     if settings.run.dry_run:
         policy = check_model(settings, tokenizer)
         if policy is not None:
-            refuse_adapted_head(policy)
+            refuse_adapted_head(policy, "SFT")
         reading = plan.Reading(notes, tokenizer)
         if "train" in encoded:
             learned = encoded["train"]

@@ -55,6 +55,10 @@ STAGES = {
     "--save_steps 2 --logging_steps 1 --per_device_train_batch_size 2 --disable_tqdm",
 }
 LONGER = {"ppo": "--total_episodes 20"}
+METHODS = {  # which share what the stages do
+    "dpo": f"--model_name_or_path lm --dataset_name ranked.jsonl --eval_dataset_name ranked.jsonl {QUICK}",
+    "kto": f"--model_name_or_path lm --dataset_name ranked.jsonl {QUICK}",
+}
 EVALS = {
     "icl": f"--models base lm --tasks world-sums world-facts-zh 2D+ reversed-words --shots 0 2 --limit 4 {EVAL}",
     "tldr": f"--models lede-3 base --data articles.jsonl --limit 3 {EVAL}",
@@ -101,6 +105,18 @@ def stage_runs(stage: str) -> list[Run]:
     ]
 
 
+def method_runs(stage: str) -> list[Run]:
+    words, out = f"{stage} {METHODS[stage]}", f"--output_dir out-{stage}"
+    return [
+        Run(f"{stage}/dry", f"{words} {out} --dry-run"),
+        Run(f"{stage}/whole", f"{words} {out}"),
+        Run(f"{stage}/resume-longer", f"{words} {out} --resume_from_checkpoint --max_steps 5"),
+        Run(f"{stage}-refused/unknown-option", f"{words} --output_dir new --learning_rat 1e-3"),
+        Run(f"{stage}-refused/dropout", f"{words} --output_dir new --no_disable_dropout"),
+        Run(f"{stage}-help/help", f"{stage} --help"),
+    ]
+
+
 def eval_runs(task: str) -> list[Run]:
     words = f"eval {task} {EVALS[task]}"
     return [
@@ -117,6 +133,7 @@ RUNS = [
     Run("root/help", "--help"),
     Run("root/no-command", "pppo --model lm"),
     *(run for stage in STAGES for run in stage_runs(stage)),
+    *(run for stage in METHODS for run in method_runs(stage)),
     Run("sft-config/dry", "sft --config sft.yaml --output_dir out-config --dry-run"),
     Run("sft-config/whole", f"sft --config sft.yaml --output_dir out-config {QUICK}"),
     Run("sft-config/unknown-key", "sft --config bad.yaml --output_dir new"),

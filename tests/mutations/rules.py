@@ -73,7 +73,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/models/roles.py",
-        "return copy.deepcopy(policy)",
+        "return copied(policy)",
         "return policy",
         TRAINER_TEST + "test_the_reference_is_the_policy_as_handed_over",
     ),

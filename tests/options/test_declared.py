@@ -16,6 +16,8 @@ STAGES = {
     "sft": ["trl:SFTConfig"],
     "reward": ["rlhf_kit.stages.calibration:CalibrationArguments", "rlhf_kit.reward.config:RewardConfig"],
     "ppo": ["rlhf_kit.stages.ppo:PPOArguments", "rlhf_kit.ppo.config:PPOConfig"],
+    "dpo": ["rlhf_kit.stages.preference:PreferenceArguments", "rlhf_kit.methods.config:DPOConfig"],
+    "kto": ["rlhf_kit.stages.preference:PreferenceArguments", "rlhf_kit.methods.config:KTOConfig"],
 }
 
 

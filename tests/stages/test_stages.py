@@ -24,7 +24,7 @@ from rlhf_kit.reward import policy_answers
 from rlhf_kit.stages import calibration, ppo, pretrain, reward, sft
 from rlhf_kit.stages.output import MetricsFile
 from rlhf_kit.terminal import interrupts
-from tests.tiny_stages import STAGES, run_command
+from tests.tiny_stages import METHODS, STAGES, run_command
 
 QUIET = ["--disable_tqdm", "--logging_steps", "2"]
 PPO = [
@@ -322,7 +322,7 @@ def test_a_recipe_runs_as_a_script_from_its_own_folder(base):
     command = [sys.executable, "ppo.py", "--model_name_or_path", str(base)]
     ended = subprocess.run(command, cwd=FRONT / "recipes", capture_output=True, text=True)
     assert ended.returncode == 2 and "rlhf-kit ppo: " in ended.stderr and "Traceback" not in ended.stderr
-    assert {path.stem for path in (FRONT / "recipes").glob("*.py")} == {*STAGES}
+    assert {path.stem for path in (FRONT / "recipes").glob("*.py")} == {*STAGES, *METHODS}
 
 
 @pytest.mark.parametrize(
