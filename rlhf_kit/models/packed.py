@@ -84,9 +84,14 @@ def packed(lengths: Tensor) -> Iterator[None]:
         _reading.reset(before)
 
 
+def rows_read() -> Tensor | None:
+    """The rows (B, T) that one long row stands for within `packed`, True on tokens; None elsewhere."""
+    return _reading.get()
+
+
 def _mask(base: str) -> Callable[..., Tensor | None]:
     def mask(batch_size: int, q_length: int, kv_length: int, *args: Any, **options: Any) -> Tensor | None:
-        rows, make = _reading.get(), ALL_MASK_ATTENTION_FUNCTIONS[base]
+        rows, make = rows_read(), ALL_MASK_ATTENTION_FUNCTIONS[base]
         if rows is None:
             return make(batch_size, q_length, kv_length, *args, **options)
         options |= {"attention_mask": rows, "allow_is_causal_skip": False, "q_offset": 0, "kv_offset": 0}

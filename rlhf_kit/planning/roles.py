@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from rlhf_kit.models.activations import row_bytes
 from rlhf_kit.models.adapters import trainable
 from rlhf_kit.models.checkpoints import DTYPES, load_config, new_model
 from rlhf_kit.models.dropout import disable_dropout
-from rlhf_kit.models.forward import output_embeddings, unwrapped
+from rlhf_kit.models.forward import unwrapped
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.value import build_policy_and_value
+from rlhf_kit.models.work import multiplied
 from rlhf_kit.planning.kept import PLANNED, Kept, cached_values, kept_by_forward, trunk_of, without_content
 from rlhf_kit.planning.records import Part, Roles, Shape
 from rlhf_kit.stages.arguments import Settings
@@ -128,27 +128,21 @@ def _judge(config: PretrainedConfig, options: dict[str, Any]) -> nn.Module:
 def _part(name: str, model: nn.Module, frozen: bool = False) -> Part:
     parameters = [*model.parameters()]
     trained = [] if frozen else [parameter for parameter in parameters if parameter.requires_grad]
-    inner, head = unwrapped(model), output_embeddings(model)
-    embedded = {id(weight) for weight in _embeddings(inner)}
-    head_weight = getattr(getattr(head, "base_layer", head), "weight", None)
-    body = sum(x.numel() for x in parameters if id(x) not in embedded and x is not head_weight)
+    body, head = multiplied(model)
     kept = {id(x) for x in trained}
     linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
     linear = [x for x in linear if id(x) not in kept and x.dtype == torch.float32]
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     tied = [x for x in linear if id(x) in embedded]  # the head gets weights of its own
     return Part(
         name, sum(x.numel() for x in parameters), sum(x.numel() for x in trained), sum(map(_bytes, parameters)),
-        sum(map(_bytes, trained)), body, 0 if head_weight is None else head_weight.numel(), _largest_block(inner),
+        sum(map(_bytes, trained)), body, head, _largest_block(unwrapped(model)),
         sum(map(_bytes, tied)) - sum(map(_bytes, linear)) // 2, sum(map(_bytes, linear)) // 2,
     )  # fmt: skip
 
 
 def _bytes(parameter: torch.Tensor) -> int:
     return parameter.numel() * parameter.element_size()
-
-
-def _embeddings(model: nn.Module) -> Iterator[nn.Parameter]:
-    return (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
 
 
 def _largest_block(model: nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlhf_kit.models.work import Products
 from rlhf_kit.planning.batches import Amount, Batch
 from rlhf_kit.planning.machines import Launch, Machine
 from rlhf_kit.planning.records import Part, Roles, Shape, half_of
@@ -31,20 +32,19 @@ class Work:
         return sum(self.flops.values())
 
 
+def products_of(part: Part, shape: Shape) -> Products:
+    return Products(part.body, part.head, shape.layers, shape.hidden, part.trained / part.parameters)
+
+
 def forward_flops(part: Part, shape: Shape, tokens: float, mean: float, predicted: float) -> float:
-    """Two a weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and four a layer, number of a state
-    and token before it: half of `mean` of them."""
-    return 2 * part.body * tokens + 2 * part.head * predicted + 2 * shape.layers * shape.hidden * mean * tokens
+    """`mean`: tokens of a row, half of which a token attends to."""
+    return products_of(part, shape).forward(tokens, tokens * mean / 2, predicted)
 
 
 def training_flops(part: Part, shape: Shape, tokens: float, mean: float, predicted: float, recomputes: bool) -> float:
-    """A forward, as much for the gradients of states, as much again for those of trained weights, and a forward more
-    where activations are computed anew."""
-    forward = forward_flops(part, shape, tokens, mean, predicted)
-    share = part.trained / part.parameters
-    weights = share * 2 * (part.body * tokens + part.head * predicted)
-    attention = 2 * shape.layers * shape.hidden * mean * tokens
-    return forward * (3 if recomputes else 2) + weights + attention
+    """A forward and its backward."""
+    backward = products_of(part, shape).backward(tokens, tokens * mean / 2, predicted, recomputes)
+    return forward_flops(part, shape, tokens, mean, predicted) + backward
 
 
 def work_of(

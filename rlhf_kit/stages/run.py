@@ -31,6 +31,7 @@ from rlhf_kit.stages.mappings import checked
 from rlhf_kit.stages.output import RECORD, SAVING, CheckpointRecord, MetricsFile, Output, numbers, say_unwritten
 from rlhf_kit.stages.plan import Reading, show_plan
 from rlhf_kit.stages.publishing import publish
+from rlhf_kit.stages.work import counting, work_of
 from rlhf_kit.storage import write_fault
 from rlhf_kit.terminal import interrupts, say
 from rlhf_kit.training import Trainer
@@ -123,7 +124,7 @@ def train(trainer: Trainer, settings: Settings, output: Output) -> dict[str, flo
         keep_base(trainer, output)
     add_callbacks(trainer, output)
     trainer.provenance = settings.provenance.record()
-    with stopping_at_sigterm(trainer, settings.run.stop_within):
+    with counting(trainer), stopping_at_sigterm(trainer, settings.run.stop_within):
         trainer.add_callback(CheckpointRecord(output.files))  # the last: it sees whether the others want one
         result = trainer.train(resume_from_checkpoint=str(output.checkpoint) if output.checkpoint else None)
     return numbers(result.metrics)
@@ -174,6 +175,7 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
         save(getattr(model, "policy", model), saving, merge=True)
         card = merged_card(f"of this run ({settings.stage})", located(settings.model.model_name_or_path))
         (saving / "README.md").write_text(card, encoding="utf-8")  # in place of peft's
+    work = work_of(trainer)
     record = {
         "stage": settings.stage,
         "config": config_record(settings),
@@ -183,6 +185,7 @@ def finish(trainer: Trainer, settings: Settings, output: Output, metrics: dict[s
         "seed": settings.training.seed,
         "engine": engine_of(trainer),
         "seconds": round(time.time() - output.started, 3),
+        "work": work,
         "resumed_from": output.checkpoint.name if output.checkpoint else None,
         "changes": settings.provenance.changes,
         "versions": versions(TRAINING),

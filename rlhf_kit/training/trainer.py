@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 # What trainers count between two logs, or over the run, and keep nowhere else: transformers', TRL's, and ours.
 COUNTED = (
     *("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_total_train_tokens", "_metrics"),
-    *("_measures", "_tracked"),
+    *("_measures", "_tracked", "_work"),
 )
 
 
@@ -59,6 +59,7 @@ class TrainerMixin:
         self._epoch_rng: Tensor | None = None  # the generator's state when the order of this epoch was drawn
         self._twin: Twin | None = None  # of a model that FSDP cuts into pieces
         self.sigterm: StopAtSigterm | None = None
+        self._work: dict[str, dict[str, float]] | None = None  # what the models compute, where somebody counts
         for argument in (*args, *options.values()):
             if isinstance(argument, transformers.TrainingArguments):
                 refuse_unusable(argument)
@@ -254,6 +255,8 @@ class TrainerMixin:
         if "_measures" in counted:  # of each process's rows
             rows = [row for part in parts for row in part["_measures"]]
             counted["_measures"] = rows if self.args.process_index == 0 else []
+        if counted.get("_work") is not None:  # of each process
+            counted["_work"] = _added([part["_work"] for part in parts], self.args.process_index == 0)
         if "_tracked" in counted:  # means over the processes when they are logged
             counted["_tracked"] = {
                 name: [
@@ -357,6 +360,8 @@ class TrainerMixin:
         if self._continued is None:
             return
         self._counts_all = "counted" in self._continued
+        if "_work" not in self._continued.get("counted", {}):  # of an earlier version: what went before is not known
+            self._work = None
         for name, value in self._continued.get("counted", {}).items():
             if hasattr(self, name):
                 setattr(self, name, _put_back(getattr(self, name), value, self.args.device))
@@ -367,6 +372,14 @@ class TrainerMixin:
         if "train_loss" in logs and self._counts_all:  # transformers' is the mean since the checkpoint
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
         super().log(logs, start_time)
+
+
+def _added(parts: list[dict[str, dict[str, float]]], whole: bool) -> dict[str, dict[str, float]]:
+    """The sums of all parts, or zeros."""
+    return {
+        name: {what: sum(part[name][what] for part in parts) if whole else 0.0 for what in counts}
+        for name, counts in parts[0].items()
+    }
 
 
 def _plain(value: Any) -> Any:

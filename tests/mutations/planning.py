@@ -15,9 +15,9 @@ MUTANTS = [
         TEST + "test_a_launch_says_what_is_in_pieces_and_what_is_elsewhere",
     ),
     (
-        "rlhf_kit/planning/work.py",
-        "return forward * (3 if recomputes else 2) + weights + attention",
-        "return forward * 2 + weights + attention",
+        "rlhf_kit/models/work.py",
+        "(2 if recomputes else 1) + weights",
+        "1 + weights",
         TEST + "test_flops_are_two_a_weight_and_token_and_four_a_layer_for_each_token_before",
     ),
     (
