@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rlhf_kit import world
-from rlhf_kit.demo import TEMPERATURE
+from rlhf_kit.comparison.records import TEMPERATURE
 from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.ppo.best_of_n import BestOfN, best_of_n
 

@@ -14,20 +14,17 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.table import Table
 from rich.text import Text
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_kit import intervals, world
-from rlhf_kit.data.chat import encode_prompt
+from rlhf_kit import world
+from rlhf_kit.comparison.answers import Answers, Questions, differences, summarize, world_judge
 from rlhf_kit.errors import UserError
 from rlhf_kit.escaping import markdown, markdown_row
 from rlhf_kit.eval import runner
@@ -35,12 +32,10 @@ from rlhf_kit.eval.suite.task import Suite, SuiteArguments
 from rlhf_kit.feedback import teaching
 from rlhf_kit.feedback.asking import LETTERS
 from rlhf_kit.feedback.truth import Compared
-from rlhf_kit.generation.sampling import Rollout, sample
-from rlhf_kit.models.checkpoints import end_ids, load_policy, load_reward_model, load_tokenizer
-from rlhf_kit.models.heads import score_texts
-from rlhf_kit.models.value import completion_logprobs
+from rlhf_kit.models.checkpoints import load_policy, load_reward_model, load_tokenizer
 from rlhf_kit.options import option, reading
 from rlhf_kit.pages.shell import REPORT, link_back
+from rlhf_kit.ppo.rewards import Rewards
 from rlhf_kit.report.page import write_report
 from rlhf_kit.stages import ppo, pretrain, reward, sft
 from rlhf_kit.stages.output import check_contents
@@ -76,23 +71,8 @@ RANKED = "human.jsonl"  # the user's own rankings
 # A few lists, which are to be learnt and not to undo what the others taught.
 LITTLE = {"num_train_epochs": 4, "learning_rate": 1e-4, "per_device_train_batch_size": 1, "warmup_steps": 0}
 COMPARED = {"ppo": ("sft",), "ppo_no_kl": ("sft", "ppo")}
-TEMPERATURE = 0.7  # as recipes/world/ppo.yaml has it; Ziegler et al. 2019 sampled so too
-SLOTS = 64  # answers sampled at once
 IN_A_TERMINAL = "Start the demo in a terminal, or leave --human out. 請在終端機執行，或不要用 --human。"
 console = Console()
-
-
-@dataclass
-class Answers:
-    """One policy's answers to the held-out prompts, and their scores."""
-
-    texts: list[str]
-    judgements: list[world.Judgement]
-    scores: list[float]  # of the reward model
-    kl: float  # to the SFT policy, nats per completion
-
-    def truth(self) -> list[float]:
-        return [judgement.score for judgement in self.judgements]
 
 
 @dataclass
@@ -179,12 +159,13 @@ class Demo:
         start = time.perf_counter()
         prompts = world.rows("prompts", "test")
         tokenizer = load_tokenizer(self.folder / "sft")
-        reward_model = load_reward_model(self.judge).eval()
         sft = load_policy(self.folder / "sft").eval()
+        rewards = Rewards(str(self.judge), None, None, tokenizer, batch_size=16)
+        questions = Questions([row["prompt"] for row in prompts], tokenizer, sft, rewards, world_judge)
         answers = {}
         for name, folder in POLICIES.items():
             policy = sft if name == "sft" else load_policy(self.folder / folder).eval()
-            answers[name] = answer(policy, sft, reward_model, tokenizer, [row["prompt"] for row in prompts], self.seed)
+            answers[name] = questions.answers(policy, self.seed)
         self.seconds["measure"] = time.perf_counter() - start
         return {
             "stages": {name: summarize(answered, answers["sft"]) for name, answered in answers.items()},
@@ -206,74 +187,6 @@ class Demo:
 def accuracy_of(folder: Path) -> float:
     """Of a reward model, on the world's held-out rankings."""
     return json.loads((folder / "run.json").read_text())["metrics"]["eval_accuracy"]
-
-
-def answer(
-    policy: PreTrainedModel,
-    sft: PreTrainedModel,
-    reward_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list,
-    seed: int,
-) -> Answers:
-    """One answer per prompt, sampled from the distribution that PPO trains, with the same draws for every policy."""
-    rollout = sample(
-        policy,
-        [encode_prompt(tokenizer, prompt) for prompt in prompts],
-        eos_ids=end_ids(policy, tokenizer),
-        pad_id=tokenizer.pad_token_id,
-        max_completion_length=40,
-        temperature=TEMPERATURE,
-        generator=torch.Generator().manual_seed(seed),
-        batch_size=SLOTS,
-    )
-    texts = rollout.texts(tokenizer)
-    return Answers(
-        texts,
-        [world.judge(prompt, text) for prompt, text in zip(prompts, texts, strict=True)],
-        score_texts(reward_model, tokenizer, prompts, texts).tolist(),
-        0.0 if policy is sft else kl_to(sft, rollout),
-    )
-
-
-def kl_to(sft: PreTrainedModel, rollout: Rollout) -> float:
-    """KL(policy || SFT) in nats per completion, by what was drawn; the sampler has the policy's own log-probs."""
-    return float(((rollout.logprobs - answer_logprobs(sft, rollout)) * rollout.completion_mask).sum(1).mean())
-
-
-@torch.no_grad()
-def answer_logprobs(policy: PreTrainedModel, rollout: Rollout) -> torch.Tensor:
-    """(B, R) log-probs of the sampled tokens, rows of a like length together."""
-    result = torch.zeros(rollout.completion_ids.shape)
-    for rows in rollout.by_length(32):
-        part = rollout.select(rows)
-        logprobs = completion_logprobs(policy, part.model_inputs(), TEMPERATURE)
-        result[rows, : logprobs.shape[1]] = logprobs
-    return result
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def summarize(policy: Answers, sft: Answers) -> dict[str, float]:
-    """A tie with SFT counts as half a win."""
-    wins = [(a > b) + 0.5 * (a == b) for a, b in zip(policy.truth(), sft.truth(), strict=True)]
-    return {
-        "truth": mean(policy.truth()),
-        "correct": mean([judgement.correct for judgement in policy.judgements]),
-        "reward_model_score": mean(policy.scores),
-        "kl": policy.kl,
-        "win_rate_vs_sft": mean(wins),
-    }
-
-
-def differences(after: Answers, before: Answers, seed: int) -> dict[str, tuple[float, float] | None]:
-    """95 % intervals of the mean difference, prompt by prompt."""
-    pairs = {"truth": (after.truth(), before.truth()), "reward_model_score": (after.scores, before.scores)}
-    prompts = np.arange(len(after.texts))
-    figures = {name: intervals.mean(np.subtract(*values), prompts) for name, values in pairs.items()}
-    return intervals.intervals(figures, prompts, seed)
 
 
 def telling(prompts: list[dict], answers: dict[str, Answers]) -> list[int]:
@@ -308,7 +221,7 @@ def sample_row(prompt: dict, answers: dict[str, Answers], i: int, chosen: str) -
         "language": prompt["language"],
         "category": prompt["category"],
         "answers": {
-            name: {"text": policy.texts[i], "truth": policy.judgements[i].score, "score": policy.scores[i]}
+            name: {"text": policy.texts[i], "truth": policy.truth[i], "score": policy.scores[i]}
             for name, policy in answers.items()
         },
     }

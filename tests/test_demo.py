@@ -13,8 +13,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
 )
 
 from benchmarks.best_of_n import pool_of
@@ -22,7 +20,6 @@ from rlhf_kit import demo, world
 from rlhf_kit.data.loading import load
 from rlhf_kit.errors import UserError
 from rlhf_kit.feedback import teaching
-from rlhf_kit.generation.sampling import sample
 from rlhf_kit.models.checkpoints import load_reward_model, load_tokenizer
 from rlhf_kit.storage import RUN, Folder, clear
 from rlhf_kit.terminal.console import Console
@@ -152,31 +149,14 @@ def test_the_stage_report_is_of_this_demos_models(tmp_path, monkeypatch):
     assert asked == [False] and story.status == 2 and "suite" in story.seconds  # and what went before is kept
 
 
-def test_the_kl_of_the_table_is_that_of_two_plain_forwards():
-    """Rows of different lengths: what stands in their padding counts for nothing."""
-    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=16, initializer_range=0.5)
-    policy, sft = (GPT2LMHeadModel(config).eval() for _ in range(2))
-    prompts, options = [[1], [2, 3, 4], [5, 6]], {"temperature": demo.TEMPERATURE, "max_completion_length": 6}
-    rollout = sample(policy, prompts, eos_ids=list(range(4)), pad_id=0, **options)
-    total = 0.0
-    for prompt, completion in zip(prompts, rollout.completions(), strict=True):
-        tokens = torch.tensor([prompt + completion])
-        places = slice(len(prompt) - 1, -1)
-        with torch.no_grad():
-            ours, theirs = (
-                (model(tokens).logits[0, places] / demo.TEMPERATURE).log_softmax(-1) for model in (policy, sft)
-            )
-        total += (ours - theirs).gather(1, torch.tensor(completion)[:, None]).sum().item()
-    assert len(set(rollout.completion_lengths.tolist())) > 1
-    assert demo.kl_to(sft, rollout) == pytest.approx(total / len(prompts), abs=1e-5)
-
-
 def test_some_samples_are_drawn_by_the_seed_whatever_was_answered():
     prompts = world.rows("prompts", "test", size=60)
 
     def drawn(texts, seed):
-        judgements = [world.judge(row["prompt"], text) for row, text in zip(prompts, texts, strict=True)]
-        answers = {name: demo.Answers(texts, judgements, [0.0] * 60, 0.0) for name in demo.POLICIES}
+        nothing = [0.0] * 60
+        truth = [world.judge(row["prompt"], text).score for row, text in zip(prompts, texts, strict=True)]
+        one = demo.Answers(texts, truth, nothing, nothing, nothing, nothing, [0] * 60)
+        answers = dict.fromkeys(demo.POLICIES, one)
         rows = demo.samples(prompts, answers, seed)
         page = demo.samples_page({"samples": rows})
         assert page.count("picked to show") == 3 and page.count("drawn by the seed") == 4

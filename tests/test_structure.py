@@ -18,7 +18,7 @@ LAYERS = [
     ["cli"],
     ["demo"],
     ["serving"],
-    ["report", "planning"],
+    ["report", "planning", "comparison"],
     ["stages"],
     ["sft", "reward", "ppo", "methods", "eval", "feedback", "chat"],
     ["training"],

@@ -89,9 +89,9 @@ MUTANTS = [
         "tests/test_demo.py::test_some_samples_are_drawn_by_the_seed_whatever_was_answered",
     ),
     (
-        "rlhf_kit/demo.py",
-        "answer_logprobs(sft, rollout)) * rollout.completion_mask)",
-        "answer_logprobs(sft, rollout)))",
-        "tests/test_demo.py::test_the_kl_of_the_table_is_that_of_two_plain_forwards",
+        "rlhf_kit/comparison/answers.py",
+        "answer_logprobs(sft, rollout, temperature)) * rollout.completion_mask)",
+        "answer_logprobs(sft, rollout, temperature)))",
+        "tests/comparison/test_answers.py::test_the_kl_is_that_of_two_plain_forwards",
     ),
 ]
