@@ -109,10 +109,27 @@ def intervals(
         weights = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
         for name, figure in figures.items():
             found[name].append(figure(weights))
-    return {name: _percentiles(np.concatenate(parts)) for name, parts in found.items()}
+    return {name: percentiles(np.concatenate(parts)) for name, parts in found.items()}
 
 
-def _percentiles(values: NDArray) -> tuple[float, float] | None:
+def crossed(runs: NDArray, prompts: NDArray, seed: int, run_seed: int) -> NDArray:
+    """Means of values (S, N) of S runs on DRAWS draws of the prompts (N,) and of the runs, both with replacement: what
+    other prompts and other trainings might have given. Few runs say little of their spread: it is rather too narrow.
+
+    Args:
+        seed: of the draws of prompts, the same for what is compared. run_seed: of those of runs.
+    """
+    count, size = int(prompts.max()) + 1, len(runs)
+    generator = np.random.default_rng(seed)
+    weights = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS)  # (D, C)
+    sums = np.stack([np.bincount(prompts, weights=values, minlength=count) for values in runs], axis=1)
+    means = (weights @ sums) / (weights @ np.bincount(prompts))[:, None]  # (D, S)
+    picked = np.random.default_rng(run_seed).integers(size, size=(DRAWS, size))
+    return np.take_along_axis(means, picked, axis=1).mean(axis=1)
+
+
+def percentiles(values: NDArray) -> tuple[float, float] | None:
+    """The interval that draws (D,) of a figure lie in."""
     values = values[np.isfinite(values)]  # a perplexity may be beyond all numbers
     if not len(values):
         return None

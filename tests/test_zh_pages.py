@@ -13,6 +13,7 @@ PAGES = {DOCS / path.name: path for path in sorted((DOCS / "zh-TW").glob("*.md")
 PAGES[ROOT / "README.md"] = ROOT / "README.zh-TW.md"
 NEEDED = {
     "chat.md",
+    "compare-methods.md",
     "coqa.md",
     "data.md",
     "doctor.md",

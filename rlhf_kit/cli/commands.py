@@ -158,6 +158,18 @@ OTHERS = {
             "plan --config recipes/gpt2/sft.yaml --gpu H100 --accelerate fsdp2 --devices 8",
         ),
     ),
+    "compare-methods": Command(
+        "PPO, best-of-n and others side by side: trained and measured alike, truth against KL and against compute",
+        "把幾種偏好微調方法放在一起比：真相、KL 與計算量",
+        "rlhf_kit.comparison.command:run",
+        {"Options": "rlhf_kit.comparison.config:CompareOptions"},
+        interrupted="The same command resumes, cell by cell. 已中斷；同一個指令會接續。",
+        unwritten="Finished cells are kept: free some space, and the same command resumes.",
+        examples=(
+            "compare-methods --config world/compare-methods --output_dir runs/compare",
+            "compare-methods --config my.yaml --dry_run",
+        ),
+    ),
     "demo": Command(
         "The whole story on the embedded world, in minutes, on a CPU",
         "用內建的小世界走完全程",

@@ -155,6 +155,9 @@ BOUNDS: dict[str, Bound] = {
     "precompute_ref_batch_size": COUNT,
     "ref_model_mixup_alpha": A_SHARE,
     "ref_model_sync_steps": COUNT,
+    "tuning_trials": COUNT_OR_0,
+    "max_heldout_prompts": COUNT,
+    "CompareOptions.temperature": Bound("be above 0: all draws of a prompt would be the same", lambda x: x > 0),
     "DemoOptions.human": COUNT_OR_0._replace(most=100),  # a sitting
     "CollectOptions.k": at_least(1, most=26),
     "CollectOptions.minimum": COUNT,

@@ -46,6 +46,7 @@ class Line:
     colour: str
     points: Points
     dashed: bool = False
+    bars: tuple[tuple[float, float], ...] = ()  # of each point the interval of its y
 
 
 def is_number(value: object) -> bool:
@@ -53,7 +54,9 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HUGE
 
 
-def figure(name: str, lines: list[Line], y_name: str, x_name="step 訓練步數", levels=(), scatter=False) -> str:
+def figure(
+    name: str, lines: list[Line], y_name: str, x_name="step 訓練步數", levels=(), scatter=False, logarithmic=False
+) -> str:
     """A picture with its title and legend; nothing when no line has a point."""
     lines = [line for line in lines if line.points]
     if not lines:
@@ -63,7 +66,7 @@ def figure(name: str, lines: list[Line], y_name: str, x_name="step 訓練步數"
     legend = "".join(
         f'<li><i class="{colour}{" dashed" * dashed}"></i>{html(label)}</li>' for label, colour, dashed in keys
     )
-    picture = svg_lines(name, lines, x_name, y_name, levels, scatter)
+    picture = svg_lines(name, lines, x_name, y_name, levels, scatter, logarithmic)
     return f'<figure><h3>{html(name)}</h3><ul class="legend">{legend}</ul>{picture}</figure>'
 
 
@@ -76,6 +79,17 @@ def ticks(lo: float, hi: float, whole: bool = False) -> list[float]:
     step = max(step, 1) if whole else step
     first, last = math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9)
     return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def powers(lo: float, hi: float) -> list[float]:
+    """Powers of ten within [lo, hi], with twos and fives of them where they are few."""
+    exponents = range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1)
+    for digits in ((1,), (1, 2, 5)):
+        values = [digit * 10.0**exponent for exponent in exponents for digit in digits]
+        values = [value for value in values if lo <= value * (1 + 1e-9) and value <= hi * (1 + 1e-9)]
+        if len(values) >= 3:
+            break
+    return values
 
 
 def thin(points: Points) -> Points:
@@ -96,32 +110,40 @@ def path(points: Points) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def svg_lines(name: str, lines: list[Line], x_name: str, y_name: str, levels: tuple = (), scatter=False) -> str:
-    """Curves over common axes; `levels`: (name, y) of dashed horizontals; `scatter`: dots with their moving mean."""
-    xs = [x for line in lines for x, _ in line.points] + [0.0] * scatter
+def svg_lines(
+    name: str, lines: list[Line], x_name: str, y_name: str, levels: tuple = (), scatter=False, logarithmic=False
+) -> str:
+    """Curves over common axes; `levels`: (name, y) of dashed horizontals; `scatter`: dots with their moving mean;
+    `logarithmic`: the x axis, all of whose values are above 0."""
+    at = math.log10 if logarithmic else float
+    xs = [at(x) for line in lines for x, _ in line.points] + [0.0] * scatter
     ys = [y for line in lines for _, y in line.points] + [y for _, y in levels]
-    (x_lo, x_hi), (y_lo, y_hi) = _widened(xs, 0), _widened(ys, 0.06)
+    ys += [y for line in lines for bar in line.bars for y in bar]
+    has_bars = any(line.bars for line in lines)
+    (x_lo, x_hi), (y_lo, y_hi) = _widened(xs, 0.04 * has_bars), _widened(ys, 0.06)
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
-        right = LEFT + (point[0] - x_lo) / (x_hi - x_lo) * (WIDTH - LEFT - RIGHT)
+        right = LEFT + (at(point[0]) - x_lo) / (x_hi - x_lo) * (WIDTH - LEFT - RIGHT)
         return right, HEIGHT - BOTTOM - (point[1] - y_lo) / (y_hi - y_lo) * (HEIGHT - TOP - BOTTOM)
 
-    whole = all(float(x).is_integer() for x in xs)
+    whole = not has_bars and all(float(x).is_integer() for x in xs)
     floor, parts = HEIGHT - BOTTOM, []
+    first = 10**x_lo if logarithmic else x_lo
     for tick in ticks(y_lo, y_hi):
-        y = place((x_lo, tick))[1]
+        y = place((first, tick))[1]
         parts.append(f'<path class="grid-line" d="{path([(LEFT, y), (WIDTH - RIGHT, y)])}"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_tick(tick)}</text>')
-    for tick in ticks(x_lo, x_hi, whole):
+    for tick in powers(10**x_lo, 10**x_hi) if logarithmic else ticks(x_lo, x_hi, whole):
         x = place((tick, y_lo))[0]
         parts.append(f'<path class="grid-line" d="{path([(x, floor), (x, floor + 4)])}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{_tick(tick)}</text>')
+        shown = _power(tick) if logarithmic else _tick(tick)
+        parts.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{shown}</text>')
     parts.append(f'<text class="name" x="2" y="14">{html(y_name)}</text>')
     parts.append(f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 7}" text-anchor="end">{html(x_name)}</text>')
     for line in lines:
         parts += _curve(line, place, x_name, scatter)
     for label, level in levels:
-        y = place((x_lo, level))[1]
+        y = place((first, level))[1]
         tip = f"<title>{html(label)}: {level:.4g}</title>"
         parts.append(f'<path class="level" d="{path([(LEFT, y), (WIDTH - RIGHT, y)])}">{tip}</path>')
     return _svg(name, HEIGHT, parts)
@@ -151,10 +173,13 @@ def _curve(line: Line, place, x_name: str, scatter: bool) -> list[str]:
         parts.append(f'<path class="curve raw" d="{path([place(point) for point in points])}"/>')
     main = smooth(points) if noisy or scatter else points
     parts.append(f'<path class="curve{dashed}" d="{path([place(point) for point in main])}"/>')
+    for (x, _), bar in zip(line.points, line.bars, strict=False):
+        parts.append(f'<path class="curve" d="{path([place((x, y)) for y in bar])}"/>')
     for point in points:
         x, y = place(point)
         tip = html(f"{line.label}: {point[1]:.4g} ({x_name} {point[0]:.4g})")
-        kind, size = ("dot seen", 3) if scatter else ("bar", 4) if len(points) == 1 else ("dot", 5)
+        seen = len(points) == 1 or line.bars
+        kind, size = ("dot seen", 3) if scatter else ("bar", 4) if seen else ("dot", 5)
         parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size}"><title>{tip}</title></circle>')
     return [*parts, "</g>"]
 
@@ -176,3 +201,11 @@ def _widened(values: list[float], share: float) -> tuple[float, float]:
 
 def _tick(value: float) -> str:
     return (f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}").replace("-", "−")
+
+
+def _power(value: float) -> str:
+    """ "2·10¹²": a tick of a logarithmic axis."""
+    exponent = math.floor(math.log10(value) + 1e-9)
+    digit = round(value / 10.0**exponent)
+    power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return power if digit == 1 else f"{digit}·{power}"

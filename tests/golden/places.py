@@ -167,6 +167,13 @@ def files() -> dict[str, object]:
     }
 
 
+COMPARISON = {
+    "model_name_or_path": "lm", "reward_model": "judge", "prompts": "ranked.jsonl", "heldout_prompts": "ranked.jsonl",
+    "truth": "rlhf_kit.world:truth_reward", "tuning_trials": 2, "seeds": [0],
+}  # fmt: skip
+PPO_METHOD = {"method": "ppo", "strengths": [0.1, 0.2], "options": {"total_episodes": 12}}
+
+
 def declarations() -> dict[str, object]:
     """What a command reads its options, its table or its suite from, by file name."""
     table_data = {"source": "squad.json", "language": "en"}
@@ -202,6 +209,8 @@ def declarations() -> dict[str, object]:
         | {"train_tokenizer": 80, "dataset_name": "texts.jsonl"},
         "reward.yaml": {"model_name_or_path": "lm", "dataset_name": "ranked.jsonl"},
         "ppo.yaml": {"model_name_or_path": "lm", "dataset_name": "ranked.jsonl", "reward_funcs": ["judge"]},
+        "compare.yaml": COMPARISON | {"methods": [PPO_METHOD, {"method": "best_of_n", "strengths": [2, 4]}]},
+        "bad-compare.yaml": COMPARISON | {"methods": [{**PPO_METHOD, "strenghts": [1]}], "seeds": [1, 1]},
         "bad.yaml": {"model_name_or_path": "lm", "dataset_name": "demonstrations.jsonl", "learning_rat": 1},
     }
 

@@ -92,6 +92,6 @@ MUTANTS = [
         "rlhf_kit/comparison/answers.py",
         "answer_logprobs(sft, rollout, temperature)) * rollout.completion_mask)",
         "answer_logprobs(sft, rollout, temperature)))",
-        "tests/comparison/test_answers.py::test_the_kl_is_that_of_two_plain_forwards",
+        "tests/comparison/test_measured_answers.py::test_the_kl_is_that_of_two_plain_forwards",
     ),
 ]

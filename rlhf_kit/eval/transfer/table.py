@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.eval.scorers import Score
 from rlhf_kit.eval.transfer.config import FIRST, QANET, Cell, Row, Table, Test
-from rlhf_kit.intervals import DRAWS, LEVEL, numbered
+from rlhf_kit.intervals import crossed, numbered, percentiles
 
 GATE = 25.0  # points of exact match above guessing, in the language that was learned, before transfer is claimed
 KEPT, TURNED, OPEN = "kept", "turned round", "cannot be told"
@@ -160,28 +160,12 @@ class Measured:
             value, draws = value - theirs.mean(), draws - _drawn(theirs, clusters, test, less)
         elif less is not None:
             value, draws = value - less.mean(), draws - _drawn(less[None], clusters, test, "")
-        return Estimate(float(value), _percentiles(draws) if clusters.max() else None)
+        return Estimate(float(value), percentiles(draws) if clusters.max() else None)
 
 
 def _drawn(scores: NDArray, clusters: NDArray, test: str, row: str) -> NDArray:
-    """Means on DRAWS draws of passages, the same for all rows of a test, and of seeds, which are each row's own.
-
-    Args:
-        scores: (seeds, questions).
-        clusters: (questions,) passage of each.
-    """
-    passages, seeds = int(clusters.max()) + 1, len(scores)
-    generator = np.random.default_rng(zlib.crc32(test.encode()))
-    weights = generator.multinomial(passages, np.full(passages, 1 / passages), size=DRAWS)  # (D, P)
-    sums = np.stack([np.bincount(clusters, weights=of_seed, minlength=passages) for of_seed in scores], axis=1)
-    means = (weights @ sums) / (weights @ np.bincount(clusters))[:, None]  # (D, S)
-    picked = np.random.default_rng(zlib.crc32(f"{test} {row}".encode())).integers(seeds, size=(DRAWS, seeds))
-    return np.take_along_axis(means, picked, axis=1).mean(axis=1)
-
-
-def _percentiles(draws: NDArray) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    """Means on draws of passages, the same for all rows of a test, and of seeds, which are each row's own."""
+    return crossed(scores, clusters, zlib.crc32(test.encode()), zlib.crc32(f"{test} {row}".encode()))
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------

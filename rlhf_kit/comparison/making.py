@@ -1,0 +1,156 @@
+"""All cells of a comparison, in order: of each seed the start, the reward model, then every method and strength."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_kit.comparison.cells import MODEL, FailedCell, Maker
+from rlhf_kit.comparison.config import SAMPLED, CompareOptions, start_model
+from rlhf_kit.comparison.methods import PROMPTS, REWARD, SFT, Entry
+from rlhf_kit.comparison.records import START, WORLD, Measurement, Place
+from rlhf_kit.data.loading import load
+from rlhf_kit.data.store import rows_hash
+from rlhf_kit.models.identity import model_hash
+from rlhf_kit.ppo.rewards import FUNCTION
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Of one seed: the start model, the reward model, and what stands for the truth; folders, ids or names."""
+
+    sft: str
+    rewards: str
+    truth: str
+
+
+class Making:
+    """Makes a comparison's cells. Reads all data once, before anything is made. Raises UserError."""
+
+    def __init__(self, options: CompareOptions, entries: list[Entry]):
+        self.options, self.entries = options, entries
+        self.folder = Path(options.output_dir)
+        kinds = {"prompts": ("prompts",), "rankings": ("ranked", "pairs"), "truth_rankings": ("ranked", "pairs")}
+        self.data: dict[str, str] = {}  # by the option that names them, the hash of their rows
+        for name, kind in kinds.items():
+            if getattr(options, name) is not None:
+                self.data[name] = rows_hash(load(getattr(options, name), kind)[0])
+        rows = load(options.heldout_prompts, ("prompts",), split=options.heldout_split)[0]
+        self.asked = min(len(rows), options.max_heldout_prompts or len(rows))
+        self.heldout = rows_hash(rows.select(range(self.asked)))
+
+    @property
+    def count(self) -> int:
+        """Processes that a table from nothing takes."""
+        options, each = self.options, 0
+        each += (options.sft is not None) + (options.reward_model is None) + 1
+        each += sum(len(entry.strengths) * (1 + (entry.method.stage is not None)) for entry in self.entries)
+        return each * len(options.seeds) + (options.truth_rankings is not None)
+
+    def each(self, maker: Maker) -> Iterator[Measurement]:
+        """What could be made, one after the other."""
+        truth = self.options.truth
+        for seed in self.options.seeds:
+            try:
+                roles = self._roles(maker, seed, truth)
+                truth = roles.truth
+                start = self._start(maker, seed, roles)
+            except FailedCell:
+                self._give_up(maker, seed)
+                continue
+            yield start
+            for entry in self.entries:
+                for strength in entry.strengths:
+                    try:
+                        yield self._policy(maker, seed, roles, entry, strength)
+                    except FailedCell:
+                        continue
+
+    def _give_up(self, maker: Maker, seed: int) -> None:
+        for entry in self.entries:
+            for strength in entry.strengths:
+                maker.failed.setdefault(f"{entry.name}, {entry.label(strength)}, seed {seed}", "it has no start")
+
+    # --- one cell ---------------------------------------------------------------------------------------------------
+
+    def _roles(self, maker: Maker, seed: int, truth: str | None) -> Roles:
+        options, folder = self.options, self.folder / START / f"seed-{seed}"
+        sft = start_model(options)
+        if options.sft is not None:
+            own = {**options.sft, "model_name_or_path": sft, "seed": seed, **QUIET}
+            maker.train(f"start: sft, seed {seed}", folder / "sft", SFT.name, own, {"model": model_hash(sft)})
+            sft = str(folder / "sft" / MODEL)
+        rewards = options.reward_model
+        if rewards is None:
+            rewards = self._reward(
+                maker, f"start: reward model, seed {seed}", folder / "reward", sft, "rankings", seed
+            )
+        if truth is None:
+            others = {} if options.rankings is None else {"eval_dataset_name": options.rankings}  # of its accuracy
+            place = self.folder / START / "judge"
+            truth = self._reward(maker, "start: judge", place, sft, "truth_rankings", seed, **others)
+        return Roles(sft, rewards, truth)
+
+    def _reward(self, maker: Maker, name: str, folder: Path, sft: str, rankings: str, seed: int, **more: str) -> str:
+        own = {
+            **self.options.reward,
+            **more,
+            "model_name_or_path": sft,
+            "dataset_name": getattr(self.options, rankings),
+            "seed": seed,
+            **QUIET,
+        }
+        inputs = {"model": model_hash(sft), "rankings": self.data[rankings]}
+        maker.train(name, folder, REWARD.name, own, inputs)
+        return str(folder / MODEL)
+
+    def _start(self, maker: Maker, seed: int, roles: Roles) -> Measurement:
+        folder = self.folder / START / f"seed-{seed}"
+        measured = self._measured(maker, f"start, seed {seed}", folder, roles, roles.sft, seed, 1, self.options.tax)
+        return Measurement(Place(START, None, seed), measured, None)
+
+    def _policy(self, maker: Maker, seed: int, roles: Roles, entry: Entry, strength: float) -> Measurement:
+        name = f"{entry.name}, {entry.label(strength)}, seed {seed}"
+        folder = self.folder / entry.name / entry.label(strength) / f"seed-{seed}"
+        method, place = entry.method, Place(entry.name, strength, seed)
+        if method.stage is None:
+            return Measurement(
+                place, self._measured(maker, name, folder, roles, roles.sft, seed, int(strength), []), None
+            )
+        inputs = {"model": model_hash(roles.sft)}
+        own = {**entry.options, method.strength: strength, "model_name_or_path": roles.sft, "seed": seed, **QUIET}
+        if method.learns_from == PROMPTS:
+            own |= {"dataset_name": self.options.prompts, "reward_funcs": [roles.rewards], "reward_weights": [1.0]}
+            own |= {name: getattr(self.options, name) for name in SAMPLED}
+            inputs |= {"prompts": self.data["prompts"], "rewards": _content(roles.rewards)}
+        else:
+            own |= {"dataset_name": self.options.rankings}
+            inputs |= {"rankings": self.data["rankings"]}
+        trained = maker.train(name, folder, method.stage.name, own, inputs)
+        policy = str(folder / MODEL)
+        return Measurement(
+            place, self._measured(maker, name, folder, roles, policy, seed, 1, self.options.tax), trained
+        )
+
+    def _measured(
+        self, maker: Maker, name: str, folder: Path, roles: Roles, policy: str, seed: int, n: int, tax: list[str]
+    ) -> dict[str, Any]:
+        options = self.options
+        arguments = {
+            "policy": policy, "sft": roles.sft, "rewards": roles.rewards, "truth": roles.truth,
+            "prompts": options.heldout_prompts, "split": options.heldout_split, "most": options.max_heldout_prompts,
+            "n": n, "seed": seed, "tasks": tax, **{name: getattr(options, name) for name in SAMPLED},
+        }  # fmt: skip
+        inputs = {"policy": model_hash(policy), "sft": model_hash(roles.sft), "rewards": _content(roles.rewards)}
+        inputs |= {"truth": _content(roles.truth), "prompts": self.heldout}
+        return maker.measure(name, folder, arguments, inputs)
+
+
+QUIET = {"save_strategy": "no", "disable_tqdm": True}
+
+
+def _content(judge: str) -> str:
+    """The hash of a reward model; a function and WORLD are their names."""
+    return judge if judge == WORLD or FUNCTION.fullmatch(judge) else model_hash(judge)

@@ -1,0 +1,221 @@
+"""The comparison in three forms: on the terminal, as Markdown, and as a page with two pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as Grid
+
+from rlhf_kit.comparison.config import CompareOptions
+from rlhf_kit.comparison.figures import Figure, Row
+from rlhf_kit.comparison.methods import Entry
+from rlhf_kit.comparison.records import START, WORLD
+from rlhf_kit.escaping import html, markdown_row
+from rlhf_kit.escaping import markdown as escaped
+from rlhf_kit.pages.charts import Line, figure
+from rlhf_kit.pages.shell import document, number, section, table, zh
+from rlhf_kit.terminal.console import Console
+
+COLOURS = ("blue", "red", "green", "ochre", "purple", "ink")
+NAMES = {
+    "truth": ("truth", "真相"),
+    "score": ("reward-model score", "獎勵分數"),
+    "win": ("wins over the start", "勝過起點"),
+    "kl": ("KL, nats", "KL"),
+    "entropy": ("entropy, nats a token", "熵"),
+    "length": ("tokens", "長度"),
+    "correct": ("correct", "答對"),
+}
+COSTS = {
+    "training": ("training, FLOPs", "訓練計算量"),
+    "answering": ("an answer, FLOPs", "每答計算量"),
+    "seconds": ("seconds", "秒"),
+    "memory": ("peak memory, GiB", "記憶體峰值"),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """`asked`: how many held-out prompts; `accuracy`: of a judge trained on people's rankings, on the others'."""
+
+    options: CompareOptions
+    entries: tuple[Entry, ...]
+    rows: tuple[Row, ...]
+    sentences: tuple[tuple[str, str], ...]
+    failed: Mapping[str, str]
+    asked: int
+    accuracy: float | None = None
+
+
+def head(report: Report) -> list[tuple[str, str]]:
+    """The columns behind the first, English and Chinese."""
+    return [*(NAMES[name] for name in shown(report)), *((task, task) for task in report.options.tax), *COSTS.values()]
+
+
+def shown(report: Report) -> list[str]:
+    """The measures that somebody can tell."""
+    return [name for name in NAMES if any(name in row.figures for row in report.rows)]
+
+
+def label(row: Row, entries: Sequence[Entry]) -> str:
+    if row.entry == START:
+        return "start 起點"
+    entry = next(entry for entry in entries if entry.name == row.entry)
+    return f"{row.entry}, {entry.method.strength} {row.strength:g}"
+
+
+def cells(row: Row, report: Report) -> list[str]:
+    """Under `head`, as text: means over the seeds with their intervals."""
+    parts = [_figure(row, name) for name in shown(report)]
+    parts += [_figure(row, task) for task in report.options.tax]
+    costs = [_flops(row.training), _flops(row.answering), f"{row.seconds:.1f}", f"{row.memory / 2**30:.2f}"]
+    return parts + costs
+
+
+def _figure(row: Row, name: str) -> str:
+    one = row.figures.get(name)
+    if one is None:
+        return "–"
+    form = ".1f" if name == "length" else ".2f" if name in ("score", "kl") else ".3f"
+    return f"{number(one.value, form)}{_mark(row.gains.get(name))}{_bounds(one, form)}"
+
+
+def _mark(gain: Figure | None) -> str:
+    """Where the difference from the start shows."""
+    return {1: " ▲", -1: " ▼", 0: ""}[gain.side] if gain is not None else ""
+
+
+def _bounds(one: Figure, form: str) -> str:
+    return f" ({number(one.interval[0], form)} to {number(one.interval[1], form)})" if one.interval else ""
+
+
+def _flops(flops: float | None) -> str:
+    return "–" if flops is None else "0" if flops == 0 else f"{flops:.2e}".replace("e+", "e")
+
+
+def notes(report: Report) -> list[str]:
+    """How it was made, and what its figures are."""
+    options = report.options
+    seeds = ", ".join(map(str, options.seeds))
+    lines = [
+        f"{report.asked} held-out prompts ({options.heldout_prompts}), seeds {seeds}. {report.asked} 個保留的提示，"
+        f"亂數種子 {seeds}。",
+        f"Truth: {judge(report)[0]} 真相：{judge(report)[1]}",
+        f"Trials of each method's options before this table: {options.tuning_trials}, the same for all. "
+        f"每個方法的調參次數相同：{options.tuning_trials}。",
+        "In parentheses 95 % intervals over prompts and seeds; ▲ above, ▼ below the start: the interval of the paired "
+        "difference leaves out 0. Of twenty such marks one is there by chance. 括號內為 95 % 區間；▲▼ "
+        "表示與起點的成對差距不含 0，每二十個約有一個是碰巧。",
+        "FLOPs are counted while a run computes: a forward 1, its backward 2, of every model that it has. KL of "
+        "best-of-n is log n - (n - 1) / n; it trains nothing, and an answer costs n samples and their scores. "
+        "計算量在執行時實際計數；best-of-n 不訓練，每個回答要抽 n 次並評分。",
+    ]
+    return lines + [f"{name}: not in the table, {fault} 不在表中" for name, fault in report.failed.items()]
+
+
+def judge(report: Report) -> tuple[str, str]:
+    """What stands for the truth, in English and Chinese."""
+    options = report.options
+    if options.truth == WORLD:
+        return "computed by the embedded world (1 is best).", "由內建的世界計算（1 最好）。"
+    if options.truth is not None:
+        return f"in its place the scores of {options.truth}.", f"以 {options.truth} 的分數代替。"
+    share = "" if report.accuracy is None else f", which orders {report.accuracy:.1%} of the other pairs as people did"
+    zh_share = "" if report.accuracy is None else f"，對其餘排序的準確率 {report.accuracy:.1%}"
+    source = options.truth_rankings
+    return (
+        f"in its place a reward model of its own, trained on people's held-out rankings {source}{share}.",
+        f"以另一個獎勵模型代替，它只學人類的排序 {source}{zh_share}。",
+    )
+
+
+# --- the terminal and Markdown --------------------------------------------------------------------------------------
+
+
+def show(report: Report, console: Console) -> None:
+    """A table of figures and one of costs; intervals stand in table.md."""
+    costs = len(COSTS)
+    for title, part in (("Answers 回答", slice(None, -costs)), ("What it took 代價", slice(-costs, None))):
+        grid = Grid(title=title, title_justify="left", box=None, pad_edge=False)
+        grid.add_column("")
+        for english, chinese in head(report)[part]:
+            grid.add_column(
+                english if english == chinese else f"{english}\n{chinese}", justify="right", overflow="fold"
+            )
+        for row in report.rows:
+            grid.add_row(label(row, report.entries), *(cell.partition(" (")[0] for cell in cells(row, report)[part]))
+        console.print(grid, "")
+    for line in [line for pair in report.sentences for line in pair] + notes(report):
+        console.tell(line)
+
+
+def markdown(report: Report) -> str:
+    top = [
+        "method 方法",
+        *(english if english == chinese else f"{english} {chinese}" for english, chinese in head(report)),
+    ]
+    lines = [markdown_row(top), "| --- " + "| ---: " * (len(top) - 1) + "|"]
+    lines += [markdown_row([label(row, report.entries), *cells(row, report)]) for row in report.rows]
+    claims = [f"* {escaped(english)} {escaped(chinese)}" for english, chinese in report.sentences]
+    small = [f"* {escaped(note)}" for note in notes(report)]
+    return "\n\n".join("\n".join(part) for part in (lines, claims, small) if part) + "\n"
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def page(report: Report, foot: Sequence[str]) -> str:
+    """`foot`: what stands below it."""
+    paragraphs = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in report.sentences)
+    top = [f"{html(english)}{zh(html(chinese)) if chinese != english else ''}" for english, chinese in head(report)]
+    body = [[html(label(row, report.entries)), *map(html, cells(row, report))] for row in report.rows]
+    remarks = "".join(f"<li>{html(note)}</li>" for note in notes(report))
+    models = " → ".join(["start", *(entry.name for entry in report.entries)])
+    words = (
+        "Each dot is a strength of a method, with the 95 % interval of its truth. 每點是一個強度，誤差線為 95 % 區間。"
+    )
+    parts = [
+        f"<h1>Methods of preference tuning, side by side {zh('偏好微調方法的比較')}</h1>",
+        f'<p class="soft">{html(models)}</p>',
+        section(("Truth against KL and against compute", "真相與 KL、計算量"), words, *pictures(report)),
+        section(("What the intervals tell", "區間說明了什麼"), "", paragraphs, grid="results"),
+        section(
+            ("The table", "總表"),
+            "",
+            table(["method 方法", *top], body),
+            f'<ul class="soft">{remarks}</ul>',
+            grid="results",
+        ),
+    ]
+    return document("rlhf_kit: methods 方法比較", parts, foot)
+
+
+def pictures(report: Report) -> list[str]:
+    """Truth over KL, and truth over compute on a logarithmic axis."""
+    named = {"kl": "KL to the start, nats 與起點的 KL", "compute": "FLOPs: training and all answers 計算量"}
+    titles = {"kl": "Truth against KL 真相與 KL", "compute": "Truth against compute 真相與計算量"}
+    return [
+        figure(titles[axis], lines(report, axis), "truth 真相", named[axis], logarithmic=axis == "compute")
+        for axis in named
+    ]
+
+
+def lines(report: Report, axis: str) -> list[Line]:
+    """One line a method through its strengths, from left to right; the start is a dot."""
+    curves = []
+    colours = {entry.name: COLOURS[at % len(COLOURS)] for at, entry in enumerate(report.entries)}
+    for name, colour in ({START: "grey"} | colours).items():
+        of_entry = [row for row in report.rows if row.entry == name]
+        placed = sorted((row for row in of_entry if _place(row, axis) is not None), key=lambda row: _place(row, axis))
+        truths = [row.figures["truth"] for row in placed]
+        points = [(_place(row, axis), truth.value) for row, truth in zip(placed, truths, strict=True)]
+        bars = [truth.interval or (truth.value, truth.value) for truth in truths]
+        curves.append(Line("start 起點" if name == START else name, colour, points, bars=tuple(bars)))
+    return curves
+
+
+def _place(row: Row, axis: str) -> float | None:
+    if axis == "compute":
+        return row.compute
+    return row.figures["kl"].value
