@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,12 +121,17 @@ def crossed(runs: NDArray, prompts: NDArray, seed: int, run_seed: int) -> NDArra
         seed: of the draws of prompts, the same for what is compared. run_seed: of those of runs.
     """
     count, size = int(prompts.max()) + 1, len(runs)
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS)  # (D, C)
+    weights = _drawn(count, seed)
     sums = np.stack([np.bincount(prompts, weights=values, minlength=count) for values in runs], axis=1)
     means = (weights @ sums) / (weights @ np.bincount(prompts))[:, None]  # (D, S)
     picked = np.random.default_rng(run_seed).integers(size, size=(DRAWS, size))
     return np.take_along_axis(means, picked, axis=1).mean(axis=1)
+
+
+@lru_cache(maxsize=4)
+def _drawn(count: int, seed: int) -> NDArray:
+    """How often each of so many prompts is in each draw, (D, C); many figures are of the same draws."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
 
 
 def percentiles(values: NDArray) -> tuple[float, float] | None:

@@ -159,7 +159,7 @@ OTHERS = {
         ),
     ),
     "compare-methods": Command(
-        "PPO, best-of-n and others side by side: trained and measured alike, truth against KL and against compute",
+        "PPO, DPO, KTO and best-of-n side by side: trained and measured alike, truth against KL and compute",
         "把幾種偏好微調方法放在一起比：真相、KL 與計算量",
         "rlhf_kit.comparison.command:run",
         {"Options": "rlhf_kit.comparison.config:CompareOptions"},

@@ -195,7 +195,7 @@ def _owners(method: Method) -> Sequence[str]:
 def _stage_faults(where: str, stage: Stage, options: Mapping[str, Any], method: Method | None = None) -> Iterator[str]:
     """What the table or the stage refuses of its options."""
     names = {str(name).replace("-", "_") for name in options}
-    taken = sorted(names & ({*SET} | ({method.strength} if method else set())))
+    taken = sorted(names & ({*SET} | ({method.strength, "eval_dataset_name"} if method else set())))
     if taken:
         yield f"{where}: the table sets {', '.join(taken)}; leave {'it' if len(taken) == 1 else 'them'} out"
         return

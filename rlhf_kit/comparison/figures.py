@@ -142,68 +142,67 @@ def sentences(values: Values, entries: Sequence[Entry], tax: Sequence[str]) -> l
     if BEFORE not in values.by_key:
         return []
     best = {entry.name: key for entry in entries if (key := chosen(values, entry)) is not None}
-    labels = {
-        entry.name: f"{entry.name} ({entry.method.strength} {best[entry.name][1]:g})"
-        for entry in entries
-        if entry.name in best
-    }
-    pairs = []
-    for name, key in best.items():
-        pairs += _against_start(labels[name], values, key, tax)
+    strength = {entry.name: entry.method.strength for entry in entries}
+    labels = {name: f"{name} ({strength[name]} {key[1]:g})" for name, key in best.items()}
+    pairs = [_against_start(labels[name], values, key, tax) for name, key in best.items()]
     pairs += _against_others(labels, values, best)
-    for entry in entries:
-        pairs += _fooled(entry, values)
-    return pairs
+    return pairs + [pair for entry in entries for pair in _fooled(entry, values)]
 
 
-def _against_start(label: str, values: Values, key: Key, tax: Sequence[str]) -> list[tuple[str, str]]:
-    """A sentence of truth and of what is correct, on the prompts that did not choose the strength; one of the tax."""
-    pairs = []
-    words = {"truth": ("truth", "真相分數"), "correct": ("the share of correct answers", "答對比例")}
-    for name, (english, chinese) in words.items():
+def _against_start(label: str, values: Values, key: Key, tax: Sequence[str]) -> tuple[str, str]:
+    """Truth and what is correct, on the prompts that did not choose the strength; of the tasks those that moved."""
+    parts, zh_parts = [], []
+    for name, words in GAINS.items():
         gain = values.figure(key, name, BEFORE, COMPARING)
         if gain is not None:
-            verb, zh_verb = _verbs(gain)
-            pairs.append(
-                (
-                    f"{label} {verb} {english} against the start: {_signed(gain)}.",
-                    f"{label} 與起點相比，{chinese}{zh_verb}：{_signed(gain)}。",
-                )
-            )
+            english, chinese = words[gain.side]
+            parts.append(f"{english}, {signed(gain)}")
+            zh_parts.append(f"{chinese}，{signed(gain)}")
     gains = {task: values.figure(key, task, BEFORE) for task in tax}
-    moved = {task: gain for task, gain in gains.items() if gain is not None and gain.side}
-    for task, gain in moved.items():
-        verb, zh_verb = ("gained", "進步") if gain.side > 0 else ("lost (the alignment tax)", "退步（對齊稅）")
-        pairs.append((f"{label} {verb} {task}: {_signed(gain)}.", f"{label} 在 {task} {zh_verb}：{_signed(gain)}。"))
-    return pairs
+    for task, gain in gains.items():
+        if gain is not None and gain.side:
+            english, chinese = ("more", "較多") if gain.side > 0 else ("fewer", "較少（對齊稅）")
+            parts.append(f"{english} right in {task}{' (the alignment tax)' if gain.side < 0 else ''}, {signed(gain)}")
+            zh_parts.append(f"{task} 答對{chinese}，{signed(gain)}")
+    return f"{label} against the start: {'; '.join(parts)}.", f"{label} 與起點相比：{'；'.join(zh_parts)}。"
 
 
-def _verbs(gain: Figure) -> tuple[str, str]:
-    return {1: ("raises", "上升"), -1: ("lowers", "下降"), 0: ("does not show to move", "看不出變化")}[gain.side]
+GAINS = {
+    "truth": {
+        1: ("more truth", "真相較高"),
+        -1: ("less truth", "真相較低"),
+        0: ("no difference shows in truth", "真相看不出差別"),
+    },
+    "correct": {
+        1: ("more answers correct", "答對較多"),
+        -1: ("fewer answers correct", "答對較少"),
+        0: ("no difference shows in correct answers", "答對的比例看不出差別"),
+    },
+}
 
 
 def _against_others(labels: Mapping[str, str], values: Values, best: Mapping[str, Key]) -> list[tuple[str, str]]:
-    """Each two methods whose truth parts; and in one sentence those that cannot be told apart."""
-    pairs, alike = [], []
+    """Each two methods whose truth parts, and those that cannot be told apart."""
+    parted, zh_parted, alike, zh_alike = [], [], [], []
     for one, other in combinations(best, 2):
         gap = values.figure(best[one], "truth", best[other], COMPARING)
         if gap is None:
             continue
-        if not gap.side:
-            alike.append((labels[one], labels[other]))
-            continue
-        more, less = (one, other) if gap.side > 0 else (other, one)
+        more, less = (one, other) if gap.side >= 0 else (other, one)
         gap = values.figure(best[more], "truth", best[less], COMPARING)
-        pairs.append(
-            (
-                f"{labels[more]} has more truth than {labels[less]}: {_signed(gap)}.",
-                f"{labels[more]} 的真相分數高於 {labels[less]}：{_signed(gap)}。",
-            )
-        )
+        if gap.side:
+            parted.append(f"{labels[more]} than {labels[less]}, {signed(gap)}")
+            zh_parted.append(f"{labels[more]} 高於 {labels[less]}，{signed(gap)}")
+        else:
+            alike.append(f"{labels[more]} and {labels[less]}")
+            zh_alike.append(f"{labels[more]} 與 {labels[less]}")
+    pairs = []
+    if parted:
+        pairs.append((f"More truth: {'; '.join(parted)}.", f"真相：{'；'.join(zh_parted)}。"))
     if alike:
-        english = "; ".join(f"{one} and {other}" for one, other in alike)
-        chinese = "；".join(f"{one} 與 {other}" for one, other in alike)
-        pairs.append((f"No difference in truth shows between {english}.", f"看不出真相分數的差別：{chinese}。"))
+        pairs.append(
+            (f"No difference in truth shows between {'; '.join(alike)}.", f"真相看不出差別：{'；'.join(zh_alike)}。")
+        )
     return pairs
 
 
@@ -217,13 +216,14 @@ def _fooled(entry: Entry, values: Values) -> list[tuple[str, str]]:
         if score is not None and truth is not None and score.side > 0 > truth.side:
             way = f"{entry.method.strength} {near[1]:g} → {far[1]:g}"
             pairs.append((
-                f"{entry.name}, {way}: the reward model's score rises ({_signed(score)}) while the truth falls "
-                f"({_signed(truth)}): the reward model is being fooled.",
-                f"{entry.name}，{way}：獎勵分數上升（{_signed(score)}），真相卻下降（{_signed(truth)}）：獎勵模型被騙了。",
+                f"{entry.name}, {way}: the reward model is being fooled. Its score rises, {signed(score)}, while the "
+                f"truth falls, {signed(truth)}.",
+                f"{entry.name}，{way}：獎勵模型被騙了。它的分數上升，{signed(score)}，真相卻下降，{signed(truth)}。",
             ))  # fmt: skip
     return pairs
 
 
-def _signed(figure: Figure) -> str:
+def signed(figure: Figure) -> str:
+    """+0.265 (+0.178 to +0.347), with real minus signs."""
     low, high = figure.interval or (figure.value, figure.value)
-    return f"{figure.value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"{figure.value:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "−")

@@ -121,6 +121,7 @@ class Making:
             )
         inputs = {"model": model_hash(roles.sft)}
         own = {**entry.options, method.strength: strength, "model_name_or_path": roles.sft, "seed": seed, **QUIET}
+        own["eval_dataset_name"] = None  # the table measures
         if method.learns_from == PROMPTS:
             own |= {"dataset_name": self.options.prompts, "reward_funcs": [roles.rewards], "reward_weights": [1.0]}
             own |= {name: getattr(self.options, name) for name in SAMPLED}

@@ -39,7 +39,9 @@ class Stage:
 SFT = Stage("sft", "trl:SFTConfig")
 REWARD = Stage("reward", "rlhf_kit.reward.config:RewardConfig", "rlhf_kit.stages.calibration:CalibrationArguments")
 PPO = Stage("ppo", "rlhf_kit.ppo.config:PPOConfig", "rlhf_kit.stages.ppo:PPOArguments")
-STAGES = {stage.name: stage for stage in (SFT, REWARD, PPO)}
+DPO = Stage("dpo", "rlhf_kit.methods.config:DPOConfig", "rlhf_kit.stages.preference:PreferenceArguments")
+KTO = Stage("kto", "rlhf_kit.methods.config:KTOConfig", "rlhf_kit.stages.preference:PreferenceArguments")
+STAGES = {stage.name: stage for stage in (SFT, REWARD, PPO, DPO, KTO)}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Method:
 BEST_OF_N = "best_of_n"
 METHODS = {
     "ppo": Method("PPO", "kl_coef", PROMPTS, PPO),
+    "dpo": Method("DPO", "beta", RANKINGS, DPO),
+    "kto": Method("KTO", "beta", RANKINGS, KTO),
     BEST_OF_N: Method("best-of-n", "n", PROMPTS),
 }
 

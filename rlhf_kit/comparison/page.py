@@ -27,12 +27,24 @@ NAMES = {
     "length": ("tokens", "長度"),
     "correct": ("correct", "答對"),
 }
+ONE_SEED = (
+    "One seed: the intervals know nothing of what other trainings give. 只有一個亂數種子：區間不含訓練的運氣。",
+)
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 COSTS = {
     "training": ("training, FLOPs", "訓練計算量"),
     "answering": ("an answer, FLOPs", "每答計算量"),
+    "compute": ("with all answers, FLOPs", "含所有回答"),
     "seconds": ("seconds", "秒"),
     "memory": ("peak memory, GiB", "記憶體峰值"),
 }
+
+
+STYLE = """<style>
+.results td,.results th{padding:.45rem .4rem}
+.results td{white-space:nowrap}.results small{display:block;color:var(--soft)}
+.results .result{font-size:1rem;margin:.8rem 0}
+</style>"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,8 @@ def cells(row: Row, report: Report) -> list[str]:
     """Under `head`, as text: means over the seeds with their intervals."""
     parts = [_figure(row, name) for name in shown(report)]
     parts += [_figure(row, task) for task in report.options.tax]
-    costs = [_flops(row.training), _flops(row.answering), f"{row.seconds:.1f}", f"{row.memory / 2**30:.2f}"]
+    costs = [*map(flops, (row.training, row.answering, row.compute))]
+    costs += [f"{row.seconds:.1f}", f"{row.memory / 2**30:.2f}"]
     return parts + costs
 
 
@@ -77,7 +90,7 @@ def _figure(row: Row, name: str) -> str:
     one = row.figures.get(name)
     if one is None:
         return "–"
-    form = ".1f" if name == "length" else ".2f" if name in ("score", "kl") else ".3f"
+    form = {"length": ".1f", "score": ".2f", "kl": ".2f"}.get(name, ".3f")
     return f"{number(one.value, form)}{_mark(row.gains.get(name))}{_bounds(one, form)}"
 
 
@@ -90,8 +103,19 @@ def _bounds(one: Figure, form: str) -> str:
     return f" ({number(one.interval[0], form)} to {number(one.interval[1], form)})" if one.interval else ""
 
 
-def _flops(flops: float | None) -> str:
-    return "–" if flops is None else "0" if flops == 0 else f"{flops:.2e}".replace("e+", "e")
+def flops(count: float | None) -> str:
+    """1.78 T.
+
+    >>> flops(1.7812e12), flops(999.9e6), flops(124e6), flops(0), flops(None)
+    ('1.78 T', '1.00 G', '124 M', '0', '–')
+    """
+    if not count:
+        return "–" if count is None else "0"
+    value, prefix = count, 0
+    while value >= 999.5 and prefix < len(PREFIXES) - 1:
+        value, prefix = value / 1000, prefix + 1
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f} {PREFIXES[prefix]}".strip()
 
 
 def notes(report: Report) -> list[str]:
@@ -104,6 +128,7 @@ def notes(report: Report) -> list[str]:
         f"Truth: {judge(report)[0]} 真相：{judge(report)[1]}",
         f"Trials of each method's options before this table: {options.tuning_trials}, the same for all. "
         f"每個方法的調參次數相同：{options.tuning_trials}。",
+        *(ONE_SEED if len(options.seeds) == 1 else ()),
         "In parentheses 95 % intervals over prompts and seeds; ▲ above, ▼ below the start: the interval of the paired "
         "difference leaves out 0. Of twenty such marks one is there by chance. 括號內為 95 % 區間；▲▼ "
         "表示與起點的成對差距不含 0，每二十個約有一個是碰巧。",
@@ -169,26 +194,34 @@ def page(report: Report, foot: Sequence[str]) -> str:
     """`foot`: what stands below it."""
     paragraphs = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in report.sentences)
     top = [f"{html(english)}{zh(html(chinese)) if chinese != english else ''}" for english, chinese in head(report)]
-    body = [[html(label(row, report.entries)), *map(html, cells(row, report))] for row in report.rows]
+    body = [[html(label(row, report.entries)), *map(_cell, cells(row, report))] for row in report.rows]
+    halves = (slice(None, -len(COSTS)), slice(-len(COSTS), None))
+    tables = [table(["method 方法", *top[half]], [[row[0], *row[1:][half]] for row in body]) for half in halves]
     remarks = "".join(f"<li>{html(note)}</li>" for note in notes(report))
-    models = " → ".join(["start", *(entry.name for entry in report.entries)])
+    methods = " · ".join(entry.name for entry in report.entries)
     words = (
         "Each dot is a strength of a method, with the 95 % interval of its truth. 每點是一個強度，誤差線為 95 % 區間。"
     )
     parts = [
         f"<h1>Methods of preference tuning, side by side {zh('偏好微調方法的比較')}</h1>",
-        f'<p class="soft">{html(models)}</p>',
+        f'<p class="soft">{html(methods)}</p>{STYLE}',
         section(("Truth against KL and against compute", "真相與 KL、計算量"), words, *pictures(report)),
         section(("What the intervals tell", "區間說明了什麼"), "", paragraphs, grid="results"),
         section(
-            ("The table", "總表"),
-            "",
-            table(["method 方法", *top], body),
+            ("Figures", "數字"),
+            "Answers, and what they took. 回答的品質，以及代價。",
+            *tables,
             f'<ul class="soft">{remarks}</ul>',
             grid="results",
         ),
     ]
     return document("rlhf_kit: methods 方法比較", parts, foot)
+
+
+def _cell(text: str) -> str:
+    """Its interval below it."""
+    value, _, bounds = text.partition(" (")
+    return html(value) + (f"<small>({html(bounds)}</small>" if bounds else "")
 
 
 def pictures(report: Report) -> list[str]:

@@ -92,11 +92,11 @@ def table(gain, size=60):
 
 def test_a_claim_is_made_where_its_interval_leaves_out_0_and_nowhere_else():
     clear = [english for english, _ in sentences(table(0.5), [PPO], ["sums"])]
-    assert any(line.startswith("ppo (kl_coef 0.1) raises truth against the start: +0.") for line in clear)
-    assert any("lost (the alignment tax) sums: -0.5" in line for line in clear)
+    assert any(line.startswith("ppo (kl_coef 0.1) against the start: more truth, +0.") for line in clear)
+    assert any("fewer right in sums (the alignment tax), −0.5" in line for line in clear)
     unclear = [english for english, _ in sentences(table(0.0), [PPO], [])]
-    assert unclear[0].startswith("ppo (kl_coef 0.1) does not show to move truth against the start")
-    assert not any("lost" in line or "fooled" in line for line in unclear)
+    assert "ppo (kl_coef 0.1) against the start: no difference shows in truth," in unclear[0]
+    assert not any("tax" in line or "fooled" in line for line in unclear)
 
 
 def test_the_strength_is_chosen_on_prompts_that_do_not_compare():
@@ -121,7 +121,7 @@ def test_methods_that_part_and_those_that_do_not_are_told():
 
     entries = [Entry("ppo", METHODS["ppo"], (0.5,)), Entry("best_of_n", METHODS["best_of_n"], (2,))]
     parted = [english for english, _ in sentences(at(1.0), entries, [])]
-    assert any(line.startswith("best_of_n (n 2) has more truth than ppo (kl_coef 0.5): +") for line in parted)
+    assert any(line.startswith("More truth: best_of_n (n 2) than ppo (kl_coef 0.5), +") for line in parted)
     alike = [english for english, _ in sentences(at(0.0), entries, [])]
     assert "No difference in truth shows between ppo (kl_coef 0.5) and best_of_n (n 2)." in alike
 
@@ -132,4 +132,4 @@ def test_a_reward_model_is_fooled_where_its_score_rises_and_truth_falls():
     further = [value - 0.5 for value in alternating(40)]
     rows.append(measurement("ppo", 0.1, 0, further, kl=5.0, scores=[value + 1 for value in alternating(40)], work=1))
     told = [english for english, _ in sentences(Values(rows), [PPO], [])]
-    assert any("kl_coef 0.5 → 0.1" in line and "being fooled" in line for line in told)
+    assert any("kl_coef 0.5 → 0.1: the reward model is being fooled" in line for line in told)

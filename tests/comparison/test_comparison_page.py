@@ -32,9 +32,9 @@ def report(**options) -> Report:
 def test_a_page_has_two_pictures_and_both_languages():
     text = page(report(), ["commit abc"])
     assert text.count("<svg") == 2 and "Truth against KL 真相與 KL" in text and "10⁹" in text
-    assert "<b>" not in text.replace("<b>EM", "") and "&lt;b&gt;|rows" in text and "&lt;i&gt;no room" in text
+    assert "<b>" not in text and "One seed" in text and "&lt;b&gt;|rows" in text and "&lt;i&gt;no room" in text
     assert "7, the same for all" in text and "每個方法的調參次數相同：7" in text
-    assert "ppo (kl_coef 0.1) raises truth" in text and "與起點相比，真相分數上升" in text
+    assert "ppo (kl_coef 0.1) against the start: more truth" in text and "與起點相比：真相較高" in text
 
 
 def test_lines_go_through_the_strengths_by_their_axis():
@@ -56,7 +56,7 @@ def test_cells_stand_under_their_heads():
     told = report()
     found = dict(zip([english for english, _ in head(told)], cells(told.rows[2], told), strict=True))
     assert found["truth"].startswith("1.067 ▲ (") and found["KL, nats"] == "3.00 ▲ (3.00 to 3.00)"
-    assert found["training, FLOPs"] == "3.00e09" and found["an answer, FLOPs"] == "1.00e01"
+    assert found["training, FLOPs"] == "3.00 G" and found["an answer, FLOPs"] == "10.0"
     assert "correct" not in found and "entropy, nats a token" not in found
 
 
