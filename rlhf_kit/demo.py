@@ -266,7 +266,9 @@ def show(summary: dict, folder: Path) -> None:
         folder / "suite" / REPORT: "what each stage gained and lost 各階段的得失",
         folder / "samples.md": "the answers 回答",
     }
+    compare = f"rlhf-kit compare-methods --config world/compare-methods --output_dir {folder / 'compare'}"
     steps = activation() | {
+        compare: "PPO beside DPO, KTO and best-of-n 和其他方法比較",
         "rlhf-kit ppo --help": "every option 所有選項",
         "rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft": "the same with GPT-2 換成 GPT-2",
     }
@@ -373,6 +375,7 @@ def tell(story: Demo, pretrain: bool, human: int = 0, read: teaching.Read = type
     runs = {name: folder / run for name, run in POLICIES.items()} | {"reward": folder / "reward"}
     runs |= {"reward_human": story.judge} if story.ranked else {}
     pages = {"suite/report.html": "What each stage gained and lost 各階段的得與失"}
+    pages |= {"compare/report.html": "Methods side by side 方法比較"}  # where that was made
     write_report(folder / REPORT, summary, runs, pages)
     link_back(folder / "suite" / REPORT, "eval suite", folder / REPORT)
     show(summary, folder)

@@ -114,12 +114,12 @@ class Questions:
 
 def kl_to(sft: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
     """KL(policy || SFT) in nats by what was drawn, whose log-probs the sampler has. -> (B,), of each answer"""
-    return ((rollout.logprobs - answer_logprobs(sft, rollout, temperature)) * rollout.completion_mask).sum(1)
+    return (rollout.logprobs - answer_logprobs(sft, rollout, temperature)).sum(1)
 
 
 @torch.no_grad()
 def answer_logprobs(policy: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
-    """(B, R) log-probs of the sampled tokens, rows of a like length together."""
+    """(B, R) log-probs of the sampled tokens, 0 behind them; rows of a like length together."""
     result = torch.zeros(rollout.completion_ids.shape, device=rollout.completion_ids.device)
     for rows in rollout.by_length(ROWS):
         part = rollout.select(rows)

@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_kit.comparison.apart import Outcome, Warm
+from rlhf_kit.comparison.methods import STAGES
 from rlhf_kit.comparison.records import COMMAND
+from rlhf_kit.hashes import file_hash
 from rlhf_kit.inputs import read_json
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.stages.output import RECORD
+from rlhf_kit.stages.run import config_record
 from rlhf_kit.storage import Folder
 from rlhf_kit.terminal import complain
 from rlhf_kit.versions import TRAINING, versions
@@ -57,7 +60,10 @@ class Maker:
 
         Raises FailedCell.
         """
-        model, settings = folder / MODEL, _settings(stage=stage, options=options, inputs=inputs)
+        model = folder / MODEL
+        effective = config_record(STAGES[stage].settings({**options, "output_dir": str(model)}))  # of its YAML, too
+        del effective["output_dir"]
+        settings = _settings(stage=stage, options=by_content(effective), inputs=inputs)
         record = _known(folder / CELL, settings)
         if record is not None and (model / RECORD).is_file() and model_hash(str(model)) == record["model"]:
             self._passed += 1
@@ -68,7 +74,8 @@ class Maker:
 
     def measure(self, name: str, folder: Path, arguments: Mapping[str, Any], inputs: Mapping[str, str]) -> dict:
         """A policy's answers and what they took. Raises FailedCell."""
-        settings = _settings(arguments=arguments, inputs=inputs)
+        how = {name: value for name, value in arguments.items() if name not in inputs}
+        settings = _settings(arguments=how, inputs=inputs)
         record = _known(folder / ANSWERS, settings)
         if record is not None:
             self._passed += 1
@@ -95,8 +102,19 @@ class Maker:
 
 
 def _settings(**decides: Any) -> dict[str, Any]:
-    """All that decides a cell: JSON values."""
+    """All that decides a cell, wherever it lies: JSON values."""
     return json.loads(json.dumps({**decides, "versions": versions(TRAINING)}, default=str))
+
+
+def by_content(value: Any) -> Any:
+    """Options with the hash of what lies at a place for its name: a file, or a model's folder."""
+    if isinstance(value, Mapping):
+        return {name: by_content(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [by_content(one) for one in value]
+    if isinstance(value, str) and Path(value).is_file():
+        return file_hash(Path(value))
+    return model_hash(value) if isinstance(value, str) and (Path(value) / "config.json").is_file() else value
 
 
 def _known(path: Path, settings: Mapping[str, Any]) -> dict | None:

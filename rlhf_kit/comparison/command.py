@@ -17,7 +17,7 @@ from rlhf_kit.comparison.page import Report, markdown, page, show
 from rlhf_kit.comparison.records import COMMAND, START
 from rlhf_kit.errors import UserError
 from rlhf_kit.launched import process_count
-from rlhf_kit.pages.shell import REPORT, write_page
+from rlhf_kit.pages.shell import REPORT, link_back, write_page
 from rlhf_kit.processes import quiet
 from rlhf_kit.stages.output import RECORD
 from rlhf_kit.storage import Folder, as_json
@@ -25,6 +25,7 @@ from rlhf_kit.terminal import say
 from rlhf_kit.terminal.console import Console
 from rlhf_kit.versions import made_by, provenance
 
+TITLE = "Methods side by side 方法比較"
 TABLE, RESULTS = "table.md", "comparison.json"
 FILES = (TABLE, REPORT, RESULTS)
 
@@ -93,6 +94,7 @@ def write(report: Report, files: Folder) -> None:
     made = provenance()
     files.write(TABLE, markdown(report))
     write_page(files, REPORT, page(report, made_by(made)))
+    link_back(files.path.parent / REPORT, "demo", files.path / REPORT, f"→ {TITLE}")  # where it lies in a demo's
     files.write(RESULTS, json.dumps(as_json(record(report) | made), indent=2, ensure_ascii=False) + "\n")
 
 

@@ -195,14 +195,16 @@ def _owners(method: Method) -> Sequence[str]:
 def _stage_faults(where: str, stage: Stage, options: Mapping[str, Any], method: Method | None = None) -> Iterator[str]:
     """What the table or the stage refuses of its options."""
     names = {str(name).replace("-", "_") for name in options}
-    taken = sorted(names & ({*SET} | ({method.strength, "eval_dataset_name"} if method else set())))
+    own = {"dataset_name"} if stage is SFT else set()
+    taken = sorted((names & ({*SET} | ({method.strength, "eval_dataset_name"} if method else set()))) - own)
     if taken:
         yield f"{where}: the table sets {', '.join(taken)}; leave {'it' if len(taken) == 1 else 'them'} out"
         return
-    placeholders: dict[str, Any] = {"model_name_or_path": "M", "dataset_name": "D", "output_dir": "O"}
+    placeholders: dict[str, Any] = {"model_name_or_path": "M", "output_dir": "O"}
+    placeholders |= {} if stage is SFT else {"dataset_name": "D"}
     placeholders |= {"reward_funcs": ["R"]} if method and method.is_scored else {}
     try:
-        stage.check({**options, **placeholders})
+        stage.settings({**options, **placeholders})
     except UserError as error:
         yield f"{where}: {error}"
 

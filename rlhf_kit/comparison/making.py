@@ -16,6 +16,8 @@ from rlhf_kit.data.store import rows_hash
 from rlhf_kit.models.identity import model_hash
 from rlhf_kit.ppo.rewards import FUNCTION
 
+QUIET = {"save_strategy": "no", "disable_tqdm": True}
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -37,6 +39,11 @@ class Making:
         for name, kind in kinds.items():
             if getattr(options, name) is not None:
                 self.data[name] = rows_hash(load(getattr(options, name), kind)[0])
+        if options.sft is not None:
+            data = SFT.settings({**options.sft, "model_name_or_path": "M", "output_dir": "O"}).data
+            self.data["sft"] = rows_hash(
+                load(data.dataset_name, ("demonstrations",), split=data.dataset_train_split)[0]
+            )
         rows = load(options.heldout_prompts, ("prompts",), split=options.heldout_split)[0]
         self.asked = min(len(rows), options.max_heldout_prompts or len(rows))
         self.heldout = rows_hash(rows.select(range(self.asked)))
@@ -80,7 +87,13 @@ class Making:
         sft = start_model(options)
         if options.sft is not None:
             own = {**options.sft, "model_name_or_path": sft, "seed": seed, **QUIET}
-            maker.train(f"start: sft, seed {seed}", folder / "sft", SFT.name, own, {"model": model_hash(sft)})
+            maker.train(
+                f"start: sft, seed {seed}",
+                folder / "sft",
+                SFT.name,
+                own,
+                {"model": model_hash(sft), "data": self.data["sft"]},
+            )
             sft = str(folder / "sft" / MODEL)
         rewards = options.reward_model
         if rewards is None:
@@ -147,9 +160,6 @@ class Making:
         inputs = {"policy": model_hash(policy), "sft": model_hash(roles.sft), "rewards": _content(roles.rewards)}
         inputs |= {"truth": _content(roles.truth), "prompts": self.heldout}
         return maker.measure(name, folder, arguments, inputs)
-
-
-QUIET = {"save_strategy": "no", "disable_tqdm": True}
 
 
 def _content(judge: str) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from rlhf_kit.references import imported
-from rlhf_kit.stages.arguments import parse
+from rlhf_kit.stages.arguments import Settings, parse
 from rlhf_kit.stages.run import complete_for_machine
 
 PROMPTS, RANKINGS = "prompts", "rankings"
@@ -26,10 +26,10 @@ class Stage:
     def records(self) -> tuple[type, type | None]:
         return imported(self.options), None if self.extra is None else imported(self.extra)
 
-    def check(self, options: Mapping[str, Any]) -> None:
-        """Raises UserError with all that is wrong with these options; nothing is loaded."""
+    def settings(self, options: Mapping[str, Any]) -> Settings:
+        """What these options and their `config` come to; nothing is loaded. Raises UserError with all faults."""
         own, extra = self.records
-        parse(self.name, own, options, extra, complete=partial(complete_for_machine, training_class=own))
+        return parse(self.name, own, options, extra, complete=partial(complete_for_machine, training_class=own))
 
     def start(self, options: Mapping[str, Any]) -> None:
         """Run it. Raises UserError."""

@@ -77,18 +77,18 @@ def link(path: str, words: str) -> str:
     return f'<a href="{html(quote(path))}">{html(words)}</a>'
 
 
-def link_back(page: Path, by: str, whole: Path) -> None:
-    """Let a page lead to that of the `whole` that it is a part of, which is there by now.
+def link_back(page: Path, by: str, whole: Path, words: str = WHOLE) -> None:
+    """Let a page lead to that of the `whole` that it is a part of, which is there by now; by other `words` to a part.
 
     `by`: the command that wrote it. A page that is not there, or not as it was left, stays as it is.
     """
     pages = Folder(page.parent, by)
     if not page.is_file() or pages.foreign([page.name]):
         return
-    back = f"{MAIN}<p>{link(Path(os.path.relpath(whole, page.parent)).as_posix(), WHOLE)}</p>"
+    back = link(Path(os.path.relpath(whole, page.parent)).as_posix(), words)
     text = page.read_text(encoding="utf-8")
     if back not in text:
-        pages.write(page.name, text.replace(MAIN, back, 1))
+        pages.write(page.name, text.replace(MAIN, f"{MAIN}<p>{back}</p>", 1))
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -65,6 +65,7 @@ def test_only_seeds_that_both_have_are_compared():
         measurement("ppo", 0.5, 1, [6, 6], work=1),
     ])  # fmt: skip
     assert values.figure(("ppo", 0.5), "truth", BEFORE).value == 1.0
+    assert values.figure(BEFORE, "truth", ("ppo", 0.5)).value == -1.0
 
 
 def test_intervals_draw_prompts_and_runs():
@@ -108,6 +109,7 @@ def test_the_strength_is_chosen_on_prompts_that_do_not_compare():
     ])  # fmt: skip
     key = chosen(values, PPO)
     assert key == ("ppo", 0.5) and values.figure(key, "truth", part=COMPARING).value == 0.0
+    assert "no difference shows in truth, +0.000" in sentences(values, [PPO], [])[0][0]
 
 
 def test_methods_that_part_and_those_that_do_not_are_told():

@@ -11,11 +11,16 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from rlhf_kit.comparison.apart import Warm
+from rlhf_kit.comparison.cells import by_content
 from rlhf_kit.comparison.config import CompareOptions, read_entries
+from rlhf_kit.comparison.methods import STAGES
 from rlhf_kit.data.chat import set_chat_template
 from rlhf_kit.inputs import read_yaml
 from rlhf_kit.models.checkpoints import load_tokenizer
 from rlhf_kit.options.reading import read_record
+from rlhf_kit.pages.shell import document
+from rlhf_kit.stages.run import config_record
+from rlhf_kit.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 PPO = {
@@ -111,6 +116,51 @@ def test_a_cell_that_fails_is_told_and_the_table_is_without_it(place):
     assert {*record["failed"]} == {"ppo, kl_coef-0.1, seed 0", "ppo, kl_coef-0.1, seed 1"}
     assert "ppo, kl_coef-0.1, seed 1: not in the table" in (place / "out" / "report.html").read_text()
     assert "not in the table" in ended.stdout
+
+
+def test_it_begins_from_nothing_with_peoples_rankings_for_the_truth(place):
+    """SFT, reward model and judge are made; in a demo's folder its page leads to ours."""
+    home = place / "demo"
+    rows = [{"prompt": "say " + "cat " * (at % 3), "completion": "the dog " * (1 + at % 2)} for at in range(6)]
+    (place / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, answers in {"rankings": ["cat", "a dog", "mat"], "people": ["dog", "mat so"]}.items():
+        rows = [{"prompt": [{"role": "user", "content": f"say {at}"}], "completions": answers} for at in range(4)]
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    short = {"max_steps": 2, "per_device_train_batch_size": 2}
+    options = {
+        "model_name_or_path": str(place / "policy"), "heldout_prompts": str(place / "prompts.jsonl"),
+        "sft": {"dataset_name": str(place / "demonstrations.jsonl"), **short}, "reward": short,
+        "rankings": str(place / "rankings.jsonl"), "truth_rankings": str(place / "people.jsonl"), "seeds": [0],
+        "tuning_trials": 1, "max_completion_length": 6,
+        "methods": [{"method": "dpo", "strengths": [0.1], "options": {**short, "learning_rate": 0.001}}],
+    }  # fmt: skip
+    (place / "compare.yaml").write_text(json.dumps(options))
+    Folder(home, "demo").write("report.html", document("demo", ["<h1>demo</h1>"]))
+    ended = compare(place, "--output_dir", str(home / "compare"))
+    assert ended.returncode == 0, ended.stderr
+    record = json.loads((home / "compare" / "comparison.json").read_text())
+    assert [row["entry"] for row in record["rows"]] == ["start", "dpo"] and 0 <= record["judge_accuracy"] <= 1
+    assert (
+        json.loads((home / "compare/start/judge/model/run.json").read_text())["metrics"]["eval_accuracy"] is not None
+    )
+    assert "people&#x27;s held-out rankings" in (home / "compare" / "report.html").read_text()
+    assert 'href="compare/report.html"' in (home / "report.html").read_text()
+
+
+def test_what_a_yaml_says_decides_a_cell_and_where_it_lies_does_not(tmp_path):
+    file, other = tmp_path / "a.yaml", tmp_path / "b.yaml"
+
+    def decides(path, rate):
+        path.write_text(f"learning_rate: {rate}\n")
+        options = {"config": str(path), "model_name_or_path": "M", "dataset_name": "D", "output_dir": "O"}
+        return by_content(config_record(STAGES["dpo"].settings(options)))
+
+    assert decides(file, 0.1) == decides(other, 0.1) != decides(other, 0.2)
+    for path in (file, other):
+        path.write_text("same")
+    assert by_content({"dataset_name": str(file)}) == by_content({"dataset_name": str(other)})
+    other.write_text("new")
+    assert by_content([str(file)]) != by_content([str(other)]) and by_content("world") == "world"
 
 
 def states(folder) -> dict:

@@ -90,8 +90,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/comparison/answers.py",
-        "answer_logprobs(sft, rollout, temperature)) * rollout.completion_mask)",
-        "answer_logprobs(sft, rollout, temperature)))",
+        "completion_logprobs(policy, part.model_inputs(), temperature)",
+        "completion_logprobs(policy, part.model_inputs())",
         "tests/comparison/test_measured_answers.py::test_the_kl_is_that_of_two_plain_forwards",
     ),
 ]
