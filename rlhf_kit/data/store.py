@@ -56,6 +56,8 @@ def stored(key: str, name: str, make: Callable[[Path], dict]) -> tuple[datasets.
         with _alone(home):
             if not _is_whole(home):
                 _make(home, name, make)
+    pyarrow.default_memory_pool().release_unused()  # what Arrow and glibc would keep of what made the rows and the key
+    give_back()
     about = json.loads((home / ABOUT).read_text(encoding="utf-8"))
     return datasets.Dataset.from_file(str(home / ROWS)), about["about"]
 
@@ -104,8 +106,6 @@ def _make(home: Path, name: str, make: Callable[[Path], dict]) -> None:
                 unfinished.rename(home)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        pyarrow.default_memory_pool().release_unused()  # what Arrow and glibc would keep for their next rows
-        give_back()
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]], features: datasets.Features) -> None:

@@ -52,7 +52,7 @@ MUTANTS = [
     ),
     (
         STORE,
-        "        give_back()\n",
+        "    give_back()\n",
         "",
         "tests/stages/test_memory.py::test_in_the_first_thread_of_a_process[what_making_stored_rows_has_freed_goes]",
     ),
