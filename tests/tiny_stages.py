@@ -1,10 +1,15 @@
 """The stages and the options that make each of them short."""
 
 from rlhf_kit.cli import main
-from rlhf_kit.stages import dpo, kto, mlm, ppo, pretrain, reward, sft
+from rlhf_kit.stages import dpo, grpo, kto, mlm, ppo, pretrain, reward, rloo, sft
 
 STAGES = {"pretrain": pretrain, "mlm": mlm, "sft": sft, "reward": reward, "ppo": ppo}
-METHODS = {"dpo": dpo, "kto": kto}  # further ways to a policy: what all stages share is tried on the others
+METHODS = {
+    "dpo": dpo,
+    "kto": kto,
+    "rloo": rloo,
+    "grpo": grpo,
+}  # further ways to a policy: what all stages share is tried on the others
 QUIET = ["--disable_tqdm", "--logging_steps", "1", "--per_device_train_batch_size", "2"]
 PPO = [
     *("--rollout_batch_size", "4", "--mini_batch_size", "2", "--num_ppo_epochs", "1", "--total_episodes", "8"),

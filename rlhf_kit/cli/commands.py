@@ -143,6 +143,20 @@ STAGES = {
         reference=PREFERENCE,
         own="rlhf_kit.methods.config:KTOConfig",
     ),
+    "rloo": _stage(
+        "rloo",
+        "REINFORCE with a leave-one-out baseline against the reward model, without a value model",
+        "RLOO：不用價值模型的強化學習，同一提示的其他回答當基線",
+        rewards="rlhf_kit.stages.ppo:RewardArguments",
+        own="rlhf_kit.methods.online_config:RLOOConfig",
+    ),
+    "grpo": _stage(
+        "grpo",
+        "Group relative policy optimisation against the reward model, without a value model",
+        "GRPO：不用價值模型的強化學習，每個回答和同一組比",
+        rewards="rlhf_kit.stages.ppo:RewardArguments",
+        own="rlhf_kit.methods.online_config:GRPOConfig",
+    ),
 }
 PLANNED = {name: STAGES[name] for name in ("pretrain", "mlm", "sft", "reward", "ppo")}
 PLAN = "rlhf_kit.planning.command"

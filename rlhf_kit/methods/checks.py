@@ -13,15 +13,21 @@ from rlhf_kit.errors import UserError
 from rlhf_kit.models import preflight
 
 
-def check_logprobs(model: nn.Module, texts: Sequence[list[int]], left: bool = False, temperature: float = 1.0) -> None:
+def check_logprobs(
+    model: nn.Module,
+    texts: Sequence[list[int]],
+    left: bool = False,
+    temperature: float = 1.0,
+    head: nn.Module | None = None,
+) -> None:
     """Raises UserError where `model`, with TRL's head, gives the tokens of padded rows other log-probs than `alone`.
 
     Args:
-        left: pad on the left, as rows of prompts of several lengths are.
+        left: pad on the left, as rows of prompts of several lengths are. head: what computes them in its place.
     """
 
     def compare() -> float:
-        by_head = [head_logprobs(model, texts, left)]
+        by_head = [head_logprobs(head or model, texts, left)]
         truth = [
             ops.token_logprobs(
                 preflight.alone(model, text)[:-1], torch.tensor(text[1:], device=by_head[0].device), temperature

@@ -22,6 +22,8 @@ REFUSED: Refusals = {
     "disable_dropout": (lambda v: not v, "with dropout a policy is not what it is compared with; leave it out"),
     "remove_unused_columns": (bool, "the trainer reads columns of its own; leave it out"),
     "model_init_kwargs": (bool, "give the model, or its dtype and attn_implementation"),
+    "label_smoothing_factor": (bool, "nothing reads it; leave it out"),
+    "neftune_noise_alpha": (bool, "noise would look like a change of the policy; leave it out"),
 }
 OF_PREFERENCES: Refusals = REFUSED | {
     "precompute_ref_log_probs": (bool, "the reference reads each batch; to hold no second model train with LoRA"),

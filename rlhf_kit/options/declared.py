@@ -24,7 +24,10 @@ from rlhf_kit.options.coercion import members, takes_list
 # Where libraries that import lazily declare the classes that are named by the package.
 DECLARED_IN = {
     ("transformers", "TrainingArguments"): "transformers.training_args",
-    **{("trl", f"{name}Config"): f"trl.trainer.{name.lower()}_config" for name in ("SFT", "DPO", "KTO")},
+    **{
+        ("trl", f"{name}Config"): f"trl.trainer.{name.lower()}_config"
+        for name in ("SFT", "DPO", "KTO", "RLOO", "GRPO")
+    },
 }
 # Short forms of every command's options, whichever of the names it has.
 SHORT = {
@@ -36,7 +39,7 @@ SHORT = {
 # Accepted, but neither shown nor completed: deprecated aliases, and options that only a user's own scripts read.
 HIDDEN = (
     "gradient_checkpointing gradient_checkpointing_kwargs do_train do_eval do_predict local_rank truncation_mode "
-    "pad_token"
+    "pad_token use_transformers_paged vllm_importance_sampling_cap"
 ).split()
 BUILTINS = "bool dict float frozenset int len list map max min range set sorted str sum tuple".split()
 

@@ -241,21 +241,8 @@ class Rewards:
         Raises:
             UserError: naming the function and the sample, when a score is NaN, missing everywhere, or ill-counted.
         """
-        parts = {}
-        spoken = [
-            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(prompts, completions, strict=True)
-        ]
-        for name, func, tokenizer in zip(self.names, self.funcs, self.tokenizers, strict=True):
-            if isinstance(func, MODELS):
-                parts[name] = score_texts(func, tokenizer, prompts, completions, self.batch_size)
-            elif isinstance(func, Ensemble):
-                members = func.member_scores(prompts, completions)  # (M, B)
-                parts[name], self.disagreement = func.combine(members), members.std(0, correction=0)
-            else:
-                # Copies: what a function does to them is not done to the run's prompts, nor to the next function's.
-                arguments = copy.deepcopy(dict(zip(GIVEN, (prompts, spoken, completion_ids), strict=True)) | columns)
-                parts[name] = read_scores(name, call(name, func, arguments | extra), completions)
+        given = prompts, completions, completion_ids, columns
+        parts = {name: self.part(at, *given, **extra) for at, name in enumerate(self.names)}
         stacked = torch.stack(list(parts.values()))  # (functions, B)
         nobody = stacked.isnan().all(0)
         if nobody.any():
@@ -268,6 +255,34 @@ class Rewards:
                 "holds; lower them."
             )
         return scores, parts
+
+    def part(
+        self,
+        at: int,
+        prompts: list,
+        completions: list[str],
+        completion_ids: list[list[int]],
+        columns: dict[str, list],
+        **extra,
+    ) -> Tensor:
+        """The scores of reward number `at` alone, unweighted, NaN where it had none. -> (B,).
+
+        Raises UserError, naming the function and the sample, when a score is NaN, or they are ill-counted.
+        """
+        name, func = self.names[at], self.funcs[at]
+        if isinstance(func, MODELS):
+            return score_texts(func, self.tokenizers[at], prompts, completions, self.batch_size)
+        if isinstance(func, Ensemble):
+            members = func.member_scores(prompts, completions)  # (M, B)
+            self.disagreement = members.std(0, correction=0)
+            return func.combine(members)
+        spoken = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, completions, strict=True)
+        ]
+        # Copies: what a function does to them is not done to the run's prompts, nor to the next function's.
+        arguments = copy.deepcopy(dict(zip(GIVEN, (prompts, spoken, completion_ids), strict=True)) | columns)
+        return read_scores(name, call(name, func, arguments | extra), completions)
 
 
 def unseen(**arguments) -> None:

@@ -196,9 +196,11 @@ def _unknown_keys(config: ClusterConfig) -> Iterator[str]:
             yield f"deepspeed_config has no {name}.{did_you_mean(name, known)}"
 
 
-IN_PIECES = "PPO samples from whole weights, and ZeRO-3 leaves each process a piece of them; use zero2 or fsdp2."
+IN_PIECES = (
+    "PPO, RLOO and GRPO sample from whole weights, and ZeRO-3 leaves each process a piece of them; use zero2 or fsdp2."
+)
 
 
 def _of_command(words: str, config: ClusterConfig) -> Iterator[str]:
-    if words == "ppo" and str(config.deepspeed_config.get("zero_stage")) == "3":
+    if words in ("ppo", "rloo", "grpo") and str(config.deepspeed_config.get("zero_stage")) == "3":
         yield IN_PIECES

@@ -42,7 +42,7 @@ KINDS = ("prompts", "ranked", "pairs", "thumbs", "demonstrations")  # all are re
 
 
 @dataclass
-class PPOArguments:
+class RewardArguments:
     reward_funcs: list[str] | None = option(
         None, "Rewards: model ids or folders, Python functions as package.module:function.", required=True
     )
@@ -56,6 +56,10 @@ class PPOArguments:
     max_prompt_length: int | None = option(
         None, "Leave out longer prompts, in tokens. Default: a prompt that does not fit stops the run."
     )
+
+
+@dataclass
+class PPOArguments(RewardArguments):
     ptx_dataset_name: str | None = option(None, "Texts for next-token training alongside PPO, weighted by `ptx_coef`.")
     value_model: str = option(
         "shared",

@@ -37,6 +37,7 @@ FIXED = re.compile(
     r"|dataloader_drop_last|train_sampling_strategy|shuffle_dataset|ignore_data_skip"
     r"|block_size|max_length|packing(_strategy)?|on_bad_row|max_prompt_length"
     r"|rollout_batch_size|mini_batch_size|num_ppo_epochs|ptx_batch_size|reward_ensemble"
+    r"|num_generations|num_iterations|steps_per_generation"
 )
 # Read as content (`SOURCES`, the rows), by their own rule (`_steps_asked`), or of no influence on what is trained.
 FREE = re.compile(

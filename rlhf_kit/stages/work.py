@@ -17,7 +17,8 @@ def models_of(trainer: Trainer) -> dict[str, nn.Module]:
     """By what they are to the run: `model` is trained. A reference that is the model without its adapter is none."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     models = {"model": getattr(model, "policy", model), "value_model": getattr(model, "value_trunk", None)}
-    models["reference"] = getattr(trainer, "ref_model", None)
+    reference = getattr(trainer, "ref_model", None)
+    models["reference"] = getattr(reference, "policy", reference)
     functions = trainer.rewards.models if hasattr(trainer, "rewards") else getattr(trainer, "reward_funcs", ())
     judges = [judge for judge in functions if isinstance(judge, nn.Module)]
     numbers = [""] if len(judges) == 1 else [f"_{number}" for number in range(1, len(judges) + 1)]

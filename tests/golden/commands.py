@@ -55,9 +55,12 @@ STAGES = {
     "--save_steps 2 --logging_steps 1 --per_device_train_batch_size 2 --disable_tqdm",
 }
 LONGER = {"ppo": "--total_episodes 20"}
+SAMPLED = "--num_generations 2 --max_completion_length 4 --reward_funcs judge"
 METHODS = {  # which share what the stages do
     "dpo": f"--model_name_or_path lm --dataset_name ranked.jsonl --eval_dataset_name ranked.jsonl {QUICK}",
     "kto": f"--model_name_or_path lm --dataset_name ranked.jsonl {QUICK}",
+    "rloo": f"--model_name_or_path lm --dataset_name ranked.jsonl {SAMPLED} {QUICK}",
+    "grpo": f"--model_name_or_path lm --dataset_name ranked.jsonl {SAMPLED} {QUICK}",
 }
 EVALS = {
     "icl": f"--models base lm --tasks world-sums world-facts-zh 2D+ reversed-words --shots 0 2 --limit 4 {EVAL}",

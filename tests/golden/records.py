@@ -20,7 +20,7 @@ from rlhf_kit.cli import main
 TOLERANCE = 1e-3  # relative; weights and figures differ in their last digits between machines
 # Of one machine, one day or one version and no other.
 OWN = re.compile(
-    r"commit|versions|.*_version|time|date|seconds(/.*)?|.*(runtime|per_second|seconds)|total_flos|memory.*|host.*"
+    r"commit|versions|.*_version|(step_)?time|date|seconds(/.*)?|.*(runtime|per_second|seconds)|total_flos|memory.*|host.*"
     r"|.*(tokens_per_s|/s)$|pid|device.*|platform"
 )
 HEADING = re.compile(r"^#+ .*$|<h[1-6][^>]*>(.*?)</h[1-6]>", re.MULTILINE)

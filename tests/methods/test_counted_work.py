@@ -1,12 +1,14 @@
 """What a run of each method computes: beside torch's own counter, which is told of what TRL's head adds in place."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_kit.stages.work import counting, work_of
-from tests.methods import test_dpo, test_kto
+from tests.methods import test_dpo, test_kto, test_online
 
 
 def wide(tokenizer):
@@ -22,7 +24,10 @@ def added_in_place(total, left, right, *others, **options):
     return 2 * left[0] * left[1] * right[1]
 
 
-@pytest.mark.parametrize("make", [test_dpo.make, test_kto.make], ids=["dpo", "kto"])
+ONLINE = [partial(test_online.make, kind) for kind in ("rloo", "grpo")]
+
+
+@pytest.mark.parametrize("make", [test_dpo.make, test_kto.make, *ONLINE], ids=["dpo", "kto", "rloo", "grpo"])
 def test_a_run_counts_what_torch_counts(make, tokenizer, tmp_path):
     trainer = make(wide(tokenizer), tokenizer, tmp_path)
     torchs = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added_in_place})

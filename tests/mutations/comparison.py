@@ -44,7 +44,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/stages/work.py",
-        'models["reference"] = getattr(trainer, "ref_model", None)',
+        'models["reference"] = getattr(reference, "policy", reference)',
         'models["reference"] = None',
         "tests/ppo/test_counted_ppo.py::test_a_ppo_run_counts_what_torch_counts[shared]",
     ),

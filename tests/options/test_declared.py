@@ -17,6 +17,8 @@ STAGES = {
     "reward": ["rlhf_kit.stages.calibration:CalibrationArguments", "rlhf_kit.reward.config:RewardConfig"],
     "ppo": ["rlhf_kit.stages.ppo:PPOArguments", "rlhf_kit.ppo.config:PPOConfig"],
     "dpo": ["rlhf_kit.stages.preference:PreferenceArguments", "rlhf_kit.methods.config:DPOConfig"],
+    "rloo": ["rlhf_kit.stages.ppo:RewardArguments", "rlhf_kit.methods.online_config:RLOOConfig"],
+    "grpo": ["rlhf_kit.stages.ppo:RewardArguments", "rlhf_kit.methods.online_config:GRPOConfig"],
     "kto": ["rlhf_kit.stages.preference:PreferenceArguments", "rlhf_kit.methods.config:KTOConfig"],
 }
 

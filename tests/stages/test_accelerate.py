@@ -111,7 +111,7 @@ def test_deepspeed_that_is_not_there_and_ppo_in_pieces_are_named(refused, argv, 
     monkeypatch.setattr(launching, "find_spec", lambda name: None)
     assert "DeepSpeed is not installed: pip install deepspeed" in refused("zero2")
     argv[0] = "ppo"
-    assert "PPO samples from whole weights" in refused("zero3", more=["--reward_funcs", "tests.rewards:brief"])
+    assert "sample from whole weights" in refused("zero3", more=["--reward_funcs", "tests.rewards:brief"])
 
 
 def test_a_mistake_of_the_options_comes_first(refused):
