@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import trl
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf_kit.data.packing import IGNORED
@@ -97,12 +98,28 @@ class DPOTrainer(PreferenceMixin, trl.DPOTrainer):
 
     @contextmanager
     def _handed_over(self) -> Iterator[None]:
-        """Within, TRL takes the reference's log-probs from the batch."""
+        """Within, TRL takes the reference's log-probs from the batch, which is one list, and gathers means of it."""
+        accelerator, self.accelerator = self.accelerator, MeansGathered(self.accelerator)
         self.precompute_ref_logps = True
         try:
             yield
         finally:
-            self.precompute_ref_logps = False
+            self.accelerator, self.precompute_ref_logps = accelerator, False
+
+
+class MeansGathered:
+    """An accelerator that gathers the mean of what each process has: their lists differ in their numbers of pairs, of
+    which TRL logs the mean. All else is the accelerator's."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.accelerator, name)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(P,) -> (processes,)."""
+        return self.accelerator.gather(values.mean())
 
 
 def batch_of_lists(lists: list[dict], pad_token_id: int) -> dict[str, Tensor]:

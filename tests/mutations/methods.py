@@ -148,4 +148,10 @@ MUTANTS = [
         "    if False:",
         "tests/test_sft.py::test_a_copy_of_a_model_that_was_fine_tuned_computes_by_itself",
     ),
+    (
+        DPO,
+        "return self.accelerator.gather(values.mean())",
+        "return self.accelerator.gather(values)",
+        "tests/methods/test_methods_processes.py::test_two_processes_take_the_step_of_one",
+    ),
 ]
