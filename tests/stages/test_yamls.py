@@ -17,8 +17,9 @@ HOMES = [Path(__file__).parents[2] / "recipes", STAGES_FOLDER / "recipes"]  # by
 SIZES = ("gpt2-medium", "gpt2-large", "gpt2-xl")
 FOLDERS = {"gpt2": 8, "gpt2-lora": 4, "world": 12, **{f"{size}{kind}": 3 for size in SIZES for kind in ("", "-lora")}}
 FOLDERS |= {"qwen2.5-1.5b-lora": 3, "qwen3-8b-lora": 3}
-STAGE = re.compile("|".join([*STAGES, *METHODS]))  # what `rlhf-kit eval` and accelerate read is called otherwise
-RECIPES = sorted(path for home in HOMES for path in home.rglob("*.yaml"))
+STAGE = re.compile("|".join([*STAGES, *METHODS]))
+# What `compare-methods` reads is tried where the others of its kind are.
+RECIPES = sorted(path for home in HOMES for path in home.rglob("*.yaml") if path.stem != "compare-methods")
 
 
 def name(path):
