@@ -268,7 +268,7 @@ def show(summary: dict, folder: Path) -> None:
     }
     compare = f"rlhf-kit compare-methods --config world/compare-methods --output_dir {folder / 'compare'}"
     steps = activation() | {
-        compare: "PPO beside DPO, KTO and best-of-n 和其他方法比較",
+        compare: "PPO beside DPO, KTO, RLOO, GRPO and best-of-n 和其他方法比較",
         "rlhf-kit ppo --help": "every option 所有選項",
         "rlhf-kit sft --config recipes/gpt2/sft.yaml --output_dir runs/gpt2/sft": "the same with GPT-2 換成 GPT-2",
     }

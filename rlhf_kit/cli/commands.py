@@ -173,7 +173,7 @@ OTHERS = {
         ),
     ),
     "compare-methods": Command(
-        "PPO, DPO, KTO and best-of-n side by side: trained and measured alike, truth against KL and compute",
+        "PPO, DPO, KTO, RLOO, GRPO and best-of-n side by side: trained and measured alike",
         "把幾種偏好微調方法放在一起比：真相、KL 與計算量",
         "rlhf_kit.comparison.command:run",
         {"Options": "rlhf_kit.comparison.config:CompareOptions"},

@@ -57,10 +57,8 @@ class CompareOptions:
         "How many trials each method's options had before this table: the same number for all. 每個方法的調參次數",
         required=True,
     )
-    prompts: str | None = option(None, "What ppo and its like answer in training. 訓練用的提示")
-    rankings: str | None = option(
-        None, "What dpo and its like, and a reward model made here, learn from. 訓練用的排序"
-    )
+    prompts: str | None = option(None, "What ppo, rloo and grpo answer in training. 訓練用的提示")
+    rankings: str | None = option(None, "What dpo, kto and a reward model made here learn from. 訓練用的排序")
     reward_model: str | None = option(None, "A reward model: folder or hub id. Or make one, by --reward. 獎勵模型")
     sft: dict[str, Any] | None = option(None, "Make the start model by this SFT, for each seed. 先做 SFT 的選項")
     reward: dict[str, Any] | None = option(None, "Options of reward models that are made here. 訓練獎勵模型的選項")

@@ -41,7 +41,9 @@ REWARD = Stage("reward", "rlhf_kit.reward.config:RewardConfig", "rlhf_kit.stages
 PPO = Stage("ppo", "rlhf_kit.ppo.config:PPOConfig", "rlhf_kit.stages.ppo:PPOArguments")
 DPO = Stage("dpo", "rlhf_kit.methods.config:DPOConfig", "rlhf_kit.stages.preference:PreferenceArguments")
 KTO = Stage("kto", "rlhf_kit.methods.config:KTOConfig", "rlhf_kit.stages.preference:PreferenceArguments")
-STAGES = {stage.name: stage for stage in (SFT, REWARD, PPO, DPO, KTO)}
+RLOO = Stage("rloo", "rlhf_kit.methods.online_config:RLOOConfig", "rlhf_kit.stages.ppo:RewardArguments")
+GRPO = Stage("grpo", "rlhf_kit.methods.online_config:GRPOConfig", "rlhf_kit.stages.ppo:RewardArguments")
+STAGES = {stage.name: stage for stage in (SFT, REWARD, PPO, DPO, KTO, RLOO, GRPO)}
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ METHODS = {
     "ppo": Method("PPO", "kl_coef", PROMPTS, PPO),
     "dpo": Method("DPO", "beta", RANKINGS, DPO),
     "kto": Method("KTO", "beta", RANKINGS, KTO),
+    "rloo": Method("RLOO", "beta", PROMPTS, RLOO),
+    "grpo": Method("GRPO", "beta", PROMPTS, GRPO),
     BEST_OF_N: Method("best-of-n", "n", PROMPTS),
 }
 

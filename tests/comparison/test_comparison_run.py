@@ -100,6 +100,14 @@ def test_a_comparison_is_made_resumed_and_made_anew_where_an_option_changes(plac
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed <= {"table.md", "report.html", "comparison.json", ".rlhf_kit"}
 
+    config = out / "ppo" / "kl_coef-0.1" / "seed-0" / "model" / "config.json"
+    text = config.read_text()
+    config.write_text(text + " ")  # no longer what the run has written: nothing is measured of it, nor removed
+    meddled = compare(place)
+    assert meddled.returncode == 1 and "ppo, kl_coef-0.1, seed 0 failed" in meddled.stderr
+    assert config.read_text() == text + " "
+    config.write_text(text)
+
     written(place, strengths=[0.1], options={**PPO, "learning_rate": 0.02})
     anew = compare(place)
     assert anew.returncode == 0, anew.stderr

@@ -109,6 +109,30 @@ MUTANTS = [
         RUN + "test_a_comparison_is_made_resumed_and_made_anew_where_an_option_changes",
     ),
     (
+        "rlhf_kit/comparison/cells.py",
+        "return file_hash(Path(value))",
+        "return value",
+        RUN + "test_what_a_yaml_says_decides_a_cell_and_where_it_lies_does_not",
+    ),
+    (
+        "rlhf_kit/comparison/cells.py",
+        'model_hash(str(model)) == record["model"]:',
+        "True:",
+        RUN + "test_a_comparison_is_made_resumed_and_made_anew_where_an_option_changes",
+    ),
+    (
+        "rlhf_kit/comparison/command.py",
+        "return 1 if maker.failed else 0",
+        "return 0",
+        RUN + "test_a_cell_that_fails_is_told_and_the_table_is_without_it",
+    ),
+    (
+        "rlhf_kit/comparison/command.py",
+        'link_back(files.path.parent / REPORT, "demo", files.path / REPORT, f"→ {TITLE}")',
+        "pass",
+        RUN + "test_it_begins_from_nothing_with_peoples_rankings_for_the_truth",
+    ),
+    (
         "rlhf_kit/comparison/apart.py",
         "usage.ru_maxrss * RSS_UNIT",
         "0",
