@@ -96,7 +96,7 @@ def test_an_unknown_option(command, kit):
 def test_a_file_of_bad_rows(stage, kit, tmp_path, base):
     """Names of files and of columns, and texts of rows, in the faults that are told."""
     bad = rows_of(tmp_path / f"{NAME}.jsonl", [{NAME: 1, "text": 5, "prompt": [HOSTILE], "ranks": NAME}] * 2)
-    reward = ["--reward_funcs", "tests.rewards:brief"] if stage == "ppo" else []
+    reward = ["--reward_funcs", "tests.rewards:brief"] if stage in ("ppo", "rloo", "grpo") else []
     _, said = kit(
         stage, "--model_name_or_path", base, "--dataset_name", bad, "--output_dir", tmp_path / "out", *reward
     )
