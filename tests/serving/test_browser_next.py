@@ -274,7 +274,7 @@ def type_in(panel, text: str) -> None:
 def test_what_ppo_did_to_what_was_written(open_next, ppo_run):
     page = open_next()
     panel = panel_of(page)
-    assert "Write an answer above" in panel.inner_text()
+    expect(panel).to_contain_text("Write an answer above", timeout=WAIT)
     column = panel.locator("xpath=..")
     column.get_by_text("Write 10").click()
     settled(page)
