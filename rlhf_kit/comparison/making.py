@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf_kit.comparison.cells import MODEL, FailedCell, Maker
 from rlhf_kit.comparison.config import SAMPLED, CompareOptions, start_model
-from rlhf_kit.comparison.methods import PROMPTS, REWARD, SFT, Entry
+from rlhf_kit.comparison.methods import PROMPTS, RANKINGS, REWARD, SFT, Entry
 from rlhf_kit.comparison.records import START, WORLD, Measurement, Place
-from rlhf_kit.data.loading import load
+from rlhf_kit.data.loading import load, select
 from rlhf_kit.data.store import rows_hash
+from rlhf_kit.errors import UserError, each
+from rlhf_kit.models.checkpoints import load_config, load_tokenizer
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.identity import model_hash
+from rlhf_kit.ppo.prompts import encode_prompts
 from rlhf_kit.ppo.rewards import FUNCTION
 
 QUIET = {"save_strategy": "no", "disable_tqdm": True}
@@ -29,7 +35,10 @@ class Roles:
 
 
 class Making:
-    """Makes a comparison's cells. Reads all data once, before anything is made. Raises UserError."""
+    """Makes a comparison's cells. Reads all data once, and tries each method without weights, before anything is made.
+
+    Raises UserError.
+    """
 
     def __init__(self, options: CompareOptions, entries: list[Entry]):
         self.options, self.entries = options, entries
@@ -46,7 +55,23 @@ class Making:
             )
         rows = load(options.heldout_prompts, ("prompts",), split=options.heldout_split)[0]
         self.asked = min(len(rows), options.max_heldout_prompts or len(rows))
-        self.heldout = rows_hash(rows.select(range(self.asked)))
+        asked = select(rows, range(self.asked))
+        self.heldout = rows_hash(asked)
+        start = start_model(options)
+        limit = context_length(load_config(start, what="a causal language model"))
+        encode_prompts(asked, load_tokenizer(start), options.max_completion_length, limit, "--heldout_prompts")
+        each(self._check, [entry for entry in entries if entry.method.stage is not None])
+
+    def _check(self, entry: Entry) -> None:
+        """A dry run of a method, with what is there already in the place of what is yet to be made."""
+        start = start_model(self.options)
+        stage, rewards = entry.method.stage, self.options.reward_model or "rlhf_kit.world:truth_reward"
+        own = self._options(entry, entry.strengths[0], self.options.seeds[0], start, rewards)
+        try:
+            with redirect_stdout(io.StringIO()):
+                stage.start({**own, "output_dir": str(self.folder / entry.name / "dry"), "dry_run": True})
+        except UserError as error:
+            raise UserError(f"{entry.name}: {error}") from error
 
     @property
     def count(self) -> int:
@@ -133,20 +158,26 @@ class Making:
                 place, self._measured(maker, name, folder, roles, roles.sft, seed, int(strength), []), None
             )
         inputs = {"model": model_hash(roles.sft)}
-        own = {**entry.options, method.strength: strength, "model_name_or_path": roles.sft, "seed": seed, **QUIET}
-        own["eval_dataset_name"] = None  # the table measures
         if method.learns_from == PROMPTS:
-            own |= {"dataset_name": self.options.prompts, "reward_funcs": [roles.rewards], "reward_weights": [1.0]}
-            own |= {name: getattr(self.options, name) for name in SAMPLED}
             inputs |= {"prompts": self.data["prompts"], "rewards": _content(roles.rewards)}
         else:
-            own |= {"dataset_name": self.options.rankings}
             inputs |= {"rankings": self.data["rankings"]}
+        own = self._options(entry, strength, seed, roles.sft, roles.rewards)
         trained = maker.train(name, folder, method.stage.name, own, inputs)
         policy = str(folder / MODEL)
         return Measurement(
             place, self._measured(maker, name, folder, roles, policy, seed, 1, self.options.tax), trained
         )
+
+    def _options(self, entry: Entry, strength: float, seed: int, sft: str, rewards: str) -> dict[str, Any]:
+        """Of the stage that trains a method."""
+        method, options = entry.method, self.options
+        own = {**entry.options, method.strength: strength, "model_name_or_path": sft, "seed": seed, **QUIET}
+        own["eval_dataset_name"] = None  # the table measures
+        if method.learns_from == RANKINGS:
+            return own | {"dataset_name": options.rankings}
+        own |= {"dataset_name": options.prompts, "reward_funcs": [rewards], "reward_weights": [1.0]}
+        return own | {name: getattr(options, name) for name in SAMPLED}
 
     def _measured(
         self, maker: Maker, name: str, folder: Path, roles: Roles, policy: str, seed: int, n: int, tax: list[str]

@@ -19,7 +19,9 @@ from rlhf_kit.eval.icl.task import ICL, ICLArguments
 from rlhf_kit.eval.items import read_results
 from rlhf_kit.generation.generators import folders
 from rlhf_kit.models.checkpoints import load_policy, load_tokenizer
+from rlhf_kit.models.forward import context_length
 from rlhf_kit.models.work import Counts, counted
+from rlhf_kit.ppo.prompts import encode_prompts
 from rlhf_kit.ppo.rewards import Rewards
 from rlhf_kit.processes import processes, quiet
 from rlhf_kit.stages.output import RECORD
@@ -62,6 +64,7 @@ def measure(
     model = start if policy == sft else load_policy(policy, tokenizer=tokenizer).eval().to(device)
     judges = Rewards(rewards, None, None, tokenizer, SCORED).to(device)
     rows = list(load(prompts, ("prompts",), split=split)[0])[:most]
+    encode_prompts(rows, tokenizer, max_completion_length, context_length(start.config))  # sets the chat template, too
     questions = Questions(
         [row["prompt"] for row in rows], tokenizer, start, judges, judge_of(truth, tokenizer, device), temperature,
         max_completion_length, {name: [row[name] for row in rows] for name in handed_on(rows[0])},

@@ -116,7 +116,10 @@ def test_a_comparison_is_made_resumed_and_made_anew_where_an_option_changes(plac
 
 
 def test_a_cell_that_fails_is_told_and_the_table_is_without_it(place):
-    written(place, strengths=[0.1], options={**PPO, "max_prompt_length": 1})  # no prompt is left
+    written(place, strengths=[0.1], options={**PPO, "max_prompt_length": 1})
+    refused = compare(place, "--output_dir", str(place / "new"))
+    assert refused.returncode == 2 and "ppo: " in refused.stderr and not (place / "new").exists()
+    written(place, strengths=[0.1], options={**PPO, "learning_rate": 1e30, "total_episodes": 8})
     ended = compare(place)
     assert ended.returncode == 1 and "ppo, kl_coef-0.1, seed 0 failed" in ended.stderr
     record = json.loads((place / "out" / "comparison.json").read_text())
