@@ -23,6 +23,8 @@ from typing import Any
 
 from rlhf_kit.errors import UserError
 
+# `python -c` puts the working folder first, where a folder may be called as the package is.
+LAST = "import sys; sys.path.append(sys.path.pop(0)); "
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
 
 
@@ -48,7 +50,7 @@ class Warm:
         self.module = module
 
     def __enter__(self) -> Warm:
-        command = [sys.executable, "-c", f"from {__name__} import serve; serve({self.module!r})"]
+        command = [sys.executable, "-c", f"{LAST}from {__name__} import serve; serve({self.module!r})"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
         return self
