@@ -23,8 +23,9 @@ from typing import Any
 
 from rlhf_kit.errors import UserError
 
-# `python -c` puts the working folder first, where a folder may be called as the package is.
-LAST = "import sys; sys.path.append(sys.path.pop(0)); "
+# `python -c` looks in the working folder first, where a folder may be called as the package is; what a user's own
+# functions are in is looked for there, last.
+LAST = "import sys; here = sys.path.pop(0); import rlhf_kit; sys.path.append(here); "
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
 
 

@@ -21,6 +21,7 @@ from rlhf_kit.options.reading import read_record
 from rlhf_kit.pages.shell import document
 from rlhf_kit.stages.run import config_record
 from rlhf_kit.storage import Folder
+from rlhf_kit.versions import versions
 
 ROOT = Path(__file__).parents[2]
 PPO = {
@@ -200,6 +201,16 @@ def test_work_is_done_apart_and_its_memory_is_its_own(tmp_path):
     assert "signal 9" in killed.fault
     log = (tmp_path / "log.txt").read_text()
     assert "doubling 21" in log and "Traceback" in log
+
+
+def test_a_folder_called_as_the_package_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "rlhf_kit").mkdir()
+    (tmp_path / "rlhf_kit" / "__init__.py").touch()
+    (tmp_path / "mine.py").write_text("from rlhf_kit.versions import versions\n")
+    monkeypatch.chdir(tmp_path)
+    with Warm("mine") as warm:
+        outcome = warm.run("versions", {}, tmp_path / "log.txt")
+    assert outcome.fault is None and outcome.value == versions()
 
 
 def test_the_worlds_recipe_is_read_as_it_stands():

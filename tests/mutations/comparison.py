@@ -134,6 +134,12 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/comparison/apart.py",
+        "here = sys.path.pop(0); import rlhf_kit; sys.path.append(here); ",
+        "",
+        RUN + "test_a_folder_called_as_the_package_is_not_taken_for_it",
+    ),
+    (
+        "rlhf_kit/comparison/apart.py",
         "usage.ru_maxrss * RSS_UNIT",
         "0",
         RUN + "test_work_is_done_apart_and_its_memory_is_its_own",
