@@ -13,8 +13,6 @@ from rlhf_kit.data.packing import row_of
 from rlhf_kit.data.tokens import Tokens
 from rlhf_kit.errors import UserError
 
-AT_ONCE = 2**16  # places that are looked at together
-
 
 class Packed(Sequence):
     """The rows of `pack`, each put together when it is asked for.
@@ -99,9 +97,8 @@ class Cut:
 def _longest_first(sizes: np.ndarray, length: int) -> Iterator[tuple[int, int]]:
     """(place, size), equal sizes in their order; a sort would take 12 bytes each."""
     for size in range(length, 1, -1):
-        for first in range(0, len(sizes), AT_ONCE):
-            for place in np.flatnonzero(sizes[first : first + AT_ONCE] == size):
-                yield first + int(place), size
+        for place in np.flatnonzero(sizes == size):
+            yield int(place), size
 
 
 def _best_fit(sizes: np.ndarray, length: int) -> tuple[array, np.ndarray]:
