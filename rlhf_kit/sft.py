@@ -43,8 +43,8 @@ from rlhf_kit.models.checkpoints import load_config, load_policy, load_tokenizer
 from rlhf_kit.models.forward import context_length, labelled_loss
 from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.weights import short_name, with_origin
-from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import usable
+from rlhf_kit.training.on_trl import OnTRL
 
 MOST_TEMPLATE = 2**20  # bytes of a chat template's file
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ REFUSED = {
 }
 
 
-class SFTTrainer(TrainerMixin, trl.SFTTrainer):
+class SFTTrainer(OnTRL, trl.SFTTrainer):
     """Train a causal LM on demonstrations, with loss on every assistant turn and its EOS, and on nothing else.
 
     Args:
@@ -162,16 +162,9 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             model = partial(labelled_loss, model)
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
-    def evaluate(self, eval_dataset=None, **options: Any) -> dict[str, float]:
-        """Evaluate on `eval_dataset` (demonstrations, as at construction) or on the trainer's own."""
-        if isinstance(eval_dataset, Dataset | list):
-            eval_dataset = self._encoded(eval_dataset, self.processing_class, "eval")
-        return super().evaluate(eval_dataset, **options)
-
-    def create_model_card(self, *args: Any, **options: Any) -> None:
-        """Only for the hub: TRL's card calls a model from a folder "a fine-tuned version of None"."""
-        if self.args.push_to_hub:
-            super().create_model_card(*args, **options)
+    def rows_of(self, dataset: Dataset | list) -> Dataset:
+        """Demonstrations as tokens."""
+        return self._encoded(dataset, self.processing_class, "eval")
 
     def _encoded(self, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase, split: str) -> Dataset:
         if dataset is None:

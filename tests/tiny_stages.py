@@ -21,3 +21,11 @@ def run_command(stage, argv) -> int:
     """A stage by its name or its module, on the command line."""
     name = stage if isinstance(stage, str) else stage.__name__.rpartition(".")[2]
     return main([name, *map(str, argv)])
+
+
+def kill_after_step_2(out) -> None:
+    """Of a run of four steps that saved after two, leave what it would have left had it been killed then."""
+    for path in [*out.glob("checkpoint-4/*"), *out.glob("*.*")]:
+        if path.is_file() and path.name != "metrics.jsonl":
+            path.unlink()
+    (out / "checkpoint-4").rmdir()

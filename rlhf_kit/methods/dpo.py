@@ -16,11 +16,12 @@ from rlhf_kit.data.packing import IGNORED
 from rlhf_kit.methods.answers import LIST, answer_rows, encode_lists
 from rlhf_kit.methods.config import OF_DPO, ONLY_DPO, DPOConfig
 from rlhf_kit.methods.preference import PreferenceMixin
+from rlhf_kit.training.lists import MeanOverLists
 
 ROWS = ("input_ids", "attention_mask", "completion_mask")
 
 
-class DPOTrainer(PreferenceMixin, trl.DPOTrainer):
+class DPOTrainer(MeanOverLists, PreferenceMixin, trl.DPOTrainer):
     """Train a causal LM on the order of answers to each prompt: every better one against every worse one.
 
     The loss of a list is TRL's, the mean over its strictly ordered pairs; that of a step is the mean over its lists,
@@ -43,8 +44,6 @@ class DPOTrainer(PreferenceMixin, trl.DPOTrainer):
 
     config_class, refused, conditional = DPOConfig, OF_DPO, ONLY_DPO
     encode, columns = encode_lists, {*LIST}
-    # The loss is already divided by all the lists of the optimizer step, those of other processes included.
-    loss_is_scaled_for_ga = True
 
     @staticmethod
     def collator(pad_token_id: int) -> Callable[[list[dict]], dict[str, Tensor]]:
@@ -55,15 +54,6 @@ class DPOTrainer(PreferenceMixin, trl.DPOTrainer):
     def texts(row: dict) -> list[list[int]]:
         """Of a list: prompt and answer, of each answer."""
         return [row["prompt_ids"] + answer for answer in row["answer_ids"]]
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, Tensor | None]:
-        """The micro-batches of an optimizer step, and the weight of their lists over all processes, which divides
-        the loss."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        weight = torch.stack([batch["weights"].sum() for batch in batches]).sum().to(device)
-        return batches, self.accelerator.reduce(weight, "sum")
 
     def compute_loss(
         self,
@@ -88,12 +78,7 @@ class DPOTrainer(PreferenceMixin, trl.DPOTrainer):
                 batch = {name: tensor[places] for name, tensor in rows.items()}
                 batch |= {"ref_chosen_logps": reference[better], "ref_rejected_logps": reference[worse]}
                 losses.append(super().compute_loss(partial(_rows_of, output, places), batch))
-        weights = inputs["weights"]
-        loss = (weights * torch.stack(losses)).sum()
-        if num_items_in_batch is None:
-            loss = loss / weights.sum()
-        else:  # processes average their gradients, where the mean over all lists needs their sum
-            loss = loss / num_items_in_batch * self.accelerator.num_processes
+        loss = self.mean_over_lists(torch.stack(losses), inputs["weights"], num_items_in_batch)
         return (loss, output) if return_outputs else loss
 
     @contextmanager

@@ -31,11 +31,11 @@ from rlhf_kit.models.roles import check_readers, reference_of, refuse_shared_wei
 from rlhf_kit.models.weights import short_name, with_origin
 from rlhf_kit.ppo.prompts import Prompts, encode_prompts, longest_row, prompt_order
 from rlhf_kit.ppo.rewards import RewardFunc, Rewards, check_functions, read_rewards
-from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import usable
+from rlhf_kit.training.on_trl import OnTRL
 
 
-class OnlineMixin(TrainerMixin):
+class OnlineMixin(OnTRL):
     """Stands before TRL's trainer among the bases."""
 
     config_class: ClassVar[type]
@@ -197,20 +197,13 @@ class OnlineMixin(TrainerMixin):
         if self.can_pause:  # no run can go on from inside
             super()._save_checkpoint(model, trial)
 
-    def evaluate(self, eval_dataset: Dataset | list | None = None, **options: Any) -> dict[str, float]:
-        """Sample and score `eval_dataset` (rows with prompts) or the trainer's own. -> eval_reward, eval_kl, ..."""
-        if isinstance(eval_dataset, Dataset | list):
-            self.args.check_eval_batches()
-            context = context_length(self.accelerator.unwrap_model(self.model).config)
-            longest = self.processing_class, self.args.max_completion_length, context
-            self.sets.append(encode_prompts(eval_dataset, *longest, "eval_dataset"))
-            eval_dataset = self._places(len(self.sets) - 1)
-        return super().evaluate(eval_dataset, **options)
-
-    def create_model_card(self, *args: Any, **options: Any) -> None:
-        """Only for the hub: TRL's card calls a model from a folder "a fine-tuned version of None"."""
-        if self.args.push_to_hub:
-            super().create_model_card(*args, **options)
+    def rows_of(self, dataset: Dataset | list) -> Dataset:
+        """The places of prompts, which an evaluation samples for and scores. -> eval_reward, eval_kl, ..."""
+        self.args.check_eval_batches()
+        context = context_length(self.accelerator.unwrap_model(self.model).config)
+        longest = self.processing_class, self.args.max_completion_length, context
+        self.sets.append(encode_prompts(dataset, *longest, "eval_dataset"))
+        return self._places(len(self.sets) - 1)
 
 
 class Part:

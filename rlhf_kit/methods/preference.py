@@ -23,13 +23,13 @@ from rlhf_kit.models.fused import fuse_activations
 from rlhf_kit.models.merging import merged
 from rlhf_kit.models.roles import check_readers, reference_of, refuse_shared_weights
 from rlhf_kit.models.weights import short_name, with_origin
-from rlhf_kit.training import TrainerMixin
 from rlhf_kit.training.launch import usable
+from rlhf_kit.training.on_trl import OnTRL
 
 logger = logging.getLogger(__name__)
 
 
-class PreferenceMixin(TrainerMixin):
+class PreferenceMixin(OnTRL):
     """Stands before TRL's trainer among the bases."""
 
     config_class: ClassVar[type]
@@ -134,13 +134,6 @@ class PreferenceMixin(TrainerMixin):
         """TRL's own tokens would not be the kit's; the rows have them already."""
         return dataset
 
-    def evaluate(self, eval_dataset: Dataset | list | None = None, **options: Any) -> dict[str, float]:
-        """Evaluate on `eval_dataset` (rows as at construction) or on the trainer's own."""
-        if isinstance(eval_dataset, Dataset | list):
-            eval_dataset = self._encoded(eval_dataset, self.processing_class, "eval")
-        return super().evaluate(eval_dataset, **options)
-
-    def create_model_card(self, *args: Any, **options: Any) -> None:
-        """Only for the hub: TRL's card calls a model from a folder "a fine-tuned version of None"."""
-        if self.args.push_to_hub:
-            super().create_model_card(*args, **options)
+    def rows_of(self, dataset: Dataset | list) -> Dataset:
+        """Lists or thumbs as tokens."""
+        return self._encoded(dataset, self.processing_class, "eval")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from datasets import Dataset
@@ -49,6 +49,7 @@ from rlhf_kit.reward.data import KINDS, ComparisonCollator, encode_comparisons
 from rlhf_kit.reward.measures import Measures, centering, list_losses, list_measures, summarize
 from rlhf_kit.training import Trainer
 from rlhf_kit.training.launch import usable
+from rlhf_kit.training.lists import MeanOverLists
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def answer_scores(model: nn.Module, batch: dict[str, Tensor], reads: RowFormat =
     return scores[length_mask(batch["sizes"], scores.shape[1])] if "segments" in batch else scores
 
 
-class RewardTrainer(Trainer):
+class RewardTrainer(MeanOverLists, Trainer):
     """Trains a sequence classifier with one label on rankings, pairs or thumbs.
 
     The saved model is a plain `AutoModelForSequenceClassification` with its calibration in its weights
@@ -84,9 +85,6 @@ class RewardTrainer(Trainer):
         processing_class: the tokenizer; None: the model's.
         peft_config: LoRA; targets, task type and head are inferred (`models.adapters.wrap`).
     """
-
-    # The loss is already divided by all the lists of the optimizer step, those of other processes included.
-    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -165,15 +163,6 @@ class RewardTrainer(Trainer):
 
     # -- training ----------------------------------------------------------------------------
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, Tensor | None]:
-        """The micro-batches of an optimizer step, and the weight of their lists over all processes, which divides
-        the loss."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        weight = torch.stack([batch["weights"].sum() for batch in batches]).sum().to(device)
-        return batches, self.accelerator.reduce(weight, "sum")
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -186,14 +175,10 @@ class RewardTrainer(Trainer):
         losses = list_losses(scores, inputs, self.args)
         if self.args.center_rewards_coefficient is not None:
             losses = losses + self.args.center_rewards_coefficient * centering(scores, inputs)
-        loss = (weights * losses).sum()
         if model.training:
             self.watch.look("The scores", scores)
             self._measures.append(list_measures(scores.detach(), inputs, self.args).stacked())
-        if num_items_in_batch is None:
-            loss = loss / weights.sum()
-        else:  # processes average their gradients, where the mean over all lists needs their sum
-            loss = loss / num_items_in_batch * self.accelerator.num_processes
+        loss = self.mean_over_lists(losses, weights, num_items_in_batch)
         return (loss, {"scores": scores}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_kit.data.loading import load
 from rlhf_kit.data.tokens import Lengths
-from rlhf_kit.errors import each
 from rlhf_kit.methods.online import OnlineMixin
 from rlhf_kit.models.adapters import refuse_adapted_head
 from rlhf_kit.models.checkpoints import load_config, load_policy
 from rlhf_kit.models.roles import check_readers
 from rlhf_kit.models.weights import is_here
 from rlhf_kit.ppo.prompts import Prompts, longest_row
-from rlhf_kit.ppo.rewards import RewardFunc, Rewards, check_functions, read_rewards
+from rlhf_kit.ppo.rewards import RewardFunc, Rewards, check_functions
 from rlhf_kit.stages import plan
 from rlhf_kit.stages.arguments import Settings
 from rlhf_kit.stages.loading import (
@@ -28,7 +25,7 @@ from rlhf_kit.stages.loading import (
     tokenizer_of,
 )
 from rlhf_kit.stages.output import check_output, numbers
-from rlhf_kit.stages.ppo import KINDS, check_scorers, encoded, std_coef
+from rlhf_kit.stages.ppo import KINDS, encoded, rewards_of, std_coef
 from rlhf_kit.stages.run import finish, train
 
 
@@ -42,9 +39,7 @@ def run(settings: Settings, trainer_class: type[OnlineMixin]) -> dict | plan.Rea
     trainer_class.refuse(args, lora_dropout, extra.ref_model_name_or_path)
     if settings.data.eval_dataset_name:
         args.check_eval_batches()
-    read = partial(read_rewards, extra.reward_funcs, extra.reward_ensemble, std_coef(settings))
-    check = partial(check_scorers, extra.reward_funcs, plan.Notes(settings.run.dry_run))
-    rewards, _ = each(lambda step: step(), [read, check])
+    rewards = rewards_of(settings)
     train_data, eval_data, notes = load_data(settings, KINDS, load)
     for rows in filter(None, (train_data, eval_data)):
         check_functions(rewards, rows.column_names)

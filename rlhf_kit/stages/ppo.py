@@ -74,10 +74,7 @@ def run(settings: Settings) -> dict | plan.Reading:
     refuse_new_model(settings)
     settings.training.micro_batches(settings.training.world_size)
     extra = settings.extra
-    ensemble = extra.reward_ensemble, std_coef(settings), extra.value_model
-    read = partial(read_rewards, extra.reward_funcs, *ensemble)
-    check = partial(check_scorers, extra.reward_funcs, plan.Notes(settings.run.dry_run))
-    rewards, _ = each(lambda step: step(), [read, check])
+    rewards = rewards_of(settings, extra.value_model)
     train_data, eval_data, notes = load_data(settings, KINDS, load)
     for rows in filter(None, (train_data, eval_data)):
         check_functions(rewards, rows.column_names)
@@ -114,6 +111,14 @@ def run(settings: Settings) -> dict | plan.Reading:
     if eval_data is not None:
         metrics |= numbers(trainer.evaluate())
     return finish(trainer, settings, output, metrics)
+
+
+def rewards_of(settings: Settings, *value_model: str) -> list[str | Callable]:
+    """`--reward_funcs`, the functions among them imported. Raises UserError with all that is wrong with them."""
+    extra = settings.extra
+    read = partial(read_rewards, extra.reward_funcs, extra.reward_ensemble, std_coef(settings), *value_model)
+    check = partial(check_scorers, extra.reward_funcs, plan.Notes(settings.run.dry_run))
+    return each(lambda step: step(), [read, check])[0]
 
 
 def std_coef(settings: Settings) -> float | None:

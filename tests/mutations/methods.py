@@ -4,6 +4,7 @@ ANSWERS, ANSWERS_TEST = "rlhf_kit/methods/answers.py", "tests/methods/test_answe
 DPO, DPO_TEST = "rlhf_kit/methods/dpo.py", "tests/methods/test_dpo.py::"
 KTO, KTO_TEST = "rlhf_kit/methods/kto.py", "tests/methods/test_kto.py::"
 SHARED, CONFIG = "rlhf_kit/methods/preference.py", "rlhf_kit/methods/config.py"
+LISTS = "rlhf_kit/training/lists.py"
 STAGE, STAGE_TEST = "rlhf_kit/stages/preference.py", "tests/stages/test_preferences.py::"
 
 MUTANTS = [
@@ -45,12 +46,12 @@ MUTANTS = [
     ),
     (
         DPO,
-        "loss = (weights * torch.stack(losses)).sum()",
-        "loss = (inputs['sizes'] * torch.stack(losses)).sum() / inputs['sizes'].float().mean()",
+        'torch.stack(losses), inputs["weights"], num',
+        'torch.stack(losses), inputs["sizes"], num',
         DPO_TEST + "test_each_list_weighs_once_by_log_probs_computed_apart",
     ),
     (
-        DPO,
+        LISTS,
         '        return batches, self.accelerator.reduce(weight, "sum")',
         "        return batches, None",
         DPO_TEST + "test_a_steps_loss_is_the_mean_over_its_lists_however_it_is_divided",

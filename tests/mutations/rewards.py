@@ -86,9 +86,9 @@ MUTANTS = [
         OPS_TEST + "test_thumbs_losses_are_binary_cross_entropies",
     ),
     (
-        TRAINER,
-        "loss = loss / num_items_in_batch * self.accelerator.num_processes",
-        "loss = loss / weights.sum()",
+        "rlhf_kit/training/lists.py",
+        "return loss / num_items_in_batch * self.accelerator.num_processes",
+        "return loss / weights.sum()",
         TRAINER_TEST + "test_gradients_do_not_depend_on_the_micro_batches",
     ),
     (

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_kit.models.checkpoints import load_policy
 from rlhf_kit.stages import dpo, kto
-from tests.tiny_stages import QUIET, run_command
+from tests.tiny_stages import QUIET, kill_after_step_2, run_command
 
 STAGES = ("dpo", "kto")
 MORE = ["--learning_rate", "1e-3", "--save_steps", "2", "--max_steps", "4"]
@@ -44,10 +44,7 @@ def test_a_stage_trains_is_measured_and_goes_on_from_its_checkpoint(name, argv, 
     policy, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert policy.generation_config.eos_token_id == tokenizer.eos_token_id
     whole = load_file(out / "model.safetensors")
-    for path in [*out.glob("checkpoint-4/*"), *out.glob("*.*")]:  # as if it had been killed after step 2
-        if path.is_file() and path.name != "metrics.jsonl":
-            path.unlink()
-    (out / "checkpoint-4").rmdir()
+    kill_after_step_2(out)
     assert run_command(name, [*argv, "--resume_from_checkpoint"]) == 0
     assert record(out)["resumed_from"] == "checkpoint-2"
     again = load_file(out / "model.safetensors")
