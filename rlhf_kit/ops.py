@@ -144,12 +144,14 @@ KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": kl_k1, "k3
 # PPO
 
 
-def token_rewards(scores: Tensor, kl: Tensor, completion_mask: Tensor, kl_coef: float) -> Tensor:
-    """Per-token rewards: -kl_coef * kl, and the score added at the last chosen token. (B,), (B, R) -> (B, R).
+def token_rewards(
+    scores: Tensor, kl: Tensor, completion_mask: Tensor, kl_coef: float, bonus: Tensor | float = 0.0
+) -> Tensor:
+    """Per-token rewards: `bonus` - kl_coef * kl, and the score at the last chosen token. (B,), (B, R) -> (B, R).
 
     Source: Ziegler et al. 2019, eq. 2. The last chosen token is EOS when the policy chose EOS.
     """
-    rewards = torch.where(completion_mask, -kl_coef * kl, 0.0)
+    rewards = torch.where(completion_mask, bonus - kl_coef * kl, 0.0)
     last = completion_mask.sum(1, keepdim=True) - 1  # (B, 1)
     return rewards.scatter_add(1, last.clamp(min=0), torch.where(last >= 0, scores[:, None].to(rewards.dtype), 0.0))
 

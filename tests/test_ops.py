@@ -90,6 +90,8 @@ def test_score_lands_on_the_last_chosen_token():
     kl = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     rewards = ops.token_rewards(torch.tensor([10.0, 20.0]), kl, mask, kl_coef=0.5)
     assert rewards.tolist() == [[-0.5, -1.0, 8.5], [18.0, 0.0, 0.0]]
+    rewards = ops.token_rewards(torch.tensor([10.0, 20.0]), kl, mask, kl_coef=0.5, bonus=-2.0 * kl)
+    assert rewards.tolist() == [[-2.5, -5.0, 2.5], [10.0, 0.0, 0.0]]
 
 
 def test_gae_by_hand():

@@ -22,6 +22,7 @@ NEEDED = {
     "files.md",
     "guarantees.md",
     "interchange.md",
+    "methods.md",
     "next.md",
     "plan.md",
     "scale.md",

@@ -30,9 +30,10 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Token:
-    """`kl`: logprob - reference in nats (k1). `penalty`: -kl_coef times the run's estimate of the KL. `reward` as PPO
-    gives it: the penalty, and the score at the last token. `value`: of the state before the token. The last
-    of several tokens of a character has it as its text, those before it their numbers."""
+    """`kl`: logprob - reference in nats (k1). `penalty`: -kl_coef times the run's estimate of the KL, and
+    sharpening_coef times `reference`. `reward` as PPO gives it: the penalty, and the score at the last token. `value`:
+    of the state before the token. The last of several tokens of a character has it as its text, those before it their
+    numbers."""
 
     id: int
     text: str
@@ -67,6 +68,7 @@ def change(
     *,
     kl_coef: float = 0.0,
     kl_estimator: str = "k1",
+    sharpening_coef: float = 0.0,
     score: float = 0.0,
     temperature: float = 1.0,
     value: Value | None = None,
@@ -98,7 +100,10 @@ def change(
     logprobs, values = policy.engine.call(_read, inputs, temperature, value).result()
     ref_logprobs, _ = reference.engine.call(_read, inputs, temperature, None).result()
     charged, mask = ops.KL_ESTIMATORS[kl_estimator](logprobs, ref_logprobs), row.completion_mask
-    penalties, rewards = (ops.token_rewards(torch.tensor([number]), charged, mask, kl_coef) for number in (0.0, score))
+    bonus = sharpening_coef * ref_logprobs
+    penalties, rewards = (
+        ops.token_rewards(torch.tensor([number]), charged, mask, kl_coef, bonus) for number in (0.0, score)
+    )
     kl = ops.kl_k1(logprobs, ref_logprobs)
     rows = (logprobs, ref_logprobs, kl, penalties, rewards)
     columns = zip(*(row[0].tolist() for row in rows), [None] * len(own) if values is None else values, strict=True)

@@ -126,6 +126,7 @@ BOUNDS: dict[str, Bound] = {
     "missing_eos_penalty": Bound("not be negative: not ending would be rewarded", lambda x: x >= 0),
     "kl_coef": NOT_NEGATIVE,
     "kl_target": ABOVE_0,
+    "sharpening_coef": NOT_NEGATIVE,
     "kl_horizon": COUNT,
     "max_kl": ABOVE_0,
     "num_ppo_epochs": COUNT,

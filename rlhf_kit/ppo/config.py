@@ -148,7 +148,11 @@ class PPOConfig(TrainingArguments):
         None, "Adapt `kl_coef` to hold this KL, in nats per completion (Ziegler et al.: 6); None: fixed."
     )
     kl_horizon: int = option(10000, "Completions over which the adaptive `kl_coef` reacts (Ziegler et al. 2019).")
-
+    sharpening_coef: float = option(
+        0.0,
+        "Weight of each token's log-prob under the reference in its reward (Huang et al. 2024, arXiv:2412.01951): the "
+        "policy moves to what the reference itself finds likely, as greedy answers are; 0.4 on the world.",
+    )
     max_kl: float | None = option(None, "Stop when a rollout's KL passes this many nats per completion; None: never.")
 
     # The update

@@ -55,24 +55,25 @@ def advantages(
     *,
     kl_coef: float,
     kl_estimator: str = "k1",
+    sharpening_coef: float = 0.0,
     gamma: float = 1.0,
     lam: float = 0.95,
     bootstrap_truncated: bool = False,
     whiten: bool = True,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores, less the KL penalty, as advantages and returns of every token. -> two of (B, R).
+    """Scores, less the KL penalty, sharpened, as advantages and returns of every token. -> two of (B, R).
 
     Args:
         scores: (B,). logprobs, ref_logprobs: (B, R). values: (B, R + 1), the last of them V after the completion.
         bootstrap_truncated: continue a truncated completion with V of its last state; a terminated one ends in 0.
         reduce: sums over all processes, for whitening.
 
-    Source: Ziegler et al. 2019, eq. 2; Schulman et al. 2016.
+    Source: Ziegler et al. 2019, eq. 2; Huang et al. 2024, arXiv:2412.01951 (sharpening); Schulman et al. 2016.
     """
     mask = rollout.completion_mask
     kl = ops.KL_ESTIMATORS[kl_estimator](logprobs, ref_logprobs)
-    rewards = ops.token_rewards(scores, kl, mask, kl_coef)
+    rewards = ops.token_rewards(scores, kl, mask, kl_coef, sharpening_coef * ref_logprobs)
     bootstrap = None
     if bootstrap_truncated:
         last = values.gather(1, rollout.completion_lengths[:, None]).squeeze(1)

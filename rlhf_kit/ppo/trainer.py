@@ -249,6 +249,7 @@ class PPOTrainer(RolloutTrainer):
             policy.values,
             kl_coef=self.kl_controller.coef,
             kl_estimator=args.kl_estimator,
+            sharpening_coef=args.sharpening_coef,
             gamma=args.gamma,
             lam=args.lam,
             bootstrap_truncated=args.bootstrap_truncated,

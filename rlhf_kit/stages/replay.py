@@ -273,7 +273,8 @@ class Replays:
                 value = self._once("value", folder, run.value)
             except UserError as fault:
                 missing.append(fault)
-        charged = {"kl_coef": run.kl_coef, "kl_estimator": run.options["kl_estimator"], "temperature": temperature}
+        charged = {name: run.options[name] for name in ("kl_estimator", "sharpening_coef")}
+        charged |= {"kl_coef": run.kl_coef, "temperature": temperature}
         total = 0.0 if score is None else score.total
         changed = change(policy, reference, prompt, own, **charged, score=total, value=value)
         return Replay(changed, score, run.kl_coef, temperature, missing)

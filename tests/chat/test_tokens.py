@@ -61,6 +61,8 @@ def test_the_numbers_are_those_of_a_plain_forward_and_of_ppo(temperature, speake
     k3 = (-kl).expm1() + kl
     seen = change(ppo, sft, PROMPT, own, kl_coef=0.2, kl_estimator="k3", **shape)
     assert [one.penalty for one in seen.tokens] == pytest.approx((-0.2 * k3).tolist(), abs=1e-5)
+    sharp = change(ppo, sft, PROMPT, own, kl_coef=0.2, sharpening_coef=0.5, **shape)
+    assert [one.penalty for one in sharp.tokens] == pytest.approx((0.5 * ref - 0.2 * kl).tolist(), abs=1e-5)
     assert [one.kl for one in seen.tokens] == pytest.approx(kl.tolist(), abs=1e-5)
 
 

@@ -9,7 +9,14 @@ READERS, READERS_TEST = "rlhf_kit/models/roles.py", "tests/ppo/test_readers.py::
 LAUNCH, BOUNDS = "tests/ppo/test_launch.py::", "tests/ppo/test_bounds.py::"
 PYTHON = "tests/ppo/test_python_options.py::"
 
+SHARP = "tests/stages/test_replay.py::test_the_numbers_are_those_that_the_run_logged[sharp]"
+
 MUTANTS = [
+    (TRAINER, "sharpening_coef=args.sharpening_coef,", "sharpening_coef=0.0,", SHARP),
+    ("rlhf_kit/ppo/experience.py", "sharpening_coef * ref_logprobs", "sharpening_coef * logprobs", SHARP),
+    ("rlhf_kit/chat/tokens.py", "sharpening_coef * ref_logprobs", "0.0 * ref_logprobs", SHARP),
+    ("rlhf_kit/stages/replay.py", '("kl_estimator", "sharpening_coef")', '("kl_estimator",)', SHARP),
+    (OPS, "bonus - kl_coef * kl", "-kl_coef * kl", "tests/test_ops.py::test_score_lands_on_the_last_chosen_token"),
     (
         "rlhf_kit/training/schedule.py",
         "    if unread:",

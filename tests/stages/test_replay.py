@@ -64,10 +64,11 @@ def replayed(place: str, rows, rollout, replays=None) -> list:
         ]
 
 
-@pytest.mark.parametrize("kind", ["", "k3", "lora"])
+@pytest.mark.parametrize("kind", ["", "k3", "lora", "sharp"])
 def test_the_numbers_are_those_that_the_run_logged(kind, home):
     """Of its second rollout, which the policy of the first checkpoint sampled."""
-    trainer = trained(*{"": [], "k3": ["--kl_estimator", "k3"], "lora": LORA}[kind])
+    more = {"": [], "k3": ["--kl_estimator", "k3"], "lora": LORA, "sharp": ["--sharpening_coef", "0.5"]}[kind]
+    trainer = trained("--lam", "1", *more)
     rows, experience, metrics = trainer.seen[1]
     seen = replayed("runs/ppo/checkpoint-2", rows, experience.rollout)
     logged = [json.loads(line) for line in Path("runs/ppo/metrics.jsonl").read_text().splitlines()]
@@ -84,6 +85,8 @@ def test_the_numbers_are_those_that_the_run_logged(kind, home):
         assert values == pytest.approx(experience.values[number, :length].tolist(), abs=1e-4)
         paid = [token.reward - token.penalty for token in one.change.tokens]
         assert paid == pytest.approx([0.0] * (length - 1) + [one.score.total], abs=1e-5)
+        total = sum(token.reward for token in one.change.tokens)  # what lambda 1 returns to the first
+        assert total == pytest.approx(experience.returns[number, 0].item(), abs=1e-4)
     if kind == "k3":  # never negative, so that the penalty never is a gain
         assert max(token.penalty for one in seen for token in one.change.tokens) <= 0
 
