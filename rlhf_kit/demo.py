@@ -109,7 +109,7 @@ class Demo:
         human = {"human": self.learn_from_user()} if self.ranked else {}
         options = {"model_name_or_path": tuned, "reward_funcs": [str(self.judge), "rlhf_kit.world:truth_reward"]}
         self.stage("ppo", "ppo", "ppo.yaml", **options)
-        self.stage("ppo_no_kl", "ppo", "ppo.yaml", **options, kl_coef=0)
+        self.stage("ppo_no_kl", "ppo", "ppo.yaml", **options, kl_coef=0, sharpening_coef=0)
         summary = self.measure() | human
         self.report_stages()
         seconds = {name: round(value, 1) for name, value in self.seconds.items()}

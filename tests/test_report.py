@@ -189,6 +189,11 @@ def test_the_result_follows_the_intervals():
         assert "no over-optimisation that shows" in calm and "看不出過度最佳化" in calm
     assert "differ by no more than chance" in told(ppo={"sft": {"truth": (-0.1, 0.2)}})
     assert "SFT beats PPO" in told(ppo={"sft": {"truth": (-0.3, -0.2)}})
+    right = STAGES["sft"]["correct"]
+    for interval, words in (((0.01, 0.05), "more"), ((-0.02, 0.05), "as many"), ((-0.05, -0.01), "fewer")):
+        said = told(ppo={"sft": {"correct": interval}})
+        assert f"{words} answers are right" in said and f"({right:.0%} → 79%, difference " in said
+    assert "答對較少" in said and "answers are right" not in told()
 
 
 def test_without_intervals_the_result_judges_nothing():

@@ -153,7 +153,11 @@ def mean(values: Sequence[float]) -> float:
 
 def differences(after: Answers, before: Answers, seed: int) -> dict[str, tuple[float, float] | None]:
     """95 % intervals of the mean difference, prompt by prompt."""
-    pairs = {"truth": (after.truth, before.truth), "reward_model_score": (after.scores, before.scores)}
+    pairs = {
+        "truth": (after.truth, before.truth),
+        "correct": (after.correct, before.correct),
+        "reward_model_score": (after.scores, before.scores),
+    }
     prompts = np.arange(len(after.texts))
     figures = {name: intervals.mean(np.subtract(*values), prompts) for name, values in pairs.items()}
     return intervals.intervals(figures, prompts, seed)

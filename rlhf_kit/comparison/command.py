@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_kit.comparison.cells import MODEL, Maker
 from rlhf_kit.comparison.config import CompareOptions, read_entries, start_model
-from rlhf_kit.comparison.figures import BEFORE, Values, sentences
+from rlhf_kit.comparison.figures import BEFORE, Values, gaps, sentences
 from rlhf_kit.comparison.making import Making
 from rlhf_kit.comparison.methods import Entry
 from rlhf_kit.comparison.page import Report, markdown, page, show
@@ -65,14 +65,13 @@ def run(options: CompareOptions) -> int:
 def report_of(making: Making, entries: list[Entry], values: Values, maker: Maker) -> Report:
     keys = [BEFORE, *((entry.name, strength) for entry in entries for strength in entry.strengths)]
     rows = [values.row(key) for key in keys if key in values.by_key]
-    claims = sentences(values, entries, making.options.tax)
+    claims, between = sentences(values, entries, making.options.tax), gaps(values, entries)
     accuracy = None
     if making.options.truth_rankings is not None and making.options.rankings is not None:
         record = json.loads((making.folder / START / "judge" / MODEL / RECORD).read_text(encoding="utf-8"))
         accuracy = record["metrics"].get("eval_accuracy")
-    return Report(
-        making.options, tuple(entries), tuple(rows), tuple(claims), dict(maker.failed), making.asked, accuracy
-    )
+    parts = (tuple(entries), tuple(rows), tuple(claims), between, dict(maker.failed))
+    return Report(making.options, *parts, making.asked, accuracy)
 
 
 def plan(making: Making) -> str:
@@ -108,6 +107,7 @@ def record(report: Report) -> dict[str, Any]:
         "options": options,
         "rows": [asdict(row) for row in report.rows],
         "sentences": [list(pair) for pair in report.sentences],
+        "gaps": [{"of": of, "less": less, **asdict(gap)} for (of, less), gap in report.gaps.items()],
         "failed": dict(report.failed),
         "heldout_prompts": report.asked,
         "judge_accuracy": report.accuracy,

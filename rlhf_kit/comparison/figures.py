@@ -39,6 +39,10 @@ class Figure:
         low, high = self.interval
         return (low > 0) - (high < 0)
 
+    def turned(self) -> Figure:
+        """The same difference, of the second less the first."""
+        return Figure(-self.value, self.interval and (-self.interval[1], -self.interval[0]))
+
 
 @dataclass(frozen=True)
 class Row:
@@ -141,11 +145,10 @@ def sentences(values: Values, entries: Sequence[Entry], tax: Sequence[str]) -> l
     """What the intervals tell, in English and Chinese; nothing that they do not."""
     if BEFORE not in values.by_key:
         return []
-    best = {entry.name: key for entry in entries if (key := chosen(values, entry)) is not None}
-    strength = {entry.name: entry.method.strength for entry in entries}
-    labels = {name: f"{name} ({strength[name]} {key[1]:g})" for name, key in best.items()}
-    pairs = [_against_start(labels[name], values, key, tax) for name, key in best.items()]
-    pairs += _against_others(labels, values, best)
+    best = [(entry, key) for entry in entries if (key := chosen(values, entry)) is not None]
+    labels = {entry.name: f"{entry.name} ({entry.method.strength} {key[1]:g})" for entry, key in best}
+    pairs = [_against_start(labels[entry.name], values, key, tax) for entry, key in best]
+    pairs += _against_others(labels, gaps(values, entries))
     return pairs + [pair for entry in entries for pair in _fooled(entry, values)]
 
 
@@ -181,29 +184,37 @@ GAINS = {
 }
 
 
-def _against_others(labels: Mapping[str, str], values: Values, best: Mapping[str, Key]) -> list[tuple[str, str]]:
-    """Each two methods whose truth parts, and those that cannot be told apart."""
-    parted, zh_parted, alike, zh_alike = [], [], [], []
+def gaps(values: Values, entries: Sequence[Entry]) -> dict[tuple[str, str], Figure]:
+    """The truth of each method less that of each other one, both at their `chosen` strengths, on the other prompts."""
+    best = {entry.name: key for entry in entries if (key := chosen(values, entry)) is not None}
+    between = {}
     for one, other in combinations(best, 2):
         gap = values.figure(best[one], "truth", best[other], COMPARING)
-        if gap is None:
-            continue
-        more, less = (one, other) if gap.side >= 0 else (other, one)
-        gap = values.figure(best[more], "truth", best[less], COMPARING)
-        if gap.side:
-            parted.append(f"{labels[more]} than {labels[less]}, {signed(gap)}")
-            zh_parted.append(f"{labels[more]} 高於 {labels[less]}，{signed(gap)}")
-        else:
-            alike.append(f"{labels[more]} and {labels[less]}")
-            zh_alike.append(f"{labels[more]} 與 {labels[less]}")
-    pairs = []
-    if parted:
-        pairs.append((f"More truth: {'; '.join(parted)}.", f"真相：{'；'.join(zh_parted)}。"))
-    if alike:
-        pairs.append(
-            (f"No difference in truth shows between {'; '.join(alike)}.", f"真相看不出差別：{'；'.join(zh_alike)}。")
-        )
-    return pairs
+        if gap is not None:
+            between |= {(one, other): gap, (other, one): gap.turned()}
+    return between
+
+
+def _against_others(labels: Mapping[str, str], between: Mapping[tuple[str, str], Figure]) -> list[tuple[str, str]]:
+    """Of each method those that its truth parts from, and those that it cannot be told from."""
+    lines = []
+    for name, label in labels.items():
+        parts, zh_parts = [], []
+        for side, (english, chinese) in BESIDE.items():
+            others = [other for (one, other), gap in between.items() if one == name and gap.side == side]
+            if others:
+                parts.append(f"{english} {', '.join(others)}")
+                zh_parts.append(f"{chinese} {'、'.join(others)}")
+        if parts:
+            lines.append((f"{label}: {'; '.join(parts)}.", f"{label}：{'；'.join(zh_parts)}。"))
+    return lines
+
+
+BESIDE = {
+    1: ("more truth than", "真相高於"),
+    -1: ("less truth than", "真相低於"),
+    0: ("no difference in truth shows from", "真相看不出差別："),
+}
 
 
 def _fooled(entry: Entry, values: Values) -> list[tuple[str, str]]:

@@ -49,12 +49,14 @@ STYLE = """<style>
 
 @dataclass(frozen=True)
 class Report:
-    """`asked`: how many held-out prompts; `accuracy`: of a judge trained on people's rankings, on the others'."""
+    """`gaps`: the truth of one method less another's. `asked`: how many held-out prompts; `accuracy`: of a judge
+    trained on people's rankings, on the others'."""
 
     options: CompareOptions
     entries: tuple[Entry, ...]
     rows: tuple[Row, ...]
     sentences: tuple[tuple[str, str], ...]
+    gaps: Mapping[tuple[str, str], Figure]
     failed: Mapping[str, str]
     asked: int
     accuracy: float | None = None
@@ -116,6 +118,15 @@ def flops(count: float | None) -> str:
         value, prefix = value / 1000, prefix + 1
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{decimals}f} {PREFIXES[prefix]}".strip()
+
+
+def matrix(report: Report) -> tuple[list[str], list[list[str]]]:
+    """The truth of the row's method less that of the column's; ▲, ▼: the interval leaves out 0. -> head, rows"""
+    names = [entry.name for entry in report.entries if any(entry.name in pair for pair in report.gaps)]
+    gap = {pair: f"{number(one.value, '+.3f')}{_mark(one)}{_bounds(one, '+.3f')}" for pair, one in report.gaps.items()}
+    return ["truth: row − column 真相：列 − 欄", *names], [
+        [one, *(gap.get((one, other), "") for other in names)] for one in names
+    ]
 
 
 def notes(report: Report) -> list[str]:
@@ -180,11 +191,15 @@ def markdown(report: Report) -> str:
         "method 方法",
         *(english if english == chinese else f"{english} {chinese}" for english, chinese in head(report)),
     ]
-    lines = [markdown_row(top), "| --- " + "| ---: " * (len(top) - 1) + "|"]
-    lines += [markdown_row([label(row, report.entries), *cells(row, report)]) for row in report.rows]
+    lines = _markdown_table(top, [[label(row, report.entries), *cells(row, report)] for row in report.rows])
     claims = [f"* {escaped(english)} {escaped(chinese)}" for english, chinese in report.sentences]
     small = [f"* {escaped(note)}" for note in notes(report)]
-    return "\n\n".join("\n".join(part) for part in (lines, claims, small) if part) + "\n"
+    beside = _markdown_table(*matrix(report)) if report.gaps else []
+    return "\n\n".join("\n".join(part) for part in (lines, claims, beside, small) if part) + "\n"
+
+
+def _markdown_table(top: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [markdown_row(top), "| --- " + "| ---: " * (len(top) - 1) + "|", *map(markdown_row, rows)]
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -195,6 +210,8 @@ def page(report: Report, foot: Sequence[str]) -> str:
     paragraphs = "".join(f'<p class="result">{html(one)}<br>{zh(html(two))}</p>' for one, two in report.sentences)
     top = [f"{html(english)}{zh(html(chinese)) if chinese != english else ''}" for english, chinese in head(report)]
     body = [[html(label(row, report.entries)), *map(_cell, cells(row, report))] for row in report.rows]
+    beside, rows = matrix(report)
+    gaps = table([*map(html, beside)], [[html(row[0]), *map(_cell, row[1:])] for row in rows]) if rows else ""
     halves = (slice(None, -len(COSTS)), slice(-len(COSTS), None))
     tables = [table(["method 方法", *top[half]], [[row[0], *row[1:][half]] for row in body]) for half in halves]
     remarks = "".join(f"<li>{html(note)}</li>" for note in notes(report))
@@ -206,7 +223,7 @@ def page(report: Report, foot: Sequence[str]) -> str:
         f"<h1>Methods of preference tuning, side by side {zh('偏好微調方法的比較')}</h1>",
         f'<p class="soft">{html(methods)}</p>{STYLE}',
         section(("Truth against KL and against compute", "真相與 KL、計算量"), words, *pictures(report)),
-        section(("What the intervals tell", "區間說明了什麼"), "", paragraphs, grid="results"),
+        section(("What the intervals tell", "區間說明了什麼"), "", paragraphs, gaps, grid="results"),
         section(
             ("Figures", "數字"),
             "Answers, and what they took. 回答的品質，以及代價。",

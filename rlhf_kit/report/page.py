@@ -65,7 +65,7 @@ def result(summary: dict) -> str:
 
     `summary`: `stages`, and `differences`: stage -> stage before -> figure -> 95 % interval of the paired difference.
     """
-    parts = [*filter(None, (_gain(summary), _over_optimisation(summary)))]
+    parts = [*filter(None, (_gain(summary), _right(summary), _over_optimisation(summary)))]
     english, chinese = "; ".join(part[0] for part in parts), "；".join(part[1] for part in parts)
     return english and f"{english[0].upper()}{english[1:]}.<br>{zh(chinese + '。')}"
 
@@ -85,13 +85,31 @@ def _gain(summary: dict) -> tuple[str, str] | None:
             f"真實品質的平均：SFT → PPO 為 {means}，{texts[1]}",
         )
     low, high = (number(bound, "+.2f") for bound in interval)
-    verdict = ("PPO beats SFT", "PPO 勝過 SFT") if interval[0] > 0 else ("SFT beats PPO", "PPO 不如 SFT")
-    if interval[0] <= 0 <= interval[1]:
-        verdict = ("PPO and SFT differ by no more than chance", "PPO 與 SFT 的差距在誤差範圍內")
+    verdict = {
+        1: ("PPO beats SFT", "PPO 勝過 SFT"),
+        -1: ("SFT beats PPO", "PPO 不如 SFT"),
+        0: ("PPO and SFT differ by no more than chance", "PPO 與 SFT 的差距在誤差範圍內"),
+    }[_side(interval)]
     return (
         f"by truth {verdict[0]} (mean {means}, difference {low} to {high}), with {texts[0]}",
         f"依真實品質，{verdict[1]}（平均 {means}，差距 {low} 至 {high}），{texts[1]}",
     )
+
+
+def _right(summary: dict) -> tuple[str, str] | None:
+    """What PPO made of the share of right answers."""
+    sft, ppo = ((summary.get("stages", {}).get(name) or {}).get("correct") for name in ("sft", "ppo"))
+    interval = _interval(summary, "ppo", "sft", "correct")
+    if interval is None or not all(map(is_number, (sft, ppo))):
+        return None
+    verdict = {
+        1: ("more answers are right", "答對較多"),
+        -1: ("fewer answers are right", "答對較少"),
+        0: ("as many answers are right, as far as can be told", "答對的比例看不出差別"),
+    }[_side(interval)]
+    low, high = (number(bound, "+.0%") for bound in interval)
+    means = f"{number(sft, '.0%')} → {number(ppo, '.0%')}"
+    return f"{verdict[0]} ({means}, difference {low} to {high})", f"{verdict[1]}（{means}，差距 {low} 至 {high}）"
 
 
 def _over_optimisation(summary: dict) -> tuple[str, str] | None:
@@ -125,6 +143,11 @@ def _over_optimisation(summary: dict) -> tuple[str, str] | None:
 def _interval(summary: dict, stage: str, before: str, figure: str) -> tuple[float, float] | None:
     ends = summary.get("differences", {}).get(stage, {}).get(before, {}).get(figure)
     return tuple(ends) if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(is_number, ends)) else None
+
+
+def _side(interval: tuple[float, float]) -> int:
+    """1 or -1 where an interval lies above or below 0, else 0."""
+    return (interval[0] > 0) - (interval[1] < 0)
 
 
 def read_metrics(folder: str | Path) -> list[dict]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_kit.comparison.figures import BEFORE, COMPARING, Values, chosen, sentences
+from rlhf_kit.comparison.figures import BEFORE, COMPARING, Values, chosen, gaps, sentences
 from rlhf_kit.comparison.methods import METHODS, Entry
 from rlhf_kit.comparison.records import START, Measurement, Place
 from rlhf_kit.intervals import DRAWS, crossed, percentiles
@@ -123,9 +123,12 @@ def test_methods_that_part_and_those_that_do_not_are_told():
 
     entries = [Entry("ppo", METHODS["ppo"], (0.5,)), Entry("best_of_n", METHODS["best_of_n"], (2,))]
     parted = [english for english, _ in sentences(at(1.0), entries, [])]
-    assert any(line.startswith("More truth: best_of_n (n 2) than ppo (kl_coef 0.5), +") for line in parted)
+    assert "ppo (kl_coef 0.5): less truth than best_of_n." in parted
+    assert "best_of_n (n 2): more truth than ppo." in parted
+    there, back = (gaps(at(1.0), entries)[pair] for pair in (("ppo", "best_of_n"), ("best_of_n", "ppo")))
+    assert there.side == -1 and (back.value, back.interval) == (-there.value, (-there.interval[1], -there.interval[0]))
     alike = [english for english, _ in sentences(at(0.0), entries, [])]
-    assert "No difference in truth shows between ppo (kl_coef 0.5) and best_of_n (n 2)." in alike
+    assert "ppo (kl_coef 0.5): no difference in truth shows from best_of_n." in alike
 
 
 def test_a_reward_model_is_fooled_where_its_score_rises_and_truth_falls():

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from rlhf_kit.comparison.config import CompareOptions
-from rlhf_kit.comparison.figures import BEFORE, Values, sentences
+from rlhf_kit.comparison.figures import BEFORE, Values, gaps, sentences
 from rlhf_kit.comparison.methods import METHODS, Entry
 from rlhf_kit.comparison.page import Report, cells, head, lines, markdown, notes, page
 from rlhf_kit.comparison.records import START
@@ -26,11 +26,13 @@ def report(**options) -> Report:
     keys = [BEFORE, ("ppo", 0.5), ("ppo", 0.1), ("best_of_n", 2)]
     options = CompareOptions("M", heldout_prompts="<b>|rows", tuning_trials=7, truth="world", seeds=[0], **options)
     said = tuple(sentences(values, ENTRIES, []))
-    return Report(options, ENTRIES, tuple(map(values.row, keys)), said, {"ppo, seed 9": "<i>no room</i>"}, 30)
+    rows, failed = tuple(map(values.row, keys)), {"ppo, seed 9": "<i>no room</i>"}
+    return Report(options, ENTRIES, rows, said, gaps(values, ENTRIES), failed, 30)
 
 
 def test_a_page_has_two_pictures_and_both_languages():
     text = page(report(), ["commit abc"])
+    assert "row − column" in text and "<small>(−0.300 to −0.300)</small>" in text
     assert text.count("<svg") == 2 and "Truth against KL 真相與 KL" in text and "10⁹" in text
     assert "<b>" not in text and "One seed" in text and "&lt;b&gt;|rows" in text and "&lt;i&gt;no room" in text
     assert "7, the same for all" in text and "每個方法的調參次數相同：7" in text
@@ -48,7 +50,10 @@ def test_lines_go_through_the_strengths_by_their_axis():
 def test_markdown_escapes_and_has_a_cell_for_every_column():
     text = markdown(report())
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1 and len(rows) == 6
+    bars = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+    assert len({*bars[:6]}) == 1 and bars[6:] == [4] * 4  # the policies, and two methods against each other
+    assert rows[8] == "| ppo |  | +0.300 ▲ (+0.300 to +0.300) |"
+    assert rows[9] == "| best_of_n | −0.300 ▼ (−0.300 to −0.300) |  |"
     assert "&lt;b&gt;\\|rows" in text
 
 
@@ -63,7 +68,7 @@ def test_cells_stand_under_their_heads():
 def test_what_stands_for_the_truth_is_said():
     judged = report(reward={}).options
     judged.truth, judged.truth_rankings = None, "people.db"
-    other = Report(judged, (), (), (), {}, 3, accuracy=0.75)
+    other = Report(judged, (), (), (), {}, {}, 3, accuracy=0.75)
     assert any("people's held-out rankings people.db, which orders 75.0%" in note for note in notes(other))
 
 

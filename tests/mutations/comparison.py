@@ -150,4 +150,22 @@ MUTANTS = [
         "at = float",
         "tests/comparison/test_comparison_page.py::test_a_logarithmic_axis_has_round_ticks_and_bars",
     ),
+    (
+        "rlhf_kit/comparison/figures.py",
+        "(-self.interval[1], -self.interval[0])",
+        "(-self.interval[0], -self.interval[1])",
+        FIGURES + "test_methods_that_part_and_those_that_do_not_are_told",
+    ),
+    (
+        "rlhf_kit/comparison/figures.py",
+        "if one == name and gap.side == side]",
+        "if other == name and gap.side == side]",
+        FIGURES + "test_methods_that_part_and_those_that_do_not_are_told",
+    ),
+    (
+        "rlhf_kit/report/page.py",
+        '_interval(summary, "ppo", "sft", "correct")',
+        '_interval(summary, "ppo", "sft", "truth")',
+        "tests/test_report.py::test_the_result_follows_the_intervals",
+    ),
 ]

@@ -136,8 +136,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/report/page.py",
-        "interval[0] <= 0 <= interval[1]",
-        "False",
+        "return (interval[0] > 0) - (interval[1] < 0)",
+        "return 1 if interval[0] > 0 else -1",
         REPORT + "test_the_result_follows_the_intervals",
     ),
     (CONSOLE, "letter not in ENDS", "True", ESCAPING + LINES),
