@@ -39,6 +39,7 @@ PAGE_WIDTH, PAGE_SCALE = 1000, 1.25
 PAGES = {  # picture: the page in the demo's folder, and the element above which the picture ends
     "report": ("report.html", "figure:nth-of-type(3)"),
     "suite": ("suite/report.html", "dl"),
+    "compare": ("compare/report.html", "h2:nth-of-type(3)"),
 }
 # rich's own format, without the fonts that it would load from elsewhere.
 FORMAT = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
@@ -122,7 +123,10 @@ def show_pages(folder: Path, output: Path) -> None:
     if browser is None:
         raise SystemExit(f"No browser for the pictures of the pages: install one of {', '.join(BROWSERS)}.")
     for name, (page, end) in PAGES.items():
-        show_page(browser, folder / page, end, output.resolve() / f"{name}-page.png")
+        if (folder / page).is_file():
+            show_page(browser, folder / page, end, output.resolve() / f"{name}-page.png")
+        else:
+            print(f"{folder / page} is not there: no picture of it")
 
 
 def main() -> None:

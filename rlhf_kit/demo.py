@@ -1,8 +1,9 @@
 """The whole story on the embedded world, in one process and with nothing downloaded.
 
-base → SFT → reward model → PPO, by the public recipes (`stages/recipes/world/`), and PPO once more without the KL
-penalty, to see the reward model being fooled. Then all four policies answer the same held-out prompts, and a judge who
-knows the truth compares them; the stage report (`eval/suite/world.yaml`) tells what each stage gained and lost.
+base → SFT → reward model → PPO, by the public recipes (`stages/recipes/world/`), and PPO once more with nothing that
+holds it near SFT, to see the reward model being fooled. Then all four policies answer the same held-out prompts, and a
+judge who knows the truth compares them; the stage report (`eval/suite/world.yaml`) tells what each stage gained and
+lost.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ class Demo:
         self.stage("reward", "reward", "reward.yaml", model_name_or_path=tuned)
         human = {"human": self.learn_from_user()} if self.ranked else {}
         options = {"model_name_or_path": tuned, "reward_funcs": [str(self.judge), "rlhf_kit.world:truth_reward"]}
-        self.stage("ppo", "ppo", "ppo.yaml", **options)
-        self.stage("ppo_no_kl", "ppo", "ppo.yaml", **options, kl_coef=0, sharpening_coef=0)
+        self.stage("ppo", "ppo", "ppo-ptx.yaml", **options)
+        self.stage("ppo_no_kl", "ppo", "ppo.yaml", **options, kl_coef=0)
         summary = self.measure() | human
         self.report_stages()
         seconds = {name: round(value, 1) for name, value in self.seconds.items()}

@@ -48,11 +48,7 @@ def test_the_summary_tells_the_story(run):
     assert stages["base"]["truth"] < stages["sft"]["truth"] - 0.5
     assert stages["ppo"]["win_rate_vs_sft"] > 0.6 and stages["ppo"]["truth"] > stages["sft"]["truth"] + 0.05
     moved = summary["differences"]["ppo"]["sft"]
-    assert (
-        moved["truth"][0] > 0
-        and moved["correct"][1] > 0
-        and stages["ppo"]["correct"] > stages["sft"]["correct"] - 0.02
-    )
+    assert moved["truth"][0] > 0 and moved["correct"][1] > 0 and stages["ppo"]["correct"] >= stages["sft"]["correct"]
     assert stages["ppo"]["reward_model_score"] > stages["sft"]["reward_model_score"] + 0.1
     # Without the penalty the reward model is happiest and the truth worst.
     assert stages["ppo_no_kl"]["reward_model_score"] == max(s["reward_model_score"] for s in stages.values())
