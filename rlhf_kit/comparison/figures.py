@@ -213,7 +213,7 @@ def _against_others(labels: Mapping[str, str], between: Mapping[tuple[str, str],
 BESIDE = {
     1: ("more truth than", "真相高於"),
     -1: ("less truth than", "真相低於"),
-    0: ("no difference in truth shows from", "真相看不出差別："),
+    0: ("no difference in truth shows from", "看不出真相差別的有"),
 }
 
 
