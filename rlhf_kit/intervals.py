@@ -143,6 +143,14 @@ def percentiles(values: NDArray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def side(interval: tuple[float, float] | None) -> int:
+    """1 or -1 where an interval lies above or below 0; 0 where it cannot be told."""
+    if interval is None:
+        return 0
+    low, high = interval
+    return (low > 0) - (high < 0)
+
+
 def _sums(prompts: NDArray, columns) -> NDArray:
     """Sums of each column (N,) by prompt. -> (C, columns)."""
     return np.stack([np.bincount(prompts, weights=column) for column in columns], axis=1)

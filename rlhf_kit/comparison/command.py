@@ -65,7 +65,8 @@ def run(options: CompareOptions) -> int:
 def report_of(making: Making, entries: list[Entry], values: Values, maker: Maker) -> Report:
     keys = [BEFORE, *((entry.name, strength) for entry in entries for strength in entry.strengths)]
     rows = [values.row(key) for key in keys if key in values.by_key]
-    claims, between = sentences(values, entries, making.options.tax), gaps(values, entries)
+    between = gaps(values, entries)
+    claims = sentences(values, entries, making.options.tax, between)
     accuracy = None
     if making.options.truth_rankings is not None and making.options.rankings is not None:
         record = json.loads((making.folder / START / "judge" / MODEL / RECORD).read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rlhf_kit.comparison.methods import Entry
 from rlhf_kit.comparison.records import START, Measurement
-from rlhf_kit.intervals import crossed, percentiles
+from rlhf_kit.intervals import crossed, percentiles, side
 
 OF_ANSWERS = ("truth", "correct", "score", "win", "kl", "entropy", "length")
 ALL, CHOOSING, COMPARING = slice(None), slice(0, None, 2), slice(1, None, 2)  # of the prompts
@@ -34,10 +34,7 @@ class Figure:
     @property
     def side(self) -> int:
         """1 or -1 where the interval lies above or below 0; 0 where it cannot be told."""
-        if self.interval is None:
-            return 0
-        low, high = self.interval
-        return (low > 0) - (high < 0)
+        return side(self.interval)
 
     def turned(self) -> Figure:
         """The same difference, of the second less the first."""
@@ -141,14 +138,16 @@ def chosen(values: Values, entry: Entry) -> Key | None:
     return max(keys, key=lambda key: values.figure(key, "truth", part=CHOOSING).value, default=None)
 
 
-def sentences(values: Values, entries: Sequence[Entry], tax: Sequence[str]) -> list[tuple[str, str]]:
-    """What the intervals tell, in English and Chinese; nothing that they do not."""
+def sentences(
+    values: Values, entries: Sequence[Entry], tax: Sequence[str], between: Mapping[tuple[str, str], Figure]
+) -> list[tuple[str, str]]:
+    """What the intervals tell, in English and Chinese; nothing that they do not. `between`: of `gaps`."""
     if BEFORE not in values.by_key:
         return []
     best = [(entry, key) for entry in entries if (key := chosen(values, entry)) is not None]
     labels = {entry.name: f"{entry.name} ({entry.method.strength} {key[1]:g})" for entry, key in best}
     pairs = [_against_start(labels[entry.name], values, key, tax) for entry, key in best]
-    pairs += _against_others(labels, gaps(values, entries))
+    pairs += _against_others(labels, between)
     return pairs + [pair for entry in entries for pair in _fooled(entry, values)]
 
 
@@ -200,8 +199,8 @@ def _against_others(labels: Mapping[str, str], between: Mapping[tuple[str, str],
     lines = []
     for name, label in labels.items():
         parts, zh_parts = [], []
-        for side, (english, chinese) in BESIDE.items():
-            others = [other for (one, other), gap in between.items() if one == name and gap.side == side]
+        for where, (english, chinese) in BESIDE.items():
+            others = [other for (one, other), gap in between.items() if one == name and gap.side == where]
             if others:
                 parts.append(f"{english} {', '.join(others)}")
                 zh_parts.append(f"{chinese} {'、'.join(others)}")

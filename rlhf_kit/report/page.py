@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlhf_kit.escaping import html
 from rlhf_kit.inputs import parse_json
+from rlhf_kit.intervals import side
 from rlhf_kit.pages.charts import Line, Points, figure, is_number, svg_bars
 from rlhf_kit.pages.shell import document, link, number, section, table, write_page, zh
 from rlhf_kit.storage import Folder
@@ -89,7 +90,7 @@ def _gain(summary: dict) -> tuple[str, str] | None:
         1: ("PPO beats SFT", "PPO 勝過 SFT"),
         -1: ("SFT beats PPO", "PPO 不如 SFT"),
         0: ("PPO and SFT differ by no more than chance", "PPO 與 SFT 的差距在誤差範圍內"),
-    }[_side(interval)]
+    }[side(interval)]
     return (
         f"by truth {verdict[0]} (mean {means}, difference {low} to {high}), with {texts[0]}",
         f"依真實品質，{verdict[1]}（平均 {means}，差距 {low} 至 {high}），{texts[1]}",
@@ -106,7 +107,7 @@ def _right(summary: dict) -> tuple[str, str] | None:
         1: ("more answers are right", "答對較多"),
         -1: ("fewer answers are right", "答對較少"),
         0: ("as many answers are right, as far as can be told", "答對的比例看不出差別"),
-    }[_side(interval)]
+    }[side(interval)]
     low, high = (number(bound, "+.0%") for bound in interval)
     means = f"{number(sft, '.0%')} → {number(ppo, '.0%')}"
     return f"{verdict[0]} ({means}, difference {low} to {high})", f"{verdict[1]}（{means}，差距 {low} 至 {high}）"
@@ -143,11 +144,6 @@ def _over_optimisation(summary: dict) -> tuple[str, str] | None:
 def _interval(summary: dict, stage: str, before: str, figure: str) -> tuple[float, float] | None:
     ends = summary.get("differences", {}).get(stage, {}).get(before, {}).get(figure)
     return tuple(ends) if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(is_number, ends)) else None
-
-
-def _side(interval: tuple[float, float]) -> int:
-    """1 or -1 where an interval lies above or below 0, else 0."""
-    return (interval[0] > 0) - (interval[1] < 0)
 
 
 def read_metrics(folder: str | Path) -> list[dict]:

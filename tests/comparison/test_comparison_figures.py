@@ -92,10 +92,10 @@ def table(gain, size=60):
 
 
 def test_a_claim_is_made_where_its_interval_leaves_out_0_and_nowhere_else():
-    clear = [english for english, _ in sentences(table(0.5), [PPO], ["sums"])]
+    clear = [english for english, _ in sentences(table(0.5), [PPO], ["sums"], gaps(table(0.5), [PPO]))]
     assert any(line.startswith("ppo (kl_coef 0.1) against the start: more truth, +0.") for line in clear)
     assert any("fewer right in sums (the alignment tax), −0.5" in line for line in clear)
-    unclear = [english for english, _ in sentences(table(0.0), [PPO], [])]
+    unclear = [english for english, _ in sentences(table(0.0), [PPO], [], gaps(table(0.0), [PPO]))]
     assert "ppo (kl_coef 0.1) against the start: no difference shows in truth," in unclear[0]
     assert not any("tax" in line or "fooled" in line for line in unclear)
 
@@ -109,7 +109,7 @@ def test_the_strength_is_chosen_on_prompts_that_do_not_compare():
     ])  # fmt: skip
     key = chosen(values, PPO)
     assert key == ("ppo", 0.5) and values.figure(key, "truth", part=COMPARING).value == 0.0
-    assert "no difference shows in truth, +0.000" in sentences(values, [PPO], [])[0][0]
+    assert "no difference shows in truth, +0.000" in sentences(values, [PPO], [], gaps(values, [PPO]))[0][0]
 
 
 def test_methods_that_part_and_those_that_do_not_are_told():
@@ -122,12 +122,12 @@ def test_methods_that_part_and_those_that_do_not_are_told():
         ])  # fmt: skip
 
     entries = [Entry("ppo", METHODS["ppo"], (0.5,)), Entry("best_of_n", METHODS["best_of_n"], (2,))]
-    parted = [english for english, _ in sentences(at(1.0), entries, [])]
+    parted = [english for english, _ in sentences(at(1.0), entries, [], gaps(at(1.0), entries))]
     assert "ppo (kl_coef 0.5): less truth than best_of_n." in parted
     assert "best_of_n (n 2): more truth than ppo." in parted
     there, back = (gaps(at(1.0), entries)[pair] for pair in (("ppo", "best_of_n"), ("best_of_n", "ppo")))
     assert there.side == -1 and (back.value, back.interval) == (-there.value, (-there.interval[1], -there.interval[0]))
-    alike = [english for english, _ in sentences(at(0.0), entries, [])]
+    alike = [english for english, _ in sentences(at(0.0), entries, [], gaps(at(0.0), entries))]
     assert "ppo (kl_coef 0.5): no difference in truth shows from best_of_n." in alike
 
 
@@ -136,5 +136,5 @@ def test_a_reward_model_is_fooled_where_its_score_rises_and_truth_falls():
     rows.append(measurement("ppo", 0.5, 0, alternating(40), kl=1.0, scores=alternating(40), work=1))
     further = [value - 0.5 for value in alternating(40)]
     rows.append(measurement("ppo", 0.1, 0, further, kl=5.0, scores=[value + 1 for value in alternating(40)], work=1))
-    told = [english for english, _ in sentences(Values(rows), [PPO], [])]
+    told = [english for english, _ in sentences(Values(rows), [PPO], [], {})]
     assert any("kl_coef 0.5 → 0.1: the reward model is being fooled" in line for line in told)

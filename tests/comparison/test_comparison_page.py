@@ -25,9 +25,10 @@ def report(**options) -> Report:
     values = Values(measurements)
     keys = [BEFORE, ("ppo", 0.5), ("ppo", 0.1), ("best_of_n", 2)]
     options = CompareOptions("M", heldout_prompts="<b>|rows", tuning_trials=7, truth="world", seeds=[0], **options)
-    said = tuple(sentences(values, ENTRIES, []))
+    between = gaps(values, ENTRIES)
+    said = tuple(sentences(values, ENTRIES, [], between))
     rows, failed = tuple(map(values.row, keys)), {"ppo, seed 9": "<i>no room</i>"}
-    return Report(options, ENTRIES, rows, said, gaps(values, ENTRIES), failed, 30)
+    return Report(options, ENTRIES, rows, said, between, failed, 30)
 
 
 def test_a_page_has_two_pictures_and_both_languages():

@@ -62,7 +62,7 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/comparison/figures.py",
-        "return (low > 0) - (high < 0)",
+        "return side(self.interval)",
         "return (self.value > 0) - (self.value < 0)",
         FIGURES + "test_a_claim_is_made_where_its_interval_leaves_out_0_and_nowhere_else",
     ),
@@ -158,8 +158,8 @@ MUTANTS = [
     ),
     (
         "rlhf_kit/comparison/figures.py",
-        "if one == name and gap.side == side]",
-        "if other == name and gap.side == side]",
+        "if one == name and gap.side == where]",
+        "if other == name and gap.side == where]",
         FIGURES + "test_methods_that_part_and_those_that_do_not_are_told",
     ),
     (

@@ -135,9 +135,9 @@ MUTANTS = [
         REPORT + "test_the_result_follows_the_intervals",
     ),
     (
-        "rlhf_kit/report/page.py",
-        "return (interval[0] > 0) - (interval[1] < 0)",
-        "return 1 if interval[0] > 0 else -1",
+        "rlhf_kit/intervals.py",
+        "return (low > 0) - (high < 0)",
+        "return 1 if low > 0 else -1",
         REPORT + "test_the_result_follows_the_intervals",
     ),
     (CONSOLE, "letter not in ENDS", "True", ESCAPING + LINES),
